@@ -1,0 +1,352 @@
+//! [`Event`] → [`Record`]: which topic, which key, which headers, and the value: the one copy of the payload.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
+
+use super::actions::{self, Slot};
+use super::normalize::{Event, Tenant};
+
+/// What the envelope may add to `data`, in bytes: sixteen attributes at their longest, escaped, and the names.
+pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
+
+/// How attributes travel (CloudEvents' Kafka binding).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// In the value, around `data`.
+    Structured,
+    /// As `ce_…` headers; the value is `data` alone.
+    Binary,
+}
+
+/// Where the events of an action go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    Topic(Arc<str>),
+    /// Answered 200, counted, and not published.
+    Drop,
+}
+
+/// The route of every action.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    by_action: HashMap<&'static str, Route>,
+    unlisted: Route,
+}
+
+/// The name that stands for the actions which the catalogue does not know.
+pub const UNLISTED: &str = "unlisted";
+
+impl Topics {
+    /// Routes every action to `<prefix><action>`, or where `route` says otherwise for its name.
+    pub fn new(prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
+        let to = |name: &str| route(name).unwrap_or_else(|| Route::Topic(format!("{prefix}{name}").into()));
+        Self { by_action: actions::names().map(|name| (name, to(name))).collect(), unlisted: to(UNLISTED) }
+    }
+
+    fn of(&self, event: &Event<'_>) -> &Route {
+        event.action.and_then(|action| self.by_action.get(action.name)).unwrap_or(&self.unlisted)
+    }
+
+    /// Every topic, once, sorted.
+    pub fn names(&self) -> Vec<Arc<str>> {
+        let routes = self.by_action.values().chain([&self.unlisted]);
+        let mut names: Vec<Arc<str>> = routes
+            .filter_map(|route| match route {
+                Route::Topic(name) => Some(Arc::clone(name)),
+                Route::Drop => None,
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// What Kafka gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub topic: Arc<str>,
+    pub key: String,
+    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub value: Vec<u8>,
+}
+
+/// Decides the topic and writes the record; `None` for an action that is to be dropped.
+pub fn route(event: Event<'_>, topics: &Topics, mode: Mode, traceparent: Option<&str>) -> Option<Record> {
+    let Route::Topic(topic) = topics.of(&event) else { return None };
+    let key = event.key().to_owned();
+    let (content_type, mut headers, value) = match mode {
+        Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event)),
+        Mode::Binary => ("application/json", ce_headers(&event), event.data().concat().into_bytes()),
+    };
+    headers.insert(0, ("content-type".into(), content_type.to_owned()));
+    headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned())));
+    Some(Record { topic: Arc::clone(topic), key, headers, value })
+}
+
+/// The structured mode's value.
+fn envelope(event: &Event<'_>) -> Vec<u8> {
+    let [before, after] = event.data();
+    let mut json = Vec::with_capacity(before.len() + after.len() + 768);
+    json.push(b'{');
+    attributes(event, |name, text| {
+        json.push(b'"');
+        json.extend_from_slice(name.as_bytes());
+        json.extend_from_slice(b"\":");
+        serde_json::to_writer(&mut json, text).expect("text is JSON, and memory takes what is written");
+        json.push(b',');
+    });
+    json.extend_from_slice(br#""data":"#);
+    json.extend_from_slice(before.as_bytes());
+    json.extend_from_slice(after.as_bytes());
+    json.push(b'}');
+    json
+}
+
+/// The binary mode's headers; the content type of `data` has a header of its own there.
+fn ce_headers(event: &Event<'_>) -> Vec<(Cow<'static, str>, String)> {
+    let mut headers = Vec::with_capacity(16);
+    attributes(event, |name, text| {
+        if name != "datacontenttype" {
+            headers.push((format!("ce_{name}").into(), text.to_owned()));
+        }
+    });
+    headers
+}
+
+/// The attributes that the event has, in the order of the envelope.
+fn attributes(event: &Event<'_>, mut attribute: impl FnMut(&str, &str)) {
+    let mut text = String::with_capacity(128);
+    let mut written = |name: &str, write: &dyn Fn(&mut String)| {
+        text.clear();
+        write(&mut text);
+        if !text.is_empty() {
+            attribute(name, &text);
+        }
+    };
+    written("specversion", &|t| t.push_str("1.0"));
+    written("id", &|t| t.push_str(event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())));
+    written("source", &|t| source(&event.tenant, t));
+    written("type", &|t| t.extend(["com.livechat.", &event.name]));
+    written("subject", &|t| subject(event, t));
+    written("time", &|t| event.time.iter().for_each(|&time| rfc3339(DateTimePrinter::new(), time, t)));
+    written("recordedtime", &|t| rfc3339(DateTimePrinter::new().precision(Some(3)), event.recorded, t));
+    written("datacontenttype", &|t| t.push_str("application/json"));
+    match &event.tenant {
+        Tenant::Organization(id) => written("organizationid", &|t| t.push_str(id)),
+        Tenant::License(id) => written("licenseid", &|t| t.push_str(id)),
+        Tenant::Unnamed => {}
+    }
+    written("webhookid", &|t| t.extend(event.webhook_id.as_deref()));
+    written("app", &|t| t.push_str(event.app));
+    for (slot, name) in Slot::ATTRIBUTES {
+        written(name, &|t| t.extend(event.slot(slot)));
+    }
+    written("partitionkey", &|t| t.push_str(event.key()));
+    written("contenthash", &|t| event.content_hash.iter().for_each(|byte| hex(*byte, t)));
+}
+
+fn rfc3339(printer: DateTimePrinter, time: Timestamp, to: &mut String) {
+    printer.print_timestamp(&time, to).expect("a String takes what is written");
+}
+
+fn hex(byte: u8, to: &mut String) {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    to.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+}
+
+/// Who the events come from.
+fn source(tenant: &Tenant<'_>, to: &mut String) {
+    to.push_str("/livechat");
+    match tenant {
+        Tenant::Organization(id) => segment("organizations", id, to),
+        Tenant::License(id) => segment("licenses", id, to),
+        Tenant::Unnamed => {}
+    }
+}
+
+/// What the event is about: the chat with its thread, else the one thing that the payload names.
+fn subject(event: &Event<'_>, to: &mut String) {
+    const THINGS: [(Slot, &str); 7] = [
+        (Slot::Customer, "customers"),
+        (Slot::Agent, "agents"),
+        (Slot::Bot, "bots"),
+        (Slot::Group, "groups"),
+        (Slot::Tag, "tags"),
+        (Slot::AutoAccess, "auto_accesses"),
+        (Slot::Resource, "resources"),
+    ];
+    if let Some(chat) = event.slot(Slot::Chat) {
+        segment("chats", chat, to);
+        if let Some(thread) = event.slot(Slot::Thread) {
+            segment("threads", thread, to);
+        }
+    } else if let Some((id, things)) = THINGS.iter().find_map(|&(slot, things)| Some((event.slot(slot)?, things))) {
+        segment(things, id, to);
+    }
+    if to.starts_with('/') {
+        to.remove(0);
+    }
+}
+
+/// `/things/id`, the id escaped as a path of a URI has it.
+fn segment(things: &str, id: &str, to: &mut String) {
+    to.extend(["/", things, "/"]);
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+            to.push(char::from(byte));
+        } else {
+            to.push('%');
+            hex(byte, to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Keyring, Receipt, normalize::normalize, receive::receive, verify::verify};
+    use super::*;
+    use proptest::prelude::*;
+    use secrecy::SecretString;
+    use serde_json::Value;
+
+    fn record(body: &str, mode: Mode) -> Option<Record> {
+        let topics = Topics::new("livechat.", |name| (name == "thread_tagged").then_some(Route::Drop));
+        let keyring = Keyring::new([("only".to_owned(), &SecretString::from("k"))]);
+        let receipt = Receipt {
+            app: "default",
+            time: "2026-11-22T14:27:51.1029Z".parse().expect("a time"),
+            fresh_id: uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
+        };
+        let (verified, _) = verify(receive(body.as_bytes()).ok()?, &keyring).ok()?;
+        route(normalize(verified, receipt), &topics, mode, Some("00-a-b-01"))
+    }
+
+    const EVENT: &str = r#"{"webhook_id":"w1","secret_key":"k","action":"incoming_event","organization_id":"o-1","payload":{"chat_id":"C1","thread_id":"T1","event":{"id":"T1_2","author_id":"ann@example.com","created_at":"2026-11-22T15:27:50.846200+01:00"}},"additional_data":{}}"#;
+
+    #[test]
+    fn the_structured_value_is_the_envelope_around_the_untouched_data() {
+        let record = record(EVENT, Mode::Structured).expect("a record");
+        let expected = concat!(
+            r#"{"specversion":"1.0","id":"15fe9843-2311-83cf-bafd-3711f2b47a19","source":"/livechat/organizations/o-1","#,
+            r#""type":"com.livechat.incoming_event","subject":"chats/C1/threads/T1","time":"2026-11-22T14:27:50.8462Z","#,
+            r#""recordedtime":"2026-11-22T14:27:51.102Z","datacontenttype":"application/json","organizationid":"o-1","#,
+            r#""webhookid":"w1","app":"default","chatid":"C1","threadid":"T1","eventid":"T1_2","authorid":"ann@example.com","#,
+            r#""partitionkey":"C1","contenthash":"6d79a3b43ad9db59e654ea2c612e0f35","data":{"webhook_id":"w1","action":"incoming_event","#,
+            r#""organization_id":"o-1","payload":{"chat_id":"C1","thread_id":"T1","event":{"id":"T1_2","#,
+            r#""author_id":"ann@example.com","created_at":"2026-11-22T15:27:50.846200+01:00"}},"additional_data":{}}}"#
+        );
+        let value = String::from_utf8(record.value).expect("text");
+        assert_eq!(value, expected, "id and hash were computed with another program");
+        assert_eq!((&*record.topic, record.key.as_str()), ("livechat.incoming_event", "C1"));
+        let headers: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_ref(), v.as_str())).collect();
+        assert_eq!(headers, [("content-type", "application/cloudevents+json"), ("traceparent", "00-a-b-01")]);
+    }
+
+    #[test]
+    fn in_binary_mode_the_attributes_are_headers_and_the_value_is_data() {
+        let record = record(EVENT, Mode::Binary).expect("a record");
+        assert_eq!(record.value, EVENT.replace(r#""secret_key":"k","#, "").as_bytes());
+        let header = |name: &str| record.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        assert_eq!(header("content-type"), Some("application/json"));
+        assert_eq!(header("ce_type"), Some("com.livechat.incoming_event"));
+        assert_eq!(header("ce_chatid"), Some("C1"));
+        assert_eq!(header("ce_datacontenttype"), None);
+    }
+
+    #[test]
+    fn the_unknown_goes_to_unlisted_and_the_dropped_nowhere() {
+        let body = |action: &str| EVENT.replace("incoming_event", action);
+        let unknown = record(&body("chat_cloned"), Mode::Structured).expect("a record");
+        assert_eq!((&*unknown.topic, unknown.key.as_str()), ("livechat.unlisted", "o-1"));
+        assert!(String::from_utf8_lossy(&unknown.value).contains(r#""type":"com.livechat.chat_cloned""#));
+        let path = record(&body("../../etc"), Mode::Structured).expect("a record");
+        assert!(String::from_utf8_lossy(&path.value).contains(r#""type":"com.livechat.unlisted""#));
+        assert_eq!(record(&body("thread_tagged"), Mode::Structured), None);
+    }
+
+    #[test]
+    fn the_registrations_of_a_rotation_give_one_id_and_other_events_others() {
+        let id = |body: &str| {
+            let value: Value =
+                serde_json::from_slice(&record(body, Mode::Structured).expect("a record").value).expect("JSON");
+            value["id"].as_str().expect("text").to_owned()
+        };
+        assert_eq!(id(EVENT), id(&EVENT.replace(r#""w1""#, r#""w2""#)));
+        assert_ne!(id(EVENT), id(&EVENT.replace("T1_2", "T1_3")));
+        assert_ne!(id(EVENT), id(&EVENT.replace("o-1", "o-2")));
+        assert_eq!(id(&EVENT.replace("incoming_event", "event_updated")), "019343c4-0000-7000-8000-000000000000");
+    }
+
+    #[test]
+    fn the_longest_attributes_fit_the_envelope() {
+        let id = "\\\"".repeat(super::super::normalize::ATTRIBUTE_BYTES_MAX);
+        let body = EVENT
+            .replace("\"C1\"", &format!("\"{id}\""))
+            .replace("\"T1\"", &format!("\"{id}\""))
+            .replace("\"o-1\"", &format!("\"{id}\""));
+        let record = record(&body, Mode::Structured).expect("a record");
+        assert!(record.value.len() < body.len() + ENVELOPE_BYTES_MAX);
+        assert_eq!(record.key.len(), super::super::normalize::ATTRIBUTE_BYTES_MAX);
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let name = prop_oneof![
+                Just("id".to_owned()),
+                Just("chat".into()),
+                Just("chat_id".into()),
+                Just("thread".into()),
+                Just("event".into()),
+                Just("created_at".into()),
+                ".{0,6}"
+            ];
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::btree_map(name, inner, 0..4).prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_object_with_the_secret_becomes_a_valid_event_around_its_bytes(
+            action in prop_oneof![proptest::sample::select(actions::names().collect::<Vec<_>>()).prop_map(str::to_owned), ".{0,80}"],
+            payload in json(),
+            more in proptest::collection::btree_map("[a-z_]{1,12}", json(), 0..4),
+            organization in json(),
+        ) {
+            let mut data = serde_json::json!({"action": action, "payload": payload, "organization_id": organization});
+            data.as_object_mut().expect("an object").extend(more.into_iter().filter(|(n, _)| n != "secret_key"));
+            let data = data.to_string();
+            let body = data.replacen('{', r#"{"secret_key":"k","#, 1);
+            let record = record(&body, Mode::Structured);
+            prop_assume!(action != "thread_tagged");
+            let record = record.expect("a record");
+            let value = std::str::from_utf8(&record.value).expect("text");
+            let suffix = format!(r#","data":{data}}}"#);
+            prop_assert!(value.ends_with(&suffix));
+            let event: Value = serde_json::from_str(value).expect("JSON");
+            for required in ["specversion", "id", "source", "type", "recordedtime", "app", "partitionkey", "contenthash"] {
+                prop_assert!(event[required].as_str().is_some_and(|text| !text.is_empty()), "{}", required);
+            }
+            for (name, text) in event.as_object().expect("an object").iter().filter(|(n, _)| *n != "data") {
+                prop_assert!(name.len() <= 20 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()), "{}", name);
+                prop_assert!(!text.as_str().expect("text").contains(char::is_control));
+            }
+            prop_assert!(record.topic.starts_with("livechat."));
+        }
+    }
+}
