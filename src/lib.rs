@@ -1,5 +1,30 @@
 //! livechat-relay: takes LiveChat's webhooks, verifies them, and publishes each to a Kafka topic before it answers 200.
+//!
+//! ```text
+//!              POST /webhooks/{app}                                    livechat.<action>
+//!  LiveChat ───────────────────────►  http ──► relay ──► publish  ───────────────────────►  Kafka ──► consumers
+//!           ◄───────────────────────             │  ▲        │    ◄───────────────────────
+//!               200 once it is safe              ▼  │        ▼            ack of all replicas
+//!                                               event      topics
+//! ```
+//!
+//! Read [`event`], then [`relay`], then [`publish`] and [`http`]; [`cli`] wires them. Imports go only downward:
+//! `cli → config → http → relay → publish, topics → event, metrics, telemetry, shutdown`.
 
 #![forbid(unsafe_code)]
 
+// edge: what people and programs talk to
+pub mod cli;
+pub mod config;
+pub mod http;
+
+// heart: what happens to an event
 pub mod event;
+pub mod publish;
+pub mod relay;
+pub mod topics;
+
+// side: tools that know nothing of the rest
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,152 @@
+//! `demo`: a mock Kafka cluster in this process, the real relay on a real port, and webhooks sent to it through HTTP.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use anstream::println;
+use bytes::Bytes;
+use rdkafka::consumer::StreamConsumer;
+use rdkafka::mocking::MockCluster;
+use rdkafka::topic_partition_list::Offset;
+
+use super::print::Found;
+use super::send::{Client, Target};
+use super::serve::Daemon;
+use super::traffic::{self, Sample};
+use super::{Failure, print, tail};
+use crate::config::Config;
+use crate::event::actions;
+use crate::event::route::UNLISTED;
+use crate::shutdown::Shutdown;
+use crate::telemetry;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// End after the summary; 0 only if all that was sent has arrived
+    #[arg(long)]
+    once: bool,
+    /// The port for webhooks; a free one if it is taken
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+}
+
+const SECRET_KEY: &str = "demo-secret-key";
+const PARTITIONS: i32 = 3;
+const TIME: Duration = Duration::from_secs(10);
+
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let mock = MockCluster::new(1).map_err(|e| Failure::Failed(format!("the mock Kafka cannot be started: {e}")))?;
+    for name in actions::names().chain([UNLISTED]) {
+        mock.create_topic(&format!("livechat.{name}"), PARTITIONS, 1).map_err(Failure::failed)?;
+    }
+    let brokers = mock.bootstrap_servers();
+    let config = config(&brokers, free_or_any(arguments.port))?;
+    telemetry::start(&config.log);
+    let client = config.kafka.client();
+    println!("A mock Kafka cluster runs in this process at {brokers}.");
+    let consumer = tokio::task::block_in_place(|| tail::consumer(client, |_| true, Offset::Beginning, TIME))?;
+    let daemon = Daemon::start(config, Shutdown::default()).await?;
+    println!(
+        "The relay takes webhooks at http://{}/webhooks; metrics are at http://{}/metrics.\n",
+        daemon.webhooks, daemon.admin
+    );
+
+    let url = format!("http://{}/webhooks", daemon.webhooks);
+    let samples = traffic::one_of_each(1);
+    let target = Target::of(&url.parse().map_err(Failure::failed)?)?;
+    let (answered, arrived) = play(target, &samples, &consumer).await;
+    let complete = summary(&samples, answered, &arrived);
+    if !arguments.once {
+        invite(&url, &samples);
+        let signal = crate::shutdown::on_signal().map_err(Failure::failed)?;
+        tokio::select! {
+            () = print_for_ever(&consumer) => {}
+            _ = signal => println!("\nGood bye."),
+        }
+    }
+    daemon.stop().await?;
+    if complete { Ok(()) } else { Err(Failure::Failed("not everything that was sent has arrived".to_owned())) }
+}
+
+/// The defaults, but for what the demo has to decide.
+fn config(brokers: &str, port: u16) -> Result<Config, Failure> {
+    let set = [
+        ("KAFKA__BROKERS", brokers),
+        ("KAFKA__START_TIMEOUT", "500ms"), // the mock does not tell topic settings, and is asked in vain
+        ("LOG__FILTER", "error"),
+        ("TOPICS__CREATE", "false"), // the mock has its own way to create topics
+        ("SERVER__LISTEN", &format!("{}:{port}", Ipv4Addr::LOCALHOST)),
+        ("SERVER__DRAIN_DELAY", "0s"),
+        ("ADMIN__LISTEN", &format!("{}:{}", Ipv4Addr::LOCALHOST, free_or_any(8081))),
+        ("APPS__0__NAME", "default"),
+        ("APPS__0__SECRET_KEYS__0__NAME", "demo"),
+        ("APPS__0__SECRET_KEYS__0__VALUE", SECRET_KEY),
+    ];
+    let set = set.map(|(name, value)| (format!("LIVECHAT_RELAY__{name}"), value.to_owned()));
+    Ok(Config::load(None, set)?)
+}
+
+fn free_or_any(port: u16) -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_or(0, |_| port)
+}
+
+/// Sends the samples one after another, and prints each as it comes out of Kafka; how many were answered 200, and what
+/// came.
+async fn play(target: Target, samples: &[Sample], consumer: &StreamConsumer) -> (usize, Vec<Found>) {
+    let mut client = Client::new(target);
+    let (mut answered, mut arrived) = (0, Vec::with_capacity(samples.len()));
+    for sample in samples {
+        let status = client.post(Bytes::from(sample.body(SECRET_KEY)), TIME).await;
+        if status == Some(200) {
+            answered += 1;
+            arrived.extend(print_until(consumer, 1).await);
+        }
+    }
+    (answered, arrived)
+}
+
+/// Prints `wanted` events, or as many as come before none has come for a while.
+async fn print_until(consumer: &StreamConsumer, wanted: usize) -> Vec<Found> {
+    let mut arrived = Vec::with_capacity(wanted);
+    while arrived.len() < wanted {
+        match tokio::time::timeout(TIME, consumer.recv()).await {
+            Ok(Ok(message)) => {
+                let Some(event) = Found::read(&message) else { continue };
+                println!("{}", event.line());
+                arrived.push(event);
+            }
+            Ok(Err(_)) => {} // the consumer goes on by itself
+            Err(_) => break,
+        }
+    }
+    arrived
+}
+
+async fn print_for_ever(consumer: &StreamConsumer) {
+    loop {
+        print_until(consumer, 1).await;
+    }
+}
+
+fn summary(samples: &[Sample], answered: usize, arrived: &[Found]) -> bool {
+    let topics: BTreeSet<_> = arrived.iter().map(|event| &event.topic).collect();
+    let data: BTreeSet<_> = arrived.iter().map(|event| event.data.get()).collect();
+    let intact = samples.iter().filter(|sample| data.contains(sample.data())).count();
+    let sent = samples.len();
+    let complete = answered == sent && arrived.len() == sent && intact == sent;
+    let style = if complete { print::GOOD } else { print::ERROR };
+    println!(
+        "\n{style}{sent} webhooks sent, {answered} answered 200, {} events on {} topics,",
+        arrived.len(),
+        topics.len()
+    );
+    println!("{intact} of them byte for byte what was sent, less the secret key.{style:#}");
+    complete
+}
+
+fn invite(url: &str, samples: &[Sample]) {
+    let Some(sample) = samples.iter().find(|sample| sample.action() == "thread_tagged") else { return };
+    println!("\nSend one of your own (Ctrl-C ends):\n");
+    println!("curl -i {url} -H 'content-type: application/json' -d '{}'\n", sample.body(SECRET_KEY));
+}

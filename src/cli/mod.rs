@@ -1,0 +1,111 @@
+//! The command line: one file a subcommand, and how each may end.
+
+mod check;
+mod demo;
+mod print;
+mod samples;
+mod send;
+mod serve;
+mod tail;
+pub mod traffic;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Mistakes};
+
+/// LiveChat webhooks, verified, on Kafka. 200 is sent only when the brokers have the event.
+#[derive(Parser)]
+#[command(name = "livechat-relay", version, arg_required_else_help = true, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take webhooks and publish them until SIGTERM
+    Serve(serve::Arguments),
+    /// Say whether the configuration, the secrets, the brokers and the topics are as `serve` needs them
+    Check(check::Arguments),
+    /// Show it all on this machine: a mock Kafka, the real relay, and webhooks sent to it
+    Demo(demo::Arguments),
+    /// Send webhooks as LiveChat would, to try a relay or to load it
+    Send(send::Arguments),
+    /// Print events as they arrive on Kafka
+    Tail(tail::Arguments),
+}
+
+/// Where the configuration comes from.
+#[derive(clap::Args)]
+struct Source {
+    /// The configuration file (TOML); defaults and LIVECHAT_RELAY__… variables go around it
+    #[arg(long, short, value_name = "FILE", env = "LIVECHAT_RELAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl Source {
+    fn load(&self) -> Result<Config, Failure> {
+        Ok(Config::load(self.config.as_deref(), std::env::vars())?)
+    }
+}
+
+/// How a command did not succeed. The text is for a person, and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Exit code 64: the command line or the configuration has to change.
+    #[error("{0}")]
+    Usage(String),
+    /// Exit code 1.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    fn failed(why: impl std::fmt::Display) -> Self {
+        Self::Failed(why.to_string())
+    }
+}
+
+impl From<Mistakes> for Failure {
+    fn from(mistakes: Mistakes) -> Self {
+        Self::Usage(format!("the configuration is wrong:\n  {}", mistakes.0.join("\n  ")))
+    }
+}
+
+/// Runs what the command line says. 0: done; 1: failed; 64: the command line or the configuration is wrong.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print(); // nowhere to tell of a terminal that is gone
+            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            anstream::eprintln!("error: the threads cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match arguments.command {
+            Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Check(arguments) => check::run(arguments).await,
+            Command::Demo(arguments) => demo::run(arguments).await,
+            Command::Send(arguments) => send::run(arguments).await,
+            Command::Tail(arguments) => tail::run(arguments).await,
+        }
+    });
+    runtime.shutdown_background(); // what still runs there has nothing to lose
+    let (code, failure) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(failure @ Failure::Usage(_)) => (64, failure),
+        Err(failure @ Failure::Failed(_)) => (1, failure),
+    };
+    anstream::eprintln!("{}error:{} {failure}", print::ERROR, print::ERROR.render_reset());
+    ExitCode::from(code)
+}

@@ -1,0 +1,337 @@
+//! Defaults < file < environment → a checked [`Config`], or every mistake at once, each with its key.
+
+mod read;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::event::route::{ENVELOPE_BYTES_MAX, Route, UNLISTED};
+use crate::event::{Keyring, Mode, Topics, actions};
+use crate::relay::{App, Policy};
+use crate::{http, publish, telemetry, topics};
+use read::Reader;
+
+/// `config/default.toml`: every key, its default and its reason.
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// The whole configuration, each part in the type of the module that uses it.
+pub struct Config {
+    pub server: Server,
+    pub admin: Listener,
+    pub kafka: publish::Config,
+    pub topics: topics::Config,
+    pub log: telemetry::Config,
+    pub policy: Policy,
+}
+
+/// A listener that is not bound yet.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub listen: SocketAddr,
+    pub limits: http::Limits,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub listener: Listener,
+    pub webhooks: http::webhook::Config,
+    pub drain_delay: Duration,
+    pub drain_timeout: Duration,
+}
+
+/// All that is wrong with a configuration, a line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Mistakes(pub Vec<String>);
+
+impl Config {
+    /// Reads `file`, where one is given, and the environment over the defaults.
+    ///
+    /// # Errors
+    /// [`Mistakes`]: all of them, so that one look is enough. None of them tells a secret.
+    pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        let (mut reader, unreadable) = Reader::new(DEFAULTS, file, env).map_err(Mistakes)?;
+        let config = build(&mut reader);
+        let mistakes = reader.finish(unreadable);
+        config.filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))
+    }
+
+    /// The parts of a configuration that reach Kafka, which is all that `tail` needs: no apps, no secrets.
+    ///
+    /// # Errors
+    /// [`Mistakes`] in those parts.
+    pub fn load_kafka(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(publish::Config, String), Mistakes> {
+        let (mut reader, _) = Reader::new(DEFAULTS, file, env).map_err(Mistakes)?;
+        let kafka = kafka(&mut reader);
+        let prefix = reader.get::<String>("topics.prefix");
+        let mistakes = reader.mistakes();
+        kafka.zip(prefix).filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))
+    }
+}
+
+/// Reads every key, even after a mistake, so that all of them are known and all mistakes are found.
+fn build(r: &mut Reader) -> Option<Config> {
+    let server = server(r);
+    let admin = admin(r, server.as_ref());
+    let kafka = kafka(r);
+    let (topics, routes) = (topics(r), routes(r));
+    let mode = r.get::<Mode>("events.mode");
+    let log = log(r);
+    let apps = apps(r);
+    if let (Some(server), Some(kafka)) = (&server, &kafka) {
+        let (body, publish) = (server.webhooks.body_timeout, kafka.publish_deadline);
+        if body + publish > server.webhooks.response_deadline {
+            r.mistake("server.response_deadline", "is shorter than server.body_timeout and kafka.publish_deadline together; the answer would come too late");
+        }
+        if server.webhooks.body_bytes_max > server.webhooks.bytes_in_flight_max {
+            r.mistake(
+                "server.bytes_in_flight_max",
+                "is less than server.body_bytes_max: the largest body would never be taken",
+            );
+        }
+        if (server.webhooks.body_bytes_max + ENVELOPE_BYTES_MAX) as u64 > kafka.queue_bytes_max {
+            r.mistake("kafka.queue_bytes_max", "is less than one record of server.body_bytes_max");
+        }
+    }
+    let topics = topics?;
+    if let (Some(max), Some(kafka)) = (topics.settings.get("max.message.bytes"), &kafka)
+        && topics.create
+        && max.parse::<u64>().is_ok_and(|max| max < kafka.record_bytes_max)
+    {
+        let needed = kafka.record_bytes_max;
+        r.mistake(
+            "topics.settings",
+            &format!(
+                "max.message.bytes is {max}, and must be {needed} or more for server.body_bytes_max and the envelope"
+            ),
+        );
+    }
+    let policy = Policy { apps, topics: routes?, mode: mode? };
+    Some(Config { server: server?, admin: admin?, kafka: kafka?, topics, log: log?, policy })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn server(r: &mut Reader) -> Option<Server> {
+    let listen = r.get("server.listen");
+    let body_bytes_max = r.size("server.body_bytes_max", ByteSize::b(1), ByteSize::mib(64));
+    let body_timeout = r.time("server.body_timeout", Duration::from_millis(10), 60 * SECOND);
+    let header_bytes_max = r.size("server.header_bytes_max", ByteSize::kib(8), ByteSize::mib(1));
+    let header_timeout = r.time("server.header_timeout", Duration::from_millis(10), 60 * SECOND);
+    let keepalive_timeout = r.time("server.keepalive_timeout", Duration::from_millis(10), 3600 * SECOND);
+    let connections_max = r.number("server.connections_max", 1, 1_000_000);
+    let streams_max = r.number("server.streams_max", 1, 10_000);
+    let bytes_in_flight_max = r.size("server.bytes_in_flight_max", ByteSize::b(1), ByteSize::gib(4));
+    let response_deadline = r.time("server.response_deadline", Duration::from_millis(100), 60 * SECOND);
+    let retry_after = r.time("server.retry_after", SECOND, 3600 * SECOND);
+    let drain_delay = r.time("server.drain_delay", Duration::ZERO, 300 * SECOND);
+    let drain_timeout = r.time("server.drain_timeout", Duration::ZERO, 300 * SECOND);
+    let linger_timeout = r.time("server.linger_timeout", Duration::from_millis(1), 60 * SECOND);
+    let limits = http::Limits {
+        connections_max: connections_max? as usize,
+        header_bytes_max: header_bytes_max?,
+        header_timeout: header_timeout?,
+        keepalive_timeout: keepalive_timeout?,
+        linger_timeout: linger_timeout?,
+        streams_max: u32::try_from(streams_max?).ok()?,
+    };
+    let webhooks = http::webhook::Config {
+        body_bytes_max: body_bytes_max?,
+        body_timeout: body_timeout?,
+        bytes_in_flight_max: bytes_in_flight_max?,
+        response_deadline: response_deadline?,
+        retry_after: retry_after?,
+    };
+    let listener = Listener { listen: listen?, limits };
+    Some(Server { listener, webhooks, drain_delay: drain_delay?, drain_timeout: drain_timeout? })
+}
+
+/// The admin listener has the server's limits, but for the number of connections.
+fn admin(r: &mut Reader, server: Option<&Server>) -> Option<Listener> {
+    let listen = r.get("admin.listen");
+    let connections_max = r.number("admin.connections_max", 1, 10_000);
+    let limits = http::Limits { connections_max: connections_max? as usize, ..server?.listener.limits.clone() };
+    Some(Listener { listen: listen?, limits })
+}
+
+fn kafka(r: &mut Reader) -> Option<publish::Config> {
+    let brokers = r.get::<String>("kafka.brokers");
+    if brokers.as_deref().is_some_and(|b| b.trim().is_empty()) {
+        r.mistake("kafka.brokers", "is empty; write for example \"kafka-1:9092,kafka-2:9092\"");
+    }
+    let client_id = r.get("kafka.client_id");
+    let publish_deadline = r.time("kafka.publish_deadline", Duration::from_millis(100), 60 * SECOND);
+    let linger = r.time("kafka.linger", Duration::ZERO, SECOND);
+    let compression = r.one_of("kafka.compression", &["none", "gzip", "snappy", "lz4", "zstd"]);
+    let queue_bytes_max = r.size("kafka.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(2));
+    let queue_records_max = r.number("kafka.queue_records_max", 1, 10_000_000);
+    let start_timeout = r.time("kafka.start_timeout", Duration::from_millis(100), 300 * SECOND);
+    let probe_interval = r.time("kafka.probe_interval", Duration::from_millis(100), 300 * SECOND);
+    let body_bytes_max = r.size("server.body_bytes_max", ByteSize::b(1), ByteSize::mib(64));
+    let properties = properties(r);
+    Some(publish::Config {
+        brokers: brokers?,
+        client_id: client_id?,
+        publish_deadline: publish_deadline?,
+        linger: linger?,
+        compression: compression?,
+        queue_bytes_max: queue_bytes_max? as u64,
+        queue_records_max: queue_records_max?,
+        start_timeout: start_timeout?,
+        probe_interval: probe_interval?,
+        record_bytes_max: (body_bytes_max? + ENVELOPE_BYTES_MAX) as u64,
+        properties,
+    })
+}
+
+fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
+    let mut properties = Vec::new();
+    for (name, value) in r.table("kafka.properties") {
+        let key = format!("kafka.properties.\"{name}\"");
+        if let Some(why) = publish::Config::refusal(&name) {
+            r.mistake(&key, &format!("may not be set: {why}"));
+        } else if let Some(value) = r.secret(&key, &value) {
+            properties.push((name, value));
+        }
+    }
+    properties
+}
+
+fn topics(r: &mut Reader) -> Option<topics::Config> {
+    let create = r.get("topics.create");
+    let partitions = r.number("topics.partitions", 1, 10_000);
+    let replication = r.number("topics.replication", 1, 100);
+    let settings: BTreeMap<_, _> =
+        r.table("topics.settings").into_iter().filter_map(|(name, v)| Some((name, v.into_string().ok()?))).collect();
+    Some(topics::Config {
+        create: create?,
+        partitions: i32::try_from(partitions?).ok()?,
+        replication: i32::try_from(replication?).ok()?,
+        settings,
+    })
+}
+
+fn routes(r: &mut Reader) -> Option<Topics> {
+    let prefix = r.get::<String>("topics.prefix");
+    if let Some(why) = prefix.as_deref().filter(|p| !p.is_empty()).and_then(|p| bad_topic(&format!("{p}x"))) {
+        r.mistake("topics.prefix", why);
+    }
+    let mut own = HashMap::new();
+    for (action, value) in r.table("topics.actions") {
+        let key = format!("topics.actions.{action}");
+        if !actions::names().chain([UNLISTED]).any(|name| name == action) {
+            r.mistake(&key, "is no action of LiveChat; `unlisted` stands for those that the relay does not know");
+        }
+        match value.into_string() {
+            Ok(topic) if topic == "drop" => drop(own.insert(action, Route::Drop)),
+            Ok(topic) => match bad_topic(&topic) {
+                Some(why) => r.mistake(&key, why),
+                None => drop(own.insert(action, Route::Topic(Arc::from(topic)))),
+            },
+            Err(_) => r.mistake(&key, "must be a topic's name or \"drop\""),
+        }
+    }
+    let topics = Topics::new(&prefix?, |name| own.get(name).cloned());
+    for [one, other] in colliding(&topics) {
+        r.mistake(
+            "topics",
+            &format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them"),
+        );
+    }
+    Some(topics)
+}
+
+/// Why Kafka would not take this name for a topic.
+fn bad_topic(name: &str) -> Option<&'static str> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match name {
+        "" | "." | ".." => Some("is no name for a topic"),
+        _ if name.len() > 249 => Some("is too long for a topic: 249 bytes at most"),
+        _ if !name.bytes().all(legal) => {
+            Some("has characters that Kafka does not take in topics; take a-z A-Z 0-9 . _ -")
+        }
+        _ => None,
+    }
+}
+
+/// Names that differ only in `.` and `_`.
+fn colliding(topics: &Topics) -> Vec<[Arc<str>; 2]> {
+    let mut seen: HashMap<String, Arc<str>> = HashMap::new();
+    let collision = |name: Arc<str>| seen.insert(name.replace('.', "_"), Arc::clone(&name)).map(|other| [other, name]);
+    topics.names().into_iter().filter_map(collision).collect()
+}
+
+fn log(r: &mut Reader) -> Option<telemetry::Config> {
+    let format = r.get("log.format");
+    let filter = r.get::<String>("log.filter");
+    if let Some(Err(why)) = filter.as_deref().map(telemetry::Config::check) {
+        r.mistake("log.filter", &why);
+    }
+    Some(telemetry::Config { format: format?, filter: filter? })
+}
+
+fn apps(r: &mut Reader) -> HashMap<String, App> {
+    let mut apps = HashMap::new();
+    let tables = r.array("apps");
+    if tables.is_empty() {
+        r.mistake("apps", "is empty: give [[apps]] with a name and secret_keys, as config/default.toml shows");
+    }
+    for (i, mut app) in tables.into_iter().enumerate() {
+        let key = |name: &str| format!("apps[{i}].{name}");
+        let name = app.remove("name").and_then(|v| v.into_string().ok()).unwrap_or_default();
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
+            r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+        }
+        let keys = keys(r, &key("secret_keys"), app.remove("secret_keys"));
+        r.unknown(app.keys().map(|name| key(name)));
+        let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
+        if apps.insert(name.clone(), App { name: name.clone(), keyring }).is_some() {
+            r.mistake(&key("name"), &format!("{name} stands twice"));
+        }
+    }
+    apps
+}
+
+fn keys(r: &mut Reader, key: &str, value: Option<config::Value>) -> Vec<(String, SecretString)> {
+    let entries = value.and_then(|v| v.into_array().ok()).unwrap_or_default();
+    if entries.is_empty() {
+        r.mistake(key, "is empty: give at least one, such as { name = \"2026-11\", file = \"/run/secrets/livechat\" }");
+    }
+    let mut keys: Vec<(String, SecretString)> = Vec::new();
+    for (i, entry) in entries.into_iter().enumerate() {
+        let key = format!("{key}[{i}]");
+        let Ok(mut entry) = entry.into_table() else {
+            r.mistake(&key, "must be a table, such as { name = \"2026-11\", file = \"/run/secrets/livechat\" }");
+            continue;
+        };
+        let name = entry.remove("name").and_then(|v| v.into_string().ok()).unwrap_or_default();
+        if !(1..=64).contains(&name.len()) || name.contains(char::is_control) {
+            r.mistake(&format!("{key}.name"), "must be a text of 1 to 64 bytes: metrics tell the keys apart by it");
+        }
+        if keys.iter().any(|(other, _)| *other == name) {
+            r.mistake(&format!("{key}.name"), &format!("{name} stands twice"));
+        }
+        let Some(secret) = r.secret(&key, &entry.into()) else { continue };
+        if secret.expose_secret().is_empty() {
+            r.mistake(&key, "is empty: it would let everybody in");
+        } else if keys.iter().any(|(_, other)| other.expose_secret() == secret.expose_secret()) {
+            r.mistake(&key, "is the same key as one before it");
+        }
+        keys.push((name, secret));
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Configurations, right and wrong, as an operator would write them.

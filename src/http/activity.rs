@@ -1,0 +1,172 @@
+//! What a connection is doing, and since when: so that one timer a connection, not one a request, finds the late.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Limits;
+
+/// Which limit a connection has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// A request's head was begun and not ended.
+    Head,
+    /// Nothing was asked for long.
+    Idle,
+}
+
+/// Idle, within a request's head, or busy with requests. All times are milliseconds since `born`.
+pub struct Activity {
+    born: Instant,
+    busy: AtomicU32,
+    idle_since: AtomicU64,
+    /// 0: not within a head.
+    head_since: AtomicU64,
+    heads: AtomicBool,
+}
+
+impl Activity {
+    pub fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            busy: AtomicU32::new(0),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+            heads: AtomicBool::new(true),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// In HTTP/2 bytes between requests need not be a request's: only idleness is watched.
+    pub fn frames_are_not_heads(&self) {
+        self.heads.store(false, Relaxed);
+        self.head_since.store(0, Relaxed);
+    }
+
+    /// Bytes came.
+    fn read(&self) {
+        if self.heads.load(Relaxed) && self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
+            self.head_since.store(self.now().max(1), Relaxed);
+        }
+    }
+
+    /// A request is being answered while the guard lives.
+    pub fn busy(&self) -> impl Drop + use<'_> {
+        self.busy.fetch_add(1, Relaxed);
+        self.head_since.store(0, Relaxed);
+        Busy(self)
+    }
+
+    /// Waits until the connection is late.
+    pub async fn late(&self, limits: &Limits) -> Late {
+        loop {
+            let (late, at) = self.due(limits);
+            let left = at.saturating_sub(self.now());
+            if left == 0 {
+                return late;
+            }
+            // Also looks again after header_timeout: a head may have begun meanwhile, which is due sooner.
+            tokio::time::sleep(Duration::from_millis(left).min(limits.header_timeout)).await;
+        }
+    }
+
+    /// What it will be late with if nothing happens, and when.
+    fn due(&self, limits: &Limits) -> (Late, u64) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        if self.busy.load(Relaxed) > 0 {
+            return (Late::Idle, u64::MAX);
+        }
+        match self.head_since.load(Relaxed) {
+            0 => (Late::Idle, self.idle_since.load(Relaxed).saturating_add(millis(limits.keepalive_timeout))),
+            since => (Late::Head, since.saturating_add(millis(limits.header_timeout))),
+        }
+    }
+
+    /// Waits until no request has been answered for `time`.
+    pub async fn idle_for(&self, time: Duration) {
+        loop {
+            tokio::time::sleep(time).await;
+            let idle = self.now().saturating_sub(self.idle_since.load(Relaxed));
+            if self.busy.load(Relaxed) == 0 && u128::from(idle) >= time.as_millis() {
+                return;
+            }
+        }
+    }
+}
+
+struct Busy<'a>(&'a Activity);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.idle_since.store(self.0.now(), Relaxed);
+        self.0.busy.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A stream that notes when bytes come, and can take back the first of them.
+pub struct Watched<S> {
+    stream: S,
+    unread: Bytes,
+    activity: std::sync::Arc<Activity>,
+}
+
+impl<S> Watched<S> {
+    pub const fn new(stream: S, activity: std::sync::Arc<Activity>) -> Self {
+        Self { stream, unread: Bytes::new(), activity }
+    }
+
+    /// Gives `bytes` to the next reader.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.unread = bytes;
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unread.has_remaining() {
+            let n = self.unread.len().min(into.remaining());
+            into.put_slice(&self.unread.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        if into.filled().len() > before {
+            self.activity.read();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,247 @@
+//! Connections: accepted up to a number, each with a time for everything, HTTP/1.1 or HTTP/2 by its first bytes.
+//!
+//! hyper speaks HTTP. Around it stands what a stranger's connection needs: a watch over how long it may take for a
+//! request's head and between requests, an answer to those who are too slow, and an end that loses no answer.
+
+pub mod admin;
+pub mod webhook;
+
+mod activity;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::shutdown::Shutdown;
+use crate::telemetry::Throttle;
+use activity::{Activity, Late, Watched};
+
+/// What a listener allows. Every field is a key of `[server]` or `[admin]`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub connections_max: usize,
+    pub header_bytes_max: usize,
+    pub header_timeout: Duration,
+    pub keepalive_timeout: Duration,
+    pub linger_timeout: Duration,
+    pub streams_max: u32,
+}
+
+pub type Answer = Response<Full<Bytes>>;
+
+/// Answers requests; one a listener, shared by its connections.
+pub trait Handler: Send + Sync + 'static {
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
+
+    /// The connections that are open now.
+    fn connections(&self, open: usize);
+}
+
+/// Accepts until `shutdown.closing`, and serves what was accepted until it has ended. The listener comes from outside,
+/// so that whoever starts the daemon learns of a port that is taken before anything else happens.
+pub async fn serve<H: Handler>(listener: TcpListener, limits: Limits, handler: Arc<H>, shutdown: Shutdown) {
+    let slots = Arc::new(Semaphore::new(limits.connections_max));
+    let limits = Arc::new(limits);
+    let tasks = TaskTracker::new();
+    let complaints = Throttle::new(Duration::from_secs(10));
+    while let Some((slot, stream, peer)) = next(&listener, &slots, &shutdown, &complaints).await {
+        let (limits, handler, shutdown, open) =
+            (Arc::clone(&limits), Arc::clone(&handler), shutdown.clone(), tasks.clone());
+        tasks.spawn(async move {
+            handler.connections(open.len());
+            connection(stream, peer, &limits, &handler, &shutdown).await;
+            drop(slot);
+            handler.connections(open.len().saturating_sub(1));
+        });
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// The next connection with its slot; `None` when it is time to close. Errors, such as too many open files, are the
+/// system's and pass: they are waited out.
+async fn next(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    shutdown: &Shutdown,
+    complaints: &Throttle,
+) -> Option<(tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    let accept = async {
+        let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => return (slot, stream, peer),
+                Err(error) => {
+                    if let Some(unlogged) = complaints.pass() {
+                        tracing::warn!(%error, unlogged, "connections cannot be accepted for the moment");
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = shutdown.closing.cancelled() => None,
+        accepted = accept => Some(accepted),
+    }
+}
+
+/// One connection from its first byte to its end.
+async fn connection<H: Handler>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    limits: &Limits,
+    handler: &Arc<H>,
+    shutdown: &Shutdown,
+) {
+    let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
+    let activity = Arc::new(Activity::new());
+    let mut io = Watched::new(stream, Arc::clone(&activity));
+    let first = tokio::select! {
+        first = sniff(&mut io) => first,
+        late = activity.late(limits) => {
+            if late == Late::Head {
+                apologize(&mut io, limits).await;
+            }
+            return;
+        }
+        () = shutdown.closing.cancelled() => return,
+    };
+    let http2 = match first {
+        Some(Sniffed { http2, bytes }) => {
+            io.unread(bytes);
+            http2
+        }
+        None => return,
+    };
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let (handler, activity, draining) = (Arc::clone(handler), Arc::clone(&activity), shutdown.draining.clone());
+        async move {
+            let _busy = activity.busy();
+            request.extensions_mut().insert(peer);
+            let version = request.version();
+            let mut answer = handler.answer(request).await;
+            if draining.is_cancelled() && version != Version::HTTP_2 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    if http2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams_max)
+            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        activity.frames_are_not_heads();
+        tokio::pin!(connection);
+        let end = watch(&mut connection, &activity, limits, shutdown, |c| c.graceful_shutdown()).await;
+        tracing::trace!(%peer, ?end, "connection ended");
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.header_read_timeout(None).max_buf_size(limits.header_bytes_max.max(8192)).pipeline_flush(true);
+        builder.max_header_size(limits.header_bytes_max);
+        let mut connection = builder.serve_connection(TokioIo::new(io), service);
+        let end = watch(&mut Pin::new(&mut connection), &activity, limits, shutdown, |c| c.graceful_shutdown()).await;
+        tracing::trace!(%peer, ?end, "connection ended");
+        let mut io = connection.into_parts().io.into_inner();
+        if end == End::Late(Late::Head) {
+            apologize(&mut io, limits).await;
+        } else {
+            linger(&mut io, limits).await;
+        }
+    }
+}
+
+/// How a connection came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By itself: the client left, or the last answer said so.
+    Done,
+    Late(Late),
+}
+
+/// Drives a connection; closes it when it is late, or when the daemon closes.
+async fn watch<C, E>(
+    connection: &mut Pin<&mut C>,
+    activity: &Activity,
+    limits: &Limits,
+    shutdown: &Shutdown,
+    close: impl Fn(Pin<&mut C>),
+) -> End
+where
+    C: Future<Output = Result<(), E>>,
+{
+    let late = tokio::select! {
+        _ = connection.as_mut() => return End::Done,
+        late = activity.late(limits) => Some(late),
+        () = shutdown.closing.cancelled() => None,
+    };
+    if late == Some(Late::Head) {
+        return End::Late(Late::Head);
+    }
+    // What is under way is answered first. An idle client that does not take its goodbye is left after a while; one
+    // that waits for an answer has it by the response deadline, whatever happens.
+    close(connection.as_mut());
+    tokio::select! {
+        _ = connection.as_mut() => End::Done,
+        () = activity.idle_for(limits.linger_timeout) => late.map_or(End::Done, End::Late),
+    }
+}
+
+struct Sniffed {
+    http2: bool,
+    bytes: Bytes,
+}
+
+/// What HTTP/2 clients say first, when they know that the server speaks it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Reads until it is clear which HTTP it is; `None` when the client left before.
+async fn sniff(io: &mut Watched<TcpStream>) -> Option<Sniffed> {
+    let mut bytes = Vec::with_capacity(PREFACE.len());
+    while bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes) {
+        let left = (PREFACE.len() - bytes.len()) as u64;
+        if (&mut *io).take(left).read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(Sniffed { http2: bytes == PREFACE, bytes: bytes.into() })
+}
+
+/// Tells a client that its request's head took too long: hyper has no answer to that.
+async fn apologize(io: &mut Watched<TcpStream>, limits: &Limits) {
+    const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    debug_assert!(LATE.starts_with(format!("HTTP/1.1 {}", StatusCode::REQUEST_TIMEOUT).as_bytes()));
+    if tokio::time::timeout(limits.linger_timeout, io.write_all(LATE)).await.is_ok_and(|written| written.is_ok()) {
+        linger(io, limits).await;
+    }
+}
+
+/// Ends our side and reads on for a while: closing a socket with unread bytes makes the system send a reset, which can
+/// destroy the answer on its way.
+async fn linger(io: &mut Watched<TcpStream>, limits: &Limits) {
+    let read_to_the_end = async {
+        let mut unread = vec![0; 4096];
+        if io.shutdown().await.is_ok() {
+            while io.read(&mut unread).await.is_ok_and(|n| n > 0) {}
+        }
+    };
+    let _ = tokio::time::timeout(limits.linger_timeout, read_to_the_end).await; // long enough either way
+}

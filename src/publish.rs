@@ -1,0 +1,296 @@
+//! [`Record`] → broker ack. Knows librdkafka; tells the rest only what to do about a failure.
+//!
+//! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
+//! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
+
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::oneshot;
+
+use crate::event::Record;
+use crate::metrics::Metrics;
+use crate::telemetry::Throttle;
+
+/// `[kafka]`: how to reach the brokers and what to ask of them.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub brokers: String,
+    pub client_id: String,
+    pub publish_deadline: Duration,
+    pub linger: Duration,
+    pub compression: String,
+    pub queue_bytes_max: u64,
+    pub queue_records_max: u64,
+    pub start_timeout: Duration,
+    pub probe_interval: Duration,
+    /// The largest record that the relay can make: the largest body and its envelope.
+    pub record_bytes_max: u64,
+    /// librdkafka's own, as given. Values may be passwords.
+    pub properties: Vec<(String, SecretString)>,
+}
+
+/// Properties that would break a promise, and why each is refused.
+const REFUSED: [(&str, &str); 13] = [
+    ("acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
+    ("request.required.acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
+    ("enable.idempotence", "without it a retry could duplicate or reorder events; it is always on"),
+    ("partitioner", "Java consumers and producers must agree on partitions; it is always `murmur2_random`"),
+    ("transactional.id", "each event stands for itself; the relay uses no transactions"),
+    ("bootstrap.servers", "set kafka.brokers instead"),
+    ("metadata.broker.list", "set kafka.brokers instead"),
+    ("client.id", "set kafka.client_id instead"),
+    ("message.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
+    ("delivery.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
+    ("message.max.bytes", "it follows from server.body_bytes_max"),
+    ("test.mock.num.brokers", "it would swap your brokers for a mock; `livechat-relay demo` has one"),
+    ("delivery.report.only.error", "200 waits for the report of every event"),
+];
+
+impl Config {
+    /// Why a property may not be set, if so.
+    pub fn refusal(property: &str) -> Option<&'static str> {
+        REFUSED.iter().find(|(name, _)| *name == property).map(|(_, why)| *why)
+    }
+
+    /// What every client of the cluster needs: addresses, security, and whatever else the operator has set.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", &self.client_id)
+            .set("socket.keepalive.enable", "true")
+            .set("reconnect.backoff.max.ms", "1000") // a broker that is back is found within a second or so
+            .set("socket.connection.setup.timeout.ms", "5000")
+            .set_log_level(RDKafkaLogLevel::Info);
+        for (name, value) in &self.properties {
+            config.set(name, value.expose_secret());
+        }
+        config
+    }
+
+    fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        let mut default = |name: &str, value: String| {
+            if config.get(name).is_none() {
+                config.set(name, value);
+            }
+        };
+        default("linger.ms", self.linger.as_secs_f64().mul_add(1000.0, 0.0).to_string());
+        default("compression.codec", self.compression.clone());
+        default("queue.buffering.max.kbytes", (self.queue_bytes_max / 1024).to_string());
+        default("queue.buffering.max.messages", self.queue_records_max.to_string());
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("partitioner", "murmur2_random")
+            .set("message.timeout.ms", self.publish_deadline.as_millis().to_string())
+            .set("message.max.bytes", self.record_bytes_max.to_string());
+        config
+    }
+}
+
+/// Why a record is not on the brokers, by what helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Kafka is away, slow or unwilling: the sender should try again later.
+    #[error("Kafka did not take the record: {0}")]
+    Later(String),
+    /// The queue of records that wait for Kafka is full.
+    #[error("the queue to Kafka is full")]
+    QueueFull,
+    /// The record is larger than its topic allows. Trying again does not help; someone must raise the topic's limit.
+    #[error("the record is larger than its topic allows")]
+    TooLarge,
+}
+
+impl Failure {
+    /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Later(_) => "kafka",
+            Self::QueueFull => "queue_full",
+            Self::TooLarge => "too_large",
+        }
+    }
+
+    fn of(error: &KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => Self::TooLarge,
+            _ => Self::Later(error.to_string()),
+        }
+    }
+}
+
+/// The report of one record: resolves when the broker has acked it, or librdkafka has given it up, which it does by
+/// `publish_deadline` and a second.
+pub type Report = oneshot::Receiver<Result<(), Failure>>;
+
+/// Hands records to an idempotent producer, which is replaced when it is beyond help.
+pub struct Publisher {
+    config: Config,
+    producer: RwLock<Arc<ThreadedProducer<Context>>>,
+    metrics: Arc<Metrics>,
+    rebuilt: Throttle,
+}
+
+impl Publisher {
+    /// Starts a producer; it looks for its brokers in the background.
+    ///
+    /// # Errors
+    /// When librdkafka does not accept the configuration: a property in `kafka.properties` is wrong.
+    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, KafkaError> {
+        let producer = RwLock::new(Arc::new(producer(&config, &metrics)?));
+        Ok(Self { config, producer, metrics, rebuilt: Throttle::new(Duration::from_secs(1)) })
+    }
+
+    /// Hands `record` over. Its report comes through what is returned, whether someone waits for it or not.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the producer does not take it: nothing was or will be sent.
+    pub fn publish(&self, record: &Record) -> Result<Report, Failure> {
+        let (report, reported) = oneshot::channel();
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let headers =
+            record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+        let message = BaseRecord::with_opaque_to(&record.topic, Box::new(Pending { report, since: Instant::now() }))
+            .key(&record.key)
+            .payload(&record.value)
+            .headers(headers);
+        self.metrics.records_in_flight.inc();
+        let current = self.current();
+        current.send(message).map_err(|(error, message)| {
+            drop(message);
+            self.metrics.records_in_flight.dec();
+            current.context().count(&error);
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+                self.rebuild();
+            }
+            Failure::of(&error)
+        })?;
+        Ok(reported)
+    }
+
+    /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
+    ///
+    /// # Errors
+    /// What librdkafka says when no broker answers in time.
+    pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
+        let producer = self.current();
+        let (fatal, why) = producer.client().fatal_error().map_or((false, String::new()), |(_, why)| (true, why));
+        if fatal {
+            tracing::warn!(reason = why, "the Kafka producer is beyond help and is built anew");
+            self.rebuild();
+        }
+        self.current().client().fetch_metadata(Some(topic), timeout).map(drop)
+    }
+
+    /// Waits until every record handed over has its report; blocks up to `timeout`.
+    ///
+    /// # Errors
+    /// When records are left without one.
+    pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        self.current().flush(timeout)
+    }
+
+    fn current(&self) -> Arc<ThreadedProducer<Context>> {
+        Arc::clone(&self.producer.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// A fatal state of the idempotent producer never ends by itself; a new producer has none. At most one a second.
+    fn rebuild(&self) {
+        if self.rebuilt.pass().is_none() {
+            return;
+        }
+        match producer(&self.config, &self.metrics) {
+            Ok(new) => {
+                let mut current = self.producer.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, Arc::new(new));
+                drop(current);
+                self.metrics.producer_rebuilds.inc();
+                // Its end reports what it still had as failed, and may block on that for half a second.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => tracing::error!(%error, "the Kafka producer cannot be built anew"),
+        }
+    }
+}
+
+fn producer(config: &Config, metrics: &Arc<Metrics>) -> Result<ThreadedProducer<Context>, KafkaError> {
+    config
+        .producer()
+        .create_with_context(Context { metrics: Arc::clone(metrics), logged: Throttle::new(Duration::from_secs(10)) })
+}
+
+/// Travels through librdkafka with its record.
+struct Pending {
+    report: oneshot::Sender<Result<(), Failure>>,
+    since: Instant,
+}
+
+/// Receives what librdkafka has to say, on its poll thread.
+struct Context {
+    metrics: Arc<Metrics>,
+    logged: Throttle,
+}
+
+impl Context {
+    fn count(&self, error: &KafkaError) {
+        let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
+        self.metrics.kafka_errors.with_label_values(&[&code]).inc();
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+        self.metrics.records_in_flight.dec();
+        self.metrics.publish_seconds.observe(pending.since.elapsed().as_secs_f64());
+        let outcome = result.as_ref().map(drop).map_err(|(error, message)| {
+            self.count(error);
+            if let Some(unlogged) = self.logged.pass() {
+                tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record; its sender gets 503");
+            }
+            Failure::of(error)
+        });
+        let _ = pending.report.send(outcome); // nobody waits where the sender has hung up
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.count(&error);
+        if let Some(unlogged) = self.logged.pass() {
+            tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Err("set sasl.oauthbearer.method=oidc in kafka.properties: the relay makes no tokens of its own".into())
+    }
+}
+
+/// librdkafka's log lines in ours. What it calls an error is a warning here: it goes on by itself.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+            tracing::error!(target: "librdkafka", facility, message);
+        }
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, message),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, message),
+        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, message),
+    }
+}

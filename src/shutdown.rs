@@ -1,0 +1,58 @@
+//! The way to the end: a signal, a time in which requests are still taken, a time for those under way, and then the end.
+
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Three moments, in this order. Everybody who must stop holds a clone and waits for the one that concerns him.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Readiness is off, and each connection closes with its next answer.
+    pub draining: CancellationToken,
+    /// No new connections and no new requests.
+    pub closing: CancellationToken,
+    /// Who still waits for Kafka gives up and answers.
+    pub giving_up: CancellationToken,
+}
+
+impl Shutdown {
+    /// Passes through the moments; `idle` says that nothing is under way any more. Returns when all is over.
+    pub async fn run(&self, delay: Duration, timeout: Duration, idle: impl Future<Output = ()>) {
+        self.draining.cancel();
+        tokio::time::sleep(delay).await;
+        self.closing.cancel();
+        tokio::pin!(idle);
+        if tokio::time::timeout(timeout, &mut idle).await.is_err() {
+            tracing::warn!(after = ?timeout, "requests under way at the end of drain_timeout are answered 503");
+            self.giving_up.cancel();
+            // Those who give up have nothing left to wait for but their sockets.
+            let _ = tokio::time::timeout(Duration::from_secs(1), idle).await;
+        }
+    }
+}
+
+/// Waits for SIGTERM or SIGINT and answers its name. A second one of either ends the process at once, with 128 plus its
+/// number, as a shell would report it.
+///
+/// # Errors
+/// When the handlers cannot be installed: the system is out of resources.
+pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => ("SIGTERM", 15),
+            _ = interrupt.recv() => ("SIGINT", 2),
+        }
+    };
+    Ok(async move {
+        let (first, _) = next().await;
+        tokio::spawn(async move {
+            let (second, number) = next().await;
+            tracing::error!(signal = second, "a second signal: ending at once, without waiting for requests under way");
+            std::process::exit(128 + number);
+        });
+        first
+    })
+}
