@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Sees to it that the tools named on the command line are there: installs the missing ones, or says the one line that does.
+set -euo pipefail
+
+help() {
+  cat <<'EOF'
+Sees to it that tools are there, and installs only what is missing.
+
+Usage: scripts/ensure.sh [--check] TOOL...
+       scripts/ensure.sh jdk maven
+
+  --check   install nothing: say what is missing, exit 1
+
+A TOOL is `jdk` (java 17 or newer), `maven`, or the name of a command: kcat, promtool, wrk, jq, perl, shellcheck, ...
+On Debian and Ubuntu, as root or with a sudo that asks no password, missing tools are installed with apt-get;
+elsewhere the line to run is printed and the exit code is 1.
+EOF
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+# Java 17 says `version "17.0.15"`, Java 8 said `version "1.8.0_412"`.
+java_major() {
+  java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1
+}
+
+is_there() {
+  local major
+  case $1 in
+    jdk) major=$(command -v java >/dev/null && java_major) && ((${major:-0} >= 17)) ;;
+    maven) command -v mvn >/dev/null ;;
+    *) command -v "$1" >/dev/null ;;
+  esac
+}
+
+# The Debian package that brings a tool, where its name is another.
+package_of() {
+  case $1 in
+    jdk) if apt-cache show openjdk-17-jdk-headless >/dev/null 2>&1; then echo openjdk-17-jdk-headless; else echo default-jdk-headless; fi ;;
+    promtool) echo prometheus ;;
+    rg) echo ripgrep ;;
+    *) echo "$1" ;;
+  esac
+}
+
+# Debian's prometheus is a running service; of it only promtool is wanted, so the package is unpacked rather than installed.
+install_promtool() {
+  local dir
+  dir=$(mktemp -d)
+  (
+    cd "$dir"
+    # apt's own user can't write here, and says so at length.
+    apt-get -qq -o APT::Sandbox::User=root download prometheus
+    dpkg-deb -x prometheus_*.deb .
+    "${as_root[@]}" install -m 755 usr/bin/promtool /usr/local/bin/promtool
+  ) || { rm -rf "$dir"; return 1; }
+  rm -rf "$dir"
+}
+
+# The line a person can run where this script can't. Homebrew's and Fedora's names differ for two of the tools.
+advice() {
+  local jdk prefix names=() tool
+  if command -v apt-get >/dev/null; then
+    echo "run: $( ((EUID == 0)) || echo "sudo ")scripts/ensure.sh ${missing[*]}"
+    return
+  elif command -v brew >/dev/null; then
+    prefix="run: brew install" jdk=openjdk@17
+  elif command -v dnf >/dev/null; then
+    prefix="run: sudo dnf install" jdk=java-17-openjdk-headless
+  else
+    prefix="install with your system's package manager:" jdk="a JDK 17 or newer"
+  fi
+  for tool in "${missing[@]}"; do
+    case $tool in
+      jdk) names+=("$jdk") ;;
+      promtool) names+=(prometheus) ;;
+      *) names+=("$tool") ;;
+    esac
+  done
+  echo "$prefix ${names[*]}"
+}
+
+check=
+case ${1:-} in
+  -h | --help) help; exit 0 ;;
+  --check) check=yes; shift ;;
+esac
+(($#)) || { help >&2; exit 2; }
+
+missing=()
+for tool in "$@"; do
+  [[ $tool =~ ^[a-zA-Z0-9][a-zA-Z0-9.+-]*$ ]] || { say "error: \`$tool\` is not the name of a tool"; exit 2; }
+  is_there "$tool" || missing+=("$tool")
+done
+((${#missing[@]})) || exit 0
+
+as_root=()
+if ((EUID != 0)); then as_root=(sudo -n); fi
+
+if [[ -n $check ]] || ! command -v apt-get >/dev/null || { ((EUID != 0)) && ! sudo -n true 2>/dev/null; }; then
+  say "missing: ${missing[*]}; $(advice)"
+  exit 1
+fi
+
+say "installing ${missing[*]} with apt-get"
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+packages=()
+for tool in "${missing[@]}"; do
+  if [[ $tool != promtool ]]; then packages+=("$(package_of "$tool")"); fi
+done
+if ((${#packages[@]})); then
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+case " ${missing[*]} " in *" promtool "*) install_promtool ;; esac
+
+for tool in "${missing[@]}"; do
+  is_there "$tool" || { say "error: \`$tool\` is still missing after installing"; exit 1; }
+done

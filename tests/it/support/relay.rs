@@ -1,0 +1,185 @@
+//! A real relay process on free ports, with its own configuration file, log and end.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The secret key of the app `default`, unlike anything else in a log.
+pub const SECRET: &str = "s3cr3t-Xq9-key-of-the-tests";
+
+/// A relay process. Dropping it kills it.
+pub struct Relay {
+    child: Child,
+    pub webhooks: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Log>,
+    _directory: tempfile::TempDir,
+}
+
+#[derive(Default)]
+struct Log {
+    lines: Mutex<String>,
+    grown: Condvar,
+}
+
+/// What is not the default: `("server.body_bytes_max", "\"1KiB\"")`, values as TOML writes them.
+pub type Settings<'a> = &'a [(&'a str, &'a str)];
+
+impl Relay {
+    /// Starts a relay with the one app `default`, and waits until it takes webhooks.
+    pub fn start(brokers: &str, settings: Settings<'_>) -> Self {
+        Self::launch(brokers, settings, &[]).unwrap_or_else(|log| panic!("the relay did not start:\n{log}"))
+    }
+
+    /// As `start`, with variables in its environment; the log of a relay that ends before it takes webhooks is the error.
+    pub fn launch(brokers: &str, settings: Settings<'_>, env: &[(&str, &str)]) -> Result<Self, String> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("relay.toml");
+        std::fs::write(&file, configuration(brokers, settings)).expect("a file");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_livechat-relay"))
+            .args(["serve", "--config"])
+            .arg(&file)
+            .envs(env.iter().copied())
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the relay's binary");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let log = Arc::new(Log::default());
+        let writer = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                let mut lines = writer.lines.lock().expect("no panic holds it");
+                let _ = writeln!(lines, "{line}");
+                writer.grown.notify_all();
+            }
+        });
+        let mut relay = Self {
+            child,
+            webhooks: SocketAddr::from(([127, 0, 0, 1], 0)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            log,
+            _directory: directory,
+        };
+        let started = relay.await_log_or_end("taking webhooks", Duration::from_secs(60)).ok_or_else(|| relay.log())?;
+        let line: serde_json::Value = serde_json::from_str(&started).expect("a JSON line");
+        let address = |name: &str| line[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
+        relay.webhooks = address("webhooks");
+        relay.admin = address("admin");
+        Ok(relay)
+    }
+
+    /// Waits until /readyz says so.
+    pub fn ready(self) -> Self {
+        await_that("the relay is ready", || super::http::get(self.admin, "/readyz").status == 200);
+        self
+    }
+
+    /// What it has logged until now.
+    pub fn log(&self) -> String {
+        self.log.lines.lock().expect("no panic holds it").clone()
+    }
+
+    /// Waits for a line with `phrase`, and answers it; panics with the log if none comes.
+    pub fn await_log(&mut self, phrase: &str) -> String {
+        self.await_log_or_end(phrase, Duration::from_secs(60))
+            .unwrap_or_else(|| panic!("no `{phrase}` in:\n{}", self.log()))
+    }
+
+    fn await_log_or_end(&mut self, phrase: &str, most: Duration) -> Option<String> {
+        let log = Arc::clone(&self.log);
+        let deadline = Instant::now() + most;
+        let mut lines = log.lines.lock().expect("no panic holds it");
+        loop {
+            if let Some(line) = lines.lines().find(|line| line.contains(phrase)) {
+                return Some(line.to_owned());
+            }
+            let (after, _) = log.grown.wait_timeout(lines, Duration::from_millis(50)).expect("no panic holds it");
+            lines = after;
+            let has_ended = self.child.try_wait().expect("a child").is_some();
+            if (has_ended && !lines.contains(phrase)) || Instant::now() > deadline {
+                return None;
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
+        kill_process(pid, signal).expect("a process of ours");
+    }
+
+    /// Waits for the end of the process.
+    pub fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        await_that("the relay has ended", || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    /// The value of a metric, such as `livechat_relay_ready` or `livechat_relay_requests_total{code="200"}`.
+    pub fn metric(&self, series: &str) -> f64 {
+        let text = super::http::get(self.admin, "/metrics").body;
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {series} in:\n{text}"))
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+fn configuration(brokers: &str, settings: Settings<'_>) -> String {
+    let mut sections: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
+    let defaults = [
+        ("server.listen", "\"127.0.0.1:0\""),
+        ("admin.listen", "\"127.0.0.1:0\""),
+        ("kafka.probe_interval", "\"500ms\""),
+        ("topics.partitions", "3"),
+        ("server.drain_delay", "\"100ms\""),
+        ("log.format", "\"json\""),
+        ("log.filter", "\"info\""),
+    ];
+    let is_set = |key: &str| settings.iter().any(|(set, _)| *set == key);
+    let kept = defaults.iter().filter(|(key, _)| !is_set(key));
+    for (key, value) in kept.chain(settings.iter().filter(|(key, _)| *key != "apps")) {
+        let (section, name) = key.split_once('.').expect("section.key");
+        sections.entry(section).or_default().push(format!("{name} = {value}"));
+    }
+    sections.entry("kafka").or_default().push(format!("brokers = \"{brokers}\""));
+    let mut text = String::new();
+    if let Some((_, apps)) = settings.iter().find(|(key, _)| *key == "apps") {
+        let _ = writeln!(text, "apps = {apps}");
+    } else {
+        let _ = writeln!(
+            text,
+            "apps = [{{ name = \"default\", secret_keys = [{{ name = \"test\", value = \"{SECRET}\" }}] }}]"
+        );
+    }
+    for (section, lines) in sections {
+        let _ = writeln!(text, "[{section}]\n{}", lines.join("\n"));
+    }
+    text
+}
+
+/// Waits until `condition` holds; panics after a minute.
+pub fn await_that(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited for a minute in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
