@@ -69,6 +69,7 @@ impl Config {
             .set("socket.keepalive.enable", "true")
             .set("reconnect.backoff.max.ms", "1000") // a broker that is back is found within a second or so
             .set("socket.connection.setup.timeout.ms", "5000")
+            .set("ssl.ca.location", "probe") // OpenSSL is linked in, and would look where no system has its CA certificates
             .set_log_level(RDKafkaLogLevel::Info);
         for (name, value) in &self.properties {
             config.set(name, value.expose_secret());
@@ -83,7 +84,7 @@ impl Config {
                 config.set(name, value);
             }
         };
-        default("linger.ms", self.linger.as_secs_f64().mul_add(1000.0, 0.0).to_string());
+        default("linger.ms", (self.linger.as_secs_f64() * 1000.0).to_string());
         default("compression.codec", self.compression.clone());
         default("queue.buffering.max.kbytes", (self.queue_bytes_max / 1024).to_string());
         default("queue.buffering.max.messages", self.queue_records_max.to_string());
@@ -279,7 +280,8 @@ impl ClientContext for Context {
     }
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        Err("set sasl.oauthbearer.method=oidc in kafka.properties: the relay makes no tokens of its own".into())
+        Err("the relay makes no tokens of its own; set \"sasl.oauthbearer.method\" = \"oidc\" in kafka.properties"
+            .into())
     }
 }
 
@@ -292,5 +294,68 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
         RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, message),
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, message),
         RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(properties: &[(&str, &str)]) -> Config {
+        Config {
+            brokers: "127.0.0.1:1".to_owned(),
+            client_id: "test".to_owned(),
+            publish_deadline: Duration::from_secs(4),
+            linger: Duration::from_micros(500),
+            compression: "zstd".to_owned(),
+            queue_bytes_max: 1 << 20,
+            queue_records_max: 10,
+            start_timeout: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(1),
+            record_bytes_max: 1 << 20,
+            properties: properties.iter().map(|(n, v)| ((*n).to_owned(), SecretString::from(*v))).collect(),
+        }
+    }
+
+    #[test]
+    fn the_promises_are_set_whatever_else_is() {
+        let set = config(&[("linger.ms", "7"), ("security.protocol", "sasl_ssl")]).producer();
+        for (name, value) in [
+            ("acks", "all"),
+            ("enable.idempotence", "true"),
+            ("partitioner", "murmur2_random"),
+            ("message.timeout.ms", "4000"),
+            ("message.max.bytes", "1048576"),
+            ("linger.ms", "7"),
+            ("security.protocol", "sasl_ssl"),
+        ] {
+            assert_eq!(set.get(name), Some(value), "{name}");
+        }
+        assert_eq!(config(&[]).producer().get("linger.ms"), Some("0.5"));
+        assert!(REFUSED.iter().all(|(name, _)| Config::refusal(name).is_some()));
+    }
+
+    #[test]
+    fn librdkafka_has_what_clusters_ask_for() {
+        let built_in =
+            ClientConfig::new().create_native_config().and_then(|c| c.get("builtin.features")).expect("a property");
+        for feature in ["ssl", "sasl_plain", "sasl_scram", "sasl_oauthbearer", "gzip", "snappy", "lz4", "zstd"] {
+            assert!(built_in.split(',').any(|f| f.trim_matches('\0') == feature), "{feature} is not in {built_in}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_large_or_one_too_many_is_told_at_once() {
+        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new())).expect("a producer");
+        let record = |bytes: usize| Record {
+            topic: "t".into(),
+            key: "k".to_owned(),
+            headers: Vec::new(),
+            value: vec![b'x'; bytes],
+        };
+        assert_eq!(publisher.publish(&record((1 << 20) + 1)).err(), Some(Failure::TooLarge));
+        let taken = (0..20).map(|_| publisher.publish(&record(1)).err()).collect::<Vec<_>>();
+        assert_eq!(taken[9], None);
+        assert_eq!(taken[10], Some(Failure::QueueFull));
     }
 }

@@ -43,8 +43,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let brokers = mock.bootstrap_servers();
     let config = config(&brokers, free_or_any(arguments.port))?;
     telemetry::start(&config.log);
-    let client = config.kafka.client();
+    let mut client = config.kafka.client();
     println!("A mock Kafka cluster runs in this process at {brokers}.");
+    client.set("fetch.wait.max.ms", "10"); // the mock lets a fetch wait to its end, come what may
     let consumer = tokio::task::block_in_place(|| tail::consumer(client, |_| true, Offset::Beginning, TIME))?;
     let daemon = Daemon::start(config, Shutdown::default()).await?;
     println!(
@@ -55,13 +56,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let url = format!("http://{}/webhooks", daemon.webhooks);
     let samples = traffic::one_of_each(1);
     let target = Target::of(&url.parse().map_err(Failure::failed)?)?;
-    let (answered, arrived) = play(target, &samples, &consumer).await;
+    let (answered, arrived) = play(target, &samples, consumer).await;
     let complete = summary(&samples, answered, &arrived);
     if !arguments.once {
         invite(&url, &samples);
         let signal = crate::shutdown::on_signal().map_err(Failure::failed)?;
         tokio::select! {
-            () = print_for_ever(&consumer) => {}
+            () = print_for_ever(consumer) => {}
             _ = signal => println!("\nGood bye."),
         }
     }

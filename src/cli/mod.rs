@@ -42,7 +42,7 @@ enum Command {
 #[derive(clap::Args)]
 struct Source {
     /// The configuration file (TOML); defaults and LIVECHAT_RELAY__… variables go around it
-    #[arg(long, short, value_name = "FILE", env = "LIVECHAT_RELAY_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "LIVECHAT_RELAY_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 

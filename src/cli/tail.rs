@@ -82,18 +82,17 @@ fn show(event: &Found, json: bool) -> bool {
 }
 
 /// A consumer of every partition of the wanted topics, in no group: it leaves no trace on the brokers. Blocks.
+///
+/// It lives as long as the process: librdkafka's way to close a consumer is to wait for the group that it is not in.
 pub fn consumer(
     mut client: ClientConfig,
     wanted: impl Fn(&str) -> bool,
     from: Offset,
     timeout: Duration,
-) -> Result<StreamConsumer, Failure> {
-    // librdkafka has a name for every consumer's group, even of those that never join it.
+) -> Result<&'static StreamConsumer, Failure> {
+    // librdkafka wants a group's name of every consumer, even of those that never join one.
     client.set("group.id", "livechat-relay-tail").set("enable.auto.commit", "false");
-    client
-        .set("auto.offset.reset", "earliest")
-        .set("fetch.wait.max.ms", "100")
-        .set_log_level(RDKafkaLogLevel::Critical);
+    client.set("auto.offset.reset", "earliest").set_log_level(RDKafkaLogLevel::Critical);
     let brokers = client.get("bootstrap.servers").unwrap_or_default().to_owned();
     let consumer: StreamConsumer = client.create().map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
     let metadata = consumer
@@ -109,5 +108,5 @@ pub fn consumer(
         return Err(Failure::Failed(format!("no such topic at {brokers} yet; `serve` creates them at its start")));
     }
     consumer.assign(&partitions).map_err(Failure::failed)?;
-    Ok(consumer)
+    Ok(Box::leak(Box::new(consumer)))
 }

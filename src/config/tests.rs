@@ -1,1 +1,203 @@
 //! Configurations, right and wrong, as an operator would write them.
+
+use std::io::Write as _;
+
+use super::*;
+
+fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    let mut on_disk = tempfile::NamedTempFile::new().expect("a file");
+    on_disk.write_all(file.as_bytes()).expect("written");
+    let env = env.iter().map(|(name, value)| (format!("LIVECHAT_RELAY__{name}"), (*value).to_owned()));
+    Config::load(Some(on_disk.path()), env).map_err(|mistakes| mistakes.0)
+}
+
+/// The mistakes of a configuration whose app is right.
+fn mistakes(file: &str) -> Vec<String> {
+    let file =
+        format!("{file}\n[[apps]]\nname = \"default\"\nsecret_keys = [{{ name = \"k\", value = \"hunter2\" }}]\n");
+    load(&file, &[]).err().unwrap_or_default()
+}
+
+const APP: &str = "[[apps]]\nname = \"default\"\nsecret_keys = [{ name = \"k\", value = \"hunter2\" }]\n";
+
+#[test]
+fn the_defaults_and_an_app_are_enough() {
+    let config = load(APP, &[]).expect("a configuration");
+    assert_eq!(config.server.listener.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
+    assert_eq!(config.server.webhooks.body_bytes_max, 2 << 20);
+    assert_eq!(config.server.webhooks.response_deadline, Duration::from_secs(8));
+    assert_eq!(config.policy.only_app(), Some("default"));
+    assert_eq!(config.policy.topics.names().len(), 47);
+}
+
+#[test]
+fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
+    let file = format!(
+        "[kafka]\nbrokers = \"file:1\"\nclient_id = \"file\"\n[kafka.properties]\n\"security.protocol\" = \"ssl\"\n{APP}"
+    );
+    let config = load(
+        &file,
+        &[
+            ("KAFKA__BROKERS", "env:1,env:2"),
+            ("KAFKA__PROPERTIES__SASL_PASSWORD", "p"),
+            ("TOPICS__SETTINGS__RETENTION_MS", "60000"),
+            ("APPS__1__NAME", "second"),
+            ("APPS__1__SECRET_KEYS__0__NAME", "k"),
+            ("APPS__1__SECRET_KEYS__0__VALUE", "v"),
+            ("SERVER__CONNECTIONS_MAX", "5"),
+        ],
+    );
+    let config = config.expect("a configuration");
+    assert_eq!((config.kafka.brokers.as_str(), config.kafka.client_id.as_str()), ("env:1,env:2", "file"));
+    let properties: Vec<_> =
+        config.kafka.properties.iter().map(|(name, value)| (name.as_str(), value.expose_secret())).collect();
+    assert_eq!(properties, [("sasl.password", "p"), ("security.protocol", "ssl")]);
+    assert_eq!(config.topics.settings["retention.ms"], "60000");
+    assert_eq!(config.topics.settings["max.message.bytes"], "3145728");
+    assert_eq!((config.policy.apps.len(), config.policy.only_app()), (2, None));
+    assert_eq!(config.server.listener.limits.connections_max, 5);
+}
+
+#[test]
+fn every_mistake_is_told_at_once_each_with_its_key() {
+    let found = mistakes(
+        r#"
+[server]
+listen = "somewhere"
+body_bytes_max = "2 apples"
+body_timeout = "soon"
+connections_max = 0
+lisen = "x"
+[kafka]
+compression = "zip"
+[kafka.properties]
+acks = "1"
+"enable.idempotence" = "false"
+[topics]
+prefix = "live chat."
+[topics.actions]
+incoming_evnt = "drop"
+[log]
+filter = "livechat_relay=loud"
+"#,
+    );
+    for expected in [
+        "server.listen: ",
+        "server.body_bytes_max: is `2 apples`, which is no size; write for example \"2MiB\"",
+        "server.body_timeout: is `soon`, which is no duration; write for example \"8s\" or \"500ms\"",
+        "server.connections_max: is 0, and must be 1 to 1000000",
+        "server.lisen: is no key; did you mean server.listen?",
+        "kafka.compression: is `zip`, and must be one of none, gzip, snappy, lz4, zstd",
+        "kafka.properties.\"acks\": may not be set: 200 is only sent when all in-sync replicas have the event",
+        "kafka.properties.\"enable.idempotence\": may not be set: ",
+        "topics.prefix: has characters that Kafka does not take in topics",
+        "topics.actions.incoming_evnt: is no action of LiveChat",
+        "log.filter: ",
+    ] {
+        assert!(found.iter().any(|mistake| mistake.starts_with(expected)), "no `{expected}` in {found:#?}");
+    }
+    assert_eq!(found.len(), 11, "{found:#?}");
+}
+
+#[test]
+fn limits_are_tried_from_both_sides() {
+    for (right, wrong) in [
+        (
+            "[server]\nbody_bytes_max = \"64MiB\"\nbytes_in_flight_max = \"64MiB\"\n[topics.settings]\n\"max.message.bytes\" = \"70000000\"",
+            "[server]\nbody_bytes_max = \"65MiB\"",
+        ),
+        ("[server]\nheader_bytes_max = \"8KiB\"", "[server]\nheader_bytes_max = \"8191B\""),
+        ("[server]\nresponse_deadline = \"7s\"", "[server]\nresponse_deadline = \"6999ms\""),
+        ("[server]\nbytes_in_flight_max = \"2MiB\"", "[server]\nbytes_in_flight_max = \"2MB\""),
+        (
+            "[topics.settings]\n\"max.message.bytes\" = \"2113536\"",
+            "[topics.settings]\n\"max.message.bytes\" = \"2113535\"",
+        ),
+        ("[topics]\npartitions = 1", "[topics]\npartitions = 0"),
+        ("[topics]\nprefix = \"\"", "[topics]\nprefix = \"é\""),
+    ] {
+        assert_eq!(mistakes(right), Vec::<String>::new(), "{right}");
+        assert_ne!(mistakes(wrong), Vec::<String>::new(), "{wrong}");
+    }
+}
+
+#[test]
+fn apps_need_names_and_keys() {
+    let only = |text: &str| load(text, &[]).err().expect("mistakes").join("\n");
+    assert!(only("").contains("apps: is empty: give [[apps]]"));
+    assert!(only("[[apps]]\nname = \"a/b\"\nsecret_keys = []").contains("apps[0].name: must be 1 to 64 of"));
+    assert!(only("[[apps]]\nname = \"a\"").contains("apps[0].secret_keys: is empty"));
+    assert!(
+        only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"\" }]")
+            .contains("it would let everybody in")
+    );
+    assert!(
+        only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\" }]").contains("needs one of file, env or value")
+    );
+    assert!(
+        only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", file = \"/no/such/file\" }]")
+            .contains("/no/such/file cannot be read")
+    );
+    assert!(
+        only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", env = \"NO_SUCH_VARIABLE\" }]")
+            .contains("no variable NO_SUCH_VARIABLE")
+    );
+    assert!(
+        only("[[apps]]\nname = \"a\"\nsecret_key = 1\nsecret_keys = [{ name = \"k\", value = \"v\" }]")
+            .contains("apps[0].secret_key: is no key")
+    );
+    let twice = format!("{APP}{APP}");
+    assert!(only(&twice).contains("default stands twice"));
+    let same =
+        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"v\" }, { name = \"k\", value = \"v\" }]";
+    assert!(only(same).contains("k stands twice") && only(same).contains("is the same key as one before it"));
+}
+
+#[test]
+fn a_key_in_a_file_ends_where_its_line_does() {
+    let mut secret = tempfile::NamedTempFile::new().expect("a file");
+    secret.write_all(b"hunter2\r\n").expect("written");
+    let file = format!("[[apps]]\nname = \"a\"\nsecret_keys = [{{ name = \"k\", file = {:?} }}]", secret.path());
+    let config = load(&file, &[]).expect("a configuration");
+    let delivery =
+        crate::event::receive::receive(br#"{"secret_key":"hunter2","action":"a","payload":{}}"#).expect("well-formed");
+    assert!(crate::event::verify::verify(delivery, &config.policy.apps["a"].keyring).is_ok());
+}
+
+#[test]
+fn no_mistake_tells_a_secret() {
+    for file in [
+        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"hunter2\" }",
+        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"hunter2 }]",
+        "[[apps]]\nname = \"a\"\nsecret_keys = \"hunter2\"",
+        "[[apps]]\nname = \"a\"\nsecret_keys = [\"hunter2\"]",
+        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = [\"hunter2\"] }]",
+        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", valu = \"hunter2\" }]",
+        "[[apps]]\nname = \"a\"\nsecret_key = \"hunter2\"",
+        "apps = \"hunter2\"",
+        "[kafka]\nproperties = \"hunter2\"",
+        "[kafka.properties]\n\"sasl.password\" = [\"hunter2\"]",
+        "[kafka.properties]\n\"acks\" = \"hunter2\"",
+    ] {
+        let told = load(file, &[]).err().expect("mistakes").join("\n");
+        assert!(!told.contains("hunter2"), "{file}\n{told}");
+    }
+}
+
+#[test]
+fn names_that_kafka_takes_for_one_are_refused() {
+    let collision = mistakes("[topics.actions]\nincoming_event = \"a.b\"\nincoming_chat = \"a_b\"");
+    assert!(collision.iter().any(|m| m.contains("a.b and a_b collide")), "{collision:?}");
+    let long = |n: usize| mistakes(&format!("[topics.actions]\nincoming_event = {:?}", "x".repeat(n)));
+    assert_eq!(long(249), Vec::<String>::new());
+    assert!(long(250)[0].contains("249 bytes at most"));
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_by_line_and_column() {
+    let told = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
+    assert!(told[0].contains(":2:"), "{told:?}");
+    let missing = Config::load(Some(Path::new("/no/such/file")), []).err().expect("mistakes");
+    assert!(missing.0[0].starts_with("/no/such/file: cannot be read"), "{missing:?}");
+}

@@ -155,8 +155,10 @@ async fn connection<H: Handler>(
         tracing::trace!(%peer, ?end, "connection ended");
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.header_read_timeout(None).max_buf_size(limits.header_bytes_max.max(8192)).pipeline_flush(true);
-        builder.max_header_size(limits.header_bytes_max);
+        builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
+        builder.max_buf_size(limits.header_bytes_max.max(8192));
+        // Else hyper drops a request whose client has hung up behind it, perhaps before we have looked at it.
+        builder.half_close(true);
         let mut connection = builder.serve_connection(TokioIo::new(io), service);
         let end = watch(&mut Pin::new(&mut connection), &activity, limits, shutdown, |c| c.graceful_shutdown()).await;
         tracing::trace!(%peer, ?end, "connection ended");

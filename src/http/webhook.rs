@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -149,12 +149,17 @@ impl Drop for Budget<'_> {
 impl Handler for Webhooks {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let received = Instant::now();
+        let may_leave_body = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let outcome = self.outcome(request, received).await;
         if outcome == Err(Refusal::Overloaded) {
             self.metrics.unavailable.with_label_values(&["overloaded"]).inc();
         }
         let (status, text) = status(&outcome);
-        let answer = answer(status, text, self.config.retry_after);
+        let mut answer = answer(status, text, self.config.retry_after);
+        if may_leave_body && outcome.is_err() {
+            // What is left of the body may still be coming. Nobody will read it, nor find the next request behind it.
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         self.metrics.requests.with_label_values(&[answer.status().as_str()]).inc();
         self.metrics.request_seconds.observe(received.elapsed().as_secs_f64());
         answer
