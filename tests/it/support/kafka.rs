@@ -1,7 +1,7 @@
 //! A real Kafka for the tests: one cluster shared by all, and clusters of a test's own that it may kill, pause and restart. Its processes
 //! and data are gone when the test process is, however that ends. The jars, and Java, are the business of `scripts/kafka.sh`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::Write;
@@ -16,11 +16,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::metadata::Metadata;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -138,18 +139,23 @@ impl Kafka {
     /// Freezes node `i` by SIGSTOP: its connections stay open and nobody answers on them.
     pub fn pause(&self, i: usize) {
         self.nodes[i].signal(Signal::STOP);
+        self.nodes[i].set_paused(true);
     }
 
-    /// Lets a paused node go on.
+    /// Lets a paused node go on and waits until it has caught up: before, it may take itself for a leader that it no longer is, and tell
+    /// a reader of an end that has moved since.
     pub fn resume(&self, i: usize) {
         self.nodes[i].signal(Signal::CONT);
+        self.nodes[i].set_paused(false);
+        self.wait_until_settled();
     }
 
-    /// Starts a killed or stopped node again, same ports, same data, and waits until it serves. Where a majority is down, use
+    /// Starts a killed or stopped node again, same ports, same data, and waits until it has caught up. Where a majority is down, use
     /// [`Kafka::start_all`]: one node of three can't serve alone.
     pub fn start_node(&self, i: usize) {
         self.nodes[i].spawn();
         self.nodes[i].wait_until_serving(1).unwrap_or_else(|log| panic!("node {i} did not start again: {log}"));
+        self.wait_until_settled();
     }
 
     /// Stops node `i` by SIGTERM and starts it again.
@@ -164,6 +170,7 @@ impl Kafka {
         for node in &self.nodes {
             node.wait_until_serving(self.nodes.len()).unwrap_or_else(|log| panic!("kafka did not start again: {log}"));
         }
+        self.wait_until_settled();
     }
 
     /// What node `i` has said since it was first started, for the message of a failed assertion.
@@ -212,12 +219,41 @@ impl Kafka {
         names
     }
 
+    /// How many partitions a topic has.
+    pub fn partitions(&self, topic: &str) -> i32 {
+        i32::try_from(partitions(&consumer(&self.bootstrap), topic).len()).expect("a number of partitions")
+    }
+
+    /// A setting of a topic, its own or the broker's.
+    pub fn setting(&self, topic: &str, name: &str) -> String {
+        let admin = self.admin();
+        let resources = [ResourceSpecifier::Topic(topic)];
+        let options = AdminOptions::new().request_timeout(Some(DEADLINE));
+        let described = block_on(admin.describe_configs(&resources, &options)).expect("the broker tells its settings");
+        let topic = described.into_iter().next().expect("one topic").expect("a topic that is there");
+        topic.get(name).and_then(|entry| entry.value.clone()).unwrap_or_else(|| panic!("no setting {name}"))
+    }
+
     /// Everything that lies in these topics now, by topic, partition and offset; what is written during the call is left out.
+    /// Transactions are not waited for: the records of open and of aborted ones are read too.
     pub fn read_all(&self, topics: &[&str]) -> Vec<Message> {
         let consumer = consumer(&self.bootstrap);
-        let mut messages: Vec<Message> = topics.iter().flat_map(|topic| read_topic(&consumer, topic)).collect();
+        let mut messages = read_topics(&consumer, topics);
         messages.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
         messages
+    }
+
+    /// Waits until all live nodes tell the same of every partition, and its live replicas are in sync.
+    fn wait_until_settled(&self) {
+        let live: Vec<&Node> = self.nodes.iter().filter(|node| node.is_live()).collect();
+        let in_sync = |partition: &Partition| {
+            let mut ids = live.iter().map(|node| node.id());
+            partition.leader < 0 || ids.all(|id| !partition.replicas.contains(&id) || partition.isr.contains(&id))
+        };
+        wait_until("the nodes to agree on leaders and replicas", || {
+            let views: Option<Vec<_>> = live.iter().map(|node| node.view()).collect();
+            views.is_some_and(|all| all.iter().all(|view| *view == all[0] && view.iter().all(in_sync)))
+        });
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -256,8 +292,19 @@ struct Node {
 
 struct Jvm {
     child: Child,
+    paused: bool,
     // Where its own words begin in a log that the JVMs before it wrote to.
     log_start: usize,
+}
+
+/// A partition as one node sees it.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Partition {
+    topic: String,
+    id: i32,
+    leader: i32,
+    replicas: Vec<i32>,
+    isr: Vec<i32>,
 }
 
 impl Node {
@@ -316,7 +363,7 @@ impl Node {
             .process_group(0)
             .spawn()
             .expect("sh can be run");
-        *jvm = Some(Jvm { child, log_start });
+        *jvm = Some(Jvm { child, paused: false, log_start });
     }
 
     /// Waits until the node says that it has started and lists at least `count` brokers, itself one of them. Errs with its log if it ends.
@@ -330,15 +377,48 @@ impl Node {
         if ended {
             return Err(self.log()[log_start..].to_owned());
         }
-        let consumer = consumer(&self.address);
         wait_until(&format!("node {} to list {count} brokers", self.index), || {
-            let metadata = consumer.fetch_metadata(None, ATTEMPT);
-            metadata.is_ok_and(|all| {
-                all.brokers().len() >= count
-                    && all.brokers().iter().any(|broker| usize::try_from(broker.id()) == Ok(self.index))
-            })
+            let brokers = self.metadata().map(|all| all.brokers().iter().map(|broker| broker.id()).collect::<Vec<_>>());
+            brokers.is_some_and(|ids| ids.len() >= count && ids.contains(&self.id()))
         });
         Ok(())
+    }
+
+    /// What this node, and no other, says of the cluster: a new client knows no other yet.
+    fn metadata(&self) -> Option<Metadata> {
+        consumer(&self.address).fetch_metadata(None, ATTEMPT).ok()
+    }
+
+    fn view(&self) -> Option<Vec<Partition>> {
+        let sorted = |ids: &[i32]| ids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        let metadata = self.metadata()?;
+        let topics = metadata
+            .topics()
+            .iter()
+            .flat_map(|topic| topic.partitions().iter().map(move |found| (topic.name(), found)));
+        let mut view: Vec<Partition> = topics
+            .map(|(topic, found)| Partition {
+                topic: topic.to_owned(),
+                id: found.id(),
+                leader: found.leader(),
+                replicas: sorted(found.replicas()),
+                isr: sorted(found.isr()),
+            })
+            .collect();
+        view.sort();
+        Some(view)
+    }
+
+    fn id(&self) -> i32 {
+        i32::try_from(self.index).expect("a cluster has few nodes")
+    }
+
+    fn is_live(&self) -> bool {
+        !self.has_ended() && self.jvm().as_ref().is_some_and(|jvm| !jvm.paused)
+    }
+
+    fn set_paused(&self, paused: bool) {
+        self.jvm().iter_mut().for_each(|jvm| jvm.paused = paused);
     }
 
     fn has_ended(&self) -> bool {
@@ -494,52 +574,40 @@ fn client(bootstrap: &str) -> ClientConfig {
 fn consumer(bootstrap: &str) -> BaseConsumer {
     let mut config = client(bootstrap);
     // The group is never joined; librdkafka wants one named all the same.
-    config.set("group.id", "tests").set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+    config.set("group.id", "tests").set("enable.auto.commit", "false").set("isolation.level", "read_uncommitted");
     config.create().expect("a client with these settings can be made")
 }
 
-fn read_topic(consumer: &BaseConsumer, topic: &str) -> Vec<Message> {
-    let partitions = partitions(consumer, topic);
-    let mut ends = BTreeMap::new();
+/// All partitions of all topics in one assignment: a fetch answers for many of them at once.
+fn read_topics(consumer: &BaseConsumer, topics: &[&str]) -> Vec<Message> {
+    let mut left = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
-    for partition in partitions {
+    let places = topics.iter().flat_map(|&topic| partitions(consumer, topic).into_iter().map(move |p| (topic, p)));
+    for (topic, partition) in places {
         let (low, high) = retry(&format!("say what is in topic `{topic}`, partition {partition}"), || {
             consumer.fetch_watermarks(topic, partition, ATTEMPT)
         });
         if low < high {
-            ends.insert(partition, high);
-            assignment
-                .add_partition_offset(topic, partition, Offset::Offset(low))
-                .expect("an offset of Kafka's is valid");
+            left.insert((topic.to_owned(), partition), high);
+            let from = Offset::Offset(low);
+            assignment.add_partition_offset(topic, partition, from).expect("an offset of Kafka's is valid");
         }
     }
     consumer.assign(&assignment).expect("partitions that Kafka listed can be assigned");
 
-    let mut left = ends.clone();
     let mut messages = Vec::new();
     let started = Instant::now();
     while !left.is_empty() {
-        assert!(
-            started.elapsed() < DEADLINE,
-            "read {} messages of topic `{topic}` in {DEADLINE:?}, not yet: {left:?}",
-            messages.len()
-        );
-        // Other errors heal themselves, or run into the deadline: a killed node's connections, a new leader.
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(found)) => {
-                let message = Message::from(&found);
-                let high = ends[&message.partition];
-                if message.offset + 1 >= high {
-                    left.remove(&message.partition);
-                }
-                if message.offset < high {
-                    messages.push(message);
-                }
-            }
-            // The last offsets may belong to no message: transaction markers, compacted records.
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(left.remove(&partition)),
-            Some(Err(_)) | None => {}
+        assert!(started.elapsed() < DEADLINE, "read {} messages in {DEADLINE:?}, not yet: {left:?}", messages.len());
+        // Errors heal themselves, or run into the deadline: a killed node's connections, a new leader.
+        let Some(Ok(found)) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let message = Message::from(&found);
+        let place = (message.topic.clone(), message.partition);
+        let Some(&high) = left.get(&place) else { continue };
+        if message.offset + 1 >= high {
+            left.remove(&place);
         }
+        messages.push(message);
     }
     messages
 }

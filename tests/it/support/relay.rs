@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -12,8 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The secret key of the app `default`, unlike anything else in a log.
 pub const SECRET: &str = "s3cr3t-Xq9-key-of-the-tests";
 
-/// A relay process. Dropping it kills it.
+/// A relay process. Dropping it kills it; one that is never dropped, as in a static, ends with the test process.
 pub struct Relay {
+    guard: Guard,
     child: Child,
     pub webhooks: SocketAddr,
     pub admin: SocketAddr,
@@ -60,6 +63,7 @@ impl Relay {
             }
         });
         let mut relay = Self {
+            guard: Guard::new(&child, directory.path()),
             child,
             webhooks: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -108,10 +112,6 @@ impl Relay {
         }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
         kill_process(pid, signal).expect("a process of ours");
@@ -137,8 +137,29 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.guard.end();
         let _ = self.child.kill(); // it may have ended
         let _ = self.child.wait();
+    }
+}
+
+/// A shell that waits for the end of its input, which is the end of this process, then kills the relay and removes its
+/// directory. Statics are never dropped and SIGKILL runs no destructor; a closed pipe is noticed always.
+struct Guard(Child);
+
+impl Guard {
+    fn new(relay: &Child, directory: &Path) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"trap '' INT TERM HUP; cat; kill -KILL "$0"; rm -rf "$1""#]);
+        shell.arg(relay.id().to_string()).arg(directory);
+        shell.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(shell.process_group(0).spawn().expect("sh can be run"))
+    }
+
+    /// Sends the shell home before it can kill: a pid that is free again may be another process's.
+    fn end(&mut self) {
+        let _ = self.0.kill(); // it waits for us: it has not ended
+        let _ = self.0.wait();
     }
 }
 
