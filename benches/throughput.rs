@@ -212,7 +212,7 @@ fn send(port: u16, connections: usize, events: usize, seed: u64) -> Option<serde
 fn floor(brokers: &str, port: u16) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     runtime.block_on(async {
-        let linger = std::env::var("LIVECHAT_RELAY__KAFKA__LINGER").map_or("1".to_owned(), |l| l.replace("ms", ""));
+        let linger = std::env::var("LIVECHAT_RELAY__KAFKA__LINGER").map_or("0".to_owned(), |l| l.replace("ms", ""));
         let producer: FutureProducer = ClientConfig::new()
             .set("bootstrap.servers", brokers)
             .set("acks", "all")

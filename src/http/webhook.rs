@@ -1,4 +1,4 @@
-//! The webhook listener: bytes in, an [`Outcome`] from the relay, a status out. One table, in [`status`].
+//! The webhook listener: bytes in, an [`Outcome`] from the relay, a status out. One table, in `status`.
 
 use std::sync::Arc;
 use std::time::Duration;
