@@ -5,7 +5,7 @@ use livechat_relay::event::normalize::normalize;
 use livechat_relay::event::receive::receive;
 use livechat_relay::event::route::route;
 use livechat_relay::event::verify::verify;
-use livechat_relay::event::{Keyring, Mode, Receipt, Topics};
+use livechat_relay::event::{Keyring, Keys, Mode, Receipt, Routing, Topics};
 use serde_json::value::RawValue;
 
 /// An `incoming_event` of about this many bytes.
@@ -23,6 +23,7 @@ fn body(bytes: usize) -> String {
 fn steps(c: &mut Criterion) {
     let keyring = Keyring::new([("k".to_owned(), &"k-0123456789".to_owned().into())]);
     let topics = Topics::new("livechat.", |_| None);
+    let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain };
     let receipt = || Receipt { app: "default", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
     for bytes in [700, 6_000, 200_000] {
         let body = body(bytes);
@@ -41,7 +42,7 @@ fn steps(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("record", bytes), &body, |b, body| {
             b.iter(|| {
                 let (webhook, _) = verify(receive(body.as_bytes()).expect("well-formed"), &keyring).ok()?;
-                route(normalize(webhook, receipt()), &topics, Mode::Structured, None)
+                route(normalize(webhook, receipt()), &routing, None)
             });
         });
     }

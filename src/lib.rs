@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Read [`event`], then [`relay`], then [`publish`] and [`http`]; [`cli`] wires them. Imports go only downward:
-//! `cli → config → http → relay → publish, topics → event, metrics, telemetry, shutdown`.
+//! `cli → config → http → relay → publish, topics, window → event, metrics, telemetry, shutdown`.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ pub mod event;
 pub mod publish;
 pub mod relay;
 pub mod topics;
+pub mod window;
 
 // side: tools that know nothing of the rest
 pub mod metrics;

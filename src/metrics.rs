@@ -23,6 +23,8 @@ pub struct Metrics {
     pub unavailable: IntCounterVec,
     /// What was not as LiveChat documents it, by reason.
     pub faults: IntCounterVec,
+    /// Deliveries that were not published because the same event was: dropped afterwards, or joined while it was under way.
+    pub retries: IntCounterVec,
     /// Which key verified, by app and the key's name.
     pub secret_keys: IntCounterVec,
     /// Delivery reports and errors of the client, by librdkafka's name for them.
@@ -102,6 +104,12 @@ impl Metrics {
                 "Members that were not as documented; the event went through without an attribute. A rise: LiveChat changed something.",
                 &["reason"],
             ),
+            retries: counters(
+                r,
+                "retries_total",
+                "Deliveries that were not published again: dropped because the event was durable, joined because it was under way. A rise: LiveChat does not get our 200 in time.",
+                &["result"],
+            ),
             secret_keys: counters(
                 r,
                 "secret_key_used_total",
@@ -150,6 +158,7 @@ impl Metrics {
     fn start(&self) {
         Rejection::ALL.iter().for_each(|r| self.rejected.with_label_values(&[r.reason()]).inc_by(0));
         Fault::ALL.iter().for_each(|f| self.faults.with_label_values(&[f.reason()]).inc_by(0));
+        ["dropped", "joined"].iter().for_each(|result| self.retries.with_label_values(&[result]).inc_by(0));
         UNAVAILABLE.iter().for_each(|reason| self.unavailable.with_label_values(&[reason]).inc_by(0));
         for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
             self.requests.with_label_values(&[code]).inc_by(0);

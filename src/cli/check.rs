@@ -70,7 +70,7 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(Finding::new("app", Ok(format!("{}: secret keys {}", app.name, keys.join(", ")))));
     }
     let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
-    let names = config.policy.topics.names();
+    let names = config.policy.topics();
     let built = Publisher::new(config.kafka.clone(), metrics).map(drop).map_err(Trouble::Client);
     let topics = built.and_then(|()| Topics::new(names, config.topics.clone(), &config.kafka));
     let topics = match topics {

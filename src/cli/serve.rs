@@ -46,7 +46,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 pub struct Daemon {
     pub webhooks: SocketAddr,
     pub admin: SocketAddr,
-    relay: Arc<Relay>,
+    relay: Relay,
     shutdown: Shutdown,
     servers: Vec<tokio::task::JoinHandle<()>>,
     drain: (Duration, Duration),
@@ -64,7 +64,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::new());
         let bad_properties = |e| Failure::Usage(format!("kafka.properties: {e}"));
         let publisher = Publisher::new(config.kafka.clone(), Arc::clone(&metrics)).map_err(bad_properties)?;
-        let topics = Topics::new(config.policy.topics.names(), config.topics, &config.kafka);
+        let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
         let topics = topics.map_err(|e| Failure::Usage(e.to_string()))?;
         let webhooks = listener.local_addr().map_err(Failure::failed)?;
         let admin_address = admin_listener.local_addr().map_err(Failure::failed)?;
@@ -81,11 +81,10 @@ impl Daemon {
             Err(trouble) => return Err(Failure::failed(trouble)),
         };
         let relay = Relay::new(config.policy, publisher, Arc::clone(&metrics), shutdown.clone());
-        let relay = Arc::new(relay);
-        let watch = Watch { relay: Arc::clone(&relay), metrics: Arc::clone(&metrics), topics, ready: false };
+        let watch = Watch { relay: relay.clone(), metrics: Arc::clone(&metrics), topics, ready: false };
         tokio::spawn(watch.run(prepared, config.kafka.probe_interval));
 
-        let handler = Arc::new(Webhooks::new(Arc::clone(&relay), metrics, config.server.webhooks));
+        let handler = Arc::new(Webhooks::new(relay.clone(), metrics, config.server.webhooks));
         let limits = config.server.listener.limits;
         let server = tokio::spawn(http::serve(listener, limits, handler, shutdown.clone()));
         tracing::info!(%webhooks, admin = %admin_address, "taking webhooks");
@@ -110,7 +109,7 @@ impl Daemon {
             }
         };
         self.shutdown.run(self.drain.0, self.drain.1, servers).await;
-        let relay = Arc::clone(&self.relay);
+        let relay = self.relay.clone();
         let flushed = tokio::task::spawn_blocking(move || relay.publisher().flush(Duration::from_millis(100))).await;
         match flushed {
             Ok(Ok(())) => tracing::info!("stopped: nothing is left"),
@@ -129,7 +128,7 @@ async fn bind(key: &str, listener: &Listener) -> Result<TcpListener, Failure> {
 
 /// Looks after the topics until they are there, and from then on whether the brokers are: that is readiness.
 struct Watch {
-    relay: Arc<Relay>,
+    relay: Relay,
     metrics: Arc<Metrics>,
     topics: Topics,
     ready: bool,
@@ -137,7 +136,7 @@ struct Watch {
 
 impl Watch {
     async fn run(mut self, prepared: Option<Prepared>, interval: Duration) {
-        let names = self.relay.policy().topics.names();
+        let names = self.relay.policy().topics();
         let Some(one) = names.first().cloned() else { return self.set(Ok(())) };
         let mut is_prepared = prepared.is_some();
         if let Some(prepared) = prepared {
@@ -157,7 +156,7 @@ impl Watch {
     }
 
     async fn probe(&self, topic: Arc<str>, timeout: Duration) -> Result<(), String> {
-        let relay = Arc::clone(&self.relay);
+        let relay = self.relay.clone();
         let probed = tokio::task::spawn_blocking(move || relay.publisher().probe(&topic, timeout)).await;
         probed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
     }

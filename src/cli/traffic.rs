@@ -360,4 +360,21 @@ mod tests {
 
         assert_eq!(seen, "2026-11-18T11:06:40.000000Z");
     }
+
+    #[test]
+    fn no_event_comes_twice() {
+        use crate::event::{Keyring, Receipt, normalize::normalize, receive::receive, verify::verify};
+        let keyring = Keyring::new([("k".to_owned(), &"k".to_owned().into())]);
+        let receipt = Receipt { app: "a", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
+        let mut seen = std::collections::HashMap::new();
+        for sample in Traffic::new(7).take(20_000) {
+            let body = sample.body("k");
+            let (webhook, _) = verify(receive(body.as_bytes()).expect("well-formed"), &keyring).expect("verified");
+            let id = normalize(webhook, receipt).id;
+            if id.get_version_num() == 8 {
+                let twin = seen.insert(id, sample.data().to_owned());
+                assert_eq!(twin, None, "is the same event as\n{}", sample.data());
+            }
+        }
+    }
 }

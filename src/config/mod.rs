@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::event::normalize::APP_EVENTS;
 use crate::event::route::{ENVELOPE_BYTES_MAX, Route, UNLISTED};
-use crate::event::{Keyring, Mode, Topics, actions};
+use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
 use crate::relay::{App, Policy};
-use crate::{http, publish, telemetry, topics};
+use crate::{http, publish, telemetry, topics, window};
 use read::Reader;
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -84,10 +85,12 @@ fn build(r: &mut Reader) -> Option<Config> {
     let server = server(r);
     let admin = admin(r, server.as_ref());
     let kafka = kafka(r);
-    let (topics, routes) = (topics(r), routes(r));
-    let mode = r.get::<Mode>("events.mode");
+    let topics = topics(r);
+    let routes = routes(r);
     let log = log(r);
-    let apps = apps(r);
+    let apps = apps(r, routes.as_ref());
+    let app_webhooks = app_webhooks(r, routes.as_ref());
+    let retries = retries(r);
     if let (Some(server), Some(kafka)) = (&server, &kafka) {
         let (body, publish) = (server.webhooks.body_timeout, kafka.publish_deadline);
         if body + publish > server.webhooks.response_deadline {
@@ -116,7 +119,11 @@ fn build(r: &mut Reader) -> Option<Config> {
             ),
         );
     }
-    let policy = Policy { apps, topics: routes?, mode: mode? };
+    let policy = Policy { apps, app_webhooks, retries: retries? };
+    for [one, other] in colliding(policy.topics()) {
+        let why = format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them");
+        r.mistake("topics", &why);
+    }
     Some(Config { server: server?, admin: admin?, kafka: kafka?, topics, log: log?, policy })
 }
 
@@ -221,15 +228,36 @@ fn topics(r: &mut Reader) -> Option<topics::Config> {
     })
 }
 
-fn routes(r: &mut Reader) -> Option<Topics> {
-    let prefix = r.get::<String>("topics.prefix");
-    if let Some(why) = prefix.as_deref().filter(|p| !p.is_empty()).and_then(|p| bad_topic(&format!("{p}x"))) {
-        r.mistake("topics.prefix", why);
+/// What decides where events go, but for an app's own prefix.
+struct Routes {
+    prefix: String,
+    own: HashMap<String, Route>,
+    mode: Mode,
+    keys: Keys,
+}
+
+impl Routes {
+    fn of_app(&self, topic_prefix: &str) -> Arc<Routing> {
+        let prefix = format!("{topic_prefix}{}", self.prefix);
+        self.routing(Topics::new(&prefix, |name| self.own.get(name).cloned()))
     }
+
+    fn routing(&self, topics: Topics) -> Arc<Routing> {
+        Arc::new(Routing { topics, mode: self.mode, keys: self.keys.clone() })
+    }
+}
+
+fn routes(r: &mut Reader) -> Option<Routes> {
+    let prefix = r.get::<String>("topics.prefix");
+    if let Some(prefix) = &prefix {
+        check_prefix(r, "topics.prefix", prefix);
+    }
+    let mode = r.get::<Mode>("events.mode");
+    let keys = keys_of_records(r);
     let mut own = HashMap::new();
     for (action, value) in r.table("topics.actions") {
         let key = format!("topics.actions.{action}");
-        if !actions::names().chain([UNLISTED]).any(|name| name == action) {
+        if !actions::names().chain(APP_EVENTS).chain([UNLISTED]).any(|name| name == action) {
             r.mistake(&key, "is no action of LiveChat; `unlisted` stands for those that the relay does not know");
         }
         match value.into_string() {
@@ -241,14 +269,57 @@ fn routes(r: &mut Reader) -> Option<Topics> {
             Err(_) => r.mistake(&key, "must be a topic's name or \"drop\""),
         }
     }
-    let topics = Topics::new(&prefix?, |name| own.get(name).cloned());
-    for [one, other] in colliding(&topics) {
+    Some(Routes { prefix: prefix?, own, mode: mode?, keys: keys? })
+}
+
+/// A prefix must leave room for the longest action's name.
+fn check_prefix(r: &mut Reader, key: &str, prefix: &str) {
+    let longest = APP_EVENTS.into_iter().chain(actions::names()).max_by_key(|name| name.len()).unwrap_or_default();
+    if let Some(why) = bad_topic(&format!("{prefix}{longest}")) {
+        r.mistake(key, why);
+    }
+}
+
+fn keys_of_records(r: &mut Reader) -> Option<Keys> {
+    let key = r.one_of("topics.key", &["plain", "hashed"])?;
+    let secret = r.optional_secret("topics.key_secret");
+    match (key.as_str(), secret) {
+        ("hashed", Some(secret)) if secret.expose_secret().len() >= 16 => {
+            Some(Keys::hashed(secret.expose_secret().as_bytes()))
+        }
+        ("hashed", _) => {
+            r.mistake(
+                "topics.key_secret",
+                "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed",
+            );
+            None
+        }
+        _ => Some(Keys::Plain),
+    }
+}
+
+fn retries(r: &mut Reader) -> Option<window::Config> {
+    let window = r.time("retries.window", Duration::ZERO, 3600 * SECOND);
+    let entries_max = r.number("retries.entries_max", 0, 10_000_000);
+    Some(window::Config { window: window?, entries_max: entries_max? as usize })
+}
+
+/// The shortest token that nobody guesses by trying.
+const TOKEN_BYTES_MIN: usize = 32;
+
+fn app_webhooks(r: &mut Reader, routes: Option<&Routes>) -> Option<App> {
+    let token = r.optional_secret("app_webhooks.token")?;
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    if token.expose_secret().len() < TOKEN_BYTES_MIN || !token.expose_secret().bytes().all(legal) {
         r.mistake(
-            "topics",
-            &format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them"),
+            "app_webhooks.token",
+            "must be 32 or more of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
         );
     }
-    Some(topics)
+    let routes = routes?;
+    let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
+    let keyring = Keyring::new([("path".to_owned(), &token)]);
+    Some(App { name: "app-webhooks".to_owned(), keyring, routing: routes.routing(topics) })
 }
 
 /// Why Kafka would not take this name for a topic.
@@ -265,10 +336,10 @@ fn bad_topic(name: &str) -> Option<&'static str> {
 }
 
 /// Names that differ only in `.` and `_`.
-fn colliding(topics: &Topics) -> Vec<[Arc<str>; 2]> {
+fn colliding(topics: Vec<Arc<str>>) -> Vec<[Arc<str>; 2]> {
     let mut seen: HashMap<String, Arc<str>> = HashMap::new();
     let collision = |name: Arc<str>| seen.insert(name.replace('.', "_"), Arc::clone(&name)).map(|other| [other, name]);
-    topics.names().into_iter().filter_map(collision).collect()
+    topics.into_iter().filter_map(collision).collect()
 }
 
 fn log(r: &mut Reader) -> Option<telemetry::Config> {
@@ -280,7 +351,7 @@ fn log(r: &mut Reader) -> Option<telemetry::Config> {
     Some(telemetry::Config { format: format?, filter: filter? })
 }
 
-fn apps(r: &mut Reader) -> HashMap<String, App> {
+fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, App> {
     let mut apps = HashMap::new();
     let tables = r.array("apps");
     if tables.is_empty() {
@@ -294,9 +365,19 @@ fn apps(r: &mut Reader) -> HashMap<String, App> {
             r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
         }
         let keys = keys(r, &key("secret_keys"), app.remove("secret_keys"));
+        let topic_prefix =
+            app.remove("topic_prefix").map_or(Ok(String::new()), |v| v.into_string()).unwrap_or_else(|_| {
+                r.mistake(&key("topic_prefix"), "must be a text");
+                String::new()
+            });
         r.unknown(app.keys().map(|name| key(name)));
         let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
-        if apps.insert(name.clone(), App { name: name.clone(), keyring }).is_some() {
+        let Some(routes) = routes else { continue };
+        if !topic_prefix.is_empty() {
+            check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
+        }
+        let app = App { name: name.clone(), keyring, routing: routes.of_app(&topic_prefix) };
+        if apps.insert(name.clone(), app).is_some() {
             r.mistake(&key("name"), &format!("{name} stands twice"));
         }
     }

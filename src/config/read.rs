@@ -156,6 +156,13 @@ impl Reader {
         })
     }
 
+    /// As [`Reader::secret`], for a key that may be missing.
+    pub fn optional_secret(&mut self, key: &str) -> Option<SecretString> {
+        self.asked.insert(key.to_owned());
+        let value = self.merged.get::<Value>(key).ok()?;
+        self.secret(key, &value)
+    }
+
     /// A secret: a text, or a table that says where it stands. Mistakes name the place, never the secret.
     pub fn secret(&mut self, key: &str, value: &Value) -> Option<SecretString> {
         let text = |value: &Value| match &value.kind {

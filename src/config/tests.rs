@@ -28,7 +28,7 @@ fn the_defaults_and_an_app_are_enough() {
     assert_eq!(config.server.webhooks.body_bytes_max, 2 << 20);
     assert_eq!(config.server.webhooks.response_deadline, Duration::from_secs(8));
     assert_eq!(config.policy.only_app(), Some("default"));
-    assert_eq!(config.policy.topics.names().len(), 47);
+    assert_eq!(config.policy.topics().len(), 47);
 }
 
 #[test]
@@ -200,4 +200,32 @@ fn a_file_that_is_no_toml_is_told_by_line_and_column() {
     assert!(told[0].contains(":2:"), "{told:?}");
     let missing = Config::load(Some(Path::new("/no/such/file")), []).err().expect("mistakes");
     assert!(missing.0[0].starts_with("/no/such/file: cannot be read"), "{missing:?}");
+}
+
+#[test]
+fn an_app_may_have_its_own_topics() {
+    let sales = APP.replace("name = \"default\"", "name = \"sales\"\ntopic_prefix = \"sales.\"");
+    let config = load(&format!("{APP}{sales}"), &[]).expect("a configuration");
+    let topics = config.policy.topics();
+    assert_eq!(topics.len(), 94);
+    assert!(topics.iter().any(|topic| &**topic == "sales.livechat.incoming_event"));
+    let wrong = APP.replace("name = \"default\"", "topic_prefix = \"é\"\nname = \"default\"");
+    assert!(load(&wrong, &[]).err().expect("mistakes")[0].starts_with("apps[0].topic_prefix: has characters"));
+}
+
+#[test]
+fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
+    let hashed = |secret: &str| mistakes(&format!("[topics]\nkey = \"hashed\"\n{secret}"));
+    assert_eq!(hashed("key_secret = \"0123456789abcdef\""), Vec::<String>::new());
+    assert!(hashed("key_secret = \"0123456789abcde\"")[0].starts_with("topics.key_secret: is needed"));
+    assert!(hashed("")[0].starts_with("topics.key_secret: is needed"));
+    assert!(mistakes("[topics]\nkey = \"secret\"")[0].contains("must be one of plain, hashed"));
+
+    let token = |token: &str| load(&format!("[app_webhooks]\ntoken = \"{token}\"\n{APP}"), &[]);
+    let config = token(&"t".repeat(32)).expect("a configuration");
+    assert_eq!(config.policy.topics().len(), 53);
+    for wrong in ["t".repeat(31), format!("{}/", "t".repeat(32))] {
+        assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 or more"));
+    }
+    assert!(load(APP, &[]).expect("a configuration").policy.app_webhooks.is_none());
 }

@@ -17,9 +17,9 @@ pub mod verify;
 pub mod actions;
 mod scan;
 
-pub use normalize::{Event, Fault, Receipt};
+pub use normalize::{Event, Fault, Receipt, RetryKey};
 pub use receive::Delivery;
-pub use route::{Mode, Record, Topics};
+pub use route::{Keys, Mode, Record, Routing, Topics};
 pub use verify::{Keyring, Verified};
 
 /// Why a webhook is the sender's fault. Closed: each variant is a metric label and an HTTP answer.

@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::Verified;
 use super::actions::{self, Action, Identity, POINTERS_MAX, Pointer, Slot};
+use super::receive;
 use super::scan;
+use super::{Rejection, Verified};
 
 /// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60; what is longer is none of them.
 pub const ATTRIBUTE_BYTES_MAX: usize = 256;
@@ -55,6 +56,9 @@ impl Fault {
     }
 }
 
+/// See [`Event::retry_key`].
+pub type RetryKey = [u8; 16];
+
 /// An event with its attributes; `data` is still borrowed from the body.
 pub struct Event<'a> {
     /// The current name where the catalogue knows the action.
@@ -72,6 +76,9 @@ pub struct Event<'a> {
     pub recorded: Timestamp,
     /// SHA-256 over tenant, name and payload, the first half of it: equal for the retries of one event.
     pub content_hash: [u8; 16],
+    /// Equal for the deliveries of one event that differ in nothing but their registration: a retry can be told by it.
+    /// None where the payload does not name its event.
+    pub retry_key: Option<RetryKey>,
     pub faults: Vec<Fault>,
     pub(super) slots: Slots<'a>,
     pub(super) data: [&'a str; 2],
@@ -119,20 +126,23 @@ impl<'a> Event<'a> {
 pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
     let mut faults = Vec::new();
     let action = actions::find(&webhook.action);
-    let tenant = tenant(&webhook, &mut faults);
+    let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
     let slots = action.map_or_else(Slots::default, |action| slots(action.pointers, webhook.payload, &mut faults));
     let name = name(action, webhook.action);
     let time = time(&slots, &mut faults);
-    let id = derived_id(action, &tenant, &slots).unwrap_or(receipt.fresh_id);
+    let derived_id = derived_id(action, &tenant, &slots);
+    let content_hash = half(hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)));
+    let additional = webhook.additional_data.unwrap_or_default().as_bytes();
     let event = Event {
-        content_hash: half(hash([tenant.id(), &name, webhook.payload].into_iter())),
+        id: derived_id.unwrap_or(receipt.fresh_id),
+        retry_key: derived_id.map(|id| half(hash([id.as_bytes(), &content_hash[..], additional]))),
+        content_hash,
         webhook_id: text(webhook.webhook_id, &mut faults),
         app: receipt.app,
         recorded: receipt.time,
         data: webhook.data,
         action,
         name,
-        id,
         tenant,
         time,
         faults,
@@ -149,22 +159,65 @@ fn with_key_checked(mut event: Event<'_>) -> Event<'_> {
     event
 }
 
-fn tenant<'a>(webhook: &Verified<'a>, faults: &mut Vec<Fault>) -> Tenant<'a> {
-    let organization = text(webhook.organization_id, faults).map(Tenant::Organization);
-    organization.or_else(|| text(webhook.license_id, faults).map(Tenant::License)).unwrap_or(Tenant::Unnamed)
+fn tenant<'a>(organization_id: Option<&'a str>, license_id: Option<&'a str>, faults: &mut Vec<Fault>) -> Tenant<'a> {
+    let organization = text(organization_id, faults).map(Tenant::Organization);
+    organization.or_else(|| text(license_id, faults).map(Tenant::License)).unwrap_or(Tenant::Unnamed)
 }
 
 /// An unknown action keeps its name where that is as plain as LiveChat's are; else it must not become part of a type.
 fn name<'a>(action: Option<&'static Action>, delivered: Cow<'a, str>) -> Cow<'a, str> {
-    let plain = |name: &str| {
-        (1..=64).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-    };
     match action {
         Some(action) => Cow::Borrowed(action.name),
-        None if plain(&delivered) => delivered,
+        None if is_plain(&delivered) => delivered,
         None => Cow::Borrowed("unlisted"),
     }
+}
+
+fn is_plain(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    (1..=64).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// What LiveChat calls the events of its App Webhooks: installations of an app, and payments for it.
+pub const APP_EVENTS: [&str; 6] = [
+    "app.application_installed",
+    "app.application_uninstalled",
+    "app.payment_trialstarted",
+    "app.payment_activated",
+    "app.payment_collected",
+    "app.payment_cancelled",
+];
+
+/// Finds the attributes of an App Webhook: another product of LiveChat's, with a body of another shape and no secret in
+/// it. Whoever calls this has verified the sender by other means.
+///
+/// # Errors
+/// A [`Rejection`] when the body is no JSON object, has a member twice, or lacks `event` or `payload`.
+pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result<Event<'a>, Rejection> {
+    let (body, members) = receive::members_of(body)?;
+    let value = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.value);
+    let happened = value("event").and_then(scan::string).ok_or(Rejection::NoAction)?;
+    let payload = value("payload").ok_or(Rejection::NoPayload)?;
+    let mut faults = Vec::new();
+    let tenant = tenant(value("organizationID"), value("licenseID"), &mut faults);
+    let name: Cow<'_, str> = if is_plain(&happened) { format!("app.{happened}").into() } else { "unlisted".into() };
+    let mut slots = Slots::default();
+    slots[Slot::Time as usize] = text(value("date"), &mut faults);
+    Ok(Event {
+        action: None,
+        id: receipt.fresh_id,
+        retry_key: None,
+        content_hash: half(hash([tenant.id(), &name, payload].map(str::as_bytes))),
+        webhook_id: None,
+        app: receipt.app,
+        time: time(&slots, &mut faults),
+        recorded: receipt.time,
+        data: [body, ""],
+        name,
+        tenant,
+        faults,
+        slots,
+    })
 }
 
 /// The text of each slot that the pointers find. A pointer that finds nothing usable leaves its slot to the next one.
@@ -255,15 +308,15 @@ fn derived_id(action: Option<&'static Action>, tenant: &Tenant<'_>, slots: &Slot
         return None;
     }
     let names = named_by.iter().filter_map(|&slot| slots[slot as usize].as_deref());
-    Some(Uuid::new_v8(half(hash([tenant.id(), action.name].into_iter().chain(names)))))
+    Some(Uuid::new_v8(half(hash([tenant.id(), action.name].into_iter().chain(names).map(str::as_bytes)))))
 }
 
 /// Each part goes in with its length before it, so that no two lists of parts are one text.
-fn hash<'p>(parts: impl Iterator<Item = &'p str>) -> [u8; 32] {
+fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part.as_bytes());
+        hash.update(part);
     }
     hash.finalize().into()
 }
@@ -272,4 +325,156 @@ fn half(hash: [u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(&hash[..16]);
     half
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Keyring, receive::receive, verify::verify};
+    use super::*;
+    use crate::event::actions::{ACTIONS, find};
+
+    fn receipt() -> Receipt<'static> {
+        Receipt { app: "default", time: Timestamp::UNIX_EPOCH, fresh_id: Uuid::from_u128(7 << 76) }
+    }
+
+    /// What `inspect` sees of the event that an action with this payload becomes.
+    fn event<T>(action: &str, payload: &str, inspect: impl FnOnce(&Event<'_>) -> T) -> T {
+        let keyring = Keyring::new([("k".to_owned(), &"k".to_owned().into())]);
+        let body = format!(r#"{{"secret_key":"k","action":{action},"organization_id":"o","payload":{payload}}}"#);
+        let (webhook, _) = verify(receive(body.as_bytes()).expect("well-formed"), &keyring).expect("verified");
+        inspect(&normalize(webhook, receipt()))
+    }
+
+    /// A payload with `value` where the path leads.
+    fn at(path: &[&str], value: &str) -> String {
+        path.iter().rev().fold(value.to_owned(), |inner, name| format!(r#"{{"{name}":{inner}}}"#))
+    }
+
+    fn every_pointer() -> impl Iterator<Item = (&'static str, Slot, &'static [&'static str])> {
+        let name = |action: &'static Action| action.delivered_as().next().expect("a name");
+        ACTIONS.iter().flat_map(move |a| a.pointers.iter().map(move |&(slot, path)| (name(a), slot, path)))
+    }
+
+    #[test]
+    fn a_wrong_type_at_any_pointer_of_any_action_costs_the_attribute_and_nothing_else() {
+        let long = format!("\"{}\"", "x".repeat(10_000));
+        for (action, slot, path) in every_pointer() {
+            for value in [
+                "null",
+                "true",
+                "1.5",
+                "-1",
+                "1e999",
+                "[]",
+                "{}",
+                "[\"x\"]",
+                "\"\"",
+                "\"a\\u0000b\"",
+                "\"a\\nb\"",
+                "\"\\ud800\"",
+                "\"\\uffff\"",
+                "123456789012345678901",
+                &long,
+            ] {
+                event(&format!("{action:?}"), &at(path, value), |event| {
+                    assert_eq!(event.slot(slot), None, "{action} {path:?} {value}");
+                    assert!(event.time.is_none() && event.id.get_version_num() == 7, "{action} {value}");
+                    let is_fault = event.faults.iter().any(|f| matches!(f, Fault::WrongType | Fault::UnusableText));
+                    assert_eq!(is_fault, value != "null", "{action} {path:?} {value}");
+                });
+            }
+            // A scalar, or a list, where an object was to be gone through.
+            for parent in ["1", "\"x\"", "null", "[]", "1e999", "\"\\ud800\""] {
+                event(&format!("{action:?}"), &at(&path[..path.len() - 1], parent), |e| assert_eq!(e.slot(slot), None));
+            }
+        }
+    }
+
+    #[test]
+    fn texts_and_integers_are_found_at_every_pointer_of_every_action() {
+        let longest = "é".repeat(ATTRIBUTE_BYTES_MAX / 2);
+        for (action, slot, path) in every_pointer().filter(|(_, slot, _)| !matches!(slot, Slot::Time | Slot::UnixTime))
+        {
+            for (value, expected) in [
+                ("\"PJ0M\"", "PJ0M"),
+                ("42", "42"),
+                ("\"\\u00e9 \\ud83d\\ude80\"", "é 🚀"),
+                (&format!("\"{longest}\""), longest.as_str()),
+            ] {
+                event(&format!("{action:?}"), &at(path, value), |event| {
+                    assert_eq!(event.slot(slot), Some(expected), "{action} {path:?}");
+                    let is_key = event.action.is_some_and(|action| action.key.contains(&slot));
+                    assert_eq!(event.key(), if is_key { expected } else { "o" }, "{action} {path:?}");
+                });
+            }
+            let too_long = format!("\"{longest}x\"");
+            event(&format!("{action:?}"), &at(path, &too_long), |event| assert_eq!(event.slot(slot), None));
+        }
+    }
+
+    #[test]
+    fn the_key_falls_back_to_the_tenant_and_says_so() {
+        event("\"incoming_event\"", r#"{"chat_id":""}"#, |event| {
+            assert_eq!(event.key(), "o");
+            assert_eq!(event.faults, [Fault::UnusableText, Fault::NoKey]);
+        });
+        event("\"auto_accesses_updated\"", "[]", |event| assert_eq!((event.key(), event.faults.len()), ("o", 0)));
+        event("\"customer_session_fields_updated\"", r#"{"id":"c"}"#, |event| assert_eq!(event.key(), "c"));
+    }
+
+    #[test]
+    fn only_times_are_times() {
+        let time = |text: &str| {
+            let payload = at(&["event", "created_at"], text);
+            event("\"incoming_event\"", &payload, |event| {
+                (event.time.map(|t| t.to_string()), event.faults.contains(&Fault::NotATime))
+            })
+        };
+        let is = |text: &str| (Some(text.to_owned()), false);
+        assert_eq!(time("\"2017-10-12T15:19:21.010200Z\""), is("2017-10-12T15:19:21.0102Z"));
+        assert_eq!(time("\"1970-01-01T01:00:00.000000+01:00\""), is("1970-01-01T00:00:00Z"));
+        for wrong in
+            ["\"yesterday\"", "\"2017-10-12\"", "\"2017-13-12T15:19:21Z\"", "\"-000001-01-01T00:00:00Z\"", "1507821561"]
+        {
+            assert_eq!(time(wrong), (None, true), "{wrong}");
+        }
+        let seconds = at(&["chat", "thread", "timestamp"], "1507821561");
+        event("\"incoming_chat_thread\"", &seconds, |e| assert_eq!(e.time.map(|t| t.as_second()), Some(1_507_821_561)));
+    }
+
+    #[test]
+    fn strange_names_of_actions_never_become_part_of_a_type() {
+        let long = format!("\"{}\"", "a".repeat(300));
+        for (action, name) in [
+            ("\"incoming_event\"", "incoming_event"),
+            ("\"thread_closed\"", "chat_deactivated"),
+            ("\"chat_reincarnated_2\"", "chat_reincarnated_2"),
+            ("\"../../etc/passwd\"", "unlisted"),
+            ("\"Incoming_Event\"", "unlisted"),
+            ("\"a.b\"", "unlisted"),
+            ("\"\"", "unlisted"),
+            ("\"a\\u0000\"", "unlisted"),
+            (&long, "unlisted"),
+        ] {
+            event(action, "{}", |event| assert_eq!(event.name, name, "{action}"));
+        }
+    }
+
+    #[test]
+    fn a_pointer_that_finds_nothing_leaves_its_slot_to_the_next() {
+        let slot = |payload: &str| event("\"agent_deleted\"", payload, |e| e.slot(Slot::Agent).map(str::to_owned));
+        assert_eq!(slot(r#"{"agent_id":"old"}"#).as_deref(), Some("old"));
+        assert_eq!(slot(r#"{"id":[],"agent_id":"old"}"#).as_deref(), Some("old"));
+        assert_eq!(slot(r#"{"agent_id":"old","id":"new"}"#).as_deref(), Some("new"));
+        assert_eq!(slot(r#"{"id":"first","id":"last"}"#).as_deref(), Some("last"));
+        assert_eq!(slot(r#"{"\u0069d":"escaped"}"#).as_deref(), Some("escaped"));
+    }
+
+    #[test]
+    fn a_strong_identity_needs_all_its_parts() {
+        let version = |payload: &str| event("\"incoming_event\"", payload, |e| e.id.get_version_num());
+        assert_eq!(version(r#"{"chat_id":"C","thread_id":"T","event":{"id":"E"}}"#), 8);
+        assert_eq!(version(r#"{"chat_id":"C","thread_id":"T","event":{}}"#), 7);
+        assert!(find("incoming_event").is_some_and(|a| matches!(a.identity, Identity::Strong(_))));
+    }
 }

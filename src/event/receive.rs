@@ -21,6 +21,7 @@ pub struct Delivery<'a> {
     pub(super) webhook_id: Option<&'a str>,
     pub(super) organization_id: Option<&'a str>,
     pub(super) license_id: Option<&'a str>,
+    pub(super) additional_data: Option<&'a str>,
 }
 
 /// Reads the envelope out of `body` without copying it.
@@ -29,12 +30,7 @@ pub struct Delivery<'a> {
 /// A [`Rejection`] when the body is no JSON object with an `action` and a `payload`, or has a member twice: the sender
 /// has to send something else.
 pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
-    let body = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?;
-    let body = body.trim_matches([' ', '\t', '\r', '\n']); // JSON's white space: around the object, no part of it
-    let members = members(body)?;
-    if has_twins(&members) {
-        return Err(Rejection::MemberTwice);
-    }
+    let (body, members) = members_of(body)?;
     let find = |name: &str| members.iter().position(|m| m.name == name);
     let value = |name: &str| find(name).map(|i| members[i].value);
 
@@ -48,14 +44,23 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
         webhook_id: value("webhook_id"),
         organization_id: value("organization_id"),
         license_id: value("license_id"),
+        additional_data: value("additional_data"),
     })
 }
 
 /// A member of the outer object: its decoded name, and where its raw text stands in the body.
-struct Member<'a> {
-    name: Cow<'a, str>,
+pub(super) struct Member<'a> {
+    pub(super) name: Cow<'a, str>,
     raw_name: &'a str,
-    value: &'a str,
+    pub(super) value: &'a str,
+}
+
+/// The members of the body's one object, in their order; none of them twice.
+pub(super) fn members_of(body: &[u8]) -> Result<(&str, Vec<Member<'_>>), Rejection> {
+    let body = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?;
+    let body = body.trim_matches([' ', '\t', '\r', '\n']); // JSON's white space: around the object, no part of it
+    let members = members(body)?;
+    if has_twins(&members) { Err(Rejection::MemberTwice) } else { Ok((body, members)) }
 }
 
 fn members(body: &str) -> Result<Vec<Member<'_>>, Rejection> {

@@ -4,11 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
+use sha2::Sha256;
 
 use super::actions::{self, Slot};
-use super::normalize::{Event, Tenant};
+use super::normalize::{APP_EVENTS, Event, Tenant};
 
 /// What the envelope may add to `data`, in bytes: sixteen attributes at their longest, escaped, and the names.
 pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
@@ -34,8 +36,45 @@ pub enum Route {
 /// The route of every action.
 #[derive(Clone, Debug)]
 pub struct Topics {
-    by_action: HashMap<&'static str, Route>,
+    by_name: HashMap<&'static str, Route>,
     unlisted: Route,
+}
+
+/// What the record's key looks like.
+#[derive(Clone)]
+pub enum Keys {
+    /// The chat id, or what else the catalogue says.
+    Plain,
+    /// A keyed hash of that, in hex: agents' ids are e-mail addresses, and keys are seen in places where values are not.
+    /// Equal keys stay equal, so that order is kept; nobody without the secret can tell whose they are.
+    Hashed(Hmac<Sha256>),
+}
+
+impl Keys {
+    /// Keys hashed with `secret` (HMAC-SHA-256, the first half of it).
+    pub fn hashed(secret: &[u8]) -> Self {
+        Self::Hashed(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"))
+    }
+
+    fn of(&self, key: &str) -> String {
+        match self {
+            Self::Plain => key.to_owned(),
+            Self::Hashed(secret) => {
+                let hash = secret.clone().chain_update(key).finalize().into_bytes();
+                let mut text = String::with_capacity(32);
+                hash[..16].iter().for_each(|byte| hex(*byte, &mut text));
+                text
+            }
+        }
+    }
+}
+
+/// All that decides how an app's events look on Kafka.
+#[derive(Clone)]
+pub struct Routing {
+    pub topics: Topics,
+    pub mode: Mode,
+    pub keys: Keys,
 }
 
 /// The name that stands for the actions which the catalogue does not know.
@@ -44,17 +83,30 @@ pub const UNLISTED: &str = "unlisted";
 impl Topics {
     /// Routes every action to `<prefix><action>`, or where `route` says otherwise for its name.
     pub fn new(prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
+        Self::of_names(actions::names(), prefix, route)
+    }
+
+    /// As [`Topics::new`], for the events of App Webhooks.
+    pub fn of_app_webhooks(prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
+        Self::of_names(APP_EVENTS.into_iter(), prefix, route)
+    }
+
+    fn of_names(
+        names: impl Iterator<Item = &'static str>,
+        prefix: &str,
+        route: impl Fn(&str) -> Option<Route>,
+    ) -> Self {
         let to = |name: &str| route(name).unwrap_or_else(|| Route::Topic(format!("{prefix}{name}").into()));
-        Self { by_action: actions::names().map(|name| (name, to(name))).collect(), unlisted: to(UNLISTED) }
+        Self { by_name: names.map(|name| (name, to(name))).collect(), unlisted: to(UNLISTED) }
     }
 
     fn of(&self, event: &Event<'_>) -> &Route {
-        event.action.and_then(|action| self.by_action.get(action.name)).unwrap_or(&self.unlisted)
+        self.by_name.get(&*event.name).unwrap_or(&self.unlisted)
     }
 
     /// Every topic, once, sorted.
     pub fn names(&self) -> Vec<Arc<str>> {
-        let routes = self.by_action.values().chain([&self.unlisted]);
+        let routes = self.by_name.values().chain([&self.unlisted]);
         let mut names: Vec<Arc<str>> = routes
             .filter_map(|route| match route {
                 Route::Topic(name) => Some(Arc::clone(name)),
@@ -77,12 +129,12 @@ pub struct Record {
 }
 
 /// Decides the topic and writes the record; `None` for an action that is to be dropped.
-pub fn route(event: Event<'_>, topics: &Topics, mode: Mode, traceparent: Option<&str>) -> Option<Record> {
-    let Route::Topic(topic) = topics.of(&event) else { return None };
-    let key = event.key().to_owned();
-    let (content_type, mut headers, value) = match mode {
-        Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event)),
-        Mode::Binary => ("application/json", ce_headers(&event), event.data().concat().into_bytes()),
+pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<Record> {
+    let Route::Topic(topic) = routing.topics.of(&event) else { return None };
+    let key = routing.keys.of(event.key());
+    let (content_type, mut headers, value) = match routing.mode {
+        Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, &key)),
+        Mode::Binary => ("application/json", ce_headers(&event, &key), event.data().concat().into_bytes()),
     };
     headers.insert(0, ("content-type".into(), content_type.to_owned()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned())));
@@ -90,11 +142,11 @@ pub fn route(event: Event<'_>, topics: &Topics, mode: Mode, traceparent: Option<
 }
 
 /// The structured mode's value.
-fn envelope(event: &Event<'_>) -> Vec<u8> {
+fn envelope(event: &Event<'_>, key: &str) -> Vec<u8> {
     let [before, after] = event.data();
     let mut json = Vec::with_capacity(before.len() + after.len() + 768);
     json.push(b'{');
-    attributes(event, |name, text| {
+    attributes(event, key, |name, text| {
         json.push(b'"');
         json.extend_from_slice(name.as_bytes());
         json.extend_from_slice(b"\":");
@@ -109,9 +161,9 @@ fn envelope(event: &Event<'_>) -> Vec<u8> {
 }
 
 /// The binary mode's headers; the content type of `data` has a header of its own there.
-fn ce_headers(event: &Event<'_>) -> Vec<(Cow<'static, str>, String)> {
+fn ce_headers(event: &Event<'_>, key: &str) -> Vec<(Cow<'static, str>, String)> {
     let mut headers = Vec::with_capacity(16);
-    attributes(event, |name, text| {
+    attributes(event, key, |name, text| {
         if name != "datacontenttype" {
             headers.push((format!("ce_{name}").into(), text.to_owned()));
         }
@@ -120,7 +172,7 @@ fn ce_headers(event: &Event<'_>) -> Vec<(Cow<'static, str>, String)> {
 }
 
 /// The attributes that the event has, in the order of the envelope.
-fn attributes(event: &Event<'_>, mut attribute: impl FnMut(&str, &str)) {
+fn attributes(event: &Event<'_>, key: &str, mut attribute: impl FnMut(&str, &str)) {
     let mut text = String::with_capacity(128);
     let mut written = |name: &str, write: &dyn Fn(&mut String)| {
         text.clear();
@@ -147,7 +199,7 @@ fn attributes(event: &Event<'_>, mut attribute: impl FnMut(&str, &str)) {
     for (slot, name) in Slot::ATTRIBUTES {
         written(name, &|t| t.extend(event.slot(slot)));
     }
-    written("partitionkey", &|t| t.push_str(event.key()));
+    written("partitionkey", &|t| t.push_str(key));
     written("contenthash", &|t| event.content_hash.iter().for_each(|byte| hex(*byte, t)));
 }
 
@@ -216,7 +268,12 @@ mod tests {
     use serde_json::Value;
 
     fn record(body: &str, mode: Mode) -> Option<Record> {
+        record_with(body, mode, Keys::Plain)
+    }
+
+    fn record_with(body: &str, mode: Mode, keys: Keys) -> Option<Record> {
         let topics = Topics::new("livechat.", |name| (name == "thread_tagged").then_some(Route::Drop));
+        let routing = Routing { topics, mode, keys };
         let keyring = Keyring::new([("only".to_owned(), &SecretString::from("k"))]);
         let receipt = Receipt {
             app: "default",
@@ -224,7 +281,7 @@ mod tests {
             fresh_id: uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
         };
         let (verified, _) = verify(receive(body.as_bytes()).ok()?, &keyring).ok()?;
-        route(normalize(verified, receipt), &topics, mode, Some("00-a-b-01"))
+        route(normalize(verified, receipt), &routing, Some("00-a-b-01"))
     }
 
     const EVENT: &str = r#"{"webhook_id":"w1","secret_key":"k","action":"incoming_event","organization_id":"o-1","payload":{"chat_id":"C1","thread_id":"T1","event":{"id":"T1_2","author_id":"ann@example.com","created_at":"2026-11-22T15:27:50.846200+01:00"}},"additional_data":{}}"#;
@@ -281,6 +338,41 @@ mod tests {
         assert_ne!(id(EVENT), id(&EVENT.replace("T1_2", "T1_3")));
         assert_ne!(id(EVENT), id(&EVENT.replace("o-1", "o-2")));
         assert_eq!(id(&EVENT.replace("incoming_event", "event_updated")), "019343c4-0000-7000-8000-000000000000");
+    }
+
+    #[test]
+    fn hashed_keys_keep_apart_and_together_what_plain_keys_do_and_show_nothing() {
+        let hashed =
+            |body: &str, secret: &[u8]| record_with(body, Mode::Structured, Keys::hashed(secret)).expect("a record");
+        let status = r#"{"secret_key":"k","action":"routing_status_set","organization_id":"o","payload":{"agent_id":"ann@example.com","status":"offline"}}"#;
+        let record = hashed(status, b"pepper");
+        assert_eq!(record.key, "cea0615277db22b071c78ce70a486398");
+        assert!(String::from_utf8_lossy(&record.value).contains(&format!(r#""partitionkey":"{}""#, record.key)));
+        assert_eq!(hashed(EVENT, b"pepper").key, hashed(&EVENT.replace("T1_2", "T1_3"), b"pepper").key);
+        assert_ne!(hashed(EVENT, b"pepper").key, hashed(&EVENT.replace("\"C1\"", "\"C2\""), b"pepper").key);
+        assert_ne!(hashed(EVENT, b"pepper").key, hashed(EVENT, b"salt").key);
+    }
+
+    #[test]
+    fn an_app_webhook_is_an_event_of_its_own_kind() {
+        let body = r#" {"applicationID":"a1","date":"2026-09-14T15:29:53+02:00","event":"payment_collected","licenseID":17,"organizationID":"o-1","payload":{"paymentID":"p"}} "#;
+        let receipt = Receipt { app: "app-webhooks", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
+        let topics = Topics::of_app_webhooks("livechat.", |_| None);
+        assert_eq!(topics.names().len(), 7);
+        let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain };
+        let event = |body: &'static str| super::super::normalize::normalize_app_webhook(body.as_bytes(), receipt);
+        let record = route(event(body).expect("well-formed"), &routing, None).expect("a record");
+        assert_eq!((&*record.topic, record.key.as_str()), ("livechat.app.payment_collected", "o-1"));
+        let value = String::from_utf8(record.value).expect("text");
+        assert!(
+            value.contains(r#""type":"com.livechat.app.payment_collected","time":"2026-09-14T13:29:53Z""#),
+            "{value}"
+        );
+        assert!(value.ends_with(&format!(r#","data":{}}}"#, body.trim())));
+        let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#).expect("well-formed");
+        assert_eq!(&*route(unknown, &routing, None).expect("a record").topic, "livechat.unlisted");
+        assert_eq!(event(r#"{"payload":{}}"#).err(), Some(super::super::Rejection::NoAction));
+        assert_eq!(event(r#"{"event":"x"}"#).err(), Some(super::super::Rejection::NoPayload));
     }
 
     #[test]

@@ -31,6 +31,11 @@ impl Keyring {
         self.keys.iter().map(|key| key.name.as_str())
     }
 
+    /// Whether `delivered` is one of the keys.
+    pub fn fits(&self, delivered: &str) -> bool {
+        self.find(delivered).is_some()
+    }
+
     /// Compares with every key, whether one has matched or not, and digests rather than texts: neither a key's length
     /// nor its place in the ring shows in the time that this takes.
     fn find(&self, delivered: &str) -> Option<&str> {
@@ -53,6 +58,7 @@ pub struct Verified<'a> {
     pub(super) webhook_id: Option<&'a str>,
     pub(super) organization_id: Option<&'a str>,
     pub(super) license_id: Option<&'a str>,
+    pub(super) additional_data: Option<&'a str>,
 }
 
 /// Checks the secret key; answers the name of the key that fitted, too.
@@ -70,6 +76,7 @@ pub fn verify<'a, 'k>(delivery: Delivery<'a>, keyring: &'k Keyring) -> Result<(V
         webhook_id: delivery.webhook_id,
         organization_id: delivery.organization_id,
         license_id: delivery.license_id,
+        additional_data: delivery.additional_data,
     };
     Ok((verified, key))
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Answer, Handler};
 use crate::event::Rejection;
 use crate::metrics::Metrics;
-use crate::relay::{Outcome, Relay};
+use crate::relay::{Outcome, Posted, Relay};
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Config {
 
 /// Answers `POST /webhooks/{app}`.
 pub struct Webhooks {
-    relay: Arc<Relay>,
+    relay: Relay,
     metrics: Arc<Metrics>,
     config: Config,
     budget: Arc<Semaphore>,
@@ -49,13 +49,14 @@ enum Refusal {
 }
 
 impl Webhooks {
-    pub fn new(relay: Arc<Relay>, metrics: Arc<Metrics>, config: Config) -> Self {
+    pub fn new(relay: Relay, metrics: Arc<Metrics>, config: Config) -> Self {
         let budget = Arc::new(Semaphore::new(config.bytes_in_flight_max.min(Semaphore::MAX_PERMITS)));
         Self { relay, metrics, config, budget }
     }
 
     async fn outcome(&self, request: Request<Incoming>, received: Instant) -> Result<Outcome, Refusal> {
-        let app = self.app(request.uri().path())?.to_owned();
+        let path = request.uri().path().to_owned();
+        let posted = self.posted(&path)?;
         if request.method() != Method::POST {
             return Err(Refusal::WrongMethod);
         }
@@ -65,17 +66,23 @@ impl Webhooks {
         let traceparent = request.headers().get("traceparent").and_then(traceparent).map(str::to_owned);
         let (body, budget) = self.body(request.into_body(), received).await?;
         let deadline = received + self.config.response_deadline;
-        let outcome = self.relay.take(&app, &body, traceparent.as_deref(), deadline).await;
+        let outcome = self.relay.take(posted, &body, traceparent.as_deref(), deadline).await;
         drop((body, budget));
         Ok(outcome)
     }
 
-    /// The app that a path names.
-    fn app<'r>(&'r self, path: &'r str) -> Result<&'r str, Refusal> {
-        let below = path.strip_prefix("/webhooks").ok_or(Refusal::NoSuchPath)?;
-        match below.strip_prefix('/') {
-            Some(app) if !app.is_empty() && !app.contains('/') => Ok(app),
-            None if below.is_empty() => self.relay.policy().only_app().ok_or(Refusal::NoSuchPath),
+    /// What a path takes. App Webhooks have a path only where they are switched on.
+    fn posted<'p>(&'p self, path: &'p str) -> Result<Posted<'p>, Refusal> {
+        let policy = self.relay.policy();
+        let mut parts = path.strip_prefix('/').ok_or(Refusal::NoSuchPath)?.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("webhooks"), None, _) => {
+                policy.only_app().map(|app| Posted::Webhook { app }).ok_or(Refusal::NoSuchPath)
+            }
+            (Some("webhooks"), Some(app), None) if !app.is_empty() => Ok(Posted::Webhook { app }),
+            (Some("app-webhooks"), Some(token), None) if policy.app_webhooks.is_some() => {
+                Ok(Posted::AppWebhook { token })
+            }
             _ => Err(Refusal::NoSuchPath),
         }
     }

@@ -8,7 +8,7 @@ const ROWS: [&[&str]; 6] = [
     &["config"],
     &["http"],
     &["relay"],
-    &["publish", "topics"],
+    &["publish", "topics", "window"],
     &["event", "metrics", "telemetry", "shutdown"],
 ];
 

@@ -1,5 +1,6 @@
 //! One integration-test binary: a module a behaviour.
 
+mod app_webhooks;
 mod bad_input;
 mod commands;
 mod end_to_end;
@@ -7,5 +8,7 @@ mod http_table;
 mod layers;
 mod observability;
 mod outage;
+mod retries;
+mod samples;
 mod stopping;
 mod support;

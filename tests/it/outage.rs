@@ -6,7 +6,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::support::kafka::Kafka;
-use crate::support::relay::{Relay, await_that};
+use crate::support::relay::{DEADLINES, Relay, await_that};
 use crate::support::{chat_id, http, incoming_event};
 
 /// The longest that an answer may take: `server.response_deadline`, and a second for a busy machine.
@@ -31,7 +31,7 @@ fn assert_503_in_time(answers: &[(u16, Duration)]) {
 #[test]
 fn kafka_killed_means_503_in_time_and_kafka_back_means_200_without_a_restart() {
     let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
-    let relay = Relay::start(kafka.bootstrap(), &[]).ready();
+    let relay = Relay::start(kafka.bootstrap(), DEADLINES).ready();
     assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
 
     kafka.kill(0);
@@ -53,7 +53,7 @@ fn kafka_killed_means_503_in_time_and_kafka_back_means_200_without_a_restart() {
 #[test]
 fn brokers_that_hang_mean_503_in_time_and_200_when_they_go_on() {
     let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
-    let relay = Relay::start(kafka.bootstrap(), &[]).ready();
+    let relay = Relay::start(kafka.bootstrap(), DEADLINES).ready();
     assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
 
     kafka.pause(0);
@@ -67,7 +67,7 @@ fn brokers_that_hang_mean_503_in_time_and_200_when_they_go_on() {
 fn a_relay_that_started_before_kafka_serves_when_kafka_is_there() {
     let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
     kafka.kill(0);
-    let relay = Relay::start(kafka.bootstrap(), &[("kafka.start_timeout", "\"500ms\"")]);
+    let relay = Relay::start(kafka.bootstrap(), &[DEADLINES, &[("kafka.start_timeout", "\"500ms\"")]].concat());
     assert!(relay.log().contains("starting without Kafka"), "{}", relay.log());
     assert_503_in_time(&post_eight(&relay));
 
@@ -88,7 +88,7 @@ fn a_producer_beyond_help_is_replaced() {
         RDKafkaApiKey::InitProducerId,
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
     );
-    let settings = [("topics.create", "false"), ("kafka.start_timeout", "\"500ms\"")];
+    let settings = [DEADLINES, &[("topics.create", "false"), ("kafka.start_timeout", "\"500ms\"")]].concat();
     let relay = Relay::start(&mock.bootstrap_servers(), &settings);
 
     await_that("200 from a new producer", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 200);
@@ -112,7 +112,7 @@ fn post_until(relay: &Relay, stop: &std::sync::atomic::AtomicBool, answered: &st
 #[test]
 fn a_rolling_restart_and_a_killed_broker_of_three_lose_nothing_that_was_answered_200() {
     let Some(kafka) = Kafka::start_or_skip(3, &[("min.insync.replicas", "2")]) else { return };
-    let relay = Relay::start(kafka.bootstrap(), &[("topics.replication", "3")]).ready();
+    let relay = Relay::start(kafka.bootstrap(), &[DEADLINES, &[("topics.replication", "3")]].concat()).ready();
     let (stop, answered) = (std::sync::atomic::AtomicBool::new(false), std::sync::Mutex::new(Vec::new()));
     let count = || answered.lock().expect("no panic holds it").len();
     let more = |what: &str| {
@@ -147,7 +147,7 @@ fn a_rolling_restart_and_a_killed_broker_of_three_lose_nothing_that_was_answered
 #[test]
 fn a_topic_that_is_deleted_holds_back_only_itself_until_it_is_there_again() {
     let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
-    let relay = Relay::start(kafka.bootstrap(), &[]).ready();
+    let relay = Relay::start(kafka.bootstrap(), DEADLINES).ready();
     let tagged = || incoming_event(&chat_id(), 1).replace("incoming_event", "thread_tagged");
     assert_eq!(http::post(relay.webhooks, tagged()).status, 200);
 

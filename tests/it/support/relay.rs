@@ -30,6 +30,10 @@ struct Log {
     grown: Condvar,
 }
 
+/// The deadlines as the program has them, for the tests that are about them.
+pub const DEADLINES: Settings<'static> =
+    &[("kafka.publish_deadline", "\"4s\""), ("server.response_deadline", "\"8s\"")];
+
 /// What is not the default: `("server.body_bytes_max", "\"1KiB\"")`, values as TOML writes them.
 pub type Settings<'a> = &'a [(&'a str, &'a str)];
 
@@ -169,6 +173,9 @@ fn configuration(brokers: &str, settings: Settings<'_>) -> String {
         ("server.listen", "\"127.0.0.1:0\""),
         ("admin.listen", "\"127.0.0.1:0\""),
         ("kafka.probe_interval", "\"500ms\""),
+        // A machine that is busy with other tests' brokers must not look like an outage; see DEADLINES.
+        ("kafka.publish_deadline", "\"20s\""),
+        ("server.response_deadline", "\"30s\""),
         ("topics.partitions", "3"),
         ("server.drain_delay", "\"100ms\""),
         ("log.format", "\"json\""),

@@ -1,0 +1,81 @@
+//! Retries and copies of one event: one record where the relay can tell, and never a 200 for what then failed.
+
+use crate::support::kafka::Kafka;
+use crate::support::relay::{Relay, SECRET, await_that};
+use crate::support::{chat_id, data, http, incoming_event, kafka, with_secret};
+
+fn copies(kafka: &Kafka, topic: &str, chat: &str) -> usize {
+    kafka.read_all(&[topic]).into_iter().filter(|m| m.key.as_deref() == Some(chat.as_bytes())).count()
+}
+
+#[test]
+fn a_retry_of_what_is_durable_is_answered_200_and_not_published_again() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[]);
+    let chat = chat_id();
+    let other_registration = incoming_event(&chat, 1).replace("7b2f", "8c30");
+    for body in [&incoming_event(&chat, 1), &incoming_event(&chat, 1), &other_registration] {
+        assert_eq!(http::post(relay.webhooks, body).status, 200);
+    }
+    assert_eq!(copies(kafka, "livechat.incoming_event", &chat), 1);
+    assert_eq!(relay.metric(r#"livechat_relay_retries_total{result="dropped"}"#), 2.0);
+}
+
+#[test]
+fn what_only_looks_like_a_retry_is_published() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[]);
+    let chat = chat_id();
+    // The same event id with another text; other additional data; and an action that can repeat byte for byte.
+    let event = incoming_event(&chat, 1);
+    let changed = event.replace("Grüße", "Gruß");
+    let more = event.replace(r#""additional_data":{}"#, r#""additional_data":{"chat_presence_user_ids":[]}"#);
+    for body in [&event, &changed, &more] {
+        assert_eq!(http::post(relay.webhooks, body).status, 200);
+    }
+    assert_eq!(copies(kafka, "livechat.incoming_event", &chat), 3);
+    let tagged = with_secret(&data(&chat, 1).replace("incoming_event", "thread_tagged"), SECRET);
+    assert_eq!((http::post(relay.webhooks, &tagged).status, http::post(relay.webhooks, &tagged).status), (200, 200));
+    assert_eq!(copies(kafka, "livechat.thread_tagged", &chat), 2);
+}
+
+#[test]
+fn switched_off_every_delivery_is_published() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[("retries.window", "\"0s\"")]);
+    let chat = chat_id();
+    for _ in 0..2 {
+        assert_eq!(http::post(relay.webhooks, incoming_event(&chat, 1)).status, 200);
+    }
+    assert_eq!(copies(kafka, "livechat.incoming_event", &chat), 2);
+}
+
+#[test]
+fn copies_under_way_share_one_outcome_and_what_failed_is_new_again() {
+    let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[("kafka.publish_deadline", "\"3s\"")]).ready();
+    let post_five = |body: &str| -> Vec<u16> {
+        std::thread::scope(|scope| {
+            let copies: Vec<_> = (0..5).map(|_| scope.spawn(|| http::post(relay.webhooks, body).status)).collect();
+            copies.into_iter().map(|copy| copy.join().expect("a sender")).collect()
+        })
+    };
+    let chat = chat_id();
+    let body = incoming_event(&chat, 1);
+    kafka.pause(0);
+    let statuses = post_five(&body);
+    assert_eq!(statuses, [503; 5]);
+    let joined = relay.metric(r#"livechat_relay_retries_total{result="joined"}"#);
+    assert!(joined >= 1.0, "{joined}");
+
+    kafka.resume(0);
+    await_that("200 for the retry", || http::post(relay.webhooks, &body).status == 200);
+    // What was refused may have reached the broker all the same, once: the copies never went there.
+    let found = copies(&kafka, "livechat.incoming_event", &chat);
+    assert!((1..=2).contains(&found) || joined < 4.0, "{found}");
+
+    let second = incoming_event(&chat, 2);
+    assert_eq!(post_five(&second), [200; 5]);
+    let again = copies(&kafka, "livechat.incoming_event", &chat);
+    assert_eq!(again, found + 1, "five copies at once, one record");
+}
