@@ -1,10 +1,10 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo test check bench kafka help
+.PHONY: demo test check bench fuzz contract consumers kafka help
 
 help: ## Say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
 
 demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ctrl-C ends
 	cargo run --release --locked -- demo
@@ -25,6 +25,19 @@ bench: ## Cost of the pure steps, and the relay against the floor program on a r
 	cargo bench --locked --bench steps -- --warm-up-time 1 --measurement-time 3
 	cargo bench --locked --bench throughput
 
+consumers: ## The example consumers in four languages against a real Kafka and the real relay
+	cargo build --locked
+	scripts/check-consumers.sh
+
+contract: ## Write contract/ anew from the catalogue of actions
+	cargo build --locked
+	rm -rf contract
+	cargo run --locked --quiet -- contract --out contract
+
 kafka: ## Run one Apache Kafka node on localhost:9092; Ctrl-C ends it and removes its data
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh run
+
+fuzz: ## Ten minutes of bytes → record under libFuzzer, from and into fuzz/corpus (FUZZ_SECONDS=600)
+	test -x target/tools/bin/cargo-fuzz || cargo install --locked --quiet --root target/tools cargo-fuzz
+	PATH=$$PWD/target/tools/bin:$$PATH cargo fuzz run --sanitizer none record -- -max_total_time=$${FUZZ_SECONDS:-600} -max_len=16384

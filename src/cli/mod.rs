@@ -1,6 +1,8 @@
 //! The command line: one file a subcommand, and how each may end.
 
+mod actions;
 mod check;
+mod contract;
 mod demo;
 mod print;
 mod samples;
@@ -36,6 +38,10 @@ enum Command {
     Send(send::Arguments),
     /// Print events as they arrive on Kafka
     Tail(tail::Arguments),
+    /// List LiveChat's actions, and what becomes of each
+    Actions(actions::Arguments),
+    /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
+    Contract(contract::Arguments),
 }
 
 /// Where the configuration comes from.
@@ -98,6 +104,8 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Send(arguments) => send::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
+            Command::Actions(arguments) => actions::run(&arguments),
+            Command::Contract(arguments) => contract::run(&arguments),
         }
     });
     runtime.shutdown_background(); // what still runs there has nothing to lose

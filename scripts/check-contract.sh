@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Checks contract/ with tools that are not ours: what the tests say of it, others should say, too.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+tools=$root/target/check-contract
+python_tool=check-jsonschema==0.39.0
+node_tool=@asyncapi/parser@3.6.3
+
+help() {
+  cat <<'EOF'
+Checks the files in contract/: that they are current and every sample is valid (cargo test), that the schemas are of
+JSON Schema 2020-12 (check-jsonschema), and that the official parser takes the AsyncAPI document.
+
+Usage: scripts/check-contract.sh [--install]
+
+  --install   get what is missing first, into target/check-contract: check-jsonschema from PyPI, and @asyncapi/parser
+              from npm (needs Node.js 20 or later)
+
+What is not installed is skipped, and said; with CI set it is installed, and is an error where that fails.
+LIVECHAT_SAMPLES_DIR names a directory of samples that LiveChat has published (v3.1/*.json, …) to try, too.
+Exit codes: 0 nothing was found, 1 something was, 2 the command line is wrong.
+EOF
+}
+
+say() { printf '%s\n' "$*" >&2; }
+
+install_tools() {
+  mkdir -p "$tools"
+  if [[ $(cat "$tools/venv/has" 2>/dev/null) != "$python_tool" ]]; then
+    say "installing $python_tool from PyPI"
+    { python3 -m venv "$tools/venv" && "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$python_tool" &&
+      echo "$python_tool" >"$tools/venv/has"; } || say "going on without $python_tool"
+  fi
+  if [[ $(cat "$tools/npm/has" 2>/dev/null) != "$node_tool" ]]; then
+    say "installing $node_tool from npm"
+    mkdir -p "$tools/npm"
+    { npm install --prefix "$tools/npm" --no-audit --no-fund --ignore-scripts --save-exact --loglevel=error "$node_tool" \
+      >/dev/null && echo "$node_tool" >"$tools/npm/has"; } || say "going on without $node_tool"
+  fi
+}
+
+passed=0 failed=0 skipped=0
+
+# Runs a check, and shows what it says only if it finds something: WHAT COMMAND ARGS...
+check() {
+  local what=$1 output
+  shift
+  if output=$("$@" 2>&1); then
+    printf 'ok    %s\n' "$what"
+    passed=$((passed + 1))
+  else
+    printf 'FAIL  %s\n' "$what"
+    printf '%s\n' "$output" | sed 's/^/      /'
+    failed=$((failed + 1))
+  fi
+}
+
+# The same where a file is there that says so: FILE WHAT COMMAND ARGS...
+check_with() {
+  local file=$1
+  shift
+  if [[ -e $file ]]; then
+    check "$@"
+  elif [[ -n ${CI:-} ]]; then
+    check "$1" echo_and_fail "${file#"$root/"} is missing, and CI is set"
+  else
+    printf 'skip  %s: %s is missing, see --help\n' "$1" "${file#"$root/"}"
+    skipped=$((skipped + 1))
+  fi
+}
+
+echo_and_fail() {
+  echo "$*"
+  return 1
+}
+
+is_2020_12() {
+  local schemas
+  mapfile -t schemas < <(find "$root/contract" -name '*.schema.json' | sort)
+  ((${#schemas[@]} > 40)) || echo_and_fail "only ${#schemas[@]} schemas in contract/"
+  "$tools/venv/bin/check-jsonschema" --check-metaschema "${schemas[@]}"
+}
+
+# Warnings and hints of the parser are no faults; a document that it cannot resolve has no channels.
+asyncapi() {
+  NODE_PATH=$tools/npm/node_modules node - "$root/contract/asyncapi.yaml" "$root/contract/actions" <<'EOF'
+const { readdirSync } = require('node:fs');
+const { Parser, fromFile } = require('@asyncapi/parser');
+
+const [file, actions] = process.argv.slice(2);
+fromFile(new Parser(), file).parse().then(({ document, diagnostics }) => {
+  const errors = diagnostics.filter((d) => d.severity === 0);
+  errors.forEach((d) => console.log(`${d.path.join('.')}: ${d.message}`));
+  const found = document?.allChannels().all().length ?? 0;
+  const wanted = readdirSync(actions).length;
+  console.log(`${found} channels for ${wanted} schemas`);
+  process.exitCode = errors.length === 0 && found >= wanted ? 0 : 1;
+}).catch((error) => {
+  console.log(String(error));
+  process.exitCode = 1;
+});
+EOF
+}
+
+case ${1:-} in
+  '') [[ -z ${CI:-} ]] || install_tools ;;
+  --install) install_tools ;;
+  -h | --help) help; exit 0 ;;
+  *) say "error: there is no option \`$1\`"; help >&2; exit 2 ;;
+esac
+
+[[ -n ${LIVECHAT_SAMPLES_DIR:-} ]] || say 'LIVECHAT_SAMPLES_DIR is not set: the published samples are skipped'
+check 'the files are current, and every sample is valid' \
+  cargo test --quiet --locked --manifest-path "$root/Cargo.toml" --lib contract
+check_with "$tools/venv/has" 'the schemas are of JSON Schema 2020-12' is_2020_12
+check_with "$tools/npm/has" 'the AsyncAPI parser takes asyncapi.yaml' asyncapi
+
+printf 'contract: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
+((failed == 0))

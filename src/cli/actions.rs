@@ -1,0 +1,171 @@
+//! `actions`: the catalogue, as a table for people and as JSON for programs.
+
+use std::collections::BTreeMap;
+
+use anstream::print;
+use anstyle::Style;
+use serde::Serialize;
+
+use super::{Failure, print as styles};
+use crate::event::actions::{self, ACTIONS, Action, Identity, Slot};
+use crate::event::route::UNLISTED;
+
+/// What the default configuration puts before an action's name.
+pub const TOPIC_PREFIX: &str = "livechat.";
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// An action under its current name, in words of the envelope.
+#[derive(Serialize)]
+pub struct Listed {
+    pub action: &'static str,
+    pub older_names: Vec<&'static str>,
+    /// By default.
+    pub topic: String,
+    /// The first of these attributes that an event has is its key; without any, its tenant is.
+    pub key: Vec<&'static str>,
+    pub identity: Derivation,
+    /// Where the payload tells when it happened; the first that is there counts.
+    pub time: Vec<String>,
+    /// Where in `data` each attribute comes from; the first that is there counts.
+    pub attributes: BTreeMap<&'static str, Vec<String>>,
+}
+
+/// Where an event's id comes from.
+#[derive(Serialize)]
+#[serde(tag = "strength", content = "attributes", rename_all = "lowercase")]
+pub enum Derivation {
+    /// From the tenant, the action and these attributes.
+    Strong(Vec<&'static str>),
+    /// From nowhere: each delivery gets a new one.
+    Weak,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let listed: Vec<_> = listed().collect();
+    if arguments.json {
+        let json = serde_json::to_value(listed).map_err(Failure::failed)?;
+        print!("{json:#}\n");
+    } else {
+        print!("{}", table(&listed));
+    }
+    Ok(())
+}
+
+/// Every action in the catalogue's order, and last what stands for those that it does not know.
+pub fn listed() -> impl Iterator<Item = Listed> {
+    actions::names().chain([UNLISTED]).map(Listed::of)
+}
+
+impl Listed {
+    /// The entries of this name as one: under an older name a payload can have another shape.
+    fn of(name: &'static str) -> Self {
+        let entries: Vec<&Action> = ACTIONS.iter().filter(|entry| entry.name == name).collect();
+        let mut listed = Self {
+            action: name,
+            older_names: entries.iter().flat_map(|entry| entry.older).copied().collect(),
+            topic: format!("{TOPIC_PREFIX}{name}"),
+            key: entries.iter().flat_map(|entry| entry.key).map(|&slot| attribute(slot)).collect(),
+            identity: entries.first().map_or(Derivation::Weak, |entry| Derivation::of(entry.identity)),
+            time: Vec::new(),
+            attributes: BTreeMap::new(),
+        };
+        for &(slot, path) in entries.iter().flat_map(|entry| entry.pointers) {
+            let pointer = format!("/payload/{}", path.join("/"));
+            match slot {
+                Slot::Time | Slot::UnixTime => listed.time.push(pointer),
+                _ => listed.attributes.entry(attribute(slot)).or_default().push(pointer),
+            }
+        }
+        listed
+    }
+}
+
+impl Derivation {
+    fn of(identity: Identity) -> Self {
+        match identity {
+            Identity::Strong(slots) => Self::Strong(slots.iter().map(|&slot| attribute(slot)).collect()),
+            Identity::Weak => Self::Weak,
+        }
+    }
+}
+
+/// What the envelope calls a slot.
+fn attribute(slot: Slot) -> &'static str {
+    Slot::ATTRIBUTES.iter().find(|(known, _)| *known == slot).map_or("time", |(_, name)| name)
+}
+
+const HEADER: Style = Style::new().bold();
+const NONE: &str = "–";
+
+/// At most 120 columns wide.
+fn table(listed: &[Listed]) -> String {
+    let dim = styles::DIM;
+    let mut text = String::new();
+    let mut line = |style: Style, soft: Style, cells: [&str; 5]| {
+        let [action, older, key, time, identity] = cells;
+        let last = if identity == FRESH { soft } else { style };
+        text += &format!(
+            "{style}{action:<31}{style:#}  {soft}{older:<30}{soft:#}  {style}{key:<17}  {time:<10}{style:#}  "
+        );
+        text += &format!("{last}{identity}{last:#}\n");
+    };
+    line(HEADER, HEADER, ["ACTION", "OLDER NAMES", "KEY", "TIME", "IDENTITY"]);
+    for l in listed {
+        let time = l.time.first().and_then(|pointer| pointer.rsplit('/').next());
+        let identity = match &l.identity {
+            Derivation::Strong(attributes) => attributes.join(" "),
+            Derivation::Weak => FRESH.to_owned(),
+        };
+        let key = if l.key.is_empty() { "tenant".to_owned() } else { l.key.join(" ") };
+        let older = if l.older_names.is_empty() { NONE.to_owned() } else { l.older_names.join(" ") };
+        line(Style::new(), dim, [l.action, &older, &key, time.unwrap_or(NONE), &identity]);
+    }
+    let legend = [
+        format!("The topic is {TOPIC_PREFIX}<action> by default; `{UNLISTED}` stands for actions that are not listed."),
+        "Key: the first of these attributes that the event has, else its tenant.".to_owned(),
+        "Time: the member of the payload that tells when it happened; else there is only the time of receipt."
+            .to_owned(),
+        format!(
+            "Identity: what the id is derived from, besides tenant and action; {FRESH}: each delivery has an id of its own."
+        ),
+    ];
+    text.push('\n');
+    for sentence in legend {
+        text += &format!("{dim}{sentence}{dim:#}\n");
+    }
+    text
+}
+
+const FRESH: &str = "fresh";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_every_action_within_120_columns() {
+        let listed: Vec<_> = listed().collect();
+        let text = anstream::adapter::strip_str(&table(&listed)).to_string();
+        assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+        let starts_a_line = |name: &str| text.lines().any(|line| line.split(' ').next() == Some(name));
+        assert!(actions::names().chain([UNLISTED]).all(starts_a_line), "{text}");
+    }
+
+    #[test]
+    fn the_topics_are_those_of_the_default_configuration() {
+        assert!(crate::config::DEFAULTS.contains(&format!("prefix = \"{TOPIC_PREFIX}\"")));
+    }
+
+    #[test]
+    fn an_action_with_two_shapes_is_listed_once_with_both() {
+        let granted = Listed::of("chat_access_granted");
+        assert_eq!((granted.key, granted.older_names), (vec!["chatid", "resourceid"], vec!["access_granted"]));
+        assert_eq!(granted.attributes["resourceid"], ["/payload/id"]);
+    }
+}
