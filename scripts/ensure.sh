@@ -11,7 +11,8 @@ Usage: scripts/ensure.sh [--check] TOOL...
 
   --check   install nothing: say what is missing, exit 1
 
-A TOOL is `jdk` (java 17 or newer), `maven`, or the name of a command: kcat, promtool, wrk, jq, perl, shellcheck, ...
+A TOOL is `jdk` (java 17 or newer), `maven`, `node` (with npm), `python3-venv`, or the name of a command: kcat, promtool, wrk,
+jq, perl, shellcheck, ...
 On Debian and Ubuntu, as root or with a sudo that asks no password, missing tools are installed with apt-get;
 elsewhere the line to run is printed and the exit code is 1.
 EOF
@@ -29,6 +30,8 @@ is_there() {
   case $1 in
     jdk) major=$(command -v java >/dev/null && java_major) && ((${major:-0} >= 17)) ;;
     maven) command -v mvn >/dev/null ;;
+    python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+    node) command -v node >/dev/null && command -v npm >/dev/null ;;
     *) command -v "$1" >/dev/null ;;
   esac
 }
@@ -40,6 +43,8 @@ package_of() {
     promtool) echo prometheus ;;
     systemd-analyze) echo systemd ;;
     rg) echo ripgrep ;;
+    go) echo golang-go ;;
+    node) echo nodejs npm ;;
     *) echo "$1" ;;
   esac
 }
@@ -107,7 +112,7 @@ say "installing ${missing[*]} with apt-get"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
 packages=()
 for tool in "${missing[@]}"; do
-  if [[ $tool != promtool ]]; then packages+=("$(package_of "$tool")"); fi
+  if [[ $tool != promtool ]]; then read -ra names <<<"$(package_of "$tool")" && packages+=("${names[@]}"); fi
 done
 if ((${#packages[@]})); then
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
