@@ -39,6 +39,12 @@ fn steps(c: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("receive+verify", bytes), &body, |b, body| {
             b.iter(|| verify(receive(body.as_bytes()).expect("well-formed"), &keyring).is_ok());
         });
+        group.bench_with_input(BenchmarkId::new("receive+verify+normalize", bytes), &body, |b, body| {
+            b.iter(|| {
+                let (webhook, _) = verify(receive(body.as_bytes()).expect("well-formed"), &keyring).ok()?;
+                Some(normalize(webhook, receipt()).id)
+            });
+        });
         group.bench_with_input(BenchmarkId::new("record", bytes), &body, |b, body| {
             b.iter(|| {
                 let (webhook, _) = verify(receive(body.as_bytes()).expect("well-formed"), &keyring).ok()?;

@@ -280,7 +280,8 @@ fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str
 /// CloudEvents 1.0 keeps control characters and noncharacters out of attributes.
 fn is_usable(text: &str) -> bool {
     let forbidden = |c: char| c.is_control() || matches!(c, '\u{fdd0}'..='\u{fdef}') || c as u32 & 0xfffe == 0xfffe;
-    (1..=ATTRIBUTE_BYTES_MAX).contains(&text.len()) && !text.contains(forbidden)
+    let is_plain = |b: u8| (0x20..0x7f).contains(&b);
+    (1..=ATTRIBUTE_BYTES_MAX).contains(&text.len()) && (text.bytes().all(is_plain) || !text.contains(forbidden))
 }
 
 fn time(slots: &Slots<'_>, faults: &mut Vec<Fault>) -> Option<Timestamp> {

@@ -7,7 +7,11 @@ use std::borrow::Cow;
 /// The text of a raw JSON string. `None` for any other value, and for lone surrogates, which are no text.
 pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if inner.contains('\\') { serde_json::from_str(raw).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+    if memchr::memchr(b'\\', inner.as_bytes()).is_some() {
+        serde_json::from_str(raw).ok().map(Cow::Owned)
+    } else {
+        Some(Cow::Borrowed(inner))
+    }
 }
 
 /// The members of a raw JSON object as (raw name, raw value), in their order. Empty for any other value.
@@ -43,7 +47,7 @@ fn skip_to(bytes: &[u8], from: usize, wanted: impl Fn(u8) -> bool) -> Option<usi
 fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut at = start + 1;
     loop {
-        at = skip_to(bytes, at, |b| b == b'"' || b == b'\\')?;
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
         if bytes[at] == b'"' {
             return Some(at + 1);
         }
