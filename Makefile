@@ -10,7 +10,7 @@ demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ct
 	cargo run --release --locked -- demo
 
 test: ## Run all tests, real Apache Kafka included
-	scripts/ensure.sh jdk maven promtool
+	scripts/ensure.sh jdk maven promtool openssl
 	scripts/kafka.sh fetch
 	cargo test --locked
 

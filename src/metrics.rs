@@ -8,6 +8,9 @@ use prometheus::{
 
 use crate::event::{Fault, Rejection, actions, route::UNLISTED};
 
+/// The label for App Webhooks, whose events are no actions.
+pub const APP_WEBHOOK: &str = "app_webhook";
+
 /// The metrics of one relay, in a registry of their own.
 pub struct Metrics {
     registry: Registry,
@@ -147,7 +150,10 @@ impl Metrics {
                 "ready",
                 "1 while an event can be made durable, as /readyz says; 0: events are answered 503.",
             ),
-            events: actions::names().chain([UNLISTED]).map(|name| (name, Events::new(&events, name))).collect(),
+            events: actions::names()
+                .chain([UNLISTED, APP_WEBHOOK])
+                .map(|name| (name, Events::new(&events, name)))
+                .collect(),
             registry: registry.clone(),
         };
         metrics.start();

@@ -13,7 +13,7 @@ use crate::event::receive::receive;
 use crate::event::route::{UNLISTED, route};
 use crate::event::verify::verify;
 use crate::event::{Event, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
-use crate::metrics::{Fate, Metrics};
+use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
 use crate::publish::{Publisher, Report};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Throttle;
@@ -164,7 +164,10 @@ impl Relay {
         for fault in &event.faults {
             self.0.metrics.faults.with_label_values(&[fault.reason()]).inc();
         }
-        let action = event.action.map_or(UNLISTED, |action| action.name);
+        let action = match posted {
+            Posted::Webhook { .. } => event.action.map_or(UNLISTED, |action| action.name),
+            Posted::AppWebhook { .. } => APP_WEBHOOK,
+        };
         let retry_key = event.retry_key;
         Ok(Made { action, record: route(event, &app.routing, traceparent), retry_key })
     }

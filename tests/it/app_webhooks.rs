@@ -26,6 +26,9 @@ fn with_the_token_in_the_path_they_are_published_byte_for_byte() {
     assert_eq!(http::post_to(relay.webhooks, &format!("/app-webhooks/{TOKEN}"), "{}").status, 400);
     assert_eq!(http::post_to(relay.webhooks, "/app-webhooks", &body).status, 404);
 
+    let published = r#"livechat_relay_events_total{action="app_webhook",outcome="published"}"#;
+    assert_eq!(relay.metric(published), 1.0);
+
     let found = kafka.read_all(&["livechat.app.application_installed"]);
     let ours: Vec<_> = found.iter().filter(|m| m.key.as_deref() == Some(organization.as_bytes())).collect();
     assert_eq!(ours.len(), 1);

@@ -10,5 +10,6 @@ mod observability;
 mod outage;
 mod retries;
 mod samples;
+mod security;
 mod stopping;
 mod support;

@@ -82,7 +82,8 @@ impl Kafka {
         Kafka::start_with(nodes, &[])
     }
 
-    /// As [`Kafka::start`], with broker properties that go over the defaults below: `&[("min.insync.replicas", "2")]`.
+    /// As [`Kafka::start`], with broker properties that go over the defaults below: `&[("min.insync.replicas", "2")]`. In their values
+    /// `BROKER_PORT` and `CONTROLLER_PORT` stand for the node's own.
     pub fn start_with(nodes: usize, properties: &[(&str, &str)]) -> Kafka {
         let libs = libs().unwrap_or_else(|missing| panic!("{missing}"));
         // A port found free can be taken by another program before Kafka binds it: then others are tried.
@@ -528,7 +529,10 @@ num.network.threads=2
 ",
         dir.join("data").display()
     );
-    more.iter().for_each(|(key, value)| text.push_str(&format!("{key}={value}\n")));
+    let ports = |value: &str| {
+        value.replace("BROKER_PORT", &broker.to_string()).replace("CONTROLLER_PORT", &controller.to_string())
+    };
+    more.iter().for_each(|(key, value)| text.push_str(&format!("{key}={}\n", ports(value))));
     text
 }
 
@@ -557,7 +561,7 @@ fn available_or_skip() -> bool {
 
 /// A free port below those that the system hands to outgoing connections: from among those, a client that tries a dead node again and
 /// again could get the node's own port, and then the node would not start any more.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU32> =
         LazyLock::new(|| AtomicU32::new(RandomState::new().build_hasher().finish() as u32));
     let candidates = (0..10_000).map(|_| 20_000 + (NEXT.fetch_add(1, Ordering::Relaxed) % 12_000) as u16);
