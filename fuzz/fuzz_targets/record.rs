@@ -19,8 +19,8 @@ static KEYRING: LazyLock<Keyring> = LazyLock::new(|| Keyring::new([("k".to_owned
 static ROUTING: LazyLock<[Routing; 2]> = LazyLock::new(|| {
     let topics = Topics::new("livechat.", |_| None);
     [
-        Routing { topics: topics.clone(), mode: Mode::Structured, keys: Keys::Plain },
-        Routing { topics, mode: Mode::Binary, keys: Keys::hashed(b"a secret of the fuzzer") },
+        Routing { topics: topics.clone(), mode: Mode::Structured, keys: Keys::Plain, api_version: None },
+        Routing { topics, mode: Mode::Binary, keys: Keys::hashed(b"a secret of the fuzzer"), api_version: None },
     ]
 });
 

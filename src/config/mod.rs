@@ -237,13 +237,13 @@ struct Routes {
 }
 
 impl Routes {
-    fn of_app(&self, topic_prefix: &str) -> Arc<Routing> {
+    fn of_app(&self, topic_prefix: &str, api_version: Option<String>) -> Arc<Routing> {
         let prefix = format!("{topic_prefix}{}", self.prefix);
-        self.routing(Topics::new(&prefix, |name| self.own.get(name).cloned()))
+        self.routing(Topics::new(&prefix, |name| self.own.get(name).cloned()), api_version)
     }
 
-    fn routing(&self, topics: Topics) -> Arc<Routing> {
-        Arc::new(Routing { topics, mode: self.mode, keys: self.keys.clone() })
+    fn routing(&self, topics: Topics, api_version: Option<String>) -> Arc<Routing> {
+        Arc::new(Routing { topics, mode: self.mode, keys: self.keys.clone(), api_version })
     }
 }
 
@@ -319,7 +319,7 @@ fn app_webhooks(r: &mut Reader, routes: Option<&Routes>) -> Option<App> {
     let routes = routes?;
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
     let keyring = Keyring::new([("path".to_owned(), &token)]);
-    Some(App { name: "app-webhooks".to_owned(), keyring, routing: routes.routing(topics) })
+    Some(App { name: "app-webhooks".to_owned(), keyring, routing: routes.routing(topics, None) })
 }
 
 /// Why Kafka would not take this name for a topic.
@@ -365,18 +365,23 @@ fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, App> {
             r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
         }
         let keys = keys(r, &key("secret_keys"), app.remove("secret_keys"));
-        let topic_prefix =
-            app.remove("topic_prefix").map_or(Ok(String::new()), |v| v.into_string()).unwrap_or_else(|_| {
-                r.mistake(&key("topic_prefix"), "must be a text");
-                String::new()
-            });
+        let mut text = |name: &str| {
+            let text = app.remove(name).map(|value| value.into_string());
+            text.and_then(|text| text.map_err(|_| r.mistake(&key(name), "must be a text")).ok())
+        };
+        let topic_prefix = text("topic_prefix").unwrap_or_default();
+        let api_version = text("api_version");
+        let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if !api_version.as_ref().is_none_or(version) {
+            r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
+        }
         r.unknown(app.keys().map(|name| key(name)));
         let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
         let Some(routes) = routes else { continue };
         if !topic_prefix.is_empty() {
             check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
         }
-        let app = App { name: name.clone(), keyring, routing: routes.of_app(&topic_prefix) };
+        let app = App { name: name.clone(), keyring, routing: routes.of_app(&topic_prefix, api_version) };
         if apps.insert(name.clone(), app).is_some() {
             r.mistake(&key("name"), &format!("{name} stands twice"));
         }

@@ -205,7 +205,11 @@ fn a_file_that_is_no_toml_is_told_by_line_and_column() {
 #[test]
 fn an_app_may_have_its_own_topics() {
     let sales = APP.replace("name = \"default\"", "name = \"sales\"\ntopic_prefix = \"sales.\"");
+    let sales = sales.replace("name = \"sales\"", "name = \"sales\"\napi_version = \"3.6\"");
     let config = load(&format!("{APP}{sales}"), &[]).expect("a configuration");
+    assert_eq!(config.policy.apps["sales"].routing.api_version.as_deref(), Some("3.6"));
+    let unversioned = load(&sales.replace("3.6", "latest"), &[]).err().expect("mistakes");
+    assert!(unversioned[0].starts_with("apps[0].api_version: must be a version"), "{unversioned:?}");
     let topics = config.policy.topics();
     assert_eq!(topics.len(), 94);
     assert!(topics.iter().any(|topic| &**topic == "sales.livechat.incoming_event"));

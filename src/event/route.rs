@@ -75,6 +75,8 @@ pub struct Routing {
     pub topics: Topics,
     pub mode: Mode,
     pub keys: Keys,
+    /// The version of LiveChat's API that the app's webhooks were registered with; bodies do not tell it.
+    pub api_version: Option<String>,
 }
 
 /// The name that stands for the actions which the catalogue does not know.
@@ -133,8 +135,8 @@ pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> 
     let Route::Topic(topic) = routing.topics.of(&event) else { return None };
     let key = routing.keys.of(event.key());
     let (content_type, mut headers, value) = match routing.mode {
-        Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, &key)),
-        Mode::Binary => ("application/json", ce_headers(&event, &key), event.data().concat().into_bytes()),
+        Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, routing, &key)),
+        Mode::Binary => ("application/json", ce_headers(&event, routing, &key), event.data().concat().into_bytes()),
     };
     headers.insert(0, ("content-type".into(), content_type.to_owned()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned())));
@@ -142,11 +144,11 @@ pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> 
 }
 
 /// The structured mode's value.
-fn envelope(event: &Event<'_>, key: &str) -> Vec<u8> {
+fn envelope(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<u8> {
     let [before, after] = event.data();
     let mut json = Vec::with_capacity(before.len() + after.len() + 768);
     json.push(b'{');
-    attributes(event, key, |name, text| {
+    attributes(event, routing, key, |name, text| {
         json.push(b'"');
         json.extend_from_slice(name.as_bytes());
         json.extend_from_slice(b"\":");
@@ -161,9 +163,9 @@ fn envelope(event: &Event<'_>, key: &str) -> Vec<u8> {
 }
 
 /// The binary mode's headers; the content type of `data` has a header of its own there.
-fn ce_headers(event: &Event<'_>, key: &str) -> Vec<(Cow<'static, str>, String)> {
+fn ce_headers(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<(Cow<'static, str>, String)> {
     let mut headers = Vec::with_capacity(16);
-    attributes(event, key, |name, text| {
+    attributes(event, routing, key, |name, text| {
         if name != "datacontenttype" {
             headers.push((format!("ce_{name}").into(), text.to_owned()));
         }
@@ -172,7 +174,7 @@ fn ce_headers(event: &Event<'_>, key: &str) -> Vec<(Cow<'static, str>, String)> 
 }
 
 /// The attributes that the event has, in the order of the envelope.
-fn attributes(event: &Event<'_>, key: &str, mut attribute: impl FnMut(&str, &str)) {
+fn attributes(event: &Event<'_>, routing: &Routing, key: &str, mut attribute: impl FnMut(&str, &str)) {
     let mut text = String::with_capacity(128);
     let mut written = |name: &str, write: &dyn Fn(&mut String)| {
         text.clear();
@@ -196,6 +198,7 @@ fn attributes(event: &Event<'_>, key: &str, mut attribute: impl FnMut(&str, &str
     }
     written("webhookid", &|t| t.extend(event.webhook_id.as_deref()));
     written("app", &|t| t.push_str(event.app));
+    written("apiversion", &|t| t.extend(routing.api_version.as_deref()));
     for (slot, name) in Slot::ATTRIBUTES {
         written(name, &|t| t.extend(event.slot(slot)));
     }
@@ -273,7 +276,7 @@ mod tests {
 
     fn record_with(body: &str, mode: Mode, keys: Keys) -> Option<Record> {
         let topics = Topics::new("livechat.", |name| (name == "thread_tagged").then_some(Route::Drop));
-        let routing = Routing { topics, mode, keys };
+        let routing = Routing { topics, mode, keys, api_version: None };
         let keyring = Keyring::new([("only".to_owned(), &SecretString::from("k"))]);
         let receipt = Receipt {
             app: "default",
@@ -359,7 +362,8 @@ mod tests {
         let receipt = Receipt { app: "app-webhooks", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
         let topics = Topics::of_app_webhooks("livechat.", |_| None);
         assert_eq!(topics.names().len(), 7);
-        let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain };
+        let routing =
+            Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: Some("3.6".to_owned()) };
         let event = |body: &'static str| super::super::normalize::normalize_app_webhook(body.as_bytes(), receipt);
         let record = route(event(body).expect("well-formed"), &routing, None).expect("a record");
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.app.payment_collected", "o-1"));
@@ -368,6 +372,7 @@ mod tests {
             value.contains(r#""type":"com.livechat.app.payment_collected","time":"2026-09-14T13:29:53Z""#),
             "{value}"
         );
+        assert!(value.contains(r#""app":"app-webhooks","apiversion":"3.6","#), "{value}");
         assert!(value.ends_with(&format!(r#","data":{}}}"#, body.trim())));
         let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#).expect("well-formed");
         assert_eq!(&*route(unknown, &routing, None).expect("a record").topic, "livechat.unlisted");
