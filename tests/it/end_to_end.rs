@@ -44,7 +44,9 @@ fn every_sample_arrives_byte_for_byte_on_the_topic_of_its_current_name() {
     }
 
     let topics = kafka.topics();
-    let topics: Vec<&str> = topics.iter().map(String::as_str).filter(|t| t.starts_with("livechat.")).collect();
+    // Another test may have switched on App Webhooks, whose topics are there then.
+    let is_actions = |topic: &&str| topic.starts_with("livechat.") && !topic.starts_with("livechat.app.");
+    let topics: Vec<&str> = topics.iter().map(String::as_str).filter(is_actions).collect();
     assert_eq!(topics.len(), 47, "{topics:?}");
     let found = kafka.read_all(&topics);
     let by_data: HashMap<&str, &Message> =
