@@ -2,6 +2,7 @@
 //! `LIVECHAT_SAMPLES_DIR` names them, the ones that LiveChat's documentation prints, against the catalogue beside them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -73,21 +74,16 @@ fn run(samples: Vec<Expected>) {
         check("time", text("time").is_some().to_string(), sample.has_time.to_string());
         check("identity", is_derived.to_string(), sample.is_strong.to_string());
     }
-    println!(
-        "{:<8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>8}",
-        "version", "samples", "actions", "chat id", "key", "time", "identity"
-    );
+    // To standard error itself: what a test prints is shown only when it fails, and this table is to be read.
+    let mut table = String::new();
+    let columns =
+        ["samples", "actions", "chat id", "key", "time", "identity"].map(|name| format!("{name:>9}")).concat();
+    table += &format!("\n{:<12}{columns}\n", "version");
     for (version, t) in &tallies {
-        println!(
-            "{version:<8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>8}",
-            t.samples,
-            t.actions.len(),
-            t.chat,
-            t.key,
-            t.time,
-            t.identity
-        );
+        let figures = [t.samples, t.actions.len(), t.chat, t.key, t.time, t.identity];
+        table += &format!("{version:<12}{}\n", figures.map(|n| format!("{n:>9}")).concat());
     }
+    std::io::stderr().write_all(table.as_bytes()).expect("standard error");
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
     assert!(marks.is_empty(), "not on Kafka: {:?}", marks.values().map(|s| &s.name).collect::<Vec<_>>());
 }
