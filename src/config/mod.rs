@@ -218,8 +218,13 @@ fn topics(r: &mut Reader) -> Option<topics::Config> {
     let create = r.get("topics.create");
     let partitions = r.number("topics.partitions", 1, 10_000);
     let replication = r.number("topics.replication", 1, 100);
-    let settings: BTreeMap<_, _> =
-        r.table("topics.settings").into_iter().filter_map(|(name, v)| Some((name, v.into_string().ok()?))).collect();
+    let mut settings = BTreeMap::new();
+    for (name, value) in r.table("topics.settings") {
+        match value.into_string() {
+            Ok(value) => drop(settings.insert(name, value)),
+            Err(_) => r.mistake(&format!("topics.settings.\"{name}\""), "must be a text or a number"),
+        }
+    }
     Some(topics::Config {
         create: create?,
         partitions: i32::try_from(partitions?).ok()?,

@@ -115,6 +115,7 @@ fn limits_are_tried_from_both_sides() {
             "[topics.settings]\n\"max.message.bytes\" = \"2113535\"",
         ),
         ("[topics]\npartitions = 1", "[topics]\npartitions = 0"),
+        ("[topics.settings]\n\"retention.ms\" = 60000", "[topics.settings]\n\"retention.ms\" = [60000]"),
         ("[topics]\nprefix = \"\"", "[topics]\nprefix = \"é\""),
     ] {
         assert_eq!(mistakes(right), Vec::<String>::new(), "{right}");
