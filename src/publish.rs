@@ -79,15 +79,16 @@ impl Config {
 
     fn producer(&self) -> ClientConfig {
         let mut config = self.client();
-        let mut default = |name: &str, value: String| {
-            if config.get(name).is_none() {
-                config.set(name, value);
+        // What the operator has set goes before ours, under either of its names: of two, librdkafka takes any.
+        let mut default = |names: &[&str], value: String| {
+            if names.iter().all(|name| config.get(name).is_none()) {
+                config.set(names[0], value);
             }
         };
-        default("linger.ms", (self.linger.as_secs_f64() * 1000.0).to_string());
-        default("compression.codec", self.compression.clone());
-        default("queue.buffering.max.kbytes", (self.queue_bytes_max / 1024).to_string());
-        default("queue.buffering.max.messages", self.queue_records_max.to_string());
+        default(&["linger.ms", "queue.buffering.max.ms"], (self.linger.as_secs_f64() * 1000.0).to_string());
+        default(&["compression.codec", "compression.type"], self.compression.clone());
+        default(&["queue.buffering.max.kbytes"], (self.queue_bytes_max / 1024).to_string());
+        default(&["queue.buffering.max.messages"], self.queue_records_max.to_string());
         config
             .set("acks", "all")
             .set("enable.idempotence", "true")
@@ -102,8 +103,8 @@ impl Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Kafka is away, slow or unwilling: the sender should try again later.
-    #[error("Kafka did not take the record: {0}")]
-    Later(String),
+    #[error("Kafka did not take the record")]
+    Later,
     /// The queue of records that wait for Kafka is full.
     #[error("the queue to Kafka is full")]
     QueueFull,
@@ -116,7 +117,7 @@ impl Failure {
     /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Later(_) => "kafka",
+            Self::Later => "kafka",
             Self::QueueFull => "queue_full",
             Self::TooLarge => "too_large",
         }
@@ -126,7 +127,7 @@ impl Failure {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
             Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => Self::TooLarge,
-            _ => Self::Later(error.to_string()),
+            _ => Self::Later,
         }
     }
 }
@@ -186,8 +187,7 @@ impl Publisher {
     /// What librdkafka says when no broker answers in time.
     pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
         let producer = self.current();
-        let (fatal, why) = producer.client().fatal_error().map_or((false, String::new()), |(_, why)| (true, why));
-        if fatal {
+        if let Some((_, why)) = producer.client().fatal_error() {
             tracing::warn!(reason = why, "the Kafka producer is beyond help and is built anew");
             self.rebuild();
         }
@@ -332,6 +332,8 @@ mod tests {
             assert_eq!(set.get(name), Some(value), "{name}");
         }
         assert_eq!(config(&[]).producer().get("linger.ms"), Some("0.5"));
+        let aliased = config(&[("queue.buffering.max.ms", "7"), ("compression.type", "gzip")]).producer();
+        assert_eq!((aliased.get("linger.ms"), aliased.get("compression.codec")), (None, None));
         assert!(REFUSED.iter().all(|(name, _)| Config::refusal(name).is_some()));
     }
 
