@@ -177,9 +177,9 @@ impl Metrics {
             .expect("registered once");
     }
 
-    /// Counts what became of an event; `action` is a name of the catalogue, or anything else for the unlisted.
-    pub fn event(&self, action: Option<&str>, fate: Fate) {
-        let events = &self.events[action.filter(|name| self.events.contains_key(name)).unwrap_or(UNLISTED)];
+    /// Counts what became of an event; `action` is a name of the catalogue, [`UNLISTED`] or [`APP_WEBHOOK`].
+    pub fn event(&self, action: &'static str, fate: Fate) {
+        let events = &self.events[action];
         match fate {
             Fate::Published => events.published.inc(),
             Fate::Dropped => events.dropped.inc(),

@@ -126,7 +126,7 @@ impl Relay {
             Err(rejection) => return self.rejected(posted, rejection),
         };
         let Made { action, record: Some(record), retry_key } = made else {
-            self.0.metrics.event(Some(made.action), Fate::Dropped);
+            self.0.metrics.event(made.action, Fate::Dropped);
             return Outcome::Dropped;
         };
         let outcome = tokio::select! {
@@ -238,7 +238,7 @@ impl UnderWay {
 
     fn settle(&mut self, settled: Settled) -> Settled {
         let fate = if settled.is_ok() { Fate::Published } else { Fate::Unavailable };
-        self.relay.0.metrics.event(Some(self.action), fate);
+        self.relay.0.metrics.event(self.action, fate);
         if let Some(claim) = self.claim.take() {
             claim.settle(settled, std::time::Instant::now());
         }

@@ -66,7 +66,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             _ = signal => println!("\nGood bye."),
         }
     }
-    daemon.stop().await?;
+    daemon.stop().await;
     if complete { Ok(()) } else { Err(Failure::Failed("not everything that was sent has arrived".to_owned())) }
 }
 

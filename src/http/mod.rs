@@ -18,7 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -129,11 +129,10 @@ async fn connection<H: Handler>(
         }
         None => return,
     };
-    let service = service_fn(|mut request: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (handler, activity, draining) = (Arc::clone(handler), Arc::clone(&activity), shutdown.draining.clone());
         async move {
             let _busy = activity.busy();
-            request.extensions_mut().insert(peer);
             let version = request.version();
             let mut answer = handler.answer(request).await;
             if draining.is_cancelled() && version != Version::HTTP_2 {
@@ -230,7 +229,6 @@ async fn sniff(io: &mut Watched<TcpStream>) -> Option<Sniffed> {
 /// Tells a client that its request's head took too long: hyper has no answer to that.
 async fn apologize(io: &mut Watched<TcpStream>, limits: &Limits) {
     const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    debug_assert!(LATE.starts_with(format!("HTTP/1.1 {}", StatusCode::REQUEST_TIMEOUT).as_bytes()));
     if tokio::time::timeout(limits.linger_timeout, io.write_all(LATE)).await.is_ok_and(|written| written.is_ok()) {
         linger(io, limits).await;
     }
