@@ -36,21 +36,8 @@ install_tools() {
   fi
 }
 
-passed=0 failed=0 skipped=0
-
-# Runs a check, and shows what it says only if it finds something: WHAT COMMAND ARGS...
-check() {
-  local what=$1 output
-  shift
-  if output=$("$@" 2>&1); then
-    printf 'ok    %s\n' "$what"
-    passed=$((passed + 1))
-  else
-    printf 'FAIL  %s\n' "$what"
-    printf '%s\n' "$output" | sed 's/^/      /'
-    failed=$((failed + 1))
-  fi
-}
+# shellcheck source=scripts/checks.sh
+. "$root/scripts/checks.sh"
 
 # The same where a program is there: PROGRAM WHAT COMMAND ARGS...
 check_with() {
