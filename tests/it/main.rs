@@ -11,5 +11,6 @@ mod outage;
 mod retries;
 mod samples;
 mod security;
+mod spool;
 mod stopping;
 mod support;
