@@ -86,6 +86,8 @@ struct Trouble {
     delay: Duration,
     since: Instant,
     failure: Option<Failure>,
+    /// It stands in the log.
+    is_told: bool,
 }
 
 impl Lane {
@@ -108,6 +110,7 @@ impl Lane {
                 delay: config.retry_min,
                 since: Instant::now(),
                 failure: None,
+                is_told: false,
             }),
         }
     }
@@ -115,14 +118,14 @@ impl Lane {
     /// Runs until the lane is direct again, or `stop`.
     async fn run(mut self, stop: CancellationToken) {
         let began = Instant::now();
-        tracing::info!(
+        tracing::debug!(
             topic = &*self.topic,
             records = self.spool.lanes().waiting(&self.topic),
             "replaying from the spool"
         );
         loop {
             if self.held.is_empty() && self.spool.lanes().leave(&self.topic) {
-                tracing::info!(topic = &*self.topic, after = ?began.elapsed(), "the spool's lane is empty: events go to Kafka directly");
+                tracing::debug!(topic = &*self.topic, after = ?began.elapsed(), "the topic's lane is empty: its events go to Kafka directly");
                 return;
             }
             if stop.is_cancelled() {
@@ -230,7 +233,7 @@ impl Lane {
     fn settled(&mut self, number: u64, fate: Fate) {
         let Fate::Failed(failure) = fate else {
             if let Some(trouble) = self.trouble.take() {
-                if trouble.failure.is_some() {
+                if trouble.is_told {
                     tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
                 }
                 self.is_at_end = false;
@@ -262,25 +265,29 @@ impl Lane {
             Some(former) => former.delay,
             None => self.config.retry_min,
         };
-        let is_news = former.as_ref().is_none_or(|former| former.failure.map(|f| f.code) != failure.map(|f| f.code));
-        if let Some(failure) = failure.filter(|_| is_news) {
-            let code = failure.code;
-            if failure.remedy == Remedy::Mend {
-                tracing::error!(
-                    topic = &*self.topic,
-                    ?code,
-                    "the topic takes no events until somebody mends it: its events wait in the spool"
-                );
-            } else {
-                tracing::warn!(topic = &*self.topic, ?code, "the topic takes no events: they wait in the spool");
-            }
-        }
-        let since = former.map_or(now, |former| former.since);
-        self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure });
+        let known = former.as_ref().and_then(|former| former.failure).map(|failure| failure.code);
+        let news = failure.filter(|failure| known != Some(failure.code));
+        let is_told = news.is_some_and(|failure| self.tell(failure));
+        let (since, was_told) = former.map_or((now, false), |former| (former.since, former.is_told));
+        self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure, is_told: is_told || was_told });
         self.spool.lanes().keep_spooling(&self.topic);
         if self.under_way.is_empty() {
             self.forget();
         }
+    }
+
+    /// Logs a topic's own trouble; that of all topics is told once, by others.
+    fn tell(&self, failure: Failure) -> bool {
+        let (topic, code) = (&*self.topic, failure.code);
+        if failure.remedy == Remedy::Mend {
+            tracing::error!(topic, ?code, "the topic takes no events until somebody mends it: they wait in the spool");
+            return true;
+        }
+        let is_own = !self.dead_letters.publisher.is_away();
+        if is_own {
+            tracing::warn!(topic, ?code, "the topic takes no events: they wait in the spool");
+        }
+        is_own
     }
 
     /// Gives the memory back: what is not settled is read again from the beginning.

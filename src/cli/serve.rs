@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Source};
 use crate::config::{Config, Listener};
 use crate::dead_letter::DeadLetters;
+use crate::desk::Desk;
 use crate::http::{self, admin::Admin, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -91,7 +92,7 @@ impl Daemon {
         let webhooks = listener.local_addr().map_err(Failure::failed)?;
         let admin_address = admin_listener.local_addr().map_err(Failure::failed)?;
 
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), shutdown.clone()));
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), shutdown.clone(), spool.clone().map(Desk)));
         let admin = tokio::spawn(http::serve(admin_listener, config.admin.limits, admin, shutdown.clone()));
 
         let is_prepared = prepare_at_start(&topics, spool.is_some()).await?;
