@@ -1,7 +1,9 @@
 //! Spool → Kafka until it is empty, a task a lane. Order is kept by key: of one key, one record is under way at a time, so
 //! that whatever fails, nothing of its key has overtaken it; different keys go side by side.
 //!
-//! While a lane is in trouble, a single record asks now and then whether it has passed. When nothing is left but what is on
+//! While a lane is in trouble, a single record asks now and then whether it has passed. A broker refuses a batch whole, for
+//! the sake of one record in it, or because it is too large altogether: those that were refused are sent again one by one,
+//! and only what is refused then is a dead letter. When nothing is left but what is on
 //! its way, the lane's gate is closed for a moment: new events wait until the last ack, and then go direct again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -56,6 +58,8 @@ pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: 
 enum Fate {
     /// The brokers, or the dead letters, have it.
     Settled,
+    /// The brokers refuse it, or another record of its batch.
+    Refused,
     Failed(Failure),
 }
 
@@ -73,6 +77,8 @@ struct Lane {
     of_key: HashMap<String, VecDeque<u64>>,
     ready: BTreeSet<u64>,
     under_way: FuturesUnordered<BoxFuture<'static, (u64, Fate)>>,
+    /// Records up to this number are sent one by one: some of them were refused.
+    alone_through: u64,
     /// The first number that was not read.
     next: u64,
     is_at_end: bool,
@@ -103,6 +109,7 @@ impl Lane {
             of_key: HashMap::new(),
             ready: BTreeSet::new(),
             under_way: FuturesUnordered::new(),
+            alone_through: 0,
             next: 0,
             is_at_end: false,
             trouble: Some(Trouble {
@@ -214,34 +221,46 @@ impl Lane {
 
     /// Sends what is ready; in trouble one record, when it is time for it.
     fn send(&mut self) {
-        if let Some(trouble) = &self.trouble
-            && (!self.under_way.is_empty() || trouble.again_at > Instant::now())
-        {
+        if self.trouble.as_ref().is_some_and(|trouble| trouble.again_at > Instant::now()) {
             return;
         }
-        let most = if self.trouble.is_some() { 1 } else { usize::MAX };
+        let was_refused = self.ready.first().is_some_and(|number| *number <= self.alone_through);
+        let is_alone = was_refused || self.trouble.is_some();
+        if is_alone && !self.under_way.is_empty() {
+            return;
+        }
+        let most = if is_alone { 1 } else { usize::MAX };
         for _ in 0..most.min(self.ready.len()) {
             let Some(number) = self.ready.pop_first() else { return };
             let Some((entry, _)) = self.held.get(&number) else { continue };
             let (entry, topic, dead_letters) = (Arc::clone(entry), Arc::clone(&self.topic), self.dead_letters.clone());
             let spool = self.spool.clone();
-            self.under_way
-                .push(Box::pin(async move { (number, attempt(&spool, &dead_letters, topic, number, entry).await) }));
+            self.under_way.push(Box::pin(async move {
+                (number, attempt(&spool, &dead_letters, topic, number, entry, was_refused).await)
+            }));
         }
     }
 
     fn settled(&mut self, number: u64, fate: Fate) {
-        let Fate::Failed(failure) = fate else {
-            if let Some(trouble) = self.trouble.take() {
-                if trouble.is_told {
-                    tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+        match fate {
+            Fate::Settled => {
+                if let Some(trouble) = self.trouble.take() {
+                    if trouble.is_told {
+                        tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+                    }
+                    self.is_at_end = false;
                 }
-                self.is_at_end = false;
+                self.release(number);
             }
-            return self.release(number);
-        };
-        self.ready.insert(number);
-        self.in_trouble(Some(failure));
+            Fate::Refused => {
+                self.ready.insert(number);
+                self.alone_through = self.alone_through.max(number);
+            }
+            Fate::Failed(failure) => {
+                self.ready.insert(number);
+                self.in_trouble(Some(failure));
+            }
+        }
     }
 
     /// The record is done with; the next of its key may go.
@@ -306,8 +325,15 @@ impl Lane {
     }
 }
 
-/// Publishes a record, or lays it down where its topic will never take it.
-async fn attempt(spool: &Spool, dead_letters: &DeadLetters, topic: Arc<str>, number: u64, entry: Arc<Entry>) -> Fate {
+/// Publishes a record, or lays it down where its topic will never take it: it was refused before, and is now sent alone.
+async fn attempt(
+    spool: &Spool,
+    dead_letters: &DeadLetters,
+    topic: Arc<str>,
+    number: u64,
+    entry: Arc<Entry>,
+    was_refused: bool,
+) -> Fate {
     let failure = match published(&dead_letters.publisher, &entry.record).await {
         Ok(()) => {
             spool.acked(&topic, number);
@@ -318,6 +344,9 @@ async fn attempt(spool: &Spool, dead_letters: &DeadLetters, topic: Arc<str>, num
     };
     if failure.remedy != Remedy::Park {
         return Fate::Failed(failure);
+    }
+    if !was_refused {
+        return Fate::Refused;
     }
     match dead_letters.lay_down(Arc::unwrap_or_clone(entry), failure, Some((topic, number))).await {
         Ok(()) => Fate::Settled,

@@ -9,6 +9,7 @@ mod http_table;
 mod layers;
 mod observability;
 mod outage;
+mod remedies;
 mod retries;
 mod samples;
 mod security;
