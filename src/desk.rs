@@ -81,6 +81,10 @@ impl Ask {
 pub enum Trouble {
     #[error("there is no dead letter {0}")]
     NoSuch(u64),
+    #[error(
+        "the dead letter {0} is what was left of an entry that could not be read: it can be exported and dropped, not published"
+    )]
+    Corrupted(u64),
     #[error("{0}")]
     Unable(String),
 }
@@ -155,7 +159,10 @@ impl Desk {
         let spool = self.0.clone();
         match ask {
             Ask::Replay { number } | Ask::Drop { number } => {
-                self.find(number).await?;
+                let is_readable = self.find(number).await?;
+                if !is_readable && matches!(ask, Ask::Replay { .. }) {
+                    return Err(Trouble::Corrupted(number));
+                }
                 let done = match ask {
                     Ask::Replay { .. } => spool.requeue(number),
                     _ => spool.drop_parked(number),
@@ -170,11 +177,14 @@ impl Desk {
         }
     }
 
-    async fn find(&self, number: u64) -> Result<(), Trouble> {
+    /// Whether there is one that can be published.
+    async fn find(&self, number: u64) -> Result<bool, Trouble> {
         let spool = self.0.clone();
         let found = blocking(move || spool.parked(number, 1).map_err(unable)).await?;
-        match found.first() {
-            Some(Numbered { number: found, entry, .. }) if *found == number && entry.is_ok() => Ok(()),
+        match found.into_iter().next() {
+            Some(Numbered { number: found, entry, .. }) if found == number => {
+                Ok(entry.is_ok_and(|entry| !entry.is_corrupted()))
+            }
             _ => Err(Trouble::NoSuch(number)),
         }
     }

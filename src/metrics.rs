@@ -57,6 +57,9 @@ pub struct Metrics {
     pub replayed: IntCounter,
     pub dead_letters: IntCounterVec,
     pub parked_records: IntGauge,
+    pub parked_bytes: IntGauge,
+    /// The spool's budget; 0 without a spool.
+    pub spool_bytes_max: IntGauge,
     events: HashMap<&'static str, Events>,
 }
 
@@ -164,7 +167,7 @@ impl Metrics {
             producer_rebuilds: counter(
                 r,
                 "producer_rebuilds_total",
-                "Kafka producers given up after a fatal error and built anew. A rise: look at the brokers' log.",
+                "Kafka producers given up and built anew: after a fatal error, or because a topic went on failing while the brokers answer. A rise: look at the log.",
             ),
             connections: gauge(
                 r,
@@ -202,7 +205,7 @@ impl Metrics {
             spool_accepting: gauge(
                 r,
                 "spool_accepting",
-                "1 while the spool takes events. 0 with a spool configured: it is full or has failed, the log says why.",
+                "1 while the spool takes events. 0: there is none (spool_bytes_max is 0, too), or it is full or has failed, as the log says.",
             ),
             spool_records: gauges(
                 r,
@@ -239,6 +242,8 @@ impl Metrics {
                 "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. A rise: raise the topic's max.message.bytes, or look at `dead-letters list`.",
                 &["to", "reason"],
             ),
+            parked_bytes: gauge(r, "parked_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
+            spool_bytes_max: gauge(r, "spool_bytes_max", "spool.bytes_max; 0 without a spool."),
             parked_records: gauge(
                 r,
                 "parked_records",

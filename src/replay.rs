@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::dead_letter::DeadLetters;
 use crate::event::Record;
 use crate::publish::{Failure, Publisher, Remedy};
+use crate::spool::entry::CORRUPTED;
 use crate::spool::{Entry, Numbered, Parked, Signals, Spool};
 
 /// The part of `[spool]` that is about replay.
@@ -212,10 +213,10 @@ impl Lane {
         let Ok(Some(value)) = self.spool.raw(&self.topic, number) else { return false };
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
         let at_ms = jiff::Timestamp::now().as_millisecond();
-        let parked = Some(Parked { reason: "corrupted".to_owned(), error, at_ms });
+        let parked = Some(Parked { reason: CORRUPTED.to_owned(), error, at_ms });
         let entry = Entry { parked, ..Entry::new(record) };
         let parked = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await;
-        self.dead_letters.metrics.dead_letters.with_label_values(&["disk", "corrupted"]).inc();
+        self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
         matches!(parked, Ok(Ok(())))
     }
 

@@ -47,20 +47,20 @@ impl Where {
             return Ok(Access::Running(admin));
         }
         let (spool, admin) = Config::load_spool(self.source.config.as_deref(), std::env::vars())?;
-        let Some(mut config) = spool else {
+        let Some(config) = spool else {
             return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
         };
         let directory = config.spool.directory.clone();
         if !directory.join(store::FILE).exists() {
+            // A running relay may still have a file that somebody has removed under it.
+            let found = reach(admin, &directory).await.ok();
             let directory = directory.display();
-            return Err(Failure::Failed(format!(
-                "there is no spool in {directory}: no relay has run with this configuration"
-            )));
+            let none = format!("there is no {} in {directory}, and no relay at {admin} that has it", store::FILE);
+            return found.ok_or(Failure::Failed(none));
         }
-        config.spool.lock_timeout = Duration::ZERO;
         let metrics = Arc::new(Metrics::new());
         let (settings, its_metrics) = (config.spool.clone(), Arc::clone(&metrics));
-        let opened = tokio::task::spawn_blocking(move || Spool::start(settings, its_metrics)).await;
+        let opened = tokio::task::spawn_blocking(move || Spool::look(settings, its_metrics)).await;
         match opened.map_err(Failure::failed)? {
             Ok(spool) => Ok(Access::Stopped { spool, metrics, config: Box::new(config) }),
             Err(Unusable::Locked(_)) => reach(admin, &directory).await,
@@ -77,7 +77,8 @@ async fn reach(admin: SocketAddr, directory: &Path) -> Result<Access, Failure> {
     };
     let access = Access::Running(admin);
     let status: crate::desk::Status = access.ask(Ask::Status).await?;
-    if Path::new(&status.directory).canonicalize().ok() != directory.canonicalize().ok() {
+    let its_own = Path::new(&status.directory);
+    if its_own != directory && its_own.canonicalize().ok() != directory.canonicalize().ok() {
         return Err(Failure::Failed(format!(
             "{} is locked by another process, and the relay at {admin} has another spool ({}); give its listener with --admin",
             directory.display(),

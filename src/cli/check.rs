@@ -4,8 +4,9 @@ use anstream::println;
 use serde::Serialize;
 
 use super::{Failure, Source, print};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::publish::Publisher;
+use crate::spool::{Health, Spool, Unusable, store};
 use crate::topics::{Topics, Trouble};
 
 #[derive(clap::Args)]
@@ -69,6 +70,7 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         let keys: Vec<_> = app.keyring.names().collect();
         findings.push(Finding::new("app", Ok(format!("{}: secret keys {}", app.name, keys.join(", ")))));
     }
+    findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));
     let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
     let names = config.policy.topics();
     let built = Publisher::new(config.kafka.clone(), metrics).map(drop).map_err(Trouble::Client);
@@ -82,7 +84,45 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         Err(trouble) => return findings.push(Finding::new("brokers", Err(trouble.to_string()))),
     }
     findings.push(Finding::new("topics", present(&topics, config.topics.create)));
-    findings.push(Finding::new("sizes", topics.sizes().await.map(sized).map_err(|t| t.to_string())));
+    let sizes = match topics.sizes().await {
+        Err(trouble @ Trouble::TooSmall { .. }) if config.spool.is_some() => {
+            Ok(format!("{trouble}; until then, what is too large becomes a dead letter"))
+        }
+        sizes => sizes.map(sized).map_err(|trouble| trouble.to_string()),
+    };
+    findings.push(Finding::new("sizes", sizes));
+}
+
+/// Whether the spool can be opened, without making one that is not there.
+async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
+    let Some(config) = config else {
+        return Ok("none: while Kafka is away, webhooks are answered 503 (spool.directory)".to_owned());
+    };
+    let config = config.spool.clone();
+    let directory = config.directory.clone();
+    if !directory.join(store::FILE).exists() {
+        let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(&directory);
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        let writable = rustix::fs::access(existing, access);
+        let cannot = |e| format!("{} cannot be written to: {e}; see spool.directory", existing.display());
+        return writable.map(|()| format!("{} is made by the first start", directory.display())).map_err(cannot);
+    }
+    let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
+    let looked = tokio::task::spawn_blocking(move || match Spool::look(config, metrics) {
+        Err(Unusable::Locked(_)) => Ok(format!("{} is in use by a relay", directory.display())),
+        Err(unusable) => Err(unusable.to_string()),
+        Ok(spool) => {
+            let (health, events) = (spool.lanes().health().clone(), spool.lanes().total().records);
+            spool.close();
+            match health {
+                Health::Accepting => Ok(format!("{} accepts; {events} events wait in it", directory.display())),
+                Health::Full(why) | Health::Failed(why) => {
+                    Err(format!("{} accepts nothing: {why}", directory.display()))
+                }
+            }
+        }
+    });
+    looked.await.map_err(|e| e.to_string())?
 }
 
 fn present(topics: &Topics, create: bool) -> Result<String, String> {

@@ -206,8 +206,16 @@ async fn open_spool(config: spool::Config, metrics: Arc<Metrics>) -> Result<Spoo
     let opened = tokio::task::spawn_blocking(move || Spool::start(config, metrics)).await.map_err(Failure::failed)?;
     let spool = opened.map_err(Failure::failed)?;
     let Size { records, bytes } = spool.lanes().total();
+    let directory = spool.config().directory.display().to_string();
     if records > 0 {
-        tracing::info!(records, bytes, "the spool has events from before: they are published now");
+        tracing::info!(
+            directory,
+            records,
+            bytes,
+            "the spool has events from before: they are published when Kafka takes them"
+        );
+    } else {
+        tracing::info!(directory, "the spool is empty");
     }
     Ok(spool)
 }

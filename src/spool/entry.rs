@@ -59,12 +59,20 @@ struct V1<'a> {
     value: &'a [u8],
 }
 
+/// The reason of entries that could not be read.
+pub const CORRUPTED: &str = "corrupted";
+
 /// Bytes that a checksum takes, at the head of an entry.
 const SUM: usize = 4;
 
 impl Entry {
     pub fn new(record: Record) -> Self {
         Self { record, spooled: Timestamp::now(), parked: None }
+    }
+
+    /// Whether its value is what was left of an entry that could not be read: nothing to be published.
+    pub fn is_corrupted(&self) -> bool {
+        self.parked.as_ref().is_some_and(|parked| parked.reason == CORRUPTED)
     }
 
     /// The checksum of all that follows, then that.

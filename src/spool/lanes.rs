@@ -182,6 +182,7 @@ impl Lanes {
         }
         self.parked = contents.parked;
         self.metrics.parked_records.set(i64::try_from(contents.parked.records).unwrap_or(i64::MAX));
+        self.metrics.parked_bytes.set(i64::try_from(contents.parked.bytes).unwrap_or(i64::MAX));
     }
 
     /// A new, empty file has taken the place of one that is gone: what was acked needs no deletion any more.
@@ -235,7 +236,7 @@ impl Lanes {
     pub fn total(&self) -> Size {
         let add = |sum: Size, lane: &Lane| Size {
             records: sum.records + lane.waiting(),
-            bytes: sum.bytes + lane.stored.bytes,
+            bytes: sum.bytes + if lane.waiting() == 0 { 0 } else { lane.stored.bytes },
         };
         self.by_topic.values().fold(Size::default(), add)
     }

@@ -146,6 +146,19 @@ impl Spool {
         Ok(Self::start_with(config, metrics, opened, move || open(&directory)))
     }
 
+    /// As `start`, for those who only look: waits for nobody, and leaves a broken file as it is.
+    ///
+    /// # Errors
+    /// [`Unusable`]: locked, newer, broken, or not readable.
+    pub fn look(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
+        let directory = config.directory.clone();
+        match Store::open(&directory) {
+            Ok(store) => Ok(Self::start_with(config, metrics, Ok(store), move || Store::open(&directory))),
+            Err(store::Error::Locked) => Err(Unusable::Locked(directory)),
+            Err(error) => Err(Unusable::Store { directory, error }),
+        }
+    }
+
     /// Starts the writer of a store that is open, and that `reopen` opens anew after a failure.
     fn start_with(
         config: Config,
@@ -154,6 +167,7 @@ impl Spool {
         reopen: impl Fn() -> Opened + Send + 'static,
     ) -> Self {
         let (commands, queue) = sync_channel(config.queue_records_max);
+        metrics.spool_bytes_max.set(i64::try_from(config.bytes_max).unwrap_or(i64::MAX));
         let busy = Arc::<AtomicUsize>::default();
         let spool = Self(Arc::new(Shared {
             lanes: Mutex::new(Lanes::new(Arc::clone(&metrics), Arc::clone(&busy))),
@@ -367,7 +381,7 @@ fn open_unlocked(config: &Config) -> Result<Opened, Unusable> {
 /// Opens the store; a broken file is put aside, for whoever can make something of it, and a new one begun.
 fn open(directory: &Path) -> Opened {
     use std::os::unix::fs::DirBuilderExt as _;
-    let io = |error: std::io::Error| store::Error::Io(error.to_string());
+    let io = |error: std::io::Error| store::Error::Io(format!("{}: {error}", directory.display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
     match Store::open(directory) {
         Err(store::Error::Broken(why)) => {

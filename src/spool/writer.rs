@@ -20,6 +20,13 @@ const COMMIT_JOBS: usize = 4096;
 /// What is only to be deleted waits so long for company.
 const DELETE_INTERVAL: Duration = millis(100);
 
+/// An empty file that is larger than this, and has been empty for so long, is made small.
+const COMPACT_BYTES: u64 = 64 << 20;
+const COMPACT_AFTER: Duration = Duration::from_secs(20);
+
+/// So much of its budget a full spool has left, or a 64th, if that is less.
+const MARGIN_MAX: u64 = 4 << 20;
+
 /// How often an idle writer looks whether the disk has room again.
 const IDLE_INTERVAL: Duration = millis(500);
 
@@ -36,8 +43,12 @@ pub(super) struct Writer {
     queue: Receiver<Command>,
     open: Box<dyn Fn() -> Opened + Send>,
     next: u64,
-    /// After a failure: when to open the file anew, and how long to wait after that.
-    reopen: Option<(Instant, Duration)>,
+    /// After a failure: when to open the file anew.
+    reopen: Option<Instant>,
+    /// How long to wait before that, doubled until something was written again.
+    patience: Duration,
+    /// When something was last written.
+    written: Instant,
     /// The file is gone, and what is in it is not on the brokers yet.
     is_rescuing: bool,
 }
@@ -59,7 +70,16 @@ impl Writer {
         opened: Opened,
         open: Box<dyn Fn() -> Opened + Send>,
     ) -> Self {
-        let mut writer = Self { spool, queue, open, next: 1, reopen: None, is_rescuing: false };
+        let mut writer = Self {
+            spool,
+            queue,
+            open,
+            next: 1,
+            reopen: None,
+            patience: REOPEN.0,
+            written: Instant::now(),
+            is_rescuing: false,
+        };
         writer.take_in(opened);
         writer
     }
@@ -149,7 +169,9 @@ impl Writer {
             Job::Requeue { number } => {
                 let parked = self.spool.with_store(|store| store.parked(number, 1, 1)).map_err(|_| Refused::Failed)?;
                 let parked = parked.into_iter().find(|(found, _)| *found == number);
-                if let Some(Ok(entry)) = parked.map(|(_, bytes)| Entry::decode(&bytes)) {
+                let entry =
+                    parked.and_then(|(_, bytes)| Entry::decode(&bytes).ok()).filter(|entry| !entry.is_corrupted());
+                if let Some(entry) = entry {
                     let topic = Arc::clone(&entry.record.topic);
                     let entry = Entry { parked: None, ..entry }.encode();
                     batch.lane(&topic).appended.push((self.number(), entry));
@@ -179,10 +201,16 @@ impl Writer {
         let free =
             rustix::fs::statvfs(&config.directory).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
         let used = self.spool.lanes().bytes();
-        let full = if used >= config.bytes_max {
-            Some(format!("spool.bytes_max ({} bytes) is used up", config.bytes_max))
+        let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
+        // The last bit is left: an event that needs more than that would be refused while others are taken.
+        let full = if used + (config.bytes_max / 64).min(MARGIN_MAX) >= config.bytes_max {
+            Some(format!("{} of spool.bytes_max ({}) are used", size(used), size(config.bytes_max)))
         } else if free < config.free_min {
-            Some(format!("its file system has {free} bytes left, less than spool.free_min ({})", config.free_min))
+            Some(format!(
+                "its file system has {} left, less than spool.free_min ({})",
+                size(free),
+                size(config.free_min)
+            ))
         } else {
             None
         };
@@ -199,18 +227,42 @@ impl Writer {
             self.failed(&error);
         }
         let _ = self.room(); // it tells the lanes
+        self.give_space_back();
+    }
+
+    /// The file does not shrink by itself. An empty one is made small after a while without work, for this takes moments then.
+    fn give_space_back(&mut self) {
+        let lanes = self.spool.lanes();
+        let is_empty = lanes.total().records == 0 && lanes.parked().bytes < COMPACT_BYTES / 4;
+        drop(lanes);
+        if !is_empty || self.written.elapsed() < COMPACT_AFTER {
+            return;
+        }
+        self.written = Instant::now();
+        let mut store = self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(store) = store.as_mut().filter(|store| store.file_bytes() > COMPACT_BYTES) else { return };
+        let (before, began) = (store.file_bytes(), Instant::now());
+        match store.compact() {
+            Ok(()) => {
+                tracing::info!(before, after = store.file_bytes(), took = ?began.elapsed(), "the spool's file was made small")
+            }
+            Err(error) => tracing::warn!(%error, "the spool's file could not be made small"),
+        }
     }
 
     /// What is in the file after it, and whether the file is where it belongs.
     fn commit(&mut self, batch: &Batch) -> Result<(Contents, bool), ()> {
         let began = Instant::now();
+        self.written = began;
         let committed = self.spool.with_store(|store| Ok((store.commit(batch)?, store.check_place())));
         let (contents, place) = match committed {
             Ok((contents, place)) => (Ok(contents), place),
             Err(error) => (Err(()), Err(error)),
         };
-        if let Err(error) = &place {
-            self.failed(error);
+        match &place {
+            Ok(()) if batch.lanes.values().any(|change| !change.appended.is_empty()) => self.patience = REOPEN.0,
+            Ok(()) => {}
+            Err(error) => self.failed(error),
         }
         self.spool.0.metrics.spool_commit_seconds.observe(began.elapsed().as_secs_f64());
         Ok((contents?, place.is_ok()))
@@ -220,20 +272,20 @@ impl Writer {
         self.spool.0.metrics.spool_failures.inc();
         self.spool.lanes().set_health(Health::Failed(error.to_string()));
         self.is_rescuing = matches!(error, store::Error::Vanished(_));
-        let delay = self.reopen.map_or(REOPEN.0, |(_, delay)| (delay * 2).min(REOPEN.1));
-        self.reopen = Some((Instant::now() + delay, delay));
+        self.reopen = Some(Instant::now() + self.patience);
+        self.patience = (self.patience * 2).min(REOPEN.1);
     }
 
     /// Opens the file anew when it is time for it.
     fn look_after_the_file(&mut self) {
-        let Some((at, _)) = self.reopen else { return };
+        let Some(at) = self.reopen else { return };
         if Instant::now() < at {
             return;
         }
         if self.is_rescuing {
             let left = self.spool.lanes().total().records;
             if left > 0 {
-                self.reopen = Some((Instant::now() + REOPEN.0, REOPEN.0)); // still read from the file that nobody else has
+                self.reopen = Some(Instant::now() + REOPEN.0); // still read from the file that nobody else has
                 return;
             }
             self.spool.lanes().forget_acks();
