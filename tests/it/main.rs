@@ -5,6 +5,10 @@ mod bad_input;
 mod commands;
 mod end_to_end;
 mod http_table;
+// The judge of tests/chaos: its own tests run here, because that binary has no harness.
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
+#[path = "../chaos/judge.rs"]
+mod judge;
 mod layers;
 mod observability;
 mod outage;
@@ -12,4 +16,5 @@ mod retries;
 mod samples;
 mod security;
 mod stopping;
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;
