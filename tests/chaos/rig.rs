@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, NODES};
 use crate::judge::{Posted, Rules, Verdict, judge};
 use crate::metrics::{Reading, Watch};
 use crate::random::Random;
-use crate::shim::Shim;
+use crate::shim::{Knob, Shim};
 use crate::support::kafka::{Message, free_port};
 use crate::support::relay::{DEADLINES, Relay};
 
@@ -237,13 +237,16 @@ impl<'a> Rig<'a> {
         self.posts[n].webhooks
     }
 
-    /// Kills the relay, gives it what the shim holds for durable in place of its spool directory, and starts it again.
-    pub fn cut_power(&mut self) {
+    /// Kills the relay, gives it what the shim holds for durable in place of its spool directory, and starts it again. Answers how
+    /// many writes are gone.
+    pub fn cut_power(&mut self) -> i64 {
         self.kill_relay(0);
         let post = &mut self.posts[0];
-        let before = post.shim.take().expect("the scenario asked for the shim");
-        post.shim = Some(before.cut_power(&post.spool));
+        let shim = post.shim.take().expect("the scenario asked for the shim");
+        let gone = shim.get(Knob::Unsynced);
+        post.shim = Some(shim.cut_power(&post.spool));
         self.start_relay(0);
+        gone
     }
 
     /// Something that the scenario is about: it fails where this did not happen.

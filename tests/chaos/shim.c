@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum knob { FSYNC_ERRNO, WRITE_ERRNO, CLOCK_OFFSET_SECONDS, EARLY_PERCENT, FSYNCS_FAILED, WRITES_FAILED, FSYNCS, WRITES, CLOCK_READS };
+enum knob { FSYNC_ERRNO, WRITE_ERRNO, CLOCK_OFFSET_SECONDS, EARLY_PERCENT, FSYNCS_FAILED, WRITES_FAILED, FSYNCS, WRITES, CLOCK_READS, FSYNC_DELAY_MS, UNSYNCED };
 
 static int64_t no_control[16];
 static volatile int64_t *control = no_control;
@@ -111,6 +111,7 @@ static void forget(ino_t inode) {
         if ((*at)->inode == inode) {
             struct file *gone = *at;
             *at = gone->next;
+            control[UNSYNCED] -= gone->length;
             free(gone->ranges);
             free(gone);
             return;
@@ -128,6 +129,7 @@ static void mark(struct file *file, off_t start, off_t end) {
         file->ranges = realloc(file->ranges, file->capacity * sizeof *file->ranges);
     }
     file->ranges[file->length++] = (struct range){start, end};
+    control[UNSYNCED]++;
 }
 
 static void write_names(void) {
@@ -144,6 +146,11 @@ static void write_names(void) {
 static const char *relative(const char *path) { return path[directory_length] ? path + directory_length + 1 : ""; }
 
 static void add_name(const char *path, unsigned content) {
+    for (struct name *name = names; name; name = name->next)
+        if (strcmp(name->path, path) == 0) {
+            name->content = content;
+            return;
+        }
     struct name *name = calloc(1, sizeof *name);
     snprintf(name->path, sizeof name->path, "%s", path);
     name->content = content;
@@ -219,6 +226,7 @@ static struct snapshot snapshot_of(int fd, struct file *file) {
         taken.parts[taken.length++].bytes = bytes;
     }
     close(readable);
+    control[UNSYNCED] -= file->length;
     file->length = 0;
     file->is_whole = 0;
     return taken;
@@ -228,10 +236,10 @@ static void apply(struct snapshot *taken, int is_durable) {
     NEXT(pwrite);
     static __typeof__(&ftruncate) resize;
     if (!resize) resize = (__typeof__(&ftruncate))dlsym(RTLD_NEXT, "ftruncate");
-    int fd = is_durable ? open_content(taken->content) : -1;
-    if (fd >= 0) resize(fd, taken->size);
+    int fd = open_content(taken->content);
+    if (fd >= 0) resize(fd, taken->size); /* sizes are the journal's, which did not fail */
     for (size_t i = 0; i < taken->length; i++) {
-        if (fd >= 0) next(fd, taken->parts[i].bytes, taken->parts[i].length, taken->parts[i].start);
+        if (fd >= 0 && is_durable) next(fd, taken->parts[i].bytes, taken->parts[i].length, taken->parts[i].start);
         free(taken->parts[i].bytes);
     }
     free(taken->parts);
@@ -323,6 +331,8 @@ static int synced(int fd, int (*sync)(int)) {
         return errno = failure, -1;
     }
     pthread_mutex_lock(&syncing);
+    struct timespec delay = {control[FSYNC_DELAY_MS] / 1000, control[FSYNC_DELAY_MS] % 1000 * 1000000};
+    nanosleep(&delay, NULL);
     struct snapshot taken = {0};
     if (S_ISREG(found.st_mode)) {
         pthread_mutex_lock(&state);

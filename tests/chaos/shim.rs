@@ -22,6 +22,10 @@ pub enum Knob {
     WritesFailed = 5,
     Fsyncs = 6,
     ClockReads = 8,
+    /// How long every fsync takes before it begins, so that a cut finds something unsynced.
+    FsyncDelayMs = 9,
+    /// Writes that no fsync has followed.
+    Unsynced = 10,
 }
 
 /// A page of knobs, and the shadow of one spool directory.
@@ -49,9 +53,13 @@ impl Shim {
 
     /// What a relay has to be started with.
     pub fn environment(&self) -> Vec<(String, String)> {
+        self.variables(library())
+    }
+
+    fn variables(&self, library: &Path) -> Vec<(String, String)> {
         let text = |path: &Path| path.display().to_string();
         [
-            ("LD_PRELOAD", text(library())),
+            ("LD_PRELOAD", text(library)),
             ("CHAOS_SHIM_CONTROL", text(&self.home.join("page"))),
             ("CHAOS_SHIM_DIRECTORY", text(&self.spool)),
             ("CHAOS_SHIM_SHADOW", text(&self.home.join("shadow"))),
@@ -70,29 +78,33 @@ impl Shim {
         i64::from_ne_bytes(bytes)
     }
 
-    /// Puts what the disk would still have in the place of the spool directory, whose relay is dead, and goes on with a fresh shadow.
+    /// Puts what the disk would still have in the place of the spool directory, whose relay is dead, and goes on with a fresh shadow
+    /// and the same habits.
     pub fn cut_power(self, spool: &Path) -> Self {
         let kept = spool.with_extension("kept");
-        fs::create_dir(&kept).expect("a temporary directory");
+        self.materialize(&kept);
+        fs::remove_dir_all(spool).expect("the spool directory");
+        fs::rename(&kept, spool).expect("a temporary directory");
+        fs::remove_dir_all(self.home.join("shadow")).expect("the shadow");
+        for knob in [Knob::Fsyncs, Knob::FsyncsFailed, Knob::WritesFailed, Knob::Unsynced] {
+            self.set(knob, 0);
+        }
+        self
+    }
+
+    /// What the disk would still have.
+    fn materialize(&self, kept: &Path) {
+        fs::create_dir(kept).expect("a temporary directory");
         let names = fs::read_to_string(self.home.join("shadow/names")).expect("the shim has written it");
         for (content, name) in names.lines().filter_map(|line| line.split_once(' ')) {
             let target = kept.join(name);
             fs::create_dir_all(target.parent().expect("it is below the directory")).expect("a temporary directory");
             fs::copy(self.home.join("shadow/contents").join(content), target).expect("the shim has written it");
         }
-        fs::remove_dir_all(spool).expect("the spool directory");
-        fs::rename(&kept, spool).expect("a temporary directory");
-        fs::remove_dir_all(self.home.join("shadow")).expect("the shadow");
-        let next = Self::new(&self.home, &self.spool);
-        next.set(Knob::EarlyPercent, EARLY_PERCENT);
-        next
     }
 }
 
-/// How many unsynced writes a disk keeps in `power_cut`: enough that both happen all the time.
-pub const EARLY_PERCENT: i64 = 30;
-
-/// Built once in a run.
+/// Built once in a run, and shown to do what the scenarios rely on.
 fn library() -> &'static Path {
     static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -103,7 +115,30 @@ fn library() -> &'static Path {
         compiler.args(["-shared", "-fPIC", "-O2", "-Wall", "-o"]).arg(&built).arg(source).args(["-ldl", "-lpthread"]);
         assert!(compiler.status().expect("a C compiler").success(), "shim.c does not compile");
         fs::rename(&built, &library).expect("target/tmp can be written");
+        prove(&library);
         library
     });
     &LIBRARY
+}
+
+/// A shim that nobody calls would let every scenario pass: `dd` shows that only what was synced is kept, and that failures fail.
+fn prove(library: &Path) {
+    assert_eq!(kept_of_dd(library, true, 0), (true, Some(3)), "what was synced is kept");
+    assert_eq!(kept_of_dd(library, false, 0), (true, None), "what was not synced is gone");
+    assert_eq!(kept_of_dd(library, true, EIO), (false, None), "a failing fsync fails, and keeps nothing");
+}
+
+/// Whether a `dd` of three bytes succeeds, and how many of them would outlive a power cut.
+fn kept_of_dd(library: &Path, is_synced: bool, errno: i64) -> (bool, Option<u64>) {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let (spool, kept) = (home.path().join("spool"), home.path().join("kept"));
+    fs::create_dir(&spool).expect("a temporary directory");
+    let shim = Shim::new(home.path(), &spool);
+    shim.set(Knob::FsyncErrno, errno);
+    let mut dd = Command::new("dd");
+    dd.args(["if=/dev/zero", "bs=3", "count=1"]).arg(format!("of={}", spool.join("file").display()));
+    let dd = dd.args(is_synced.then_some("conv=fsync")).envs(shim.variables(library)).stderr(Stdio::null());
+    let has_succeeded = dd.status().expect("dd can be run").success();
+    shim.materialize(&kept);
+    (has_succeeded, fs::metadata(kept.join("file")).ok().map(|file| file.len()))
 }

@@ -98,7 +98,7 @@ pub static SCENARIOS: &[Scenario] = &[
     with(
         Both,
         "power_cut",
-        "what was not fsynced is gone, thrice, while brokers hang",
+        "what was not fsynced is gone, four times, while brokers hang and after",
         crate::shim::no_compiler,
         disk::power_cut,
     ),
