@@ -3,13 +3,14 @@
 //! ```text
 //!              POST /webhooks/{app}                                    livechat.<action>
 //!  LiveChat ───────────────────────►  http ──► relay ──► publish  ───────────────────────►  Kafka ──► consumers
-//!           ◄───────────────────────             │  ▲        │    ◄───────────────────────
-//!               200 once it is safe              ▼  │        ▼            ack of all replicas
-//!                                               event      topics
+//!           ◄───────────────────────             │  ▲        │ ▲  ◄───────────────────────
+//!               200 once it is safe              ▼  │   no ack │  in order   ack of all replicas
+//!                                               event        ▼ │
+//!                                                           spool ──► replay
 //! ```
 //!
-//! Read [`event`], then [`relay`], then [`publish`] and [`http`]; [`cli`] wires them. Imports go only downward:
-//! `cli → config → http → relay → publish, topics, window → event, metrics, telemetry, shutdown`.
+//! Read [`event`], then [`relay`], then [`publish`], [`spool`] and [`replay`]; [`cli`] wires them. Imports go only downward:
+//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, window → event, metrics, telemetry, shutdown`.
 
 #![forbid(unsafe_code)]
 
@@ -19,9 +20,12 @@ pub mod config;
 pub mod http;
 
 // heart: what happens to an event
+pub mod dead_letter;
 pub mod event;
 pub mod publish;
 pub mod relay;
+pub mod replay;
+pub mod spool;
 pub mod topics;
 pub mod window;
 

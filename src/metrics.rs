@@ -1,9 +1,11 @@
 //! What Prometheus sees. All names, labels and help texts stand here; every label has a closed set of values.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::event::{Fault, Rejection, actions, route::UNLISTED};
@@ -38,13 +40,31 @@ pub struct Metrics {
     pub bytes_in_flight: IntGauge,
     pub records_in_flight: IntGauge,
     /// 1 while an event can be made durable.
-    pub ready: IntGauge,
+    ready: IntGauge,
+    /// 1 while the brokers answer.
+    pub kafka_up: IntGauge,
+    /// From the hand-over to the ack or the fsync, by which of them it was.
+    durable_seconds: HistogramVec,
+    /// 1 while the spool accepts events.
+    pub spool_accepting: IntGauge,
+    spool_records: IntGaugeVec,
+    spool_bytes: IntGaugeVec,
+    /// How long the first event of a lane has waited.
+    pub spool_oldest_seconds: GaugeVec,
+    /// One group commit with its fsync.
+    pub spool_commit_seconds: Histogram,
+    pub spool_failures: IntCounter,
+    pub replayed: IntCounter,
+    pub dead_letters: IntCounterVec,
+    pub parked_records: IntGauge,
     events: HashMap<&'static str, Events>,
 }
 
 /// The counters of one action.
 struct Events {
     published: IntCounter,
+    spooled: IntCounter,
+    parked: IntCounter,
     dropped: IntCounter,
     unavailable: IntCounter,
 }
@@ -53,16 +73,32 @@ struct Events {
 #[derive(Clone, Copy, Debug)]
 pub enum Fate {
     Published,
+    Spooled,
+    Parked,
     Dropped,
     Unavailable,
 }
 
 /// Why an event could not be made durable, as labels.
-pub const UNAVAILABLE: [&str; 6] = ["kafka", "deadline", "queue_full", "too_large", "overloaded", "shutting_down"];
+pub const UNAVAILABLE: [&str; 9] = [
+    "kafka",
+    "deadline",
+    "queue_full",
+    "too_large",
+    "invalid",
+    "overloaded",
+    "shutting_down",
+    "spool_full",
+    "spool_failed",
+];
+
+/// Why a record became a dead letter, as labels.
+pub const PARKED: [&str; 3] = ["too_large", "invalid", "corrupted"];
 
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 impl Metrics {
+    #[allow(clippy::too_many_lines)] // a list
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;
@@ -145,10 +181,68 @@ impl Metrics {
                 "records_in_flight",
                 "Records handed to the Kafka client and not yet reported. A rise: slow or missing brokers.",
             ),
+            kafka_up: gauge(r, "kafka_up", "1 while the brokers answer. 0: events are spooled, or, without a spool, answered 503."),
             ready: gauge(
                 r,
                 "ready",
                 "1 while an event can be made durable, as /readyz says; 0: events are answered 503.",
+            ),
+            durable_seconds: register(
+                r,
+                HistogramVec::new(
+                    HistogramOpts::from(opts(
+                        "durable_duration_seconds",
+                        "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). A rise: slow brokers, or a slow disk.",
+                    ))
+                    .buckets(SECONDS.to_vec()),
+                    &["path"],
+                )
+                .expect("a valid name"),
+            ),
+            spool_accepting: gauge(
+                r,
+                "spool_accepting",
+                "1 while the spool takes events. 0 with a spool configured: it is full or has failed, the log says why.",
+            ),
+            spool_records: gauges(
+                r,
+                "spool_records",
+                "Events in the spool by topic. A rise: the topic, or all of Kafka, takes no events.",
+            ),
+            spool_bytes: gauges(
+                r,
+                "spool_bytes",
+                "Bytes of the events in the spool by topic. Their sum near spool.bytes_max: 503s soon.",
+            ),
+            spool_oldest_seconds: register(
+                r,
+                GaugeVec::new(
+                    opts("spool_oldest_seconds", "How long the first event of a topic has waited in the spool, as of the last probe. A rise: the topic takes no events."),
+                    &["topic"],
+                )
+                .expect("a valid name"),
+            ),
+            spool_commit_seconds: histogram(
+                r,
+                "spool_commit_duration_seconds",
+                "One write to the spool with its fsync, which serves all events that wait. A rise: a slow disk.",
+            ),
+            spool_failures: counter(
+                r,
+                "spool_failures_total",
+                "Failed writes or fsyncs of the spool, after which it accepts nothing until it was opened anew. A rise: look at the disk.",
+            ),
+            replayed: counter(r, "replayed_total", "Events published from the spool. A rise: an outage is being made good."),
+            dead_letters: counters(
+                r,
+                "dead_letters_total",
+                "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. A rise: raise the topic's max.message.bytes, or look at `dead-letters list`.",
+                &["to", "reason"],
+            ),
+            parked_records: gauge(
+                r,
+                "parked_records",
+                "Dead letters on the disk, which wait for somebody: `dead-letters list`.",
             ),
             events: actions::names()
                 .chain([UNLISTED, APP_WEBHOOK])
@@ -165,6 +259,10 @@ impl Metrics {
         Rejection::ALL.iter().for_each(|r| self.rejected.with_label_values(&[r.reason()]).inc_by(0));
         Fault::ALL.iter().for_each(|f| self.faults.with_label_values(&[f.reason()]).inc_by(0));
         ["dropped", "joined"].iter().for_each(|result| self.retries.with_label_values(&[result]).inc_by(0));
+        for (to, reason) in ["topic", "disk"].into_iter().flat_map(|to| PARKED.map(|reason| (to, reason))) {
+            self.dead_letters.with_label_values(&[to, reason]).inc_by(0);
+        }
+        ["kafka", "spool"].iter().for_each(|path| drop(self.durable_seconds.with_label_values(&[path])));
         UNAVAILABLE.iter().for_each(|reason| self.unavailable.with_label_values(&[reason]).inc_by(0));
         for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
             self.requests.with_label_values(&[code]).inc_by(0);
@@ -182,13 +280,36 @@ impl Metrics {
         let events = &self.events[action];
         match fate {
             Fate::Published => events.published.inc(),
+            Fate::Spooled => events.spooled.inc(),
+            Fate::Parked => events.parked.inc(),
             Fate::Dropped => events.dropped.inc(),
             Fate::Unavailable => events.unavailable.inc(),
         }
     }
 
+    /// How long an event took to become durable, and on which path.
+    pub fn durable(&self, fate: Fate, after: Duration) {
+        let path = match fate {
+            Fate::Published => "kafka",
+            Fate::Spooled => "spool",
+            Fate::Parked | Fate::Dropped | Fate::Unavailable => return,
+        };
+        self.durable_seconds.with_label_values(&[path]).observe(after.as_secs_f64());
+    }
+
+    /// The gauges of one lane: its records and its bytes.
+    pub fn spool_lane(&self, topic: &str) -> [IntGauge; 2] {
+        [&self.spool_records, &self.spool_bytes].map(|gauges| gauges.with_label_values(&[topic]))
+    }
+
+    /// Whether an event can be made durable: by the brokers, or by the spool.
+    pub fn is_ready(&self) -> bool {
+        self.kafka_up.get() == 1 || self.spool_accepting.get() == 1
+    }
+
     /// The text format that Prometheus scrapes.
     pub fn text(&self) -> Vec<u8> {
+        self.ready.set(i64::from(self.is_ready()));
         let mut text = Vec::with_capacity(32 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("memory takes what is written");
         text
@@ -204,7 +325,13 @@ impl Default for Metrics {
 impl Events {
     fn new(events: &IntCounterVec, action: &str) -> Self {
         let counter = |outcome: &str| events.with_label_values(&[action, outcome]);
-        Self { published: counter("published"), dropped: counter("dropped"), unavailable: counter("unavailable") }
+        Self {
+            published: counter("published"),
+            spooled: counter("spooled"),
+            parked: counter("parked"),
+            dropped: counter("dropped"),
+            unavailable: counter("unavailable"),
+        }
     }
 }
 
@@ -227,6 +354,11 @@ fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::with_opts(opts(name, help)).expect("a valid name"))
+}
+
+/// Gauges a topic.
+fn gauges(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(opts(name, help), &["topic"]).expect("a valid name"))
 }
 
 fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {

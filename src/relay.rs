@@ -1,21 +1,25 @@
 //! One webhook, start to end: decides its [`Outcome`], and counts it.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::dead_letter::DeadLetters;
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
 use crate::event::route::{UNLISTED, route};
 use crate::event::verify::verify;
 use crate::event::{Event, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
 use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
-use crate::publish::{Publisher, Report};
+use crate::publish::{Failure, Publisher, Remedy, Report};
 use crate::shutdown::Shutdown;
+use crate::spool::{Entry, Spool, Way};
 use crate::telemetry::Throttle;
 use crate::window::{self, Claim, Seen, Settled, Window};
 
@@ -25,6 +29,8 @@ pub struct Policy {
     /// App Webhooks, where they are switched on: the token of their path, and where their events go.
     pub app_webhooks: Option<App>,
     pub retries: window::Config,
+    /// The topic for records that their own topic will never take.
+    pub dead_letter: Arc<str>,
 }
 
 /// One app: its name, which is the last part of its webhooks' path, its secret keys, and where its events go.
@@ -45,6 +51,7 @@ impl Policy {
     pub fn topics(&self) -> Vec<Arc<str>> {
         let apps = self.apps.values().chain(&self.app_webhooks);
         let mut names: Vec<_> = apps.flat_map(|app| app.routing.topics.names()).collect();
+        names.push(Arc::clone(&self.dead_letter));
         names.sort();
         names.dedup();
         names
@@ -65,6 +72,10 @@ pub enum Posted<'a> {
 pub enum Outcome {
     /// The brokers have it.
     Published,
+    /// The disk has it, and the brokers get it when they can.
+    Spooled,
+    /// Its topic will never take it: it is among the dead letters.
+    Parked,
     /// Its action is configured to be dropped.
     Dropped,
     /// It is the sender's fault.
@@ -85,7 +96,9 @@ pub struct Relay(Arc<Inner>);
 
 struct Inner {
     policy: Policy,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
+    spool: Option<Spool>,
+    dead_letters: DeadLetters,
     window: Window,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
@@ -102,10 +115,11 @@ struct Made {
 }
 
 impl Relay {
-    pub fn new(policy: Policy, publisher: Publisher, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
+    pub fn new(policy: Policy, dead_letters: DeadLetters, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let (nobody, window) = (Keyring::new([]), Window::new(policy.retries));
         let rejections = Throttle::new(Duration::from_secs(10));
-        Self(Arc::new(Inner { policy, publisher, window, metrics, shutdown, rejections, nobody }))
+        let (publisher, spool) = (Arc::clone(&dead_letters.publisher), dead_letters.spool.clone());
+        Self(Arc::new(Inner { policy, publisher, spool, dead_letters, window, metrics, shutdown, rejections, nobody }))
     }
 
     pub fn policy(&self) -> &Policy {
@@ -130,9 +144,10 @@ impl Relay {
             return Outcome::Dropped;
         };
         let outcome = tokio::select! {
-            outcome = self.publish_once(action, record, retry_key) => outcome,
+            outcome = self.publish_once(action, record, retry_key, deadline) => outcome,
             () = tokio::time::sleep_until(deadline) => Outcome::Unavailable("deadline"),
-            () = self.0.shutdown.giving_up.cancelled() => Outcome::Unavailable("shutting_down"),
+            // With a spool, what is under way goes there.
+            () = self.0.shutdown.giving_up.cancelled(), if self.0.spool.is_none() => Outcome::Unavailable("shutting_down"),
         };
         if let Outcome::Unavailable(reason) = outcome {
             self.0.metrics.unavailable.with_label_values(&[reason]).inc();
@@ -173,7 +188,13 @@ impl Relay {
     }
 
     /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome.
-    async fn publish_once(&self, action: &'static str, record: Record, retry_key: Option<RetryKey>) -> Outcome {
+    async fn publish_once(
+        &self,
+        action: &'static str,
+        record: Record,
+        retry_key: Option<RetryKey>,
+        deadline: Instant,
+    ) -> Outcome {
         loop {
             let seen = retry_key.map_or(Seen::Unwatched, |key| self.0.window.look(key, std::time::Instant::now()));
             let claim = match seen {
@@ -191,14 +212,78 @@ impl Relay {
                     }
                 }
             };
-            let mut under_way = UnderWay { relay: self.clone(), action, claim, report: None };
-            return match self.0.publisher.publish(&record) {
-                Ok(report) => {
-                    drop(record); // the client has its own copy; this one need not wait for the report
-                    under_way.settled(report).await.into()
-                }
-                Err(failure) => under_way.settle(Err(failure.reason())).into(),
+            return Followed::new(self.clone().settle(action, record, claim, deadline)).await;
+        }
+    }
+
+    /// Makes the event durable, counts it, and tells its retries.
+    async fn settle(self, action: &'static str, record: Record, claim: Option<Claim>, deadline: Instant) -> Outcome {
+        let began = std::time::Instant::now();
+        let outcome = self.make_durable(record, deadline).await;
+        let (fate, settled) = match &outcome {
+            Outcome::Spooled => (Fate::Spooled, Ok(())),
+            Outcome::Parked => (Fate::Parked, Ok(())),
+            Outcome::Unavailable(reason) => (Fate::Unavailable, Err(*reason)),
+            Outcome::Published | Outcome::Dropped | Outcome::Rejected(_) => (Fate::Published, Ok(())),
+        };
+        self.0.metrics.event(action, fate);
+        self.0.metrics.durable(fate, began.elapsed());
+        if let Some(claim) = claim {
+            claim.settle(settled, std::time::Instant::now());
+        }
+        outcome
+    }
+
+    /// The brokers' ack, or an fsync. Handed over before the first wait, unless the lane is about to turn direct again.
+    async fn make_durable(&self, record: Record, deadline: Instant) -> Outcome {
+        let Some(spool) = &self.0.spool else {
+            return match self.published(&record).await {
+                Ok(()) => Outcome::Published,
+                Err(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
+                Err(failure) => Outcome::Unavailable(failure.reason()),
             };
+        };
+        // While nothing reaches the brokers, nobody has to find it out for himself.
+        let is_hopeless = self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1;
+        if !is_hopeless && spool.way(&record.topic).await == Way::Direct {
+            match self.published_in_time(&record, deadline).await {
+                Some(Ok(())) => return Outcome::Published,
+                Some(Err(failure)) if failure.remedy == Remedy::Park => return self.lay_down(record, failure).await,
+                Some(Err(_)) | None => {}
+            }
+        }
+        let ticket = spool.ticket(&record.topic);
+        match spool.append(ticket, record).await {
+            Ok(Ok(())) => Outcome::Spooled,
+            Ok(Err(refused)) => Outcome::Unavailable(refused.reason()),
+            Err(_) => Outcome::Unavailable("spool_failed"),
+        }
+    }
+
+    async fn published(&self, record: &Record) -> Result<(), Failure> {
+        let report = self.0.publisher.publish(record)?;
+        report.await.unwrap_or(Err(Failure::gone()))
+    }
+
+    /// As `published`; `None` when it is time to look for another way.
+    async fn published_in_time(&self, record: &Record, deadline: Instant) -> Option<Result<(), Failure>> {
+        let report: Report = match self.0.publisher.publish(record) {
+            Ok(report) => report,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let late = (Instant::now() + self.0.publisher.report_deadline()).min(deadline.checked_sub(FSYNC_RESERVE)?);
+        tokio::select! {
+            biased;
+            reported = report => Some(reported.unwrap_or(Err(Failure::gone()))),
+            () = tokio::time::sleep_until(late) => None,
+            () = self.0.shutdown.giving_up.cancelled() => None,
+        }
+    }
+
+    async fn lay_down(&self, record: Record, failure: Failure) -> Outcome {
+        match self.0.dead_letters.lay_down(Entry::new(record), failure, None).await {
+            Ok(()) => Outcome::Parked,
+            Err(reason) => Outcome::Unavailable(reason),
         }
     }
 
@@ -216,42 +301,34 @@ impl Relay {
     }
 }
 
-/// A record that was handed over. Dropped before its report has come, it leaves the rest to a task of its own: the event
-/// is counted, and its retries learn of it, though nobody waits any more.
-struct UnderWay {
-    relay: Relay,
-    action: &'static str,
-    claim: Option<Claim>,
-    report: Option<Report>,
-}
+/// What is left of the response deadline for the disk, when the brokers have had their time.
+const FSYNC_RESERVE: Duration = Duration::from_secs(1);
 
-impl UnderWay {
-    async fn settled(&mut self, report: Report) -> Settled {
-        let report = self.report.insert(report);
-        let settled = match report.await {
-            Ok(reported) => reported.map_err(|failure| failure.reason()),
-            Err(_) => Err("kafka"), // the producer went away with the record
-        };
-        self.report = None;
-        self.settle(settled)
-    }
+/// A future that goes on without its caller: dropped before its end, as a client's is who has hung up, it becomes a task of
+/// its own. The event is made durable and counted, and its retries learn of it, though nobody waits any more.
+struct Followed<F: Future<Output = Outcome> + Send + 'static>(Option<Pin<Box<F>>>);
 
-    fn settle(&mut self, settled: Settled) -> Settled {
-        let fate = if settled.is_ok() { Fate::Published } else { Fate::Unavailable };
-        self.relay.0.metrics.event(self.action, fate);
-        if let Some(claim) = self.claim.take() {
-            claim.settle(settled, std::time::Instant::now());
-        }
-        settled
+impl<F: Future<Output = Outcome> + Send + 'static> Followed<F> {
+    fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
     }
 }
 
-impl Drop for UnderWay {
+impl<F: Future<Output = Outcome> + Send + 'static> Future for Followed<F> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(future) = &mut self.0 else { return Poll::Pending }; // it has ended
+        let outcome = std::task::ready!(future.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl<F: Future<Output = Outcome> + Send + 'static> Drop for Followed<F> {
     fn drop(&mut self) {
-        let Some(report) = self.report.take() else { return };
-        let mut rest = Self { relay: self.relay.clone(), action: self.action, claim: self.claim.take(), report: None };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { rest.settled(report).await });
+        if let (Some(future), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(future);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::send::{Client, Target};
 use super::serve::Daemon;
 use super::traffic::{self, Sample};
 use super::{Failure, print, tail};
-use crate::config::Config;
+use crate::config::{Config, DEAD_LETTER};
 use crate::event::actions;
 use crate::event::route::UNLISTED;
 use crate::shutdown::Shutdown;
@@ -37,7 +37,7 @@ const TIME: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mock = MockCluster::new(1).map_err(|e| Failure::Failed(format!("the mock Kafka cannot be started: {e}")))?;
-    for name in actions::names().chain([UNLISTED]) {
+    for name in actions::names().chain([UNLISTED, DEAD_LETTER]) {
         mock.create_topic(&format!("livechat.{name}"), PARTITIONS, 1).map_err(Failure::failed)?;
     }
     let brokers = mock.bootstrap_servers();
@@ -66,7 +66,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
             _ = signal => println!("\nGood bye."),
         }
     }
-    daemon.stop().await;
+    daemon.stop(false).await;
     if complete { Ok(()) } else { Err(Failure::Failed("not everything that was sent has arrived".to_owned())) }
 }
 

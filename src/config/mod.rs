@@ -15,7 +15,7 @@ use crate::event::normalize::APP_EVENTS;
 use crate::event::route::{ENVELOPE_BYTES_MAX, Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
 use crate::relay::{App, Policy};
-use crate::{http, publish, telemetry, topics, window};
+use crate::{http, publish, replay, spool, telemetry, topics, window};
 use read::Reader;
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -27,8 +27,19 @@ pub struct Config {
     pub admin: Listener,
     pub kafka: publish::Config,
     pub topics: topics::Config,
+    /// Absent: events are answered 503 while Kafka is away.
+    pub spool: Option<Spool>,
     pub log: telemetry::Config,
     pub policy: Policy,
+}
+
+/// `[spool]`.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    pub spool: spool::Config,
+    pub replay: replay::Config,
+    /// How long `serve --drain` waits at its end for the spool to be empty.
+    pub drain_timeout: Duration,
 }
 
 /// A listener that is not bound yet.
@@ -91,6 +102,7 @@ fn build(r: &mut Reader) -> Option<Config> {
     let apps = apps(r, routes.as_ref());
     let app_webhooks = app_webhooks(r, routes.as_ref());
     let retries = retries(r);
+    let spool = spool(r);
     if let (Some(server), Some(kafka)) = (&server, &kafka) {
         let (body, publish) = (server.webhooks.body_timeout, kafka.publish_deadline);
         if body + publish > server.webhooks.response_deadline {
@@ -109,22 +121,24 @@ fn build(r: &mut Reader) -> Option<Config> {
     let topics = topics?;
     if let (Some(max), Some(kafka)) = (topics.settings.get("max.message.bytes"), &kafka)
         && topics.create
+        && spool.is_none()
         && max.parse::<u64>().is_ok_and(|max| max < kafka.record_bytes_max)
     {
         let needed = kafka.record_bytes_max;
         r.mistake(
             "topics.settings",
             &format!(
-                "max.message.bytes is {max}, and must be {needed} or more for server.body_bytes_max and the envelope"
+                "max.message.bytes is {max}, and must be {needed} or more for server.body_bytes_max and the envelope, or have a spool.directory for dead letters"
             ),
         );
     }
-    let policy = Policy { apps, app_webhooks, retries: retries? };
+    let dead_letter = Arc::from(format!("{}{DEAD_LETTER}", r.get::<String>("topics.prefix").unwrap_or_default()));
+    let policy = Policy { apps, app_webhooks, retries: retries?, dead_letter };
     for [one, other] in colliding(policy.topics()) {
         let why = format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them");
         r.mistake("topics", &why);
     }
-    Some(Config { server: server?, admin: admin?, kafka: kafka?, topics, log: log?, policy })
+    Some(Config { server: server?, admin: admin?, kafka: kafka?, topics, spool, log: log?, policy })
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -307,6 +321,42 @@ fn retries(r: &mut Reader) -> Option<window::Config> {
     let window = r.time("retries.window", Duration::ZERO, 3600 * SECOND);
     let entries_max = r.number("retries.entries_max", 0, 10_000_000);
     Some(window::Config { window: window?, entries_max: entries_max? as usize })
+}
+
+/// What stands after the prefix in the name of the dead letters' topic.
+pub const DEAD_LETTER: &str = "dead-letter";
+
+/// Looks at every key, whether there is a spool or not.
+fn spool(r: &mut Reader) -> Option<Spool> {
+    let directory = r.optional_text("spool.directory");
+    let bytes_max = r.size("spool.bytes_max", ByteSize::mib(1), ByteSize::tib(1));
+    let free_min = r.size("spool.free_min", ByteSize::b(0), ByteSize::tib(1));
+    let queue_records_max = r.number("spool.queue_records_max", 1, 1_000_000);
+    let lock_timeout = r.time("spool.lock_timeout", Duration::ZERO, 600 * SECOND);
+    let switch_timeout = r.time("spool.switch_timeout", Duration::from_millis(1), SECOND);
+    let drain_timeout = r.time("spool.drain_timeout", Duration::ZERO, 24 * 3600 * SECOND);
+    let records_max = r.number("spool.replay_records_max", 1, 100_000);
+    let replay_bytes_max = r.size("spool.replay_bytes_max", ByteSize::kib(1), ByteSize::gib(1));
+    let retry_min = r.time("spool.retry_min", Duration::from_millis(10), 60 * SECOND);
+    let retry_max = r.time("spool.retry_max", Duration::from_millis(10), 600 * SECOND);
+    if directory.as_deref() == Some("") {
+        r.mistake("spool.directory", "is empty; leave it out for no spool");
+    }
+    let replay = replay::Config {
+        records_max: records_max? as usize,
+        bytes_max: replay_bytes_max?,
+        retry_min: retry_min?,
+        retry_max: retry_max?.max(retry_min?),
+    };
+    let spool = spool::Config {
+        directory: directory?.into(),
+        bytes_max: bytes_max? as u64,
+        free_min: free_min? as u64,
+        queue_records_max: queue_records_max? as usize,
+        lock_timeout: lock_timeout?,
+        switch_timeout: switch_timeout?,
+    };
+    Some(Spool { spool, replay, drain_timeout: drain_timeout? })
 }
 
 /// The shortest token that nobody guesses by trying.

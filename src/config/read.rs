@@ -95,6 +95,15 @@ impl Reader {
         self.merged.get(key).map_err(|error| self.mistake(key, &plain(&error))).ok()
     }
 
+    /// A text that may be absent.
+    pub fn optional_text(&mut self, key: &str) -> Option<String> {
+        self.asked.insert(key.to_owned());
+        match self.merged.get::<String>(key) {
+            Err(config::ConfigError::NotFound(_)) => None,
+            found => found.map_err(|error| self.mistake(key, &plain(&error))).ok(),
+        }
+    }
+
     pub fn one_of(&mut self, key: &str, choices: &[&str]) -> Option<String> {
         let chosen = self.get::<String>(key)?;
         if !choices.contains(&chosen.as_str()) {

@@ -28,7 +28,7 @@ fn the_defaults_and_an_app_are_enough() {
     assert_eq!(config.server.webhooks.body_bytes_max, 2 << 20);
     assert_eq!(config.server.webhooks.response_deadline, Duration::from_secs(8));
     assert_eq!(config.policy.only_app(), Some("default"));
-    assert_eq!(config.policy.topics().len(), 47);
+    assert_eq!(config.policy.topics().len(), 48);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn an_app_may_have_its_own_topics() {
     let unversioned = load(&sales.replace("3.6", "latest"), &[]).err().expect("mistakes");
     assert!(unversioned[0].starts_with("apps[0].api_version: must be a version"), "{unversioned:?}");
     let topics = config.policy.topics();
-    assert_eq!(topics.len(), 94);
+    assert_eq!(topics.len(), 95);
     assert!(topics.iter().any(|topic| &**topic == "sales.livechat.incoming_event"));
     let wrong = APP.replace("name = \"default\"", "topic_prefix = \"é\"\nname = \"default\"");
     assert!(load(&wrong, &[]).err().expect("mistakes")[0].starts_with("apps[0].topic_prefix: has characters"));
@@ -228,7 +228,7 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
 
     let token = |token: &str| load(&format!("[app_webhooks]\ntoken = \"{token}\"\n{APP}"), &[]);
     let config = token(&"t".repeat(32)).expect("a configuration");
-    assert_eq!(config.policy.topics().len(), 53);
+    assert_eq!(config.policy.topics().len(), 54);
     for wrong in ["t".repeat(31), format!("{}/", "t".repeat(32))] {
         assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 or more"));
     }

@@ -26,10 +26,10 @@ impl Admin {
     fn ready(&self) -> (StatusCode, &'static str) {
         if self.shutdown.draining.is_cancelled() {
             (StatusCode::SERVICE_UNAVAILABLE, "not ready: shutting down\n")
-        } else if self.metrics.ready.get() == 1 {
+        } else if self.metrics.is_ready() {
             (StatusCode::OK, "ready\n")
         } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready: Kafka cannot take events\n")
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready: neither Kafka nor a spool takes events\n")
         }
     }
 }

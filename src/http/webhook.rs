@@ -181,7 +181,7 @@ impl Handler for Webhooks {
 /// the sender may know.
 fn status(outcome: &Result<Outcome, Refusal>) -> (StatusCode, &'static str) {
     match outcome {
-        Ok(Outcome::Published | Outcome::Dropped) => (StatusCode::OK, ""),
+        Ok(Outcome::Published | Outcome::Spooled | Outcome::Parked | Outcome::Dropped) => (StatusCode::OK, ""),
         Ok(Outcome::Rejected(Rejection::Unauthorized)) => (StatusCode::UNAUTHORIZED, "unauthorized\n"),
         Ok(Outcome::Rejected(rejection)) => (StatusCode::BAD_REQUEST, malformed(*rejection)),
         Ok(Outcome::Unavailable(_)) | Err(Refusal::Overloaded) => {

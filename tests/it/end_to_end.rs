@@ -47,7 +47,7 @@ fn every_sample_arrives_byte_for_byte_on_the_topic_of_its_current_name() {
     // Another test may have switched on App Webhooks, whose topics are there then.
     let is_actions = |topic: &&str| topic.starts_with("livechat.") && !topic.starts_with("livechat.app.");
     let topics: Vec<&str> = topics.iter().map(String::as_str).filter(is_actions).collect();
-    assert_eq!(topics.len(), 47, "{topics:?}");
+    assert_eq!(topics.len(), 48, "{topics:?}");
     let found = kafka.read_all(&topics);
     let by_data: HashMap<&str, &Message> =
         found.iter().filter_map(|m| Some((text(m).split_once(r#","data":"#)?.1.strip_suffix('}')?, m))).collect();
@@ -117,7 +117,7 @@ fn topics_are_created_as_configured() {
     let relay = Relay::start(kafka.bootstrap(), &settings).ready();
 
     let created: Vec<_> = kafka.topics().into_iter().filter(|topic| topic.starts_with(&prefix)).collect();
-    assert_eq!(created.len(), 47);
+    assert_eq!(created.len(), 48);
     let topic = format!("{prefix}incoming_event");
     assert_eq!(kafka.partitions(&topic), 2);
     assert_eq!(kafka.setting(&topic, "retention.ms"), "3600000");

@@ -15,6 +15,7 @@ mod outage;
 mod retries;
 mod samples;
 mod security;
+mod spool;
 mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;

@@ -45,7 +45,7 @@ fn kafka_killed_means_503_in_time_and_kafka_back_means_200_without_a_restart() {
     await_that("200 again", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 200);
     await_that("readiness is on", || http::get(relay.admin, "/readyz").status == 200);
     assert!(
-        relay.log().contains("not ready: Kafka is away")
+        relay.log().contains("Kafka is away: webhooks are answered 503")
             && relay.log().matches("ready: Kafka takes events").count() >= 2
     );
 }
@@ -74,14 +74,14 @@ fn a_relay_that_started_before_kafka_serves_when_kafka_is_there() {
     kafka.start_node(0);
     let relay = relay.ready();
     assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
-    assert_eq!(kafka.topics().len(), 47, "the topics were created once Kafka was there");
+    assert_eq!(kafka.topics().len(), 48, "the topics were created once Kafka was there");
 }
 
 #[test]
 fn a_producer_beyond_help_is_replaced() {
     // A fatal state of the idempotent producer cannot be brought about with a real broker at will.
     let mock = MockCluster::new(1).expect("a mock cluster");
-    for topic in livechat_relay::event::actions::names().chain(["unlisted"]) {
+    for topic in livechat_relay::event::actions::names().chain(["unlisted", "dead-letter"]) {
         mock.create_topic(&format!("livechat.{topic}"), 3, 1).expect("a topic");
     }
     mock.request_errors(

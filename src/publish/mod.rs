@@ -3,6 +3,9 @@
 //! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
 //! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
 
+mod health;
+mod remedy;
+
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -18,6 +21,8 @@ use tokio::sync::oneshot;
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::telemetry::Throttle;
+use health::Health;
+pub use remedy::{REMEDIES, Remedy};
 
 /// `[kafka]`: how to reach the brokers and what to ask of them.
 #[derive(Clone, Debug)]
@@ -36,6 +41,9 @@ pub struct Config {
     /// librdkafka's own, as given. Values may be passwords.
     pub properties: Vec<(String, SecretString)>,
 }
+
+/// What the headers of a dead letter may add to its record.
+const DEAD_LETTER_BYTES_MAX: u64 = 1024;
 
 /// Properties that would break a promise, and why each is refused.
 const REFUSED: [(&str, &str); 13] = [
@@ -94,41 +102,48 @@ impl Config {
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
             .set("message.timeout.ms", self.publish_deadline.as_millis().to_string())
-            .set("message.max.bytes", self.record_bytes_max.to_string());
+            .set("message.max.bytes", (self.record_bytes_max + DEAD_LETTER_BYTES_MAX).to_string());
         config
     }
 }
 
-/// Why a record is not on the brokers, by what helps.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Kafka is away, slow or unwilling: the sender should try again later.
-    #[error("Kafka did not take the record")]
-    Later,
-    /// The queue of records that wait for Kafka is full.
-    #[error("the queue to Kafka is full")]
-    QueueFull,
-    /// The record is larger than its topic allows. Trying again does not help; someone must raise the topic's limit.
-    #[error("the record is larger than its topic allows")]
-    TooLarge,
+/// Why a record is not on the brokers, and what helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("Kafka did not take the record: {code:?}")]
+pub struct Failure {
+    pub remedy: Remedy,
+    /// librdkafka's name for it.
+    pub code: RDKafkaErrorCode,
 }
 
 impl Failure {
     /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
     pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Later => "kafka",
-            Self::QueueFull => "queue_full",
-            Self::TooLarge => "too_large",
+        match (self.remedy, self.code) {
+            (_, RDKafkaErrorCode::QueueFull) => "queue_full",
+            (Remedy::Park, _) => self.parking(),
+            _ => "kafka",
+        }
+    }
+
+    /// Why it is a dead letter, where it is one: one of [`crate::metrics::PARKED`].
+    pub const fn parking(&self) -> &'static str {
+        match self.code {
+            RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::MessageBatchTooLarge => "too_large",
+            _ => "invalid",
         }
     }
 
     fn of(error: &KafkaError) -> Self {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
-            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => Self::TooLarge,
-            _ => Self::Later,
-        }
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        Self { remedy: Remedy::of(code), code }
+    }
+
+    /// The producer has gone away with the record.
+    pub const fn gone() -> Self {
+        Self { remedy: Remedy::Wait, code: RDKafkaErrorCode::PurgeQueue }
     }
 }
 
@@ -141,6 +156,7 @@ pub struct Publisher {
     config: Config,
     producer: RwLock<Arc<ThreadedProducer<Context>>>,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
     rebuilt: Throttle,
 }
 
@@ -150,8 +166,9 @@ impl Publisher {
     /// # Errors
     /// When librdkafka does not accept the configuration: a property in `kafka.properties` is wrong.
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, KafkaError> {
-        let producer = RwLock::new(Arc::new(producer(&config, &metrics)?));
-        Ok(Self { config, producer, metrics, rebuilt: Throttle::new(Duration::from_secs(1)) })
+        let health = Arc::<Health>::default();
+        let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health)?));
+        Ok(Self { config, producer, metrics, health, rebuilt: Throttle::new(Duration::from_secs(1)) })
     }
 
     /// Hands `record` over. Its report comes through what is returned, whether someone waits for it or not.
@@ -173,10 +190,11 @@ impl Publisher {
             drop(message);
             self.metrics.records_in_flight.dec();
             current.context().count(&error);
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-                self.rebuild();
+            let failure = Failure::of(&error);
+            if failure.remedy == Remedy::Rebuild {
+                self.rebuild("the producer is in a fatal state");
             }
-            Failure::of(&error)
+            failure
         })?;
         Ok(reported)
     }
@@ -188,10 +206,28 @@ impl Publisher {
     pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
         let producer = self.current();
         if let Some((_, why)) = producer.client().fatal_error() {
-            tracing::warn!(reason = why, "the Kafka producer is beyond help and is built anew");
-            self.rebuild();
+            self.rebuild(&why);
         }
-        self.current().client().fetch_metadata(Some(topic), timeout).map(drop)
+        self.current().client().fetch_metadata(Some(topic), timeout).map(drop)?;
+        if let Some(topic) = self.health.stuck(Instant::now()) {
+            self.rebuild(&format!("the brokers answer, and yet nothing has reached the topic {topic} for long"));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing has been acked since records began to fail: another one would likely fail, too.
+    pub fn is_away(&self) -> bool {
+        self.health.is_away()
+    }
+
+    /// Sets what [`Publisher::is_away`] says until the next report.
+    pub fn presume_away(&self, is_away: bool) {
+        self.health.presume_away(is_away);
+    }
+
+    /// For how long a report may be late: librdkafka looks for records that have timed out once a second.
+    pub fn report_deadline(&self) -> Duration {
+        self.config.publish_deadline + Duration::from_millis(1200)
     }
 
     /// Waits until every record handed over has its report; blocks up to `timeout`.
@@ -207,11 +243,12 @@ impl Publisher {
     }
 
     /// A fatal state of the idempotent producer never ends by itself; a new producer has none. At most one a second.
-    fn rebuild(&self) {
+    fn rebuild(&self, reason: &str) {
         if self.rebuilt.pass().is_none() {
             return;
         }
-        match producer(&self.config, &self.metrics) {
+        tracing::warn!(reason, "the Kafka producer is built anew");
+        match producer(&self.config, &self.metrics, &self.health) {
             Ok(new) => {
                 let mut current = self.producer.write().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let old = std::mem::replace(&mut *current, Arc::new(new));
@@ -225,10 +262,13 @@ impl Publisher {
     }
 }
 
-fn producer(config: &Config, metrics: &Arc<Metrics>) -> Result<ThreadedProducer<Context>, KafkaError> {
-    config
-        .producer()
-        .create_with_context(Context { metrics: Arc::clone(metrics), logged: Throttle::new(Duration::from_secs(10)) })
+fn producer(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+) -> Result<ThreadedProducer<Context>, KafkaError> {
+    let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
+    config.producer().create_with_context(Context { metrics, health, logged: Throttle::new(Duration::from_secs(10)) })
 }
 
 /// Travels through librdkafka with its record.
@@ -240,6 +280,7 @@ struct Pending {
 /// Receives what librdkafka has to say, on its poll thread.
 struct Context {
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
     logged: Throttle,
 }
 
@@ -256,13 +297,21 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
         self.metrics.records_in_flight.dec();
         self.metrics.publish_seconds.observe(pending.since.elapsed().as_secs_f64());
-        let outcome = result.as_ref().map(drop).map_err(|(error, message)| {
-            self.count(error);
-            if let Some(unlogged) = self.logged.pass() {
-                tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record; its sender gets 503");
+        let outcome = match result {
+            Ok(message) => {
+                self.health.acked(message.topic());
+                Ok(())
             }
-            Failure::of(error)
-        });
+            Err((error, message)) => {
+                self.count(error);
+                if let Some(unlogged) = self.logged.pass() {
+                    tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
+                }
+                let failure = Failure::of(error);
+                self.health.failed(message.topic(), failure.remedy, pending.since);
+                Err(failure)
+            }
+        };
         let _ = pending.report.send(outcome); // nobody waits where the sender has hung up
     }
 }
@@ -325,7 +374,7 @@ mod tests {
             ("enable.idempotence", "true"),
             ("partitioner", "murmur2_random"),
             ("message.timeout.ms", "4000"),
-            ("message.max.bytes", "1048576"),
+            ("message.max.bytes", "1049600"),
             ("linger.ms", "7"),
             ("security.protocol", "sasl_ssl"),
         ] {
@@ -355,9 +404,10 @@ mod tests {
             headers: Vec::new(),
             value: vec![b'x'; bytes],
         };
-        assert_eq!(publisher.publish(&record((1 << 20) + 1)).err(), Some(Failure::TooLarge));
-        let taken = (0..20).map(|_| publisher.publish(&record(1)).err()).collect::<Vec<_>>();
+        let reason = |bytes| publisher.publish(&record(bytes)).err().map(|failure| failure.reason());
+        assert_eq!(reason((1 << 20) + 1024 + 1), Some("too_large"));
+        let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);
-        assert_eq!(taken[10], Some(Failure::QueueFull));
+        assert_eq!(taken[10], Some("queue_full"));
     }
 }

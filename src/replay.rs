@@ -1,0 +1,325 @@
+//! Spool → Kafka until it is empty, a task a lane. Order is kept by key: of one key, one record is under way at a time, so
+//! that whatever fails, nothing of its key has overtaken it; different keys go side by side.
+//!
+//! While a lane is in trouble, a single record asks now and then whether it has passed. When nothing is left but what is on
+//! its way, the lane's gate is closed for a moment: new events wait until the last ack, and then go direct again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::dead_letter::DeadLetters;
+use crate::event::Record;
+use crate::publish::{Failure, Publisher, Remedy};
+use crate::spool::{Entry, Numbered, Parked, Signals, Spool};
+
+/// The part of `[spool]` that is about replay.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Records of a lane under way at once, and their bytes.
+    pub records_max: usize,
+    pub bytes_max: usize,
+    /// Between two tries of a lane in trouble; it doubles from the first to the second.
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+}
+
+/// So few records must be left before a lane's gate is closed: they are acked within moments.
+const CLOSE_AT: u64 = 512;
+
+/// Replays every lane that has something, until `stop`; what is under way then is waited for.
+pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: CancellationToken) {
+    let lanes = TaskTracker::new();
+    while !stop.is_cancelled() {
+        let idle = spool.lanes().take_idle();
+        for (topic, signals) in idle {
+            let lane = Lane::new(config, topic, signals, spool.clone(), dead_letters.clone());
+            lanes.spawn(lane.run(stop.clone()));
+        }
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = spool.work() => {}
+        }
+    }
+    lanes.close();
+    lanes.wait().await;
+}
+
+/// What became of an attempt.
+enum Fate {
+    /// The brokers, or the dead letters, have it.
+    Settled,
+    Failed(Failure),
+}
+
+/// One lane's replay.
+struct Lane {
+    config: Config,
+    topic: Arc<str>,
+    signals: Arc<Signals>,
+    spool: Spool,
+    dead_letters: DeadLetters,
+    /// What was read and is not settled, by number.
+    held: BTreeMap<u64, (Arc<Entry>, usize)>,
+    held_bytes: usize,
+    /// The numbers of each key, the oldest first: only that one is ready or under way.
+    of_key: HashMap<String, VecDeque<u64>>,
+    ready: BTreeSet<u64>,
+    under_way: FuturesUnordered<BoxFuture<'static, (u64, Fate)>>,
+    /// The first number that was not read.
+    next: u64,
+    is_at_end: bool,
+    /// From the beginning until a first ack, and after each failure.
+    trouble: Option<Trouble>,
+}
+
+/// A lane of which it is not known that it can publish.
+struct Trouble {
+    again_at: Instant,
+    delay: Duration,
+    since: Instant,
+    failure: Option<Failure>,
+}
+
+impl Lane {
+    fn new(config: Config, topic: Arc<str>, signals: Arc<Signals>, spool: Spool, dead_letters: DeadLetters) -> Self {
+        Self {
+            config,
+            topic,
+            signals,
+            spool,
+            dead_letters,
+            held: BTreeMap::new(),
+            held_bytes: 0,
+            of_key: HashMap::new(),
+            ready: BTreeSet::new(),
+            under_way: FuturesUnordered::new(),
+            next: 0,
+            is_at_end: false,
+            trouble: Some(Trouble {
+                again_at: Instant::now(),
+                delay: config.retry_min,
+                since: Instant::now(),
+                failure: None,
+            }),
+        }
+    }
+
+    /// Runs until the lane is direct again, or `stop`.
+    async fn run(mut self, stop: CancellationToken) {
+        let began = Instant::now();
+        tracing::info!(
+            topic = &*self.topic,
+            records = self.spool.lanes().waiting(&self.topic),
+            "replaying from the spool"
+        );
+        loop {
+            if self.held.is_empty() && self.spool.lanes().leave(&self.topic) {
+                tracing::info!(topic = &*self.topic, after = ?began.elapsed(), "the spool's lane is empty: events go to Kafka directly");
+                return;
+            }
+            if stop.is_cancelled() {
+                while self.under_way.next().await.is_some() {}
+                return;
+            }
+            self.read().await;
+            self.send();
+            self.close_the_gate();
+            let again_at = self.trouble.as_ref().map(|trouble| trouble.again_at);
+            let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.under_way.is_empty();
+            tokio::select! {
+                Some((number, fate)) = self.under_way.next(), if !self.under_way.is_empty() => self.settled(number, fate),
+                () = self.signals.more.notified() => self.is_at_end = false,
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if is_waiting => {}
+            }
+        }
+    }
+
+    /// How many records may be held: one while there is trouble.
+    const fn records_max(&self) -> usize {
+        if self.trouble.is_some() { 1 } else { self.config.records_max }
+    }
+
+    async fn read(&mut self) {
+        let is_time = self.trouble.as_ref().is_none_or(|trouble| trouble.again_at <= Instant::now());
+        let free = self.records_max().saturating_sub(self.held.len());
+        // A page at a time, not a record at a time.
+        let is_low = self.held.len() <= self.records_max() / 2 && self.held_bytes <= self.config.bytes_max / 2;
+        if self.is_at_end || !is_time || !is_low || free == 0 {
+            return;
+        }
+        let bytes = self.config.bytes_max - self.held_bytes;
+        let (spool, topic, from) = (self.spool.clone(), Arc::clone(&self.topic), self.next);
+        let page = tokio::task::spawn_blocking(move || spool.page(&topic, from, free, bytes)).await;
+        let page = match page {
+            Ok(Ok(page)) => page,
+            Ok(Err(error)) => {
+                tracing::warn!(topic = &*self.topic, %error, "the spool cannot be read at the moment");
+                return self.in_trouble(None);
+            }
+            Err(_) => return self.in_trouble(None), // the runtime is going away
+        };
+        self.is_at_end = page.is_empty();
+        for Numbered { number, entry, bytes } in page {
+            match entry {
+                Ok(entry) => self.hold(number, entry, bytes),
+                Err(why) => {
+                    if !self.set_aside(number, why.to_string()).await {
+                        return self.in_trouble(None);
+                    }
+                }
+            }
+            self.next = number + 1;
+        }
+    }
+
+    fn hold(&mut self, number: u64, entry: Entry, bytes: usize) {
+        let of_key = self.of_key.entry(entry.record.key.clone()).or_default();
+        of_key.push_back(number);
+        if of_key.len() == 1 {
+            self.ready.insert(number);
+        }
+        self.held.insert(number, (Arc::new(entry), bytes));
+        self.held_bytes += bytes;
+    }
+
+    /// Bytes that are no entry any more: kept for a person, out of the lane's way.
+    async fn set_aside(&mut self, number: u64, error: String) -> bool {
+        tracing::error!(
+            topic = &*self.topic,
+            number,
+            error,
+            "an entry of the spool cannot be read: it is parked as it is"
+        );
+        let Ok(Some(value)) = self.spool.raw(&self.topic, number) else { return false };
+        let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
+        let at_ms = jiff::Timestamp::now().as_millisecond();
+        let parked = Some(Parked { reason: "corrupted".to_owned(), error, at_ms });
+        let entry = Entry { parked, ..Entry::new(record) };
+        let parked = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await;
+        self.dead_letters.metrics.dead_letters.with_label_values(&["disk", "corrupted"]).inc();
+        matches!(parked, Ok(Ok(())))
+    }
+
+    /// Sends what is ready; in trouble one record, when it is time for it.
+    fn send(&mut self) {
+        if let Some(trouble) = &self.trouble
+            && (!self.under_way.is_empty() || trouble.again_at > Instant::now())
+        {
+            return;
+        }
+        let most = if self.trouble.is_some() { 1 } else { usize::MAX };
+        for _ in 0..most.min(self.ready.len()) {
+            let Some(number) = self.ready.pop_first() else { return };
+            let Some((entry, _)) = self.held.get(&number) else { continue };
+            let (entry, topic, dead_letters) = (Arc::clone(entry), Arc::clone(&self.topic), self.dead_letters.clone());
+            let spool = self.spool.clone();
+            self.under_way
+                .push(Box::pin(async move { (number, attempt(&spool, &dead_letters, topic, number, entry).await) }));
+        }
+    }
+
+    fn settled(&mut self, number: u64, fate: Fate) {
+        let Fate::Failed(failure) = fate else {
+            if let Some(trouble) = self.trouble.take() {
+                if trouble.failure.is_some() {
+                    tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+                }
+                self.is_at_end = false;
+            }
+            return self.release(number);
+        };
+        self.ready.insert(number);
+        self.in_trouble(Some(failure));
+    }
+
+    /// The record is done with; the next of its key may go.
+    fn release(&mut self, number: u64) {
+        let Some((entry, bytes)) = self.held.remove(&number) else { return };
+        self.held_bytes -= bytes;
+        let Some(of_key) = self.of_key.get_mut(&entry.record.key) else { return };
+        of_key.pop_front();
+        match of_key.front() {
+            Some(&next) => drop(self.ready.insert(next)),
+            None => drop(self.of_key.remove(&entry.record.key)),
+        }
+    }
+
+    fn in_trouble(&mut self, failure: Option<Failure>) {
+        let now = Instant::now();
+        let former = self.trouble.take();
+        // Of those that were under way together, the last one counts.
+        let delay = match &former {
+            Some(former) if self.under_way.is_empty() => (former.delay * 2).min(self.config.retry_max),
+            Some(former) => former.delay,
+            None => self.config.retry_min,
+        };
+        let is_news = former.as_ref().is_none_or(|former| former.failure.map(|f| f.code) != failure.map(|f| f.code));
+        if let Some(failure) = failure.filter(|_| is_news) {
+            let code = failure.code;
+            if failure.remedy == Remedy::Mend {
+                tracing::error!(
+                    topic = &*self.topic,
+                    ?code,
+                    "the topic takes no events until somebody mends it: its events wait in the spool"
+                );
+            } else {
+                tracing::warn!(topic = &*self.topic, ?code, "the topic takes no events: they wait in the spool");
+            }
+        }
+        let since = former.map_or(now, |former| former.since);
+        self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure });
+        self.spool.lanes().keep_spooling(&self.topic);
+        if self.under_way.is_empty() {
+            self.forget();
+        }
+    }
+
+    /// Gives the memory back: what is not settled is read again from the beginning.
+    fn forget(&mut self) {
+        self.held.clear();
+        self.of_key.clear();
+        self.ready.clear();
+        (self.held_bytes, self.next, self.is_at_end) = (0, 0, false);
+    }
+
+    /// When all is read and on its way, and the brokers take it, who comes now waits for the last ack.
+    fn close_the_gate(&self) {
+        if self.trouble.is_none() && self.is_at_end && self.held.len() as u64 <= CLOSE_AT {
+            self.spool.lanes().close(&self.topic);
+        }
+    }
+}
+
+/// Publishes a record, or lays it down where its topic will never take it.
+async fn attempt(spool: &Spool, dead_letters: &DeadLetters, topic: Arc<str>, number: u64, entry: Arc<Entry>) -> Fate {
+    let failure = match published(&dead_letters.publisher, &entry.record).await {
+        Ok(()) => {
+            spool.acked(&topic, number);
+            dead_letters.metrics.replayed.inc();
+            return Fate::Settled;
+        }
+        Err(failure) => failure,
+    };
+    if failure.remedy != Remedy::Park {
+        return Fate::Failed(failure);
+    }
+    match dead_letters.lay_down(Arc::unwrap_or_clone(entry), failure, Some((topic, number))).await {
+        Ok(()) => Fate::Settled,
+        Err(_) => Fate::Failed(Failure::gone()),
+    }
+}
+
+async fn published(publisher: &Publisher, record: &Record) -> Result<(), Failure> {
+    let report = publisher.publish(record)?;
+    // The brokers' word decides: a report comes for every record, if late.
+    report.await.unwrap_or(Err(Failure::gone()))
+}

@@ -1,0 +1,377 @@
+//! The durable queue: what Kafka could not take yet, on disk, one lane a topic, in the order in which it was accepted.
+//!
+//! One thread writes; one fsync serves all who wait for it. A lane is *direct* while nothing of it is in the spool or on
+//! the way into it; from the first ticket on, until the last ack, everything goes through the spool, so that nothing
+//! overtakes. What replay has had acked is deleted with the next fsync: a crash in between costs a duplicate, no event.
+
+pub mod entry;
+pub mod store;
+
+mod lanes;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+pub use entry::{Entry, Parked, Unreadable};
+pub use lanes::{Health, Lanes, Signals, Way};
+pub use store::{Contents, Size, Store};
+
+use crate::event::Record;
+use crate::metrics::Metrics;
+
+/// `[spool]`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub directory: PathBuf,
+    /// Bytes of entries, together; past it nothing more is accepted.
+    pub bytes_max: u64,
+    /// Bytes that its file system keeps free; with less, nothing more is accepted.
+    pub free_min: u64,
+    /// Entries that wait for the writer.
+    pub queue_records_max: usize,
+    /// How long to wait for another process that has the directory.
+    pub lock_timeout: Duration,
+    /// How long an event waits for its lane's way back to Kafka, before it goes through the spool itself.
+    pub switch_timeout: Duration,
+}
+
+/// Why the spool has not taken an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The byte budget is used up, the disk is nearly full, or too many wait for the writer.
+    #[error("the spool is full")]
+    Full,
+    /// The last write or fsync failed, and the spool was not opened anew yet.
+    #[error("the spool has failed")]
+    Failed,
+}
+
+impl Refused {
+    /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Full => "spool_full",
+            Self::Failed => "spool_failed",
+        }
+    }
+}
+
+/// Resolves after the fsync that made an entry durable, or with the reason why there was none.
+pub type Fsynced = oneshot::Receiver<Result<(), Refused>>;
+
+/// The right of one record to go through the spool. While there is one, its lane is not direct. Dropped unused, it is given back.
+pub struct Ticket {
+    spool: Spool,
+    topic: Arc<str>,
+    is_used: bool,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.spool.lanes().give_back(&self.topic);
+        }
+    }
+}
+
+/// What the writer is asked to do; the answer comes after the fsync.
+enum Job {
+    Append {
+        topic: Arc<str>,
+        entry: Vec<u8>,
+    },
+    /// Out of its lane, where it stands in one, to the parked.
+    Park {
+        from: Option<(Arc<str>, u64)>,
+        entry: Vec<u8>,
+    },
+    /// Out of the parked, back into its lane.
+    Requeue {
+        number: u64,
+    },
+    Drop {
+        number: u64,
+    },
+}
+
+enum Command {
+    Do(Job, oneshot::Sender<Result<(), Refused>>),
+    /// There is something to delete.
+    Wake,
+    Stop,
+}
+
+/// The spool; clones share it.
+#[derive(Clone)]
+pub struct Spool(Arc<Shared>);
+
+struct Shared {
+    config: Config,
+    metrics: Arc<Metrics>,
+    lanes: Mutex<Lanes>,
+    /// How many lanes are not direct.
+    busy: Arc<AtomicUsize>,
+    /// `None` while it is being opened anew, or cannot be.
+    store: RwLock<Option<Store>>,
+    commands: SyncSender<Command>,
+    /// A lane has something to replay.
+    work: Notify,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+/// Why a spool cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    #[error("the spool directory {} is locked by another process; stop it, or give each relay its own directory", .0.display())]
+    Locked(PathBuf),
+    #[error("the spool in {}: {error}", directory.display())]
+    Store { directory: PathBuf, error: store::Error },
+}
+
+impl Spool {
+    /// Opens the spool and starts its writer; waits up to `lock_timeout` for a process that still has the directory. A disk
+    /// that fails is no reason not to start: the spool then accepts nothing until it does. A broken file is put aside.
+    ///
+    /// # Errors
+    /// [`Unusable`]: locked for too long, or written by a newer version.
+    pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
+        let opened = open_unlocked(&config)?;
+        let (commands, queue) = sync_channel(config.queue_records_max);
+        let busy = Arc::<AtomicUsize>::default();
+        let spool = Self(Arc::new(Shared {
+            lanes: Mutex::new(Lanes::new(Arc::clone(&metrics), Arc::clone(&busy))),
+            busy,
+            config,
+            metrics,
+            store: RwLock::new(None),
+            commands,
+            work: Notify::new(),
+            writer: Mutex::new(None),
+        }));
+        let writer = writer::Writer::new(spool.clone(), queue, opened);
+        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || writer.run());
+        *spool.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.expect("a thread can be started"));
+        Ok(spool)
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Which way the next record of `topic` goes. Waits only while its lane is about to turn direct again, and not for long.
+    pub async fn way(&self, topic: &Arc<str>) -> Way {
+        if self.0.busy.load(Ordering::SeqCst) == 0 {
+            return Way::Direct; // the usual case takes no lock
+        }
+        let deadline = tokio::time::Instant::now() + self.0.config.switch_timeout;
+        loop {
+            let signals = match self.lanes().look(topic) {
+                Ok(way) => return way,
+                Err(signals) => signals,
+            };
+            let opened = signals.opened.notified();
+            tokio::pin!(opened);
+            opened.as_mut().enable();
+            if !self.lanes().is_closing(topic) {
+                continue;
+            }
+            if tokio::time::timeout_at(deadline, opened).await.is_err() {
+                self.lanes().keep_spooling(topic);
+                return Way::Spool;
+            }
+        }
+    }
+
+    /// Announces a record of `topic`. From now on its lane is not direct.
+    pub fn ticket(&self, topic: &Arc<str>) -> Ticket {
+        self.lanes().give(topic);
+        Ticket { spool: self.clone(), topic: Arc::clone(topic), is_used: false }
+    }
+
+    /// Hands an entry to the writer.
+    pub fn append(&self, mut ticket: Ticket, record: Record) -> Fsynced {
+        let entry = Entry::new(record).encode();
+        let topic = Arc::clone(&ticket.topic);
+        ticket.is_used = true; // the writer gives it back
+        self.ask(Job::Append { topic, entry })
+    }
+
+    /// Parks an entry: `from` a lane, where it stands in one.
+    pub fn park(&self, entry: &Entry, from: Option<(Arc<str>, u64)>) -> Fsynced {
+        self.ask(Job::Park { from, entry: entry.encode() })
+    }
+
+    /// Sends a parked entry back to its lane's end.
+    pub fn requeue(&self, number: u64) -> Fsynced {
+        self.ask(Job::Requeue { number })
+    }
+
+    /// Drops a parked entry for ever.
+    pub fn drop_parked(&self, number: u64) -> Fsynced {
+        self.ask(Job::Drop { number })
+    }
+
+    fn ask(&self, job: Job) -> Fsynced {
+        let (reply, fsynced) = oneshot::channel();
+        let refused = match self.0.commands.try_send(Command::Do(job, reply)) {
+            Ok(()) => return fsynced,
+            Err(TrySendError::Full(refused)) => (refused, Refused::Full),
+            Err(TrySendError::Disconnected(refused)) => (refused, Refused::Failed),
+        };
+        if let (Command::Do(job, reply), why) = refused {
+            if let Job::Append { topic, .. } = &job {
+                self.lanes().give_back(topic);
+            }
+            let _ = reply.send(Err(why)); // `fsynced` is ours
+        }
+        fsynced
+    }
+
+    /// A lane's entries from number `from` on, in order, without those that are acked already. Blocks.
+    ///
+    /// # Errors
+    /// When they cannot be read at the moment.
+    pub fn page(&self, topic: &str, from: u64, records: usize, bytes: usize) -> Result<Vec<Numbered>, store::Error> {
+        let mut from = from;
+        loop {
+            let page = self.with_store(|store| store.page(topic, from, records.max(64), bytes))?;
+            let Some((last, _)) = page.last() else { return Ok(Vec::new()) };
+            from = last + 1;
+            let lanes = self.lanes();
+            let unacked = page.into_iter().filter(|(number, _)| !lanes.is_acked(topic, *number)).take(records);
+            let unacked: Vec<_> = unacked.collect();
+            drop(lanes);
+            if !unacked.is_empty() {
+                return Ok(unacked.into_iter().map(Numbered::new).collect());
+            }
+        }
+    }
+
+    /// The bytes of one entry of a lane. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read at the moment.
+    pub fn raw(&self, topic: &str, number: u64) -> Result<Option<Vec<u8>>, store::Error> {
+        let page = self.with_store(|store| store.page(topic, number, 1, 1))?;
+        Ok(page.into_iter().find(|(found, _)| *found == number).map(|(_, bytes)| bytes))
+    }
+
+    /// Parked entries from number `from` on. Blocks.
+    ///
+    /// # Errors
+    /// When they cannot be read at the moment.
+    pub fn parked(&self, from: u64, records: usize) -> Result<Vec<Numbered>, store::Error> {
+        let page = self.with_store(|store| store.parked(from, records, PAGE_BYTES))?;
+        Ok(page.into_iter().map(Numbered::new).collect())
+    }
+
+    /// The lanes that are not empty, and when the first entry of each was accepted. Blocks.
+    pub fn oldest(&self) -> Vec<(Arc<str>, jiff::Timestamp)> {
+        let sizes = self.lanes().sizes();
+        let first = |topic: &Arc<str>| self.page(topic, 0, 1, 1).ok()?.into_iter().find_map(|found| found.entry.ok());
+        sizes.into_keys().filter_map(|topic| first(&topic).map(|entry| (topic, entry.spooled))).collect()
+    }
+
+    fn with_store<T>(&self, work: impl FnOnce(&Store) -> Result<T, store::Error>) -> Result<T, store::Error> {
+        let store = self.0.store.read().unwrap_or_else(PoisonError::into_inner);
+        let closed = || store::Error::Io("it is not open at the moment".to_owned());
+        work(store.as_ref().ok_or_else(closed)?)
+    }
+
+    /// A broker has acked this entry: it is deleted with the next fsync.
+    pub fn acked(&self, topic: &Arc<str>, number: u64) {
+        if self.lanes().ack(topic, number) {
+            let _ = self.0.commands.try_send(Command::Wake); // a writer whose queue is full is awake
+        }
+    }
+
+    /// Looks after the lanes' state.
+    pub fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when some lane may have got something to replay.
+    pub async fn work(&self) {
+        self.0.work.notified().await;
+    }
+
+    /// Writes what is queued, and closes the file. Blocks.
+    pub fn close(&self) {
+        let _ = self.0.commands.send(Command::Stop); // a writer that is gone has closed it
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = writer.map(std::thread::JoinHandle::join) {
+            tracing::error!("the spool's writer has panicked");
+        }
+    }
+}
+
+/// An entry with its place.
+#[derive(Debug)]
+pub struct Numbered {
+    pub number: u64,
+    pub entry: Result<Entry, Unreadable>,
+    /// What it takes in the store.
+    pub bytes: usize,
+}
+
+impl Numbered {
+    fn new((number, bytes): (u64, Vec<u8>)) -> Self {
+        Self { number, entry: Entry::decode(&bytes), bytes: bytes.len() }
+    }
+}
+
+/// What a page of entries may hold, for those who only look.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// A store, or why there is none yet.
+type Opened = Result<Store, store::Error>;
+
+fn open_unlocked(config: &Config) -> Result<Opened, Unusable> {
+    let since = Instant::now();
+    let mut has_said = false;
+    loop {
+        match open(&config.directory) {
+            Err(store::Error::Locked) if since.elapsed() < config.lock_timeout => {
+                if !has_said {
+                    tracing::warn!(directory = %config.directory.display(), "the spool is locked by another process; waiting for its end");
+                    has_said = true;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(store::Error::Locked) => return Err(Unusable::Locked(config.directory.clone())),
+            Err(error @ store::Error::Newer(_)) => {
+                return Err(Unusable::Store { directory: config.directory.clone(), error });
+            }
+            opened => return Ok(opened),
+        }
+    }
+}
+
+/// Opens the store; a broken file is put aside, for whoever can make something of it, and a new one begun.
+fn open(directory: &Path) -> Opened {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let io = |error: std::io::Error| store::Error::Io(error.to_string());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+    match Store::open(directory) {
+        Err(store::Error::Broken(why)) => {
+            let aside = directory.join(format!("{}.broken-{}", store::FILE, jiff::Timestamp::now().as_millisecond()));
+            std::fs::rename(directory.join(store::FILE), &aside).map_err(io)?;
+            tracing::error!(
+                why,
+                kept = %aside.display(),
+                "the spool's file is broken: it is kept aside, and a new one begun; events in it were answered 200 and are not published"
+            );
+            Store::open(directory)
+        }
+        opened => opened,
+    }
+}
+
+#[cfg(test)]
+mod tests;

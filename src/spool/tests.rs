@@ -1,0 +1,1 @@
+//! The store under faults, and the whole spool against a model.

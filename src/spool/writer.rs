@@ -1,0 +1,281 @@
+//! The one thread that writes: collects what is asked for, commits it with one fsync, and answers everybody at once.
+//!
+//! After a failed commit nothing is accepted until the file was opened anew, which repairs and checks it: what the system
+//! has dropped of the file after a failed fsync cannot be known. A file that was removed under us is read on until all of
+//! it is on the brokers, for there is no other copy.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::store::{self, Batch, Contents};
+use super::{Command, Entry, Health, Job, Opened, Refused, Spool, open};
+
+/// Bytes of one commit, and its jobs: while it lasts, the next one collects.
+const COMMIT_BYTES: usize = 8 << 20;
+const COMMIT_JOBS: usize = 4096;
+
+/// What is only to be deleted waits so long for company.
+const DELETE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often an idle writer looks whether the disk has room again.
+const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// From a failure to the next try to open the file: doubled each time.
+const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+pub(super) struct Writer {
+    spool: Spool,
+    queue: Receiver<Command>,
+    next: u64,
+    /// After a failure: when to open the file anew, and how long to wait after that.
+    reopen: Option<(Instant, Duration)>,
+    /// The file is gone, and what is in it is not on the brokers yet.
+    is_rescuing: bool,
+}
+
+type Reply = oneshot::Sender<Result<(), Refused>>;
+
+/// What one commit is about.
+#[derive(Default)]
+struct Round {
+    jobs: Vec<(Job, Reply)>,
+    bytes: usize,
+    is_last: bool,
+}
+
+impl Writer {
+    pub(super) fn new(spool: Spool, queue: Receiver<Command>, opened: Opened) -> Self {
+        let mut writer = Self { spool, queue, next: 1, reopen: None, is_rescuing: false };
+        writer.take_in(opened);
+        writer
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let round = self.collect();
+            self.look_after_the_file();
+            let is_last = round.is_last;
+            self.write(round);
+            if is_last {
+                break;
+            }
+        }
+        self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Waits for work, and takes what has come together meanwhile.
+    fn collect(&self) -> Round {
+        let mut round = Round::default();
+        let mut wait = IDLE_INTERVAL;
+        loop {
+            match self.queue.recv_timeout(wait) {
+                Ok(Command::Do(job, reply)) => {
+                    round.bytes += job.bytes();
+                    round.jobs.push((job, reply));
+                    wait = Duration::ZERO;
+                }
+                Ok(Command::Wake) => wait = wait.min(DELETE_INTERVAL),
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => round.is_last = true,
+                Err(RecvTimeoutError::Timeout) => return round,
+            }
+            if round.is_last || round.bytes >= COMMIT_BYTES || round.jobs.len() >= COMMIT_JOBS {
+                return round;
+            }
+        }
+    }
+
+    fn write(&mut self, round: Round) {
+        let deleted = self.spool.lanes().to_delete();
+        if round.jobs.is_empty() && deleted.is_empty() {
+            self.look_for_room();
+            return;
+        }
+        let mut batch = Batch::default();
+        deleted.into_iter().for_each(|(topic, number)| batch.lane(&topic).deleted.push(number));
+        let mut replies = Vec::with_capacity(round.jobs.len());
+        let mut room = self.room();
+        for (job, reply) in round.jobs {
+            if let Job::Append { topic, .. } = &job {
+                batch.lane(topic).tickets += 1;
+            }
+            let planned = self.plan(job, &mut batch, &mut room);
+            replies.push((reply, planned));
+        }
+        batch.next = self.next;
+        let committed = if self.is_open() { self.commit(&batch) } else { Err(()) };
+        match &committed {
+            // Also where the file has gone meanwhile: those who asked are refused, and what they gave is there to be read.
+            Ok((contents, _)) => self.spool.lanes().committed(contents, &batch.lanes),
+            Err(()) => batch.lanes.iter().for_each(|(topic, change)| {
+                (0..change.tickets).for_each(|_| self.spool.lanes().give_back(topic));
+            }),
+        }
+        let is_durable = committed.is_ok_and(|(_, is_in_place)| is_in_place);
+        for (reply, planned) in replies {
+            let _ = reply.send(planned.and(if is_durable { Ok(()) } else { Err(Refused::Failed) })); // the sender may have left
+        }
+        self.spool.0.work.notify_one();
+    }
+
+    /// Puts a job into the batch, or refuses it.
+    fn plan(&mut self, job: Job, batch: &mut Batch, room: &mut Result<u64, Refused>) -> Result<(), Refused> {
+        match job {
+            Job::Append { topic, entry } => {
+                take(room, entry.len())?;
+                batch.lane(&topic).appended.push((self.number(), entry));
+            }
+            Job::Park { from: Some((topic, number)), entry } => {
+                batch.lane(&topic).deleted.push(number);
+                batch.parked.push((self.number(), entry));
+            }
+            Job::Park { from: None, entry } => {
+                take(room, entry.len())?;
+                batch.parked.push((self.number(), entry));
+            }
+            Job::Requeue { number } => {
+                let parked = self.spool.with_store(|store| store.parked(number, 1, 1)).map_err(|_| Refused::Failed)?;
+                let parked = parked.into_iter().find(|(found, _)| *found == number);
+                if let Some(Ok(entry)) = parked.map(|(_, bytes)| Entry::decode(&bytes)) {
+                    let topic = Arc::clone(&entry.record.topic);
+                    let entry = Entry { parked: None, ..entry }.encode();
+                    batch.lane(&topic).appended.push((self.number(), entry));
+                    batch.unparked.push(number);
+                }
+            }
+            Job::Drop { number } => batch.unparked.push(number),
+        }
+        Ok(())
+    }
+
+    const fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn is_open(&self) -> bool {
+        self.spool.0.store.read().unwrap_or_else(PoisonError::into_inner).is_some() && self.reopen.is_none()
+    }
+
+    /// Bytes that may still be accepted; says so when there are none.
+    fn room(&self) -> Result<u64, Refused> {
+        if !self.is_open() || self.is_rescuing {
+            return Err(Refused::Failed);
+        }
+        let config = self.spool.config();
+        let free =
+            rustix::fs::statvfs(&config.directory).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+        let used = self.spool.lanes().bytes();
+        let full = if used >= config.bytes_max {
+            Some(format!("spool.bytes_max ({} bytes) is used up", config.bytes_max))
+        } else if free < config.free_min {
+            Some(format!("its file system has {free} bytes left, less than spool.free_min ({})", config.free_min))
+        } else {
+            None
+        };
+        let room = if full.is_some() { Err(Refused::Full) } else { Ok((config.bytes_max - used).min(free)) };
+        self.spool.lanes().set_health(full.map_or(Health::Accepting, Health::Full));
+        room
+    }
+
+    /// Looks, and tells the lanes, though nothing is to be written.
+    fn look_for_room(&mut self) {
+        if self.is_open()
+            && let Err(error) = self.spool.with_store(store::Store::check_place)
+        {
+            self.failed(&error);
+        }
+        let _ = self.room(); // it tells the lanes
+    }
+
+    /// What is in the file after it, and whether the file is where it belongs.
+    fn commit(&mut self, batch: &Batch) -> Result<(Contents, bool), ()> {
+        let began = Instant::now();
+        let committed = self.spool.with_store(|store| Ok((store.commit(batch)?, store.check_place())));
+        let (contents, place) = match committed {
+            Ok((contents, place)) => (Ok(contents), place),
+            Err(error) => (Err(()), Err(error)),
+        };
+        if let Err(error) = &place {
+            self.failed(error);
+        }
+        self.spool.0.metrics.spool_commit_seconds.observe(began.elapsed().as_secs_f64());
+        Ok((contents?, place.is_ok()))
+    }
+
+    fn failed(&mut self, error: &store::Error) {
+        self.spool.0.metrics.spool_failures.inc();
+        self.spool.lanes().set_health(Health::Failed(error.to_string()));
+        self.is_rescuing = matches!(error, store::Error::Vanished(_));
+        let delay = self.reopen.map_or(REOPEN.0, |(_, delay)| (delay * 2).min(REOPEN.1));
+        self.reopen = Some((Instant::now() + delay, delay));
+    }
+
+    /// Opens the file anew when it is time for it.
+    fn look_after_the_file(&mut self) {
+        let Some((at, _)) = self.reopen else { return };
+        if Instant::now() < at {
+            return;
+        }
+        if self.is_rescuing {
+            let left = self.spool.lanes().total().records;
+            if left > 0 {
+                self.reopen = Some((Instant::now() + REOPEN.0, REOPEN.0)); // still read from the file that nobody else has
+                return;
+            }
+            self.spool.lanes().forget_acks();
+        }
+        self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner).take();
+        let opened = open(&self.spool.config().directory);
+        self.take_in(opened);
+    }
+
+    /// Takes in a store that was opened: what is in it, less what is acked already.
+    fn take_in(&mut self, opened: Opened) {
+        let store = match opened {
+            Ok(store) => store,
+            Err(error) => return self.failed(&error),
+        };
+        let mut batch = Batch::default();
+        for topic in self.spool.lanes().topics() {
+            batch.lane(&topic);
+        }
+        for (topic, number) in self.spool.lanes().to_delete() {
+            batch.lane(&topic).deleted.push(number);
+        }
+        let taken = store.contents().and_then(|contents| {
+            contents.lanes.keys().for_each(|name| {
+                batch.lane(&Arc::from(name.as_str()));
+            });
+            batch.next = contents.next.max(self.next);
+            store.commit(&batch)
+        });
+        let contents = match taken {
+            Ok(contents) => contents,
+            Err(error) => return self.failed(&error),
+        };
+        self.next = contents.next.max(self.next);
+        *self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        (self.reopen, self.is_rescuing) = (None, false);
+        self.spool.lanes().committed(&contents, &batch.lanes);
+        self.look_for_room();
+        self.spool.0.work.notify_one();
+    }
+}
+
+impl Job {
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Append { entry, .. } | Self::Park { entry, .. } => entry.len(),
+            Self::Requeue { .. } | Self::Drop { .. } => 0,
+        }
+    }
+}
+
+fn take(room: &mut Result<u64, Refused>, bytes: usize) -> Result<(), Refused> {
+    let left = room.as_mut().map_err(|refused| *refused)?;
+    *left = left.checked_sub(bytes as u64).ok_or(Refused::Full)?;
+    Ok(())
+}

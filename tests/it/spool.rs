@@ -1,0 +1,80 @@
+//! The durable spool: what Kafka cannot take is answered 200 after an fsync, survives everything, and reaches Kafka in order.
+
+use std::collections::HashMap;
+
+use rustix::process::Signal;
+
+use crate::support::kafka::{Kafka, Message};
+use crate::support::relay::{DEADLINES, Relay, Settings, await_that};
+use crate::support::{chat_id, http, incoming_event};
+
+const TOPIC: &str = "livechat.incoming_event";
+
+/// A relay with a spool in `directory`, and the product's deadlines.
+fn spooling(kafka: &Kafka, directory: &tempfile::TempDir, more: Settings<'_>) -> Relay {
+    let path = format!("\"{}\"", directory.path().join("spool").display());
+    let mut settings = DEADLINES.to_vec();
+    settings.push(("spool.directory", &path));
+    settings.extend(more);
+    Relay::start(kafka.bootstrap(), &settings)
+}
+
+fn post(relay: &Relay, chat: &str, n: u64) {
+    let answer = http::post(relay.webhooks, incoming_event(chat, n));
+    assert_eq!(answer.status, 200, "{}\n{}", answer.body, relay.log());
+}
+
+fn spooled(relay: &Relay) -> f64 {
+    let text = http::get(relay.admin, "/metrics").body;
+    let lanes = text.lines().filter(|line| line.starts_with("livechat_relay_spool_records{"));
+    lanes.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// The numbers of each chat's events, in the order of Kafka, first occurrences only.
+fn orders(messages: Vec<Message>) -> HashMap<String, Vec<u64>> {
+    let mut orders: HashMap<String, Vec<u64>> = HashMap::new();
+    for message in messages {
+        let value: serde_json::Value = serde_json::from_slice(&message.value).expect("JSON");
+        let id = value["eventid"].as_str().expect("an id");
+        let number = id.rsplit('_').next().and_then(|n| n.parse().ok()).expect("a number");
+        let order = orders.entry(value["chatid"].as_str().expect("a chat").to_owned()).or_default();
+        if !order.contains(&number) {
+            order.push(number);
+        }
+    }
+    orders
+}
+
+#[test]
+fn an_event_that_kafka_does_not_take_is_answered_200_after_an_fsync_and_published_in_order_later() {
+    let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut relay = spooling(&kafka, &directory, &[]).ready();
+    let chats = [chat_id(), chat_id()];
+    let post_all = |relay: &Relay, numbers: std::ops::Range<u64>| {
+        numbers.for_each(|n| chats.iter().for_each(|chat| post(relay, chat, n)));
+    };
+    post_all(&relay, 0..3);
+    assert_eq!(spooled(&relay), 0.0);
+    kafka.pause(0);
+    post_all(&relay, 3..50);
+    assert_eq!(spooled(&relay), 94.0);
+    assert_eq!(http::get(relay.admin, "/readyz").status, 200, "the spool makes events durable");
+
+    relay.signal(Signal::KILL);
+    relay.end();
+    let mut relay = spooling(&kafka, &directory, &[]);
+    assert_eq!(spooled(&relay), 94.0);
+    post_all(&relay, 50..60);
+    kafka.resume(0);
+    await_that("the spool is empty", || spooled(&relay) == 0.0);
+    post_all(&relay, 60..70);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    assert!(relay.log().contains("stopped: nothing is left"), "{}", relay.log());
+
+    let orders = orders(kafka.read_all(&[TOPIC]));
+    for chat in &chats {
+        assert_eq!(orders[chat], (0..70).collect::<Vec<_>>());
+    }
+}
