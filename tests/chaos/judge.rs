@@ -71,6 +71,21 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// Takes another run's findings in.
+    pub fn add(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.records += other.records;
+        self.dead_letters += other.dead_letters;
+        self.duplicates += other.duplicates;
+        self.lost.extend(other.lost);
+        self.altered.extend(other.altered);
+        self.invented.extend(other.invented);
+        self.out_of_order.extend(other.out_of_order);
+        self.unexplained.extend(other.unexplained);
+        self.wrong_ids.extend(other.wrong_ids);
+    }
+
     /// Every charge that is not empty, by its name.
     pub fn charges(&self) -> Vec<(&'static str, &[String])> {
         let all = [

@@ -50,6 +50,8 @@ pub struct Setup {
     pub as_user: bool,
     /// The relay runs under the shim, the spool directory in its hands.
     pub with_shim: bool,
+    /// What the topics' names begin with besides the scenario's own: for one that wants fresh topics several times.
+    pub round: Option<u32>,
     /// The parent of the spool directory, where it must be a particular one.
     pub spool_parent: Option<PathBuf>,
 }
@@ -63,6 +65,7 @@ impl Default for Setup {
             text_bytes_max: 1_500,
             as_user: false,
             with_shim: false,
+            round: None,
             spool_parent: None,
         }
     }
@@ -83,6 +86,20 @@ pub struct Outcome {
 impl Outcome {
     pub fn has_passed(&self) -> bool {
         self.unmet.is_empty() && self.verdict.charges().is_empty()
+    }
+
+    /// This round and the next as one.
+    #[must_use]
+    pub fn and(mut self, next: Self) -> Self {
+        self.verdict.add(next.verdict);
+        self.tally.longest = self.tally.longest.max(next.tally.longest);
+        self.tally.answered += next.tally.answered;
+        self.tally.unavailable += next.tally.unavailable;
+        self.tally.unanswered += next.tally.unanswered;
+        self.recovery = self.recovery.max(next.recovery);
+        self.unmet.extend(next.unmet);
+        self.notes.extend(next.notes);
+        self
     }
 
     /// One more condition, which only the verdict could tell.
@@ -124,7 +141,8 @@ impl<'a> Rig<'a> {
     /// Starts the relays and then the client, and lets it send for a moment: faults hit a relay that is at work.
     pub fn start(stage: &Stage<'a>, setup: Setup) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let prefix = prefix(stage.name);
+        let round = setup.round.map(|round| format!("{round}.")).unwrap_or_default();
+        let prefix = prefix(stage.name) + &round;
         let watch = Watch::start();
         let mut posts: Vec<_> =
             (0..setup.relays).map(|n| Post::new(n, stage.cluster, &setup, &prefix, directory.path())).collect();

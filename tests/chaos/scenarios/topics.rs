@@ -8,6 +8,22 @@ use crate::cluster::USER;
 use crate::judge::Rules;
 use crate::rig::{Outcome, Rig, Setup, Stage};
 
+/// Brokers do not all know of a new topic at once, and none has seen the producer in it: its first requests fail out of order.
+pub fn fresh(stage: &Stage<'_>, rounds: u32) -> Outcome {
+    let mut all: Option<Outcome> = None;
+    for round in 0..rounds {
+        let setup = Setup { round: Some(round), per_second: 1_000.0, ..Setup::default() };
+        let mut rig = Rig::start(stage, setup);
+        rig.recover();
+        let outcome = rig.conclude(RULES);
+        all = Some(match all {
+            Some(before) => before.and(outcome),
+            None => outcome,
+        });
+    }
+    all.expect("there is a first round")
+}
+
 /// What was in the topic goes with it, and is nobody's loss: it is saved before, while nothing of it is under way.
 pub fn deleted_and_recreated(stage: &Stage<'_>) -> Outcome {
     let mut rig = Rig::start(stage, Setup::default());
