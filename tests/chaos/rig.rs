@@ -305,7 +305,9 @@ impl<'a> Rig<'a> {
     pub fn recover(&mut self) {
         let began = Instant::now();
         if !self.run_until(RECOVERY_MAX, Self::has_recovered) {
-            self.unmet.push(format!("not so: the relay recovers within {RECOVERY_MAX:?}"));
+            let left = self.spool_records();
+            self.unmet
+                .push(format!("not so: the relay recovers within {RECOVERY_MAX:?} ({left} records in the spool)"));
         }
         self.recovery = Some(began.elapsed());
     }
@@ -395,6 +397,9 @@ impl Post {
         if setup.as_user {
             let (name, value) = Cluster::as_user();
             post.settings.push((name.to_owned(), value));
+        } else if let Ok(properties) = std::env::var("CHAOS_KAFKA_PROPERTIES") {
+            // For experiments: { "max.in.flight" = "1" }
+            post.settings.push(("kafka.properties".to_owned(), properties));
         }
         post
     }

@@ -12,7 +12,7 @@ use crate::rig::{Outcome, Rig, Setup, Stage};
 pub fn fresh(stage: &Stage<'_>, rounds: u32) -> Outcome {
     let mut all: Option<Outcome> = None;
     for round in 0..rounds {
-        let setup = Setup { round: Some(round), per_second: 1_000.0, ..Setup::default() };
+        let setup = Setup { round: Some(round), chats: 120, ..Setup::default() };
         let mut rig = Rig::start(stage, setup);
         rig.recover();
         let outcome = rig.conclude(RULES);
