@@ -243,20 +243,26 @@ impl Relay {
                 Err(failure) => Outcome::Unavailable(failure.reason()),
             };
         };
+        let mut refused = None;
         // While nothing reaches the brokers, nobody has to find it out for himself.
         let is_hopeless = self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1;
         if !is_hopeless && spool.way(&record.topic).await == Way::Direct {
             match self.published_in_time(&record, deadline).await {
                 Some(Ok(())) => return Outcome::Published,
-                Some(Err(failure)) if failure.remedy == Remedy::Park => return self.lay_down(record, failure).await,
+                // Perhaps another record of its batch is to blame: the replay sends it by itself.
+                Some(Err(failure)) if failure.remedy == Remedy::Park => refused = Some((failure, record.clone())),
                 Some(Err(_)) | None => {}
             }
         }
         let ticket = spool.ticket(&record.topic);
-        match spool.append(ticket, record).await {
-            Ok(Ok(())) => Outcome::Spooled,
-            Ok(Err(refused)) => Outcome::Unavailable(refused.reason()),
-            Err(_) => Outcome::Unavailable("spool_failed"),
+        let unspooled = match spool.append(ticket, record).await {
+            Ok(Ok(())) => return Outcome::Spooled,
+            Ok(Err(refused)) => refused.reason(),
+            Err(_) => "spool_failed",
+        };
+        match refused {
+            Some((failure, record)) => self.lay_down(record, failure).await,
+            None => Outcome::Unavailable(unspooled),
         }
     }
 

@@ -1,7 +1,9 @@
 //! Spool → Kafka until it is empty, a task a lane. Order is kept by key: of one key, one record is under way at a time, so
 //! that whatever fails, nothing of its key has overtaken it; different keys go side by side.
 //!
-//! While a lane is in trouble, a single record asks now and then whether it has passed. When nothing is left but what is on
+//! While a lane is in trouble, a single record asks now and then whether it has passed. A broker refuses a batch whole, for
+//! the sake of one record in it, or because it is too large altogether: those that were refused are sent again one by one,
+//! and only what is refused then is a dead letter. When nothing is left but what is on
 //! its way, the lane's gate is closed for a moment: new events wait until the last ack, and then go direct again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -56,6 +58,8 @@ pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: 
 enum Fate {
     /// The brokers, or the dead letters, have it.
     Settled,
+    /// The brokers refuse it, or another record of its batch.
+    Refused,
     Failed(Failure),
 }
 
@@ -73,6 +77,8 @@ struct Lane {
     of_key: HashMap<String, VecDeque<u64>>,
     ready: BTreeSet<u64>,
     under_way: FuturesUnordered<BoxFuture<'static, (u64, Fate)>>,
+    /// Records up to this number are sent one by one: some of them were refused.
+    alone_through: u64,
     /// The first number that was not read.
     next: u64,
     is_at_end: bool,
@@ -86,6 +92,8 @@ struct Trouble {
     delay: Duration,
     since: Instant,
     failure: Option<Failure>,
+    /// It stands in the log.
+    is_told: bool,
 }
 
 impl Lane {
@@ -101,6 +109,7 @@ impl Lane {
             of_key: HashMap::new(),
             ready: BTreeSet::new(),
             under_way: FuturesUnordered::new(),
+            alone_through: 0,
             next: 0,
             is_at_end: false,
             trouble: Some(Trouble {
@@ -108,6 +117,7 @@ impl Lane {
                 delay: config.retry_min,
                 since: Instant::now(),
                 failure: None,
+                is_told: false,
             }),
         }
     }
@@ -115,14 +125,14 @@ impl Lane {
     /// Runs until the lane is direct again, or `stop`.
     async fn run(mut self, stop: CancellationToken) {
         let began = Instant::now();
-        tracing::info!(
+        tracing::debug!(
             topic = &*self.topic,
             records = self.spool.lanes().waiting(&self.topic),
             "replaying from the spool"
         );
         loop {
             if self.held.is_empty() && self.spool.lanes().leave(&self.topic) {
-                tracing::info!(topic = &*self.topic, after = ?began.elapsed(), "the spool's lane is empty: events go to Kafka directly");
+                tracing::debug!(topic = &*self.topic, after = ?began.elapsed(), "the topic's lane is empty: its events go to Kafka directly");
                 return;
             }
             if stop.is_cancelled() {
@@ -211,34 +221,46 @@ impl Lane {
 
     /// Sends what is ready; in trouble one record, when it is time for it.
     fn send(&mut self) {
-        if let Some(trouble) = &self.trouble
-            && (!self.under_way.is_empty() || trouble.again_at > Instant::now())
-        {
+        if self.trouble.as_ref().is_some_and(|trouble| trouble.again_at > Instant::now()) {
             return;
         }
-        let most = if self.trouble.is_some() { 1 } else { usize::MAX };
+        let was_refused = self.ready.first().is_some_and(|number| *number <= self.alone_through);
+        let is_alone = was_refused || self.trouble.is_some();
+        if is_alone && !self.under_way.is_empty() {
+            return;
+        }
+        let most = if is_alone { 1 } else { usize::MAX };
         for _ in 0..most.min(self.ready.len()) {
             let Some(number) = self.ready.pop_first() else { return };
             let Some((entry, _)) = self.held.get(&number) else { continue };
             let (entry, topic, dead_letters) = (Arc::clone(entry), Arc::clone(&self.topic), self.dead_letters.clone());
             let spool = self.spool.clone();
-            self.under_way
-                .push(Box::pin(async move { (number, attempt(&spool, &dead_letters, topic, number, entry).await) }));
+            self.under_way.push(Box::pin(async move {
+                (number, attempt(&spool, &dead_letters, topic, number, entry, was_refused).await)
+            }));
         }
     }
 
     fn settled(&mut self, number: u64, fate: Fate) {
-        let Fate::Failed(failure) = fate else {
-            if let Some(trouble) = self.trouble.take() {
-                if trouble.failure.is_some() {
-                    tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+        match fate {
+            Fate::Settled => {
+                if let Some(trouble) = self.trouble.take() {
+                    if trouble.is_told {
+                        tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+                    }
+                    self.is_at_end = false;
                 }
-                self.is_at_end = false;
+                self.release(number);
             }
-            return self.release(number);
-        };
-        self.ready.insert(number);
-        self.in_trouble(Some(failure));
+            Fate::Refused => {
+                self.ready.insert(number);
+                self.alone_through = self.alone_through.max(number);
+            }
+            Fate::Failed(failure) => {
+                self.ready.insert(number);
+                self.in_trouble(Some(failure));
+            }
+        }
     }
 
     /// The record is done with; the next of its key may go.
@@ -262,25 +284,29 @@ impl Lane {
             Some(former) => former.delay,
             None => self.config.retry_min,
         };
-        let is_news = former.as_ref().is_none_or(|former| former.failure.map(|f| f.code) != failure.map(|f| f.code));
-        if let Some(failure) = failure.filter(|_| is_news) {
-            let code = failure.code;
-            if failure.remedy == Remedy::Mend {
-                tracing::error!(
-                    topic = &*self.topic,
-                    ?code,
-                    "the topic takes no events until somebody mends it: its events wait in the spool"
-                );
-            } else {
-                tracing::warn!(topic = &*self.topic, ?code, "the topic takes no events: they wait in the spool");
-            }
-        }
-        let since = former.map_or(now, |former| former.since);
-        self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure });
+        let known = former.as_ref().and_then(|former| former.failure).map(|failure| failure.code);
+        let news = failure.filter(|failure| known != Some(failure.code));
+        let is_told = news.is_some_and(|failure| self.tell(failure));
+        let (since, was_told) = former.map_or((now, false), |former| (former.since, former.is_told));
+        self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure, is_told: is_told || was_told });
         self.spool.lanes().keep_spooling(&self.topic);
         if self.under_way.is_empty() {
             self.forget();
         }
+    }
+
+    /// Logs a topic's own trouble; that of all topics is told once, by others.
+    fn tell(&self, failure: Failure) -> bool {
+        let (topic, code) = (&*self.topic, failure.code);
+        if failure.remedy == Remedy::Mend {
+            tracing::error!(topic, ?code, "the topic takes no events until somebody mends it: they wait in the spool");
+            return true;
+        }
+        let is_own = !self.dead_letters.publisher.is_away();
+        if is_own {
+            tracing::warn!(topic, ?code, "the topic takes no events: they wait in the spool");
+        }
+        is_own
     }
 
     /// Gives the memory back: what is not settled is read again from the beginning.
@@ -299,8 +325,15 @@ impl Lane {
     }
 }
 
-/// Publishes a record, or lays it down where its topic will never take it.
-async fn attempt(spool: &Spool, dead_letters: &DeadLetters, topic: Arc<str>, number: u64, entry: Arc<Entry>) -> Fate {
+/// Publishes a record, or lays it down where its topic will never take it: it was refused before, and is now sent alone.
+async fn attempt(
+    spool: &Spool,
+    dead_letters: &DeadLetters,
+    topic: Arc<str>,
+    number: u64,
+    entry: Arc<Entry>,
+    was_refused: bool,
+) -> Fate {
     let failure = match published(&dead_letters.publisher, &entry.record).await {
         Ok(()) => {
             spool.acked(&topic, number);
@@ -311,6 +344,9 @@ async fn attempt(spool: &Spool, dead_letters: &DeadLetters, topic: Arc<str>, num
     };
     if failure.remedy != Remedy::Park {
         return Fate::Failed(failure);
+    }
+    if !was_refused {
+        return Fate::Refused;
     }
     match dead_letters.lay_down(Arc::unwrap_or_clone(entry), failure, Some((topic, number))).await {
         Ok(()) => Fate::Settled,

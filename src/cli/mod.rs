@@ -1,13 +1,16 @@
 //! The command line: one file a subcommand, and how each may end.
 
+mod access;
 mod actions;
 mod check;
 mod contract;
+mod dead_letters;
 mod demo;
 mod print;
 mod samples;
 mod send;
 mod serve;
+mod spool;
 mod tail;
 pub mod traffic;
 
@@ -18,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Mistakes};
 
-/// LiveChat webhooks, verified, on Kafka. 200 is sent only when the brokers have the event.
+/// LiveChat webhooks, verified, on Kafka. 200 is sent only when the brokers or the disk have the event.
 #[derive(Parser)]
 #[command(name = "livechat-relay", version, arg_required_else_help = true, max_term_width = 100)]
 struct Arguments {
@@ -38,6 +41,10 @@ enum Command {
     Send(send::Arguments),
     /// Print events as they arrive on Kafka
     Tail(tail::Arguments),
+    /// See what waits for Kafka on the disk, export it, or wait until it is published
+    Spool(spool::Arguments),
+    /// See the events that their topic will never take, publish them again, or drop them
+    DeadLetters(dead_letters::Arguments),
     /// List LiveChat's actions, and what becomes of each
     Actions(actions::Arguments),
     /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
@@ -104,6 +111,8 @@ pub fn main() -> ExitCode {
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Send(arguments) => send::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
+            Command::Spool(arguments) => spool::run(arguments).await,
+            Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
             Command::Actions(arguments) => actions::run(&arguments),
             Command::Contract(arguments) => contract::run(&arguments),
         }

@@ -60,7 +60,7 @@ pub struct Arguments {
     json: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
     parsed.ok_or_else(|| "no duration; write for example 10s or 500ms".to_owned())
 }

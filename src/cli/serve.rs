@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Source};
 use crate::config::{Config, Listener};
 use crate::dead_letter::DeadLetters;
+use crate::desk::Desk;
 use crate::http::{self, admin::Admin, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -91,11 +92,11 @@ impl Daemon {
         let webhooks = listener.local_addr().map_err(Failure::failed)?;
         let admin_address = admin_listener.local_addr().map_err(Failure::failed)?;
 
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), shutdown.clone()));
+        let admin = Arc::new(Admin::new(Arc::clone(&metrics), shutdown.clone(), spool.clone().map(Desk)));
         let admin = tokio::spawn(http::serve(admin_listener, config.admin.limits, admin, shutdown.clone()));
 
-        let is_prepared = prepare_at_start(&topics, spool.is_some()).await?;
-        if !is_prepared && spool.is_some() {
+        let preparing = prepare_at_start(&topics, spool.is_some()).await?;
+        if preparing.is_some() && spool.is_some() {
             publisher.presume_away(true); // nothing is to be produced to topics that are not there yet
         }
         let dead_letters = DeadLetters {
@@ -117,7 +118,7 @@ impl Daemon {
         let relay = Relay::new(config.policy, dead_letters, Arc::clone(&metrics), shutdown.clone());
         let watch =
             Watch { relay: relay.clone(), metrics: Arc::clone(&metrics), topics, has_topics, spool, was_up: false };
-        tokio::spawn(watch.run(is_prepared, config.kafka.probe_interval));
+        tokio::spawn(watch.run(preparing, config.kafka.probe_interval));
 
         let handler = Arc::new(Webhooks::new(relay.clone(), metrics, config.server.webhooks));
         let limits = config.server.listener.limits;
@@ -211,27 +212,30 @@ async fn open_spool(config: spool::Config, metrics: Arc<Metrics>) -> Result<Spoo
     Ok(spool)
 }
 
-/// Prepares the topics, and waits for it; with a spool not for long, for it takes events until the brokers have answered.
-/// Whether it is done.
-async fn prepare_at_start(topics: &Arc<Topics>, has_spool: bool) -> Result<bool, Failure> {
+/// The preparation of the topics, on its way.
+type Preparing = tokio::task::JoinHandle<Result<(), Trouble>>;
+
+/// Begins to prepare the topics, and waits for it; with a spool not for long, for it takes events until the brokers have
+/// answered. What is still on its way then, or nothing when they are prepared.
+async fn prepare_at_start(topics: &Arc<Topics>, has_spool: bool) -> Result<Option<Preparing>, Failure> {
     const PATIENCE: Duration = Duration::from_millis(500);
     let topics = Arc::clone(topics);
-    let preparing = tokio::spawn(async move { prepare(&topics, has_spool).await });
+    let mut preparing = tokio::spawn(async move { prepare(&topics, has_spool).await });
     let prepared = if has_spool {
-        let Ok(prepared) = tokio::time::timeout(PATIENCE, preparing).await else {
+        let Ok(prepared) = tokio::time::timeout(PATIENCE, &mut preparing).await else {
             tracing::warn!("the brokers have not answered yet: events are spooled meanwhile");
-            return Ok(false);
+            return Ok(Some(preparing));
         };
         prepared
     } else {
         preparing.await
     };
     match prepared.map_err(Failure::failed)? {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok(None),
         Err(trouble) if trouble.may_pass() => {
             let meanwhile = if has_spool { "events are spooled" } else { "webhooks are answered 503" };
             tracing::error!(%trouble, "starting without Kafka: {meanwhile} until it is there");
-            Ok(false)
+            Ok(Some(tokio::spawn(async { Err(trouble) })))
         }
         Err(trouble) => Err(Failure::failed(trouble)),
     }
@@ -266,16 +270,17 @@ struct Watch {
 }
 
 impl Watch {
-    async fn run(mut self, mut is_prepared: bool, interval: Duration) {
+    async fn run(mut self, preparing: Option<Preparing>, interval: Duration) {
         let names = self.relay.policy().topics();
         let Some(one) = names.first().cloned() else { return };
-        if is_prepared {
-            self.has_topics.cancel();
-            self.set(Ok(()));
-        }
+        let mut found = match preparing {
+            None => Ok(()),
+            Some(preparing) => {
+                preparing.await.map_err(|e| e.to_string()).and_then(|found| found.map_err(|e| e.to_string()))
+            }
+        };
+        let mut is_prepared = false;
         loop {
-            tokio::time::sleep(interval).await;
-            let found = if is_prepared { self.probe(Arc::clone(&one), interval).await } else { self.prepare().await };
             if found.is_ok() && !is_prepared {
                 is_prepared = true;
                 self.relay.publisher().presume_away(false);
@@ -283,6 +288,8 @@ impl Watch {
             }
             self.set(found);
             self.look_into_the_spool().await;
+            tokio::time::sleep(interval).await;
+            found = if is_prepared { self.probe(Arc::clone(&one), interval).await } else { self.prepare().await };
         }
     }
 

@@ -89,6 +89,21 @@ impl Config {
         let mistakes = reader.mistakes();
         kafka.zip(prefix).filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))
     }
+
+    /// The parts that lead to the spool: its own, and the address of the admin listener.
+    ///
+    /// # Errors
+    /// [`Mistakes`] in those parts.
+    pub fn load_spool(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Option<Spool>, SocketAddr), Mistakes> {
+        let (mut reader, _) = Reader::new(DEFAULTS, file, env).map_err(Mistakes)?;
+        let spool = spool(&mut reader);
+        let admin = reader.get("admin.listen");
+        let mistakes = reader.mistakes();
+        admin.filter(|_| mistakes.is_empty()).map(|admin| (spool, admin)).ok_or(Mistakes(mistakes))
+    }
 }
 
 /// Reads every key, even after a mistake, so that all of them are known and all mistakes are found.

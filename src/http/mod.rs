@@ -44,7 +44,7 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// Answers requests; one a listener, shared by its connections.
 pub trait Handler: Send + Sync + 'static {
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
+    fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Answer> + Send;
 
     /// The connections that are open now.
     fn connections(&self, open: usize);
@@ -134,7 +134,7 @@ async fn connection<H: Handler>(
         async move {
             let _busy = activity.busy();
             let version = request.version();
-            let mut answer = handler.answer(request).await;
+            let mut answer = handler.answer(request, peer).await;
             if draining.is_cancelled() && version != Version::HTTP_2 {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -1,5 +1,6 @@
 //! The webhook listener: bytes in, an [`Outcome`] from the relay, a status out. One table, in `status`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,7 +155,7 @@ impl Drop for Budget<'_> {
 }
 
 impl Handler for Webhooks {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, _: SocketAddr) -> Answer {
         let received = Instant::now();
         let may_leave_body = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let outcome = self.outcome(request, received).await;

@@ -52,14 +52,15 @@ impl Health {
         }
     }
 
-    /// A record that was handed over at `since` has failed.
+    /// A record that was handed over at `since` has failed. That a topic fails which has failed before says nothing of the others.
     pub(super) fn failed(&self, topic: &str, remedy: Remedy, since: Instant) {
         let now = Instant::now();
-        if remedy == Remedy::Wait && self.acked.load(Ordering::Relaxed) < self.micros(since) {
-            self.is_away.store(true, Ordering::Relaxed);
-        }
         if matches!(remedy, Remedy::Wait | Remedy::Mend | Remedy::Rebuild) {
             let mut failing = self.failing();
+            let is_news = !failing.contains_key(topic);
+            if is_news && remedy == Remedy::Wait && self.acked.load(Ordering::Relaxed) < self.micros(since) {
+                self.is_away.store(true, Ordering::Relaxed);
+            }
             let patience = SUSPICION.0;
             failing.entry(topic.to_owned()).or_insert(Failing { suspected_at: now + patience, patience });
             self.failing_topics.store(failing.len(), Ordering::Relaxed);
@@ -102,12 +103,25 @@ mod tests {
         health.acked("a");
         health.failed("b", Remedy::Wait, health.start);
         assert!(!health.is_away(), "another topic was acked meanwhile");
-        health.failed("b", Remedy::Wait, Instant::now() + Duration::from_millis(1));
+        let later = Instant::now() + Duration::from_millis(1);
+        health.failed("a", Remedy::Wait, later);
         assert!(health.is_away());
         health.acked("a");
         assert!(!health.is_away());
         health.failed("c", Remedy::Mend, Instant::now() + Duration::from_millis(1));
         assert!(!health.is_away(), "a topic's own trouble says nothing of the others");
+    }
+
+    #[test]
+    fn a_topic_that_goes_on_failing_does_not_send_the_others_through_the_spool_again_and_again() {
+        let health = Health::default();
+        let later = Instant::now() + Duration::from_millis(1);
+        health.failed("a", Remedy::Wait, later);
+        health.acked("b");
+        health.failed("a", Remedy::Wait, later + Duration::from_secs(1));
+        assert!(!health.is_away());
+        health.failed("b", Remedy::Wait, later + Duration::from_secs(1));
+        assert!(health.is_away(), "nothing is acked any more");
     }
 
     #[test]

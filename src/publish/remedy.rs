@@ -27,8 +27,6 @@ pub const REMEDIES: [(Code, Remedy); 58] = [
     (Code::MessageBatchTooLarge, Park),
     (Code::InvalidRecord, Park),
     (Code::InvalidTimestamp, Park),
-    (Code::InvalidDifferentRecord, Park),
-    (Code::BadMessage, Park),
     // The topic: missing, forbidden, or set so that nothing can be written.
     (Code::UnknownTopic, Mend),
     (Code::UnknownTopicOrPartition, Mend),
@@ -59,6 +57,8 @@ pub const REMEDIES: [(Code, Remedy); 58] = [
     (Code::Resolve, Wait),
     (Code::NetworkException, Wait),
     (Code::InvalidMessage, Wait), // the bytes were damaged on their way, says the broker's checksum
+    (Code::BadMessage, Wait),     // the broker's answer makes no sense: it may have the record
+    (Code::InvalidDifferentRecord, Wait), // another record of its batch is to blame
     (Code::LeaderNotAvailable, Wait),
     (Code::NotLeaderForPartition, Wait),
     (Code::FencedLeaderEpoch, Wait),
@@ -74,14 +74,15 @@ pub const REMEDIES: [(Code, Remedy); 58] = [
     (Code::PurgeQueue, Wait),
     (Code::PurgeInflight, Wait),
     (Code::Unknown, Wait),
-    // The idempotent producer: it has lost its place in a partition's sequence, and stays so.
+    // The idempotent producer has lost its place in a partition's sequence, and takes a new one by itself.
+    (Code::UnknownProducerId, Wait),
+    (Code::InvalidProducerEpoch, Wait),
+    (Code::InvalidProducerIdMapping, Wait),
+    (Code::ProducerFenced, Wait),
+    // It cannot: librdkafka calls it fatal, and refuses every record from then on.
     (Code::Fatal, Rebuild),
     (Code::Fenced, Rebuild),
     (Code::OutOfOrderSequenceNumber, Rebuild),
-    (Code::UnknownProducerId, Rebuild),
-    (Code::InvalidProducerEpoch, Rebuild),
-    (Code::InvalidProducerIdMapping, Rebuild),
-    (Code::ProducerFenced, Rebuild),
     (Code::Inconsistent, Rebuild),
 ];
 

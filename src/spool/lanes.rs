@@ -113,10 +113,11 @@ impl Lanes {
         let waiting = lane.waiting();
         lane.gauges[0].set(i64::try_from(waiting).unwrap_or(i64::MAX));
         lane.gauges[1].set(if waiting == 0 { 0 } else { i64::try_from(lane.stored.bytes).unwrap_or(i64::MAX) });
-        match (was_direct, is_direct) {
-            (true, false) => drop(self.busy.fetch_add(1, Ordering::SeqCst)),
-            (false, true) => drop(self.busy.fetch_sub(1, Ordering::SeqCst)),
-            _ => {}
+        if was_direct && !is_direct && self.busy.fetch_add(1, Ordering::SeqCst) == 0 {
+            tracing::warn!(topic = &**topic, "events go through the spool");
+        }
+        if is_direct && !was_direct && self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
+            tracing::info!("the spool is empty: events go to Kafka directly");
         }
         result
     }

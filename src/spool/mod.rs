@@ -142,6 +142,17 @@ impl Spool {
     /// [`Unusable`]: locked for too long, or written by a newer version.
     pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let opened = open_unlocked(&config)?;
+        let directory = config.directory.clone();
+        Ok(Self::start_with(config, metrics, opened, move || open(&directory)))
+    }
+
+    /// Starts the writer of a store that is open, and that `reopen` opens anew after a failure.
+    fn start_with(
+        config: Config,
+        metrics: Arc<Metrics>,
+        opened: Opened,
+        reopen: impl Fn() -> Opened + Send + 'static,
+    ) -> Self {
         let (commands, queue) = sync_channel(config.queue_records_max);
         let busy = Arc::<AtomicUsize>::default();
         let spool = Self(Arc::new(Shared {
@@ -154,10 +165,10 @@ impl Spool {
             work: Notify::new(),
             writer: Mutex::new(None),
         }));
-        let writer = writer::Writer::new(spool.clone(), queue, opened);
+        let writer = writer::Writer::new(spool.clone(), queue, opened, Box::new(reopen));
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || writer.run());
         *spool.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.expect("a thread can be started"));
-        Ok(spool)
+        spool
     }
 
     pub fn config(&self) -> &Config {

@@ -11,24 +11,30 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::store::{self, Batch, Contents};
-use super::{Command, Entry, Health, Job, Opened, Refused, Spool, open};
+use super::{Command, Entry, Health, Job, Opened, Refused, Spool};
 
 /// Bytes of one commit, and its jobs: while it lasts, the next one collects.
 const COMMIT_BYTES: usize = 8 << 20;
 const COMMIT_JOBS: usize = 4096;
 
 /// What is only to be deleted waits so long for company.
-const DELETE_INTERVAL: Duration = Duration::from_millis(100);
+const DELETE_INTERVAL: Duration = millis(100);
 
 /// How often an idle writer looks whether the disk has room again.
-const IDLE_INTERVAL: Duration = Duration::from_millis(500);
+const IDLE_INTERVAL: Duration = millis(500);
 
 /// From a failure to the next try to open the file: doubled each time.
-const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const REOPEN: (Duration, Duration) = (millis(500), millis(15_000));
+
+/// The unit tests' clock goes faster.
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(if cfg!(test) { millis / 50 } else { millis })
+}
 
 pub(super) struct Writer {
     spool: Spool,
     queue: Receiver<Command>,
+    open: Box<dyn Fn() -> Opened + Send>,
     next: u64,
     /// After a failure: when to open the file anew, and how long to wait after that.
     reopen: Option<(Instant, Duration)>,
@@ -47,8 +53,13 @@ struct Round {
 }
 
 impl Writer {
-    pub(super) fn new(spool: Spool, queue: Receiver<Command>, opened: Opened) -> Self {
-        let mut writer = Self { spool, queue, next: 1, reopen: None, is_rescuing: false };
+    pub(super) fn new(
+        spool: Spool,
+        queue: Receiver<Command>,
+        opened: Opened,
+        open: Box<dyn Fn() -> Opened + Send>,
+    ) -> Self {
+        let mut writer = Self { spool, queue, open, next: 1, reopen: None, is_rescuing: false };
         writer.take_in(opened);
         writer
     }
@@ -228,7 +239,7 @@ impl Writer {
             self.spool.lanes().forget_acks();
         }
         self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner).take();
-        let opened = open(&self.spool.config().directory);
+        let opened = (self.open)();
         self.take_in(opened);
     }
 

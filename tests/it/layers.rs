@@ -7,7 +7,7 @@ const ROWS: [&[&str]; 7] = [
     &["cli"],
     &["config"],
     &["http"],
-    &["relay", "replay"],
+    &["desk", "relay", "replay"],
     &["dead_letter"],
     &["publish", "spool", "topics", "window"],
     &["event", "metrics", "telemetry", "shutdown"],

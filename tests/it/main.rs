@@ -3,6 +3,7 @@
 mod app_webhooks;
 mod bad_input;
 mod commands;
+mod desk;
 mod end_to_end;
 mod http_table;
 // The judge of tests/chaos: its own tests run here, because that binary has no harness.
@@ -12,6 +13,7 @@ mod judge;
 mod layers;
 mod observability;
 mod outage;
+mod remedies;
 mod retries;
 mod samples;
 mod security;

@@ -65,7 +65,7 @@ pub fn available() -> Result<(), String> {
 /// The cluster that all tests of this process share: `KAFKA_BOOTSTRAP` where that is set, else one node, started by the first who asks.
 pub fn shared() -> &'static Kafka {
     static SHARED: LazyLock<Kafka> = LazyLock::new(|| match std::env::var("KAFKA_BOOTSTRAP") {
-        Ok(bootstrap) => Kafka { bootstrap, nodes: Vec::new(), _guard: None },
+        Ok(bootstrap) => Kafka::at(&bootstrap),
         Err(_) => Kafka::start(1),
     });
     &SHARED
@@ -77,6 +77,11 @@ pub fn shared_or_skip() -> Option<&'static Kafka> {
 }
 
 impl Kafka {
+    /// A cluster that somebody else runs, such as a mock.
+    pub fn at(bootstrap: &str) -> Kafka {
+        Kafka { bootstrap: bootstrap.to_owned(), nodes: Vec::new(), _guard: None }
+    }
+
     /// Starts a cluster of 1 or 3 nodes and waits until all of them serve.
     pub fn start(nodes: usize) -> Kafka {
         Kafka::start_with(nodes, &[])

@@ -1,1 +1,0 @@
-//! The store under faults, and the whole spool against a model.
