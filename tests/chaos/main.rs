@@ -2,6 +2,7 @@
 //! habits notes what was answered 200; after the faults, the judge holds that against Kafka.
 //!
 //! Without arguments the short selection runs, as part of `cargo test`; `--full` runs all, names run just those, `--list` lists.
+//! `CHAOS_SEED` repeats a run's chances; `CHAOS_KAFKA_PROPERTIES='{ "max.in.flight" = "1" }'` tries a property of librdkafka's.
 
 mod client;
 mod cluster;

@@ -86,8 +86,12 @@ pub fn write_markdown(
     outcomes.iter().for_each(|outcome| {
         let _ = writeln!(text, "| {} |", cells(outcome).join(" | "));
     });
-    text.push_str("\nDuplicates are records too many: at-least-once delivery explains them, their `id`s are equal. ");
-    text.push_str("In `two_relays` order is judged for each relay alone, because two spools drain independently.\n");
+    text.push_str("\nDuplicates are records too many: at-least-once delivery explains them. Their `id`s are equal where the payload ");
+    text.push_str("names its event, or the event was posted once. In `two_relays` order is judged for each relay alone, because two ");
+    text.push_str("spools drain independently.\n");
+    if let Ok(properties) = std::env::var("CHAOS_KAFKA_PROPERTIES") {
+        let _ = writeln!(text, "\nNot as shipped: the relay ran with `kafka.properties = {properties}`.");
+    }
     for outcome in outcomes.iter().filter(|outcome| !outcome.notes.is_empty()) {
         let _ = writeln!(text, "\n- {}: {}", outcome.name, outcome.notes.join("; "));
     }
