@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo test check bench fuzz contract consumers kafka help
+.PHONY: demo test chaos check bench fuzz contract consumers kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -13,6 +13,11 @@ test: ## Run all tests, real Apache Kafka included
 	scripts/ensure.sh jdk maven promtool openssl
 	scripts/kafka.sh fetch
 	cargo test --locked
+
+chaos: ## Kill, freeze, cut and fill everything under load; no accepted event may be lost (25 minutes)
+	scripts/ensure.sh jdk maven
+	scripts/kafka.sh fetch
+	cargo test --release --locked --test chaos -- --full
 
 check: ## Formatting, lints and documentation, as CI wants them
 	cargo fmt --check

@@ -6,6 +6,10 @@ mod commands;
 mod desk;
 mod end_to_end;
 mod http_table;
+// The judge of tests/chaos: its own tests run here, because that binary has no harness.
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
+#[path = "../chaos/judge.rs"]
+mod judge;
 mod layers;
 mod observability;
 mod outage;
@@ -15,4 +19,5 @@ mod samples;
 mod security;
 mod spool;
 mod stopping;
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;

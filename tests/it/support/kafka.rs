@@ -90,10 +90,17 @@ impl Kafka {
     /// As [`Kafka::start`], with broker properties that go over the defaults below: `&[("min.insync.replicas", "2")]`. In their values
     /// `BROKER_PORT` and `CONTROLLER_PORT` stand for the node's own.
     pub fn start_with(nodes: usize, properties: &[(&str, &str)]) -> Kafka {
+        let properties: Vec<_> =
+            properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Kafka::start_each(nodes, |_| properties.clone())
+    }
+
+    /// As [`Kafka::start_with`], with properties for each node of its own, by its number: a listener whose port another one knows.
+    pub fn start_each(nodes: usize, properties: impl Fn(usize) -> Vec<(String, String)>) -> Kafka {
         let libs = libs().unwrap_or_else(|missing| panic!("{missing}"));
         // A port found free can be taken by another program before Kafka binds it: then others are tried.
         for _ in 0..3 {
-            match Kafka::try_start(&libs, nodes, properties) {
+            match Kafka::try_start(&libs, nodes, &properties) {
                 Ok(kafka) => return kafka,
                 Err(log) if log.contains("Address already in use") => {}
                 Err(log) => panic!("kafka did not start: {log}"),
@@ -107,7 +114,11 @@ impl Kafka {
         available_or_skip().then(|| Kafka::start_with(nodes, properties))
     }
 
-    fn try_start(libs: &Path, count: usize, properties: &[(&str, &str)]) -> Result<Kafka, String> {
+    fn try_start(
+        libs: &Path,
+        count: usize,
+        properties: &impl Fn(usize) -> Vec<(String, String)>,
+    ) -> Result<Kafka, String> {
         let guard = Guard::new();
         let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
         let voters: Vec<String> =
@@ -115,7 +126,7 @@ impl Kafka {
         let bootstrap: Vec<String> = ports.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect();
         let node = |(index, (broker, controller)): (usize, &(u16, u16))| {
             let dir = guard.dir.path().join(format!("node-{index}"));
-            let settings = settings(index, count, *broker, *controller, &voters.join(","), &dir, properties);
+            let settings = settings(index, count, *broker, *controller, &voters.join(","), &dir, &properties(index));
             Node::new(index, format!("127.0.0.1:{broker}"), dir, &settings, libs)
         };
         let nodes: Vec<Node> = ports.iter().enumerate().map(node).collect();
@@ -156,6 +167,34 @@ impl Kafka {
         self.wait_until_settled();
     }
 
+    /// Lets all paused nodes go on, and waits for nothing: see [`Kafka::settle`].
+    pub fn resume_all(&self) {
+        for node in self.nodes.iter().filter(|node| !node.has_ended()) {
+            node.signal(Signal::CONT);
+            node.set_paused(false);
+        }
+    }
+
+    /// Starts every node that is down, and waits for nothing: see [`Kafka::settle`].
+    pub fn spawn_all(&self) {
+        self.nodes.iter().filter(|node| node.has_ended()).for_each(Node::spawn);
+    }
+
+    /// Waits until all nodes serve and agree, after [`Kafka::resume_all`] or [`Kafka::spawn_all`].
+    pub fn settle(&self) {
+        for node in &self.nodes {
+            node.wait_until_serving(self.nodes.len()).unwrap_or_else(|log| panic!("kafka does not serve: {log}"));
+        }
+        self.wait_until_settled();
+    }
+
+    /// The node that leads a partition; none while nobody does.
+    pub fn leader(&self, topic: &str, partition: i32) -> Option<usize> {
+        let metadata = retry("say who leads", || consumer(&self.bootstrap).fetch_metadata(Some(topic), ATTEMPT));
+        let found = metadata.topics()[0].partitions().iter().find(|found| found.id() == partition)?;
+        usize::try_from(found.leader()).ok()
+    }
+
     /// Starts a killed or stopped node again, same ports, same data, and waits until it has caught up. Where a majority is down, use
     /// [`Kafka::start_all`]: one node of three can't serve alone.
     pub fn start_node(&self, i: usize) {
@@ -172,11 +211,8 @@ impl Kafka {
 
     /// Starts every node that is down and waits until all serve.
     pub fn start_all(&self) {
-        self.nodes.iter().filter(|node| node.has_ended()).for_each(Node::spawn);
-        for node in &self.nodes {
-            node.wait_until_serving(self.nodes.len()).unwrap_or_else(|log| panic!("kafka did not start again: {log}"));
-        }
-        self.wait_until_settled();
+        self.spawn_all();
+        self.settle();
     }
 
     /// What node `i` has said since it was first started, for the message of a failed assertion.
@@ -506,7 +542,7 @@ fn settings(
     controller: u16,
     voters: &str,
     dir: &Path,
-    more: &[(&str, &str)],
+    more: &[(String, String)],
 ) -> String {
     let replicas = count.min(3);
     let mut text = format!(
@@ -556,7 +592,8 @@ fn libs() -> Result<PathBuf, String> {
     LIBS.clone()
 }
 
-fn available_or_skip() -> bool {
+/// As [`available`], with a visible "skipped" where it is not; in CI that is a failure.
+pub fn available_or_skip() -> bool {
     let Err(missing) = available() else { return true };
     assert!(std::env::var_os("CI").is_none(), "{missing}");
     // Not by eprintln!, whose words the test runner keeps to itself where the test passes.
