@@ -36,6 +36,8 @@ pub(super) struct Writer {
     queue: Receiver<Command>,
     open: Box<dyn Fn() -> Opened + Send>,
     next: u64,
+    /// What an entry wanted that was refused for it: the spool is full until there is so much room, for smaller ones, too.
+    wanted: u64,
     /// After a failure: when to open the file anew, and how long to wait after that.
     reopen: Option<(Instant, Duration)>,
     /// The file is gone, and what is in it is not on the brokers yet.
@@ -59,7 +61,7 @@ impl Writer {
         opened: Opened,
         open: Box<dyn Fn() -> Opened + Send>,
     ) -> Self {
-        let mut writer = Self { spool, queue, open, next: 1, reopen: None, is_rescuing: false };
+        let mut writer = Self { spool, queue, open, next: 1, wanted: 0, reopen: None, is_rescuing: false };
         writer.take_in(opened);
         writer
     }
@@ -112,7 +114,11 @@ impl Writer {
             if let Job::Append { topic, .. } = &job {
                 batch.lane(topic).tickets += 1;
             }
+            let bytes = job.bytes() as u64;
             let planned = self.plan(job, &mut batch, &mut room);
+            if planned == Err(Refused::Full) && room.is_ok() {
+                (self.wanted, room) = (bytes, Err(Refused::Full));
+            }
             replies.push((reply, planned));
         }
         batch.next = self.next;
@@ -124,6 +130,7 @@ impl Writer {
                 (0..change.tickets).for_each(|_| self.spool.lanes().give_back(topic));
             }),
         }
+        let _ = self.room(); // it tells the lanes before the answers do
         let is_durable = committed.is_ok_and(|(_, is_in_place)| is_in_place);
         for (reply, planned) in replies {
             let _ = reply.send(planned.and(if is_durable { Ok(()) } else { Err(Refused::Failed) })); // the sender may have left
@@ -171,7 +178,7 @@ impl Writer {
     }
 
     /// Bytes that may still be accepted; says so when there are none.
-    fn room(&self) -> Result<u64, Refused> {
+    fn room(&mut self) -> Result<u64, Refused> {
         if !self.is_open() || self.is_rescuing {
             return Err(Refused::Failed);
         }
@@ -179,14 +186,21 @@ impl Writer {
         let free =
             rustix::fs::statvfs(&config.directory).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
         let used = self.spool.lanes().bytes();
-        let full = if used >= config.bytes_max {
+        // What was deleted is free in the file, which does not shrink: half of it can be written whatever the file system has left.
+        let half = self.spool.with_store(|store| Ok(store.file_bytes() / 2)).unwrap_or(0);
+        let available = if free < config.free_min { half.saturating_sub(used) } else { free };
+        let needed = self.wanted.clamp(1, config.bytes_max);
+        let full = if config.bytes_max.saturating_sub(used) < needed {
             Some(format!("spool.bytes_max ({} bytes) is used up", config.bytes_max))
-        } else if free < config.free_min {
+        } else if available < needed {
             Some(format!("its file system has {free} bytes left, less than spool.free_min ({})", config.free_min))
         } else {
             None
         };
-        let room = if full.is_some() { Err(Refused::Full) } else { Ok((config.bytes_max - used).min(free)) };
+        let room = if full.is_some() { Err(Refused::Full) } else { Ok((config.bytes_max - used).min(available)) };
+        if full.is_none() {
+            self.wanted = 0;
+        }
         self.spool.lanes().set_health(full.map_or(Health::Accepting, Health::Full));
         room
     }
