@@ -3,6 +3,7 @@
 mod app_webhooks;
 mod bad_input;
 mod commands;
+mod disk;
 mod end_to_end;
 mod http_table;
 mod layers;
