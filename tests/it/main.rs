@@ -16,3 +16,4 @@ mod security;
 mod spool;
 mod stopping;
 mod support;
+mod topic_trouble;
