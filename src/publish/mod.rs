@@ -13,7 +13,7 @@ use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::oneshot;
@@ -285,6 +285,16 @@ struct Context {
 }
 
 impl Context {
+    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, pending: &Pending) -> Failure {
+        self.count(error);
+        if let Some(unlogged) = self.logged.pass() {
+            tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
+        }
+        let failure = Failure::of(error);
+        self.health.failed(message.topic(), failure.remedy, pending.since);
+        failure
+    }
+
     fn count(&self, error: &KafkaError) {
         let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
         self.metrics.kafka_errors.with_label_values(&[&code]).inc();
@@ -298,19 +308,17 @@ impl ProducerContext for Context {
         self.metrics.records_in_flight.dec();
         self.metrics.publish_seconds.observe(pending.since.elapsed().as_secs_f64());
         let outcome = match result {
-            Ok(message) => {
+            Ok(message) if message.offset() >= 0 => {
                 self.health.acked(message.topic());
                 Ok(())
             }
-            Err((error, message)) => {
-                self.count(error);
-                if let Some(unlogged) = self.logged.pass() {
-                    tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
-                }
-                let failure = Failure::of(error);
-                self.health.failed(message.topic(), failure.remedy, pending.since);
-                Err(failure)
+            // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
+            // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
+            // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
+            Ok(message) => {
+                Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, &pending))
             }
+            Err((error, message)) => Err(self.failed(error, message, &pending)),
         };
         let _ = pending.report.send(outcome); // nobody waits where the sender has hung up
     }

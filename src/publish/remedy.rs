@@ -20,7 +20,7 @@ use RDKafkaErrorCode as Code;
 use Remedy::{Mend, Park, Rebuild, Wait};
 
 /// The table. The first column is librdkafka's name, under which the metric `livechat_relay_kafka_errors_total` has it, too.
-pub const REMEDIES: [(Code, Remedy); 58] = [
+pub const REMEDIES: [(Code, Remedy); 59] = [
     // The record: too large for its topic (max.message.bytes), or refused as it is.
     (Code::MessageSizeTooLarge, Park),
     (Code::InvalidMessageSize, Park),
@@ -73,6 +73,7 @@ pub const REMEDIES: [(Code, Remedy); 58] = [
     (Code::QueueFull, Wait),
     (Code::PurgeQueue, Wait),
     (Code::PurgeInflight, Wait),
+    (Code::NoOffset, Wait), // ours: an ack that the broker itself did not give
     (Code::Unknown, Wait),
     // The idempotent producer has lost its place in a partition's sequence, and takes a new one by itself.
     (Code::UnknownProducerId, Wait),

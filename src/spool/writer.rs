@@ -24,9 +24,6 @@ const DELETE_INTERVAL: Duration = millis(100);
 const COMPACT_BYTES: u64 = 64 << 20;
 const COMPACT_AFTER: Duration = Duration::from_secs(20);
 
-/// So much of its budget a full spool has left, or a 64th, if that is less.
-const MARGIN_MAX: u64 = 4 << 20;
-
 /// How often an idle writer looks whether the disk has room again.
 const IDLE_INTERVAL: Duration = millis(500);
 
@@ -43,6 +40,8 @@ pub(super) struct Writer {
     queue: Receiver<Command>,
     open: Box<dyn Fn() -> Opened + Send>,
     next: u64,
+    /// What an entry wanted that was refused for it: the spool is full until there is so much room, for smaller ones, too.
+    wanted: u64,
     /// After a failure: when to open the file anew.
     reopen: Option<Instant>,
     /// How long to wait before that, doubled until something was written again.
@@ -75,6 +74,7 @@ impl Writer {
             queue,
             open,
             next: 1,
+            wanted: 0,
             reopen: None,
             patience: REOPEN.0,
             written: Instant::now(),
@@ -132,7 +132,11 @@ impl Writer {
             if let Job::Append { topic, .. } = &job {
                 batch.lane(topic).tickets += 1;
             }
+            let bytes = job.bytes() as u64;
             let planned = self.plan(job, &mut batch, &mut room);
+            if planned == Err(Refused::Full) && room.is_ok() {
+                (self.wanted, room) = (bytes, Err(Refused::Full));
+            }
             replies.push((reply, planned));
         }
         batch.next = self.next;
@@ -144,6 +148,7 @@ impl Writer {
                 (0..change.tickets).for_each(|_| self.spool.lanes().give_back(topic));
             }),
         }
+        let _ = self.room(); // it tells the lanes before the answers do
         let is_durable = committed.is_ok_and(|(_, is_in_place)| is_in_place);
         for (reply, planned) in replies {
             let _ = reply.send(planned.and(if is_durable { Ok(()) } else { Err(Refused::Failed) })); // the sender may have left
@@ -193,7 +198,7 @@ impl Writer {
     }
 
     /// Bytes that may still be accepted; says so when there are none.
-    fn room(&self) -> Result<u64, Refused> {
+    fn room(&mut self) -> Result<u64, Refused> {
         if !self.is_open() || self.is_rescuing {
             return Err(Refused::Failed);
         }
@@ -201,20 +206,23 @@ impl Writer {
         let free =
             rustix::fs::statvfs(&config.directory).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
         let used = self.spool.lanes().bytes();
+        // What was deleted is free in the file, which does not shrink: half of it can be written whatever the file system has left.
+        let half = self.spool.with_store(|store| Ok(store.file_bytes() / 2)).unwrap_or(0);
+        let available = if free < config.free_min { half.saturating_sub(used) } else { free };
+        let needed = self.wanted.clamp(1, config.bytes_max);
         let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
-        // The last bit is left: an event that needs more than that would be refused while others are taken.
-        let full = if used + (config.bytes_max / 64).min(MARGIN_MAX) >= config.bytes_max {
+        let full = if config.bytes_max.saturating_sub(used) < needed {
             Some(format!("{} of spool.bytes_max ({}) are used", size(used), size(config.bytes_max)))
-        } else if free < config.free_min {
-            Some(format!(
-                "its file system has {} left, less than spool.free_min ({})",
-                size(free),
-                size(config.free_min)
-            ))
+        } else if available < needed {
+            let (free, least) = (size(free), size(config.free_min));
+            Some(format!("its file system has {free} left, less than spool.free_min ({least})"))
         } else {
             None
         };
-        let room = if full.is_some() { Err(Refused::Full) } else { Ok((config.bytes_max - used).min(free)) };
+        let room = if full.is_some() { Err(Refused::Full) } else { Ok((config.bytes_max - used).min(available)) };
+        if full.is_none() {
+            self.wanted = 0;
+        }
         self.spool.lanes().set_health(full.map_or(Health::Accepting, Health::Full));
         room
     }

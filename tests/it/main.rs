@@ -4,6 +4,7 @@ mod app_webhooks;
 mod bad_input;
 mod commands;
 mod desk;
+mod disk;
 mod end_to_end;
 mod http_table;
 // The judge of tests/chaos: its own tests run here, because that binary has no harness.
@@ -21,3 +22,4 @@ mod spool;
 mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;
+mod topic_trouble;

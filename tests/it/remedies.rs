@@ -6,11 +6,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use livechat_relay::publish::{REMEDIES, Remedy};
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaErrorCode as Code, RDKafkaRespErr};
 
-use crate::support::kafka::{Kafka, Message};
+use crate::support::kafka::Message;
+use crate::support::mock::Mock;
 use crate::support::relay::{Relay, Settings, await_that};
 use crate::support::{chat_id, data, http, incoming_event};
 
@@ -27,7 +26,7 @@ const ALWAYS: usize = 500;
 /// A mock cluster, and a relay with a spool in front of it.
 struct Stage {
     relay: Relay,
-    mock: MockCluster<'static, DefaultProducerContext>,
+    mock: Mock,
     _directory: tempfile::TempDir,
 }
 
@@ -41,14 +40,9 @@ impl Stage {
     }
 
     fn set_with(more: Settings<'_>) -> Self {
-        let mock = MockCluster::new(1).expect("a mock cluster");
-        for topic in livechat_relay::event::actions::names().chain(["unlisted", "dead-letter"]) {
-            mock.create_topic(&format!("livechat.{topic}"), 1, 1).expect("a topic");
-        }
-        // The mock's answer to a later version names the leader, and ends this process where there is none.
-        mock.apiversion(RDKafkaApiKey::Produce, Some(0), Some(9)).expect("versions");
+        let mock = Mock::start();
         let directory = tempfile::tempdir().expect("a directory");
-        let relay = start(&mock.bootstrap_servers(), &directory, more);
+        let relay = start(&mock.bootstrap(), &directory, more);
         Self { relay, mock, _directory: directory }
     }
 
@@ -56,11 +50,11 @@ impl Stage {
     /// handed to the delivery report as it came.
     fn answer(&self, code: Code, n: usize) {
         let code = RDKafkaRespErr::try_from(code as i32).expect("a code of librdkafka");
-        self.mock.request_errors(RDKafkaApiKey::Produce, &vec![code; n]);
+        self.mock.0.request_errors(RDKafkaApiKey::Produce, &vec![code; n]);
     }
 
     fn answer_no_more(&self) {
-        self.mock.clear_request_errors(RDKafkaApiKey::Produce);
+        self.mock.0.clear_request_errors(RDKafkaApiKey::Produce);
     }
 
     /// Posts an event, and says what it has become, by the metrics; the answer is 200, in time.
@@ -103,7 +97,7 @@ impl Stage {
     }
 
     fn read(&self, topic: &str) -> Vec<Message> {
-        Kafka::at(&self.mock.bootstrap_servers()).read_all(&[topic])
+        self.mock.read(topic)
     }
 
     /// Whether the event is on this topic, byte for byte.
@@ -270,7 +264,7 @@ fn each_error_that_a_broker_answers_with_has_the_remedy_that_the_table_says() {
 fn a_topic_without_a_leader_holds_back_only_itself() {
     let stage = Stage::set();
     let [first, second] = [chat_id(), chat_id()];
-    stage.mock.partition_leader(TOPIC, 0, None).expect("a topic");
+    stage.mock.0.partition_leader(TOPIC, 0, None).expect("a topic");
     assert_eq!(stage.post(&first), "spooled");
     stage.post_other(&chat_id()); // the first failure could have been everybody's
     await_that("the others are acked", || spooled(&stage.relay) == 1.0);
@@ -279,7 +273,7 @@ fn a_topic_without_a_leader_holds_back_only_itself() {
     assert_eq!(stage.post_other(&chat_id()), "published");
     assert_eq!(stage.post(&second), "spooled");
 
-    stage.mock.partition_leader(TOPIC, 0, Some(1)).expect("a topic");
+    stage.mock.0.partition_leader(TOPIC, 0, Some(1)).expect("a topic");
     stage.drained();
     assert!(stage.is_on(TOPIC, &first) && stage.is_on(TOPIC, &second));
 }
@@ -288,36 +282,35 @@ fn a_topic_without_a_leader_holds_back_only_itself() {
 fn a_topic_that_may_not_be_written_holds_back_only_itself() {
     let stage = Stage::set();
     let chat = chat_id();
-    stage.mock.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).expect("a topic");
+    stage.mock.0.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).expect("a topic");
     stage.answer(Code::TopicAuthorizationFailed, 1);
     assert_eq!(stage.post(&chat), "spooled");
     await_that("a person is asked", || stage.relay.log().contains("takes no events until somebody mends it"));
     assert_eq!(stage.post_other(&chat_id()), "published");
     assert_eq!(spooled(&stage.relay), 1.0);
 
-    stage.mock.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).expect("a topic");
+    stage.mock.0.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).expect("a topic");
     stage.drained();
     assert!(stage.is_on(TOPIC, &chat));
 }
 
 #[test]
-fn brokers_that_are_down_or_slow_mean_the_spool_until_they_are_back() {
+fn brokers_that_hang_or_hang_up_mean_the_spool_until_they_go_on() {
     let stage = Stage::set();
-    let [down, slow, other] = [chat_id(), chat_id(), chat_id()];
-    stage.mock.broker_down(-1).expect("the broker");
-    assert_eq!(stage.post(&down), "spooled");
-    assert!(
-        ["BrokerTransportFailure", "AllBrokersDown", "MessageTimedOut"].iter().all(|code| stage.errors(code) > 0.0)
-    );
+    let [hung, closed, other] = [chat_id(), chat_id(), chat_id()];
+    stage.mock.freeze();
+    assert_eq!(stage.post(&hung), "spooled");
+    assert!(stage.errors("MessageTimedOut") > 0.0);
     assert_eq!(stage.post_other(&other), "spooled");
-    stage.mock.broker_up(-1).expect("the broker");
+    stage.mock.thaw();
     stage.drained();
 
-    stage.mock.broker_round_trip_time(-1, Duration::from_secs(3)).expect("the broker");
-    assert_eq!(stage.post(&slow), "spooled");
-    stage.mock.broker_round_trip_time(-1, Duration::ZERO).expect("the broker");
+    stage.answer(Code::BrokerTransportFailure, ALWAYS);
+    assert_eq!(stage.post(&closed), "spooled");
+    assert!(stage.errors("AllBrokersDown") > 0.0);
+    stage.answer_no_more();
     stage.drained();
-    assert!(stage.is_on(TOPIC, &down) && stage.is_on(TOPIC, &slow) && stage.is_on(OTHER, &other));
+    assert!(stage.is_on(TOPIC, &hung) && stage.is_on(TOPIC, &closed) && stage.is_on(OTHER, &other));
 }
 
 #[test]
@@ -326,7 +319,7 @@ fn a_full_producer_queue_means_the_spool() {
     await_that("Kafka is there", || stage.relay.metric("livechat_relay_kafka_up") == 1.0);
     await_that("it takes events", || stage.post(&chat_id()) == "published");
     let [first, other] = [chat_id(), chat_id()];
-    stage.mock.partition_leader(TOPIC, 0, None).expect("a topic");
+    stage.mock.0.partition_leader(TOPIC, 0, None).expect("a topic");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| http::post(stage.relay.webhooks, incoming_event(&first, 1)).status);
         await_that("the queue is full", || stage.relay.metric("livechat_relay_records_in_flight") == 1.0);
@@ -334,7 +327,7 @@ fn a_full_producer_queue_means_the_spool() {
         assert!(stage.errors("QueueFull") >= 1.0);
         assert_eq!(waiting.join().expect("an answer"), 200);
     });
-    stage.mock.partition_leader(TOPIC, 0, Some(1)).expect("a topic");
+    stage.mock.0.partition_leader(TOPIC, 0, Some(1)).expect("a topic");
     stage.drained();
     assert!(stage.is_on(TOPIC, &first) && stage.is_on(OTHER, &other));
 }
@@ -344,7 +337,7 @@ fn what_was_under_way_in_a_producer_that_is_replaced_is_published_by_the_next() 
     let stage = Stage::set_with(&[("kafka.publish_deadline", "\"3s\"")]);
     await_that("Kafka is there", || stage.relay.metric("livechat_relay_kafka_up") == 1.0);
     let [first, other] = [chat_id(), chat_id()];
-    stage.mock.partition_leader(TOPIC, 0, None).expect("a topic");
+    stage.mock.0.partition_leader(TOPIC, 0, None).expect("a topic");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| http::post(stage.relay.webhooks, incoming_event(&first, 1)).status);
         await_that("one is under way", || stage.relay.metric("livechat_relay_records_in_flight") == 1.0);
@@ -353,7 +346,7 @@ fn what_was_under_way_in_a_producer_that_is_replaced_is_published_by_the_next() 
         assert_eq!(waiting.join().expect("an answer"), 200);
     });
     assert!(stage.relay.metric("livechat_relay_producer_rebuilds_total") >= 1.0);
-    stage.mock.partition_leader(TOPIC, 0, Some(1)).expect("a topic");
+    stage.mock.0.partition_leader(TOPIC, 0, Some(1)).expect("a topic");
     stage.drained();
     assert!(stage.is_on(TOPIC, &first) && stage.is_on(OTHER, &other));
 }
@@ -366,7 +359,7 @@ fn wrong_addresses_and_wrong_security_are_told_and_what_came_meanwhile_is_publis
     };
     let (ssl, sasl) = (security("ssl"), security("sasl_plaintext"));
     let stage = Stage::set_with(&[]);
-    let right = stage.mock.bootstrap_servers();
+    let right = stage.mock.bootstrap();
     let wrongs: [(&str, Settings<'_>, &str); 4] = [
         ("no-such-host.invalid:9092", &[], "Resolve"),
         ("127.0.0.1:1", &[], "BrokerTransportFailure"),

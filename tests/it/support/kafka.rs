@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -245,6 +245,28 @@ impl Kafka {
             block_on(self.admin().delete_topics(&[name], &AdminOptions::new().operation_timeout(Some(DEADLINE))));
         check("delete", name, results);
         wait_until(&format!("topic `{name}` to be gone"), || !self.topics().iter().any(|topic| topic == name));
+    }
+
+    /// Sets what is not the default of a topic; what it had is forgotten.
+    pub fn set_topic(&self, name: &str, configs: &[(&str, &str)]) {
+        let alter = AlterConfig::new(ResourceSpecifier::Topic(name));
+        let alter = configs.iter().fold(alter, |alter, (key, value)| alter.set(key, value));
+        let options = AdminOptions::new().request_timeout(Some(DEADLINE));
+        let altered = block_on(self.admin().alter_configs([&alter], &options)).expect("kafka alters settings");
+        altered.into_iter().for_each(|topic| drop(topic.expect("a topic that is there")));
+        for (key, value) in configs {
+            wait_until(&format!("`{name}` to have {key} = {value}"), || self.setting(name, key) == *value);
+        }
+    }
+
+    /// Runs one of Kafka's tools on this cluster.
+    pub fn tool(&self, name: &str, arguments: &[&str]) {
+        let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.sh"))
+            .args(["tool", name, "--bootstrap-server", &self.bootstrap])
+            .args(arguments)
+            .output()
+            .expect("Kafka's tool");
+        assert!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// The names of all topics but Kafka's own, sorted.

@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod kafka;
+pub mod mock;
 pub mod relay;
 
 /// A chat id that no other test uses.

@@ -45,12 +45,24 @@ impl Relay {
 
     /// As `start`, with variables in its environment; the log of a relay that ends before it takes webhooks is the error.
     pub fn launch(brokers: &str, settings: Settings<'_>, env: &[(&str, &str)]) -> Result<Self, String> {
+        Self::spawn(brokers, settings, env, &[]).await_start()
+    }
+
+    /// As `start`, with more arguments of `serve`.
+    pub fn start_with(brokers: &str, settings: Settings<'_>, arguments: &[&str]) -> Self {
+        let started = Self::spawn(brokers, settings, &[], arguments).await_start();
+        started.unwrap_or_else(|log| panic!("the relay did not start:\n{log}"))
+    }
+
+    /// Starts a relay and does not wait: its addresses are not known.
+    pub fn spawn(brokers: &str, settings: Settings<'_>, env: &[(&str, &str)], arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("relay.toml");
         std::fs::write(&file, configuration(brokers, settings)).expect("a file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_livechat-relay"))
             .args(["serve", "--config"])
             .arg(&file)
+            .args(arguments)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
@@ -66,20 +78,24 @@ impl Relay {
                 writer.grown.notify_all();
             }
         });
-        let mut relay = Self {
+        Self {
             guard: Guard::new(&child, directory.path()),
             child,
             webhooks: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
             _directory: directory,
-        };
-        let started = relay.await_log_or_end("taking webhooks", Duration::from_secs(60)).ok_or_else(|| relay.log())?;
+        }
+    }
+
+    /// Waits until it takes webhooks; the log of one that ends before that is the error.
+    pub fn await_start(mut self) -> Result<Self, String> {
+        let started = self.await_log_or_end("taking webhooks", Duration::from_secs(60)).ok_or_else(|| self.log())?;
         let line: serde_json::Value = serde_json::from_str(&started).expect("a JSON line");
         let address = |name: &str| line[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        relay.webhooks = address("webhooks");
-        relay.admin = address("admin");
-        Ok(relay)
+        self.webhooks = address("webhooks");
+        self.admin = address("admin");
+        Ok(self)
     }
 
     /// Waits until /readyz says so.

@@ -1,0 +1,377 @@
+//! Trouble with the spool's disk: full, read-only, removed, broken, locked, newer. Never a crash; 503 where nothing is durable;
+//! and what was answered 200 is published when it can be.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::process::Signal;
+
+use crate::support::mock::Mock;
+use crate::support::relay::{Relay, Settings, await_that};
+use crate::support::{chat_id, http, incoming_event};
+
+const TOPIC: &str = "livechat.incoming_event";
+
+/// A relay with its spool in `directory`.
+fn start(mock: &Mock, directory: &Path, more: Settings<'_>) -> Relay {
+    with_settings(directory, more, |settings| Relay::start(&mock.bootstrap(), settings))
+}
+
+fn with_settings<T>(directory: &Path, more: Settings<'_>, start: impl FnOnce(Settings<'_>) -> T) -> T {
+    let path = format!("\"{}\"", directory.join("spool").display());
+    let usual = [
+        ("topics.create", "false"),
+        ("kafka.start_timeout", "\"200ms\""),
+        ("kafka.probe_interval", "\"200ms\""),
+        ("kafka.publish_deadline", "\"1s\""),
+        ("server.response_deadline", "\"8s\""),
+        ("spool.free_min", "\"0\""),
+        ("spool.directory", path.as_str()),
+    ];
+    let kept = usual.iter().filter(|(key, _)| more.iter().all(|(set, _)| set != key));
+    let settings: Vec<_> = kept.chain(more).copied().collect();
+    start(&settings)
+}
+
+/// As `start`, when Kafka has taken an event.
+fn publishing(mock: &Mock, directory: &Path, more: Settings<'_>) -> Relay {
+    let relay = start(mock, directory, more);
+    await_that("Kafka is there", || relay.metric("livechat_relay_kafka_up") == 1.0);
+    assert_eq!(post(&relay).1, 200);
+    relay
+}
+
+/// Posts an event, and answers its chat and the status.
+fn post(relay: &Relay) -> (String, u16) {
+    let chat = chat_id();
+    let status = http::post(relay.webhooks, incoming_event(&chat, 1)).status;
+    (chat, status)
+}
+
+fn post_200(relay: &Relay) -> String {
+    let (chat, status) = post(relay);
+    assert_eq!(status, 200, "{}", relay.log());
+    chat
+}
+
+/// Posts large events until one is answered 503; the chats of those before.
+fn fill(relay: &Relay) -> Vec<String> {
+    let mut answered = Vec::new();
+    for _ in 0..1000 {
+        let chat = chat_id();
+        let answer = http::post(relay.webhooks, incoming_event(&chat, 1).replace("Grüße", &"x".repeat(300_000)));
+        if answer.status != 200 {
+            assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+            return answered;
+        }
+        answered.push(chat);
+    }
+    panic!("the spool does not fill up: {}", relay.log());
+}
+
+fn spooled(relay: &Relay) -> f64 {
+    let text = http::get(relay.admin, "/metrics").body;
+    let lanes = text.lines().filter(|line| line.starts_with("livechat_relay_spool_records{"));
+    lanes.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+fn is_accepting(relay: &Relay) -> bool {
+    relay.metric("livechat_relay_spool_accepting") == 1.0
+}
+
+fn assert_published(mock: &Mock, relay: &Relay, chats: &[String]) {
+    await_that("the spool is empty", || spooled(relay) == 0.0);
+    let found: Vec<_> = mock.read(TOPIC).into_iter().filter_map(|message| message.key).collect();
+    let lost: Vec<_> = chats.iter().filter(|chat| !found.iter().any(|key| key == chat.as_bytes())).collect();
+    assert!(lost.is_empty(), "{lost:?} of {} are not in Kafka\n{}", chats.len(), relay.log());
+}
+
+fn assert_heals(mock: &Mock, relay: &Relay, answered: &[String]) {
+    mock.thaw();
+    await_that("the spool accepts again", || is_accepting(relay));
+    assert_published(mock, relay, answered);
+    await_that("ready", || http::get(relay.admin, "/readyz").status == 200);
+    mock.freeze();
+    assert_eq!(post(relay).1, 200, "{}", relay.log());
+}
+
+/// A file system of a test's own, where this is root; gone with the value, or with the process.
+struct Mounted {
+    directory: tempfile::TempDir,
+    guard: std::process::Child,
+}
+
+impl Mounted {
+    /// In memory, so large.
+    fn tmpfs(size: &str) -> Option<Self> {
+        let size = format!("size={size}");
+        Self::mount(&["-t", "tmpfs", "-o", &size, "tmpfs"])
+    }
+
+    /// A file with ext4, which can be made to fail as a disk does.
+    fn ext4(image: &Path) -> Option<Self> {
+        if rustix::process::geteuid().is_root() {
+            std::fs::File::create(image).and_then(|file| file.set_len(24 << 20)).expect("a file");
+            run("mkfs.ext4", &["-q", "-F", image.to_str().expect("a path")]);
+        }
+        Self::mount(&["-o", "loop", image.to_str().expect("a path")])
+    }
+
+    fn mount(what: &[&str]) -> Option<Self> {
+        use std::io::Write as _;
+        if !rustix::process::geteuid().is_root() {
+            let _ = writeln!(std::io::stderr(), "skipped: only root can mount a file system");
+            return None;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_str().expect("a path");
+        // Who panics, or is killed, closes the pipe: it is unmounted then, too.
+        let mut guard = Command::new("sh");
+        guard.args(["-c", r#"trap '' INT TERM HUP; cat; umount -l "$0"; rmdir "$0""#, path]);
+        guard.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        std::os::unix::process::CommandExt::process_group(&mut guard, 0);
+        run("mount", &[what, &[path]].concat());
+        Some(Self { guard: guard.spawn().expect("sh can be run"), directory })
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn remount(&self, options: &str) {
+        run("mount", &["-o", &format!("remount,{options}"), self.path().to_str().expect("a path")]);
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait(); // it has unmounted
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect("a program of the system");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_means_503_until_kafka_has_taken_what_is_on_it() {
+    let Some(disk) = Mounted::tmpfs("48m") else { return };
+    let mock = Mock::start();
+    let relay = publishing(&mock, disk.path(), &[("spool.free_min", "\"24MiB\"")]);
+    mock.freeze();
+
+    let answered = fill(&relay);
+    assert!(answered.len() > 3);
+    assert!(!is_accepting(&relay));
+    await_that("not ready", || http::get(relay.admin, "/readyz").status == 503);
+    assert!(relay.log().contains("the spool is full") && relay.log().contains("spool.free_min"), "{}", relay.log());
+
+    assert_heals(&mock, &relay, &answered);
+}
+
+#[test]
+fn a_used_up_budget_means_503_until_kafka_has_taken_what_it_is_used_for() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let relay = publishing(&mock, directory.path(), &[("spool.bytes_max", "\"2MiB\"")]);
+    mock.freeze();
+
+    let answered = fill(&relay);
+    assert_eq!(answered.len(), 6, "of 300 kB each");
+    assert!(!is_accepting(&relay) && post(&relay).1 == 503, "whatever its size");
+    assert!(relay.log().contains("the spool is full") && relay.log().contains("spool.bytes_max"), "{}", relay.log());
+
+    assert_heals(&mock, &relay, &answered);
+}
+
+#[test]
+fn a_file_system_that_turns_read_only_stops_the_spool_and_not_the_relay() {
+    let image = tempfile::tempdir().expect("a directory");
+    let image = image.path().join("disk");
+    let Some(disk) = Mounted::ext4(&image) else { return };
+    let mock = Mock::start();
+    let relay = publishing(&mock, disk.path(), &[]);
+    mock.freeze();
+    let mut answered = vec![post_200(&relay)];
+
+    disk.remount("abort"); // as ext4 does by itself when the disk fails
+    await_that("503", || {
+        let (chat, status) = post(&relay);
+        answered.extend((status == 200).then_some(chat));
+        status == 503
+    });
+    assert!(!is_accepting(&relay) && relay.log().contains("the spool has failed"), "{}", relay.log());
+    mock.thaw();
+    await_that("direct", || post(&relay).1 == 200);
+
+    let path = disk.path().to_str().expect("a path");
+    let mount = format!("umount {path} && mount -o loop {} {path}", image.display());
+    await_that("mounted again", || Command::new("sh").args(["-c", &mount]).output().is_ok_and(|o| o.status.success()));
+    assert_heals(&mock, &relay, &answered);
+}
+
+#[test]
+fn a_file_system_that_is_read_only_at_the_start_is_no_reason_not_to_publish() {
+    let Some(disk) = Mounted::tmpfs("24m") else { return };
+    disk.remount("ro");
+    let mock = Mock::start();
+    let relay = publishing(&mock, disk.path(), &[]);
+    assert!(!is_accepting(&relay));
+    mock.freeze();
+    assert_eq!(post(&relay).1, 503);
+
+    disk.remount("rw");
+    assert_heals(&mock, &relay, &[]);
+}
+
+#[test]
+fn what_is_in_a_spool_that_is_removed_under_the_running_relay_is_published() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let relay = publishing(&mock, directory.path(), &[]);
+    mock.freeze();
+    let answered: Vec<_> = (0..20).map(|_| post_200(&relay)).collect();
+
+    std::fs::remove_dir_all(directory.path().join("spool")).expect("a directory");
+    await_that("503", || post(&relay).1 == 503);
+    assert!(relay.log().contains("is gone"), "{}", relay.log());
+
+    assert_heals(&mock, &relay, &answered);
+    assert!(directory.path().join("spool/spool.redb").exists());
+}
+
+/// A spool's file with twenty events, as a relay has left it; the chats of those.
+fn left(mock: &Mock, directory: &Path) -> (PathBuf, Vec<String>) {
+    mock.freeze();
+    let mut relay = start(mock, directory, &[]);
+    let answered = (0..20).map(|_| post_200(&relay)).collect();
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    mock.thaw();
+    (directory.join("spool/spool.redb"), answered)
+}
+
+#[test]
+fn a_file_that_is_broken_at_the_start_is_kept_aside_under_a_name_that_the_log_tells() {
+    type Break = fn(&mut Vec<u8>);
+    let breaks: [(&str, Break); 5] = [
+        ("its head is gone", |file| file[..4096].fill(0)),
+        ("its end is gone", |file| file.truncate(file.len() / 2)),
+        ("it is short", |file| file.truncate(100)),
+        ("it is none of ours", |file| *file = b"not a spool at all".repeat(10_000)),
+        ("all but its head is zeros", |file| file[4096..].fill(0)),
+    ];
+    for (how, destroy) in breaks {
+        let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+        let (path, _) = left(&mock, directory.path());
+        let mut file = std::fs::read(&path).expect("a file");
+        destroy(&mut file);
+        std::fs::write(&path, &file).expect("a file");
+
+        let relay = publishing(&mock, directory.path(), &[]);
+
+        let log = relay.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("the spool's file is broken"))
+            .unwrap_or_else(|| panic!("{how}: {log}"));
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let kept = std::fs::read(line["kept"].as_str().expect("a path"));
+        assert_eq!(kept.expect("it is kept").len(), file.len(), "{how}");
+        assert_heals(&mock, &relay, &[]);
+    }
+}
+
+#[test]
+fn a_file_in_which_some_bytes_are_zeros_costs_at_most_the_events_in_them() {
+    for part in 1..8 {
+        let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+        let (path, _) = left(&mock, directory.path());
+        let mut file = std::fs::read(&path).expect("a file");
+        let at = file.len() * part / 8;
+        file[at..at + 4096].fill(0);
+        std::fs::write(&path, &file).expect("a file");
+
+        let relay = publishing(&mock, directory.path(), &[]);
+        assert_heals(&mock, &relay, &[]);
+    }
+}
+
+#[test]
+fn an_empty_file_is_a_new_spool() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    std::fs::create_dir(directory.path().join("spool")).expect("a directory");
+    std::fs::write(directory.path().join("spool/spool.redb"), b"").expect("a file");
+    let relay = publishing(&mock, directory.path(), &[]);
+    assert_heals(&mock, &relay, &[]);
+}
+
+#[test]
+fn a_second_relay_on_the_same_directory_ends_with_its_name_or_waits_for_the_first_ones_end() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    mock.freeze();
+    let mut first = start(&mock, directory.path(), &[]);
+    let chat = post_200(&first);
+
+    let spawn = |settings: Settings<'_>| Relay::spawn(&mock.bootstrap(), settings, &[], &[]);
+    let mut refused = with_settings(directory.path(), &[("spool.lock_timeout", "\"0s\"")], spawn);
+    assert_eq!(refused.end().code(), Some(1));
+    let said = format!("the spool directory {} is locked by another process", directory.path().join("spool").display());
+    await_that("it is told", || refused.log().contains(&said));
+
+    let mut waiting = with_settings(directory.path(), &[("spool.lock_timeout", "\"60s\"")], spawn);
+    waiting.await_log("waiting for its end");
+    first.signal(Signal::TERM);
+    assert!(first.end().success());
+    mock.thaw();
+    let second = waiting.await_start().expect("it takes over");
+    assert_published(&mock, &second, &[chat]);
+}
+
+#[test]
+fn a_spool_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let (path, answered) = left(&mock, directory.path());
+    let set_format = |format: u64| {
+        let db = redb::Database::open(&path).expect("a spool");
+        let write = db.begin_write().expect("a transaction");
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        write.open_table(meta).expect("a table").insert("format", format).expect("written");
+        write.commit().expect("committed");
+    };
+    set_format(2);
+
+    let spawn = |settings: Settings<'_>| Relay::spawn(&mock.bootstrap(), settings, &[], &[]);
+    let mut relay = with_settings(directory.path(), &[], spawn);
+    assert_eq!(relay.end().code(), Some(1));
+    await_that("it is told", || {
+        relay.log().contains("it has format 2, and this version of livechat-relay reads up to 1")
+    });
+
+    set_format(1); // as the newer one would have it
+    let relay = start(&mock, directory.path(), &[]);
+    assert_published(&mock, &relay, &answered);
+}
+
+#[test]
+fn who_stops_with_events_in_the_spool_says_how_many_and_drain_publishes_them_first() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    mock.freeze();
+    let mut relay = start(&mock, directory.path(), &[]);
+    let mut answered: Vec<_> = (0..20).map(|_| post_200(&relay)).collect();
+    relay.signal(Signal::TERM);
+    assert_eq!(relay.end().code(), Some(0));
+    let line = relay.await_log("events are left in the spool");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["records"], 20);
+
+    let drain = |settings: Settings<'_>| Relay::start_with(&mock.bootstrap(), settings, &["--drain"]);
+    let mut relay = with_settings(directory.path(), &[], drain);
+    answered.push(post_200(&relay));
+    relay.signal(Signal::TERM);
+    relay.await_log("the spool is emptied first");
+    mock.thaw();
+    assert_eq!(relay.end().code(), Some(0));
+    assert!(relay.log().contains("stopped: nothing is left"), "{}", relay.log());
+    let found: Vec<_> = mock.read(TOPIC).into_iter().filter_map(|message| message.key).collect();
+    assert!(answered.iter().all(|chat| found.iter().any(|key| key == chat.as_bytes())));
+}
