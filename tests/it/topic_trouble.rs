@@ -128,7 +128,7 @@ impl<'a> Stage<'a> {
 }
 
 fn start(kafka: &Kafka, prefix: &str, directory: &tempfile::TempDir, replication: u32) -> Relay {
-    let (path, prefix) = (format!("{:?}", directory.path().join("spool")), format!("{prefix:?}"));
+    let (path, prefix) = (format!("\"{}\"", directory.path().join("spool").display()), format!("{prefix:?}"));
     let replication = replication.to_string();
     let settings: Settings<'_> = &[
         ("topics.prefix", &prefix),
