@@ -240,6 +240,11 @@ fn what_is_in_a_spool_that_is_removed_under_the_running_relay_is_published() {
     assert!(directory.path().join("spool/spool.redb").exists());
 }
 
+/// Runs all; most of their time they wait.
+fn at_once<const N: usize>(cases: [impl FnOnce() + Send; N]) {
+    std::thread::scope(|scope| cases.map(|case| scope.spawn(case)).map(|case| case.join().expect("no panic")));
+}
+
 /// A spool's file with twenty events, as a relay has left it; the chats of those.
 fn left(mock: &Mock, directory: &Path) -> (PathBuf, Vec<String>) {
     mock.freeze();
@@ -261,40 +266,44 @@ fn a_file_that_is_broken_at_the_start_is_kept_aside_under_a_name_that_the_log_te
         ("it is none of ours", |file| *file = b"not a spool at all".repeat(10_000)),
         ("all but its head is zeros", |file| file[4096..].fill(0)),
     ];
-    for (how, destroy) in breaks {
-        let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-        let (path, _) = left(&mock, directory.path());
-        let mut file = std::fs::read(&path).expect("a file");
-        destroy(&mut file);
-        std::fs::write(&path, &file).expect("a file");
+    at_once(breaks.map(|(how, destroy)| {
+        move || {
+            let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+            let (path, _) = left(&mock, directory.path());
+            let mut file = std::fs::read(&path).expect("a file");
+            destroy(&mut file);
+            std::fs::write(&path, &file).expect("a file");
 
-        let relay = publishing(&mock, directory.path(), &[]);
+            let relay = publishing(&mock, directory.path(), &[]);
 
-        let log = relay.log();
-        let line = log
-            .lines()
-            .find(|line| line.contains("the spool's file is broken"))
-            .unwrap_or_else(|| panic!("{how}: {log}"));
-        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-        let kept = std::fs::read(line["kept"].as_str().expect("a path"));
-        assert_eq!(kept.expect("it is kept").len(), file.len(), "{how}");
-        assert_heals(&mock, &relay, &[]);
-    }
+            let log = relay.log();
+            let line = log
+                .lines()
+                .find(|line| line.contains("the spool's file is broken"))
+                .unwrap_or_else(|| panic!("{how}: {log}"));
+            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            let kept = std::fs::read(line["kept"].as_str().expect("a path"));
+            assert_eq!(kept.expect("it is kept").len(), file.len(), "{how}");
+            assert_heals(&mock, &relay, &[]);
+        }
+    }));
 }
 
 #[test]
 fn a_file_in_which_some_bytes_are_zeros_costs_at_most_the_events_in_them() {
-    for part in 1..8 {
-        let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-        let (path, _) = left(&mock, directory.path());
-        let mut file = std::fs::read(&path).expect("a file");
-        let at = file.len() * part / 8;
-        file[at..at + 4096].fill(0);
-        std::fs::write(&path, &file).expect("a file");
+    at_once([1, 2, 3, 4, 5, 6, 7].map(|part| {
+        move || {
+            let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+            let (path, _) = left(&mock, directory.path());
+            let mut file = std::fs::read(&path).expect("a file");
+            let at = file.len() * part / 8;
+            file[at..at + 4096].fill(0);
+            std::fs::write(&path, &file).expect("a file");
 
-        let relay = publishing(&mock, directory.path(), &[]);
-        assert_heals(&mock, &relay, &[]);
-    }
+            let relay = publishing(&mock, directory.path(), &[]);
+            assert_heals(&mock, &relay, &[]);
+        }
+    }));
 }
 
 #[test]
