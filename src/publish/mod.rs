@@ -418,4 +418,27 @@ mod tests {
         assert_eq!(taken[9], None);
         assert_eq!(taken[10], Some("queue_full"));
     }
+
+    /// The first request is refused, the second, under way at the same time, is taken: librdkafka reports success for both.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_ack_that_no_broker_gave_is_none() {
+        use rdkafka::mocking::MockCluster;
+        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("t", 1, 1).expect("a topic");
+        mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+        // A record a request.
+        let config = Config { brokers: mock.bootstrap_servers(), ..config(&[("batch.num.messages", "1")]) };
+        let publisher = Publisher::new(config, Arc::new(Metrics::new())).expect("a producer");
+        let record = |value: &str| Record {
+            topic: "t".into(),
+            key: "k".to_owned(),
+            headers: Vec::new(),
+            value: value.as_bytes().to_vec(),
+        };
+        let reports = ["one", "two"].map(|value| publisher.publish(&record(value)).expect("handed over"));
+        let [one, two] = reports.map(async |report| report.await.expect("a report"));
+        assert_eq!(one.await.map_err(|failure| failure.code), Err(RDKafkaErrorCode::NoOffset));
+        assert_eq!(two.await, Ok(()));
+    }
 }

@@ -165,7 +165,7 @@ const CASES: [(Becomes, &[Code]); 5] = [
         Code::MessageTimedOut, Code::AllBrokersDown, Code::Resolve, Code::NetworkException, Code::FencedLeaderEpoch,
         Code::UnknownLeaderEpoch, Code::ISRInsufficient, Code::ThrottlingQuotaExceeded, Code::QueueFull, Code::PurgeQueue,
         Code::PurgeInflight, Code::Unknown, Code::InvalidProducerEpoch, Code::InvalidProducerIdMapping, Code::ProducerFenced,
-        Code::BadMessage, Code::InvalidDifferentRecord,
+        Code::BadMessage, Code::InvalidDifferentRecord, Code::NoOffset,
         // Only their name is known of a producer that has ended so: the next record that it is given is refused as `Fatal`.
         Code::Fatal, Code::Fenced, Code::Inconsistent,
     ]),
