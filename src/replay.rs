@@ -360,3 +360,6 @@ async fn published(publisher: &Publisher, record: &Record) -> Result<(), Failure
     // The brokers' word decides: a report comes for every record, if late.
     report.await.unwrap_or(Err(Failure::gone()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,8 +143,8 @@ impl Lanes {
         self.change(topic, |lane| lane.tickets = lane.tickets.saturating_sub(1));
     }
 
-    pub(super) fn is_acked(&self, topic: &str, number: u64) -> bool {
-        self.by_topic.get(topic).is_some_and(|lane| lane.acked.contains(&number))
+    pub(super) fn acked(&self, topic: &str) -> BTreeSet<u64> {
+        self.by_topic.get(topic).map_or_else(BTreeSet::new, |lane| lane.acked.clone())
     }
 
     /// Whether this is the first ack for the writer to hear of.

@@ -265,15 +265,15 @@ impl Spool {
     pub fn page(&self, topic: &str, from: u64, records: usize, bytes: usize) -> Result<Vec<Numbered>, store::Error> {
         let mut from = from;
         loop {
+            // Asked before: what is deleted while the page is read is no longer known as acked afterwards.
+            let acked = self.lanes().acked(topic);
             let page = self.with_store(|store| store.page(topic, from, records.max(64), bytes))?;
             let Some((last, _)) = page.last() else { return Ok(Vec::new()) };
             from = last + 1;
-            let lanes = self.lanes();
-            let unacked = page.into_iter().filter(|(number, _)| !lanes.is_acked(topic, *number)).take(records);
-            let unacked: Vec<_> = unacked.collect();
-            drop(lanes);
+            let unacked = page.into_iter().filter(|(number, _)| !acked.contains(number)).take(records);
+            let unacked: Vec<_> = unacked.map(Numbered::new).collect();
             if !unacked.is_empty() {
-                return Ok(unacked.into_iter().map(Numbered::new).collect());
+                return Ok(unacked);
             }
         }
     }

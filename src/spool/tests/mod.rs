@@ -1,6 +1,7 @@
 //! The store under faults, power cuts and damage; the whole spool against a model is in `model`, its gate in `gate`.
 
 mod backend;
+mod gate;
 mod model;
 
 use std::collections::BTreeMap;

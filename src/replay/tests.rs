@@ -1,0 +1,287 @@
+//! Replay to librdkafka's mock cluster, which refuses produces in ways that a cluster does.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr, RDKafkaRespErr::*};
+use secrecy::SecretString;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::metrics::Metrics;
+use crate::publish;
+use crate::spool::Way;
+
+const PARTITIONS: i32 = 3;
+const KEYS: usize = 5;
+const PUBLISH_DEADLINE: Duration = Duration::from_millis(400);
+/// Nothing takes so long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const PROPERTIES: [(&str, &str); 8] = [
+    // The mock does not look at sequence numbers: it would take a batch though the one before it was refused, and librdkafka
+    // would conclude from it that both were taken.
+    ("max.in.flight.requests.per.connection", "1"),
+    // Else an error is only one more try, and no record ever fails.
+    ("message.send.max.retries", "1"),
+    ("retry.backoff.ms", "5"),
+    ("retry.backoff.max.ms", "10"),
+    ("reconnect.backoff.ms", "5"),
+    ("reconnect.backoff.max.ms", "10"),
+    ("topic.metadata.refresh.fast.interval.ms", "10"),
+    ("topic.metadata.refresh.interval.ms", "200"),
+];
+
+/// What a broker says to a produce, and what it says when nothing is wrong.
+const ANSWERS: [RDKafkaRespErr; 12] = [
+    RD_KAFKA_RESP_ERR_NO_ERROR,
+    RD_KAFKA_RESP_ERR_NO_ERROR,
+    RD_KAFKA_RESP_ERR_NO_ERROR,
+    RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+    RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE,
+    RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+    RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+    RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+    RD_KAFKA_RESP_ERR_POLICY_VIOLATION,
+    RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+    RD_KAFKA_RESP_ERR__TRANSPORT, // the connection breaks
+];
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+/// A spool that is replayed to a mock cluster.
+#[derive(Clone)]
+struct Stage {
+    topic: Arc<str>,
+    spool: Spool,
+    publisher: Arc<Publisher>,
+    dead_letters: DeadLetters,
+    stop: CancellationToken,
+    _directory: Arc<tempfile::TempDir>,
+}
+
+impl Stage {
+    fn new() -> (Mock, Self) {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        let topic: Arc<str> = "livechat.incoming_event".into();
+        mock.create_topic(&topic, PARTITIONS, 1).expect("a topic");
+        let metrics = Arc::new(Metrics::new());
+        let config = publish::Config {
+            brokers: mock.bootstrap_servers(),
+            client_id: "test".to_owned(),
+            publish_deadline: PUBLISH_DEADLINE,
+            linger: Duration::ZERO,
+            compression: "none".to_owned(),
+            queue_bytes_max: 64 << 20,
+            queue_records_max: 10_000,
+            start_timeout: Duration::from_secs(1),
+            probe_interval: Duration::from_secs(1),
+            record_bytes_max: 1 << 20,
+            properties: PROPERTIES.map(|(name, value)| (name.to_owned(), SecretString::from(value))).to_vec(),
+        };
+        let publisher = Arc::new(Publisher::new(config, Arc::clone(&metrics)).expect("a producer"));
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = crate::spool::Config {
+            directory: directory.path().to_owned(),
+            bytes_max: 64 << 20,
+            free_min: 0,
+            queue_records_max: 1000,
+            lock_timeout: Duration::ZERO,
+            switch_timeout: Duration::from_millis(100),
+        };
+        let spool = Spool::start(config, Arc::clone(&metrics)).expect("a spool");
+        let dead_letters = DeadLetters {
+            topic: "livechat.dead-letter".into(),
+            publisher: Arc::clone(&publisher),
+            spool: Some(spool.clone()),
+            metrics,
+        };
+        let (stop, directory) = (CancellationToken::new(), Arc::new(directory));
+        (mock, Self { topic, spool, publisher, dead_letters, stop, _directory: directory })
+    }
+
+    fn record(&self, key: usize, number: usize) -> Record {
+        let value = format!("{number}").into_bytes();
+        Record { topic: Arc::clone(&self.topic), key: format!("chat-{key}"), headers: Vec::new(), value }
+    }
+
+    fn replay(&self) -> JoinHandle<()> {
+        let config = Config {
+            records_max: 16,
+            bytes_max: 1 << 20,
+            retry_min: Duration::from_millis(5),
+            retry_max: Duration::from_millis(20),
+        };
+        tokio::spawn(run(config, self.spool.clone(), self.dead_letters.clone(), self.stop.clone()))
+    }
+
+    async fn append(&self, record: Record) {
+        let ticket = self.spool.ticket(&self.topic);
+        assert_eq!(self.spool.append(ticket, record).await, Ok(Ok(())));
+    }
+
+    /// Makes a record durable as the relay does; whether the brokers took it at once.
+    async fn take(&self, record: Record) -> bool {
+        if self.spool.way(&self.topic).await == Way::Direct {
+            let deadline = self.publisher.report_deadline();
+            let published = tokio::time::timeout(deadline, published(&self.publisher, &record)).await;
+            if let Ok(Ok(())) = published {
+                return true;
+            }
+        }
+        self.append(record).await;
+        false
+    }
+
+    async fn is_direct(&self) {
+        let began = Instant::now();
+        while self.spool.lanes().waiting(&self.topic) > 0 || self.spool.way(&self.topic).await == Way::Spool {
+            assert!(began.elapsed() < DEADLINE, "the lane is not drained");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The numbers of each key in the order of the topic, first occurrences only.
+    fn orders(&self, mock: &Mock) -> BTreeMap<String, Vec<usize>> {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", mock.bootstrap_servers());
+        client.set("group.id", "test").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "10");
+        let consumer: BaseConsumer = client.create().expect("a consumer");
+        let mut partitions = TopicPartitionList::new();
+        let mut left = 0;
+        for partition in 0..PARTITIONS {
+            partitions.add_partition_offset(&self.topic, partition, Offset::Beginning).expect("an offset");
+            left += consumer.fetch_watermarks(&self.topic, partition, DEADLINE).expect("watermarks").1;
+        }
+        consumer.assign(&partitions).expect("an assignment");
+        let mut orders = BTreeMap::<String, Vec<usize>>::new();
+        while left > 0 {
+            let Ok(message) = consumer.poll(DEADLINE).expect("a message in time") else { continue };
+            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.expect("bytes")).into_owned();
+            let order = orders.entry(text(message.key())).or_default();
+            let number = text(message.payload()).parse().expect("a number");
+            if !order.contains(&number) {
+                order.push(number);
+            }
+            left -= 1;
+        }
+        std::mem::forget(consumer); // its end would wait for a group that it is not in
+        orders
+    }
+
+    async fn end(self, replaying: JoinHandle<()>) {
+        self.stop.cancel();
+        tokio::time::timeout(DEADLINE, replaying).await.expect("it ends").expect("no panic");
+        self.spool.close();
+    }
+}
+
+fn assert_in_order(orders: &BTreeMap<String, Vec<usize>>, numbers: &[usize]) {
+    for (key, numbers) in numbers.iter().enumerate() {
+        assert_eq!(orders[&format!("chat-{key}")], (0..*numbers).collect::<Vec<_>>(), "chat-{key}");
+    }
+}
+
+/// The answers to come, by chance.
+fn answers(mut seed: u64, number: usize) -> Vec<RDKafkaRespErr> {
+    let mut chance = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 40).expect("24 bits")
+    };
+    (0..number).map(|_| ANSWERS[chance() % ANSWERS.len()]).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_brokers_answer_each_key_is_replayed_in_its_order_and_nothing_is_lost() {
+    const NUMBERS: usize = 20;
+    for seed in 1..4 {
+        let (mock, stage) = Stage::new();
+        for number in 0..NUMBERS {
+            for key in 0..KEYS {
+                stage.append(stage.record(key, number)).await;
+            }
+        }
+        let mut answers = answers(seed, 30);
+        answers[15] = RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; // only a new producer helps
+        mock.request_errors(RDKafkaApiKey::Produce, &answers);
+        let replaying = stage.replay();
+        stage.is_direct().await;
+        assert!(stage.take(stage.record(0, NUMBERS)).await, "it goes to the brokers directly");
+        assert_in_order(&stage.orders(&mock), &[NUMBERS + 1, NUMBERS, NUMBERS, NUMBERS, NUMBERS]);
+        stage.end(replaying).await;
+    }
+}
+
+/// What the senders have done.
+#[derive(Debug, Default)]
+struct Sent {
+    direct: AtomicUsize,
+    spooled: AtomicUsize,
+    is_enough: AtomicBool,
+}
+
+/// Sends events of one key, each when the one before is durable; how many.
+async fn send(stage: Stage, sent: Arc<Sent>, key: usize, first: usize) -> usize {
+    for number in first.. {
+        if sent.is_enough.load(Ordering::Relaxed) {
+            return number;
+        }
+        let is_direct = stage.take(stage.record(key, number)).await;
+        let way = if is_direct { &sent.direct } else { &sent.spooled };
+        way.fetch_add(1, Ordering::Relaxed);
+    }
+    unreachable!("there is no end of numbers")
+}
+
+/// Waits until so many have gone this way.
+async fn until(sent: &Sent, way: &AtomicUsize, number: usize) {
+    let began = Instant::now();
+    while way.load(Ordering::Relaxed) < number {
+        assert!(began.elapsed() < DEADLINE, "the senders hang: {sent:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_new_event_overtakes_those_of_its_key_while_the_lane_drains_fails_and_turns_direct() {
+    const BEFORE: usize = 10;
+    let (mock, stage) = Stage::new();
+    for number in 0..BEFORE {
+        for key in 0..KEYS {
+            stage.append(stage.record(key, number)).await;
+        }
+    }
+    let (replaying, sent) = (stage.replay(), Arc::<Sent>::default());
+    let senders = (0..KEYS).map(|key| tokio::spawn(send(stage.clone(), Arc::clone(&sent), key, BEFORE)));
+    let senders: Vec<_> = senders.collect();
+    for wave in 1..8 {
+        until(&sent, &sent.direct, sent.direct.load(Ordering::Relaxed) + 20).await;
+        let spooled = sent.spooled.load(Ordering::Relaxed);
+        if wave == 3 {
+            // Records are given up, and are on the topic all the same: they may come twice.
+            mock.broker_round_trip_time(1, stage.publisher.report_deadline() * 2).expect("it is slow");
+        } else {
+            let mut answers = answers(wave, 10);
+            answers.push(RD_KAFKA_RESP_ERR_POLICY_VIOLATION); // the others may all be gone at the second try
+            mock.request_errors(RDKafkaApiKey::Produce, &answers);
+        }
+        until(&sent, &sent.spooled, spooled + 1).await;
+        mock.broker_round_trip_time(1, Duration::ZERO).expect("it is fast");
+    }
+    until(&sent, &sent.direct, sent.direct.load(Ordering::Relaxed) + 20).await;
+    sent.is_enough.store(true, Ordering::Relaxed);
+    let mut numbers = Vec::new();
+    for sender in senders {
+        numbers.push(sender.await.expect("no panic"));
+    }
+    stage.is_direct().await;
+    assert_in_order(&stage.orders(&mock), &numbers);
+    stage.end(replaying).await;
+}
