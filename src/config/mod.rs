@@ -348,7 +348,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
     let free_min = r.size("spool.free_min", ByteSize::b(0), ByteSize::tib(1));
     let queue_records_max = r.number("spool.queue_records_max", 1, 1_000_000);
     let lock_timeout = r.time("spool.lock_timeout", Duration::ZERO, 600 * SECOND);
-    let switch_timeout = r.time("spool.switch_timeout", Duration::from_millis(1), SECOND);
+    let switch_timeout = r.time("spool.switch_timeout", Duration::from_millis(1), 5 * SECOND);
     let drain_timeout = r.time("spool.drain_timeout", Duration::ZERO, 24 * 3600 * SECOND);
     let records_max = r.number("spool.replay_records_max", 1, 100_000);
     let replay_bytes_max = r.size("spool.replay_bytes_max", ByteSize::kib(1), ByteSize::gib(1));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use tokio::sync::Notify;
@@ -48,6 +49,8 @@ struct Lane {
     tickets: u64,
     /// Those who come wait, for the rest is on its way to the brokers.
     is_closing: bool,
+    /// Not before this, for those who waited last have waited in vain.
+    closable_at: Option<Instant>,
     /// Somebody replays it.
     is_replayed: bool,
     signals: Arc<Signals>,
@@ -61,6 +64,7 @@ impl Lane {
             acked: BTreeSet::new(),
             tickets: 0,
             is_closing: false,
+            closable_at: None,
             is_replayed: false,
             signals: Arc::default(),
             gauges,
@@ -193,8 +197,15 @@ impl Lanes {
     /// New records wait until the rest of the lane is acked; `false` when there is nothing to wait for.
     pub fn close(&mut self, topic: &Arc<str>) -> bool {
         let lane = self.lane(topic);
-        lane.is_closing = !lane.is_direct();
+        let may_close = lane.closable_at.is_none_or(|at| at <= Instant::now());
+        lane.is_closing = may_close && !lane.is_direct();
         lane.is_closing
+    }
+
+    /// Those who wait have waited for `too_long`: nobody is to wait for a while.
+    pub(super) fn waited_in_vain(&mut self, topic: &Arc<str>, too_long: Duration) {
+        self.lane(topic).closable_at = Some(Instant::now() + too_long * 10);
+        self.keep_spooling(topic);
     }
 
     /// New records go through the spool again, those that wait included.

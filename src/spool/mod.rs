@@ -207,7 +207,7 @@ impl Spool {
                 continue;
             }
             if tokio::time::timeout_at(deadline, opened).await.is_err() {
-                self.lanes().keep_spooling(topic);
+                self.lanes().waited_in_vain(topic, self.0.config.switch_timeout);
                 return Way::Spool;
             }
         }
