@@ -107,7 +107,8 @@ pub struct Contents {
 
 /// An open file. One process a file at a time.
 pub struct Store {
-    db: Database,
+    /// There until the end.
+    db: Option<Database>,
     /// Where the file is, and which it is: device and inode.
     place: Option<(PathBuf, (u64, u64))>,
 }
@@ -125,7 +126,7 @@ impl Store {
         let file = file.map_err(io)?;
         let identity = identity(&file.metadata().map_err(io)?);
         let db = guarded(|| Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
-        let store = Self { db, place: Some((path, identity)) };
+        let store = Self { db: Some(db), place: Some((path, identity)) };
         store.set_up()?;
         if is_new {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?; // the file's name is durable, too
@@ -139,7 +140,7 @@ impl Store {
     /// As `open`.
     #[cfg(test)]
     pub fn open_with(backend: impl redb::StorageBackend) -> Result<Self, Error> {
-        let store = Self { db: guarded(|| Ok(builder().create_with_backend(backend)?))?, place: None };
+        let store = Self { db: Some(guarded(|| Ok(builder().create_with_backend(backend)?))?), place: None };
         store.set_up()?;
         Ok(store)
     }
@@ -163,8 +164,12 @@ impl Store {
         self.contents().map(drop)
     }
 
+    const fn db(&self) -> &Database {
+        self.db.as_ref().expect("only the end takes it")
+    }
+
     fn begin(&self) -> Result<redb::WriteTransaction, Error> {
-        let mut transaction = self.db.begin_write()?;
+        let mut transaction = self.db().begin_write()?;
         transaction.set_quick_repair(true); // else the next start after a crash walks through the whole file
         Ok(transaction)
     }
@@ -228,7 +233,7 @@ impl Store {
     /// When it cannot be read.
     pub fn contents(&self) -> Result<Contents, Error> {
         guarded(|| {
-            let transaction = self.db.begin_read()?;
+            let transaction = self.db().begin_read()?;
             read_contents(&transaction.open_table(LANES)?, &transaction.open_table(META)?)
         })
     }
@@ -239,7 +244,7 @@ impl Store {
     /// # Errors
     /// When they cannot be read.
     pub fn page(&self, lane: &str, from: u64, records: usize, bytes: usize) -> Result<Page, Error> {
-        guarded(|| match self.db.begin_read()?.open_table(entries(&table_of(lane))) {
+        guarded(|| match self.db().begin_read()?.open_table(entries(&table_of(lane))) {
             Ok(table) => page(&table, from, records, bytes),
             Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
@@ -251,7 +256,7 @@ impl Store {
     /// # Errors
     /// When they cannot be read.
     pub fn parked(&self, from: u64, records: usize, bytes: usize) -> Result<Page, Error> {
-        guarded(|| page(&self.db.begin_read()?.open_table(PARKED)?, from, records, bytes))
+        guarded(|| page(&self.db().begin_read()?.open_table(PARKED)?, from, records, bytes))
     }
 
     /// Gives the file system back what is free in the file. Takes long where much is left in it.
@@ -259,7 +264,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`].
     pub fn compact(&mut self) -> Result<(), Error> {
-        let db = &mut self.db;
+        let db = self.db.as_mut().expect("only the end takes it");
         guarded(|| db.compact().map(drop).map_err(|error| Error::Io(error.to_string())))
     }
 
@@ -276,6 +281,19 @@ impl Store {
         let Some((path, opened)) = &self.place else { return Ok(()) };
         let found = std::fs::metadata(path).map(|found| identity(&found));
         if found.is_ok_and(|found| found == *opened) { Ok(()) } else { Err(Error::Vanished(path.clone())) }
+    }
+}
+
+/// Closing writes to the file, which can panic where the file is broken.
+impl Drop for Store {
+    fn drop(&mut self) {
+        let db = self.db.take();
+        if let Err(error) = guarded(|| {
+            drop(db);
+            Ok(())
+        }) {
+            tracing::error!(%error, "the spool's file was not closed as it should be");
+        }
     }
 }
 
