@@ -378,12 +378,19 @@ fn open_unlocked(config: &Config) -> Result<Opened, Unusable> {
     }
 }
 
-/// Opens the store; a broken file is put aside, for whoever can make something of it, and a new one begun.
+/// Opens the store; a broken file is put aside, for whoever can make something of it, and a new one begun. Damage of some kinds
+/// ends the process while the file is opened: when that has happened a few times in a row, the file counts as broken, too.
 fn open(directory: &Path) -> Opened {
     use std::os::unix::fs::DirBuilderExt as _;
     let io = |error: std::io::Error| store::Error::Io(format!("{}: {error}", directory.display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
-    match Store::open(directory) {
+    let attempts = Attempts::begin(directory);
+    let opened = if attempts.died >= Attempts::MAX {
+        Err(store::Error::Broken(format!("{} attempts to open it have ended the process", attempts.died)))
+    } else {
+        Store::open(directory)
+    };
+    let opened = match opened {
         Err(store::Error::Broken(why)) => {
             let aside = directory.join(format!("{}.broken-{}", store::FILE, jiff::Timestamp::now().as_millisecond()));
             std::fs::rename(directory.join(store::FILE), &aside).map_err(io)?;
@@ -395,6 +402,32 @@ fn open(directory: &Path) -> Opened {
             Store::open(directory)
         }
         opened => opened,
+    };
+    attempts.end();
+    opened
+}
+
+/// Attempts to open the file that have not come to an end, because the process did: a byte each, in a file beside it.
+struct Attempts {
+    file: PathBuf,
+    died: usize,
+}
+
+impl Attempts {
+    const MAX: usize = 3;
+
+    /// A disk that takes no such file is no reason not to try.
+    fn begin(directory: &Path) -> Self {
+        use std::io::Write as _;
+        let file = directory.join("opening");
+        let died = std::fs::metadata(&file).map_or(0, |found| usize::try_from(found.len()).unwrap_or(0));
+        let mut options = std::fs::OpenOptions::new();
+        let _ = options.append(true).create(true).open(&file).and_then(|mut file| file.write_all(b"."));
+        Self { file, died }
+    }
+
+    fn end(self) {
+        let _ = std::fs::remove_file(self.file); // one that could not be made
     }
 }
 

@@ -374,3 +374,23 @@ fn config(directory: &Path) -> Config {
         switch_timeout: Duration::from_secs(10),
     }
 }
+
+#[test]
+fn a_file_that_ends_the_process_whenever_it_is_opened_is_put_aside_in_the_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let kept = || {
+        let names = std::fs::read_dir(directory.path())
+            .expect("a directory")
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter(|name| name.contains("broken")).count()
+    };
+    drop(super::open(directory.path()).expect("a store"));
+    let opening = directory.path().join("opening");
+    assert!(!opening.exists());
+    std::fs::write(&opening, "..").expect("written"); // as two processes leave it that died there
+    drop(super::open(directory.path()).expect("a store"));
+    assert_eq!((kept(), opening.exists()), (0, false), "it was opened at last");
+    std::fs::write(&opening, "...").expect("written");
+    drop(super::open(directory.path()).expect("a new store"));
+    assert_eq!((kept(), opening.exists()), (1, false));
+}
