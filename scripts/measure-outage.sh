@@ -90,7 +90,9 @@ echo "== Kafka back, $rate events/s still coming: $backlog events in the spool"
 before=$(metric livechat_relay_replayed_total)
 thaw
 began=$(date +%s.%N)
-send -n $((rate * 3600)) --rate "$rate" --connections 256 >"$work/after.json" &
+# The process itself in the background, not a function around it: it is to get the signal.
+"$relay" send "http://$webhooks/webhooks" --json -n $((rate * 3600)) --rate "$rate" --connections 256 \
+  >"$work/after.json" 2>/dev/null &
 stream=$!
 until [[ $(metric livechat_relay_spool_records) == 0 ]]; do sleep 0.5; done
 took=$(echo "$(date +%s.%N) - $began" | bc)

@@ -245,7 +245,8 @@ impl Relay {
         };
         let mut refused = None;
         // While nothing reaches the brokers, nobody has to find it out for himself.
-        let is_hopeless = self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1;
+        let is_hopeless =
+            self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1 && !spool.is_stalled();
         if !is_hopeless && spool.way(&record.topic).await == Way::Direct {
             match self.published_in_time(&record, deadline).await {
                 Some(Ok(())) => return Outcome::Published,

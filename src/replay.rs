@@ -80,6 +80,8 @@ struct Lane {
     under_way: FuturesUnordered<BoxFuture<'static, (u64, Fate)>>,
     /// Records up to this number are sent one by one: some of them were refused.
     alone_through: u64,
+    /// What is under way was sent so: nothing joins it, for it may share its batch.
+    is_alone: bool,
     /// The first number that was not read.
     next: u64,
     is_at_end: bool,
@@ -111,6 +113,7 @@ impl Lane {
             ready: BTreeSet::new(),
             under_way: FuturesUnordered::new(),
             alone_through: 0,
+            is_alone: false,
             next: 0,
             is_at_end: false,
             trouble: Some(Trouble {
@@ -227,9 +230,10 @@ impl Lane {
         }
         let was_refused = self.ready.first().is_some_and(|number| *number <= self.alone_through);
         let is_alone = was_refused || self.trouble.is_some();
-        if is_alone && !self.under_way.is_empty() {
+        if (is_alone || self.is_alone) && !self.under_way.is_empty() {
             return;
         }
+        self.is_alone = is_alone;
         let most = if is_alone { 1 } else { usize::MAX };
         for _ in 0..most.min(self.ready.len()) {
             let Some(number) = self.ready.pop_first() else { return };
@@ -358,7 +362,8 @@ async fn attempt(
 async fn published(publisher: &Publisher, record: &Record) -> Result<(), Failure> {
     let report = publisher.publish(record)?;
     // The brokers' word decides: a report comes for every record, if late.
-    report.await.unwrap_or(Err(Failure::gone()))
+    let most = publisher.report_deadline() + Duration::from_secs(10); // for one that was lost with its producer
+    tokio::time::timeout(most, report).await.unwrap_or(Ok(Err(Failure::gone()))).unwrap_or(Err(Failure::gone()))
 }
 
 #[cfg(test)]

@@ -196,7 +196,10 @@ impl Replay {
         // What is under way has its report soon, or else is published once more after the next start.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.task).await;
         let spool = self.spool.clone();
-        let _ = tokio::task::spawn_blocking(move || spool.close()).await; // it has said so if it panicked
+        let closing = tokio::task::spawn_blocking(move || spool.close());
+        if tokio::time::timeout(Duration::from_secs(5), closing).await.is_err() {
+            tracing::error!("the spool's disk does not answer: ending without closing the file");
+        }
         self.spool.lanes().total()
     }
 }
@@ -335,7 +338,7 @@ impl Watch {
                 metrics.spool_oldest_seconds.with_label_values(&[&*topic]).set(age);
             }
         });
-        let _ = looked.await; // a panic has said so
+        let _ = tokio::time::timeout(Duration::from_secs(1), looked).await; // it goes on; the brokers are asked meanwhile
     }
 }
 

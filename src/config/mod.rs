@@ -347,6 +347,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
     let bytes_max = r.size("spool.bytes_max", ByteSize::mib(1), ByteSize::tib(1));
     let free_min = r.size("spool.free_min", ByteSize::b(0), ByteSize::tib(1));
     let queue_records_max = r.number("spool.queue_records_max", 1, 1_000_000);
+    let queue_bytes_max = r.size("spool.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(4));
     let lock_timeout = r.time("spool.lock_timeout", Duration::ZERO, 600 * SECOND);
     let switch_timeout = r.time("spool.switch_timeout", Duration::from_millis(1), 5 * SECOND);
     let drain_timeout = r.time("spool.drain_timeout", Duration::ZERO, 24 * 3600 * SECOND);
@@ -368,6 +369,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
         bytes_max: bytes_max? as u64,
         free_min: free_min? as u64,
         queue_records_max: queue_records_max? as usize,
+        queue_bytes_max: queue_bytes_max? as u64,
         lock_timeout: lock_timeout?,
         switch_timeout: switch_timeout?,
     };

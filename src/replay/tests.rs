@@ -93,6 +93,7 @@ impl Stage {
             bytes_max: 64 << 20,
             free_min: 0,
             queue_records_max: 1000,
+            queue_bytes_max: 64 << 20,
             lock_timeout: Duration::ZERO,
             switch_timeout: Duration::from_millis(100),
         };

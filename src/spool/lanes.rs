@@ -1,6 +1,7 @@
 //! Which way each topic's records go, and how much of it waits. Plain state; whoever holds the lock changes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -86,6 +87,8 @@ pub struct Lanes {
     /// How many are not direct.
     busy: Arc<AtomicUsize>,
     parked: Size,
+    /// Numbers that were given and are not in the file that is open: their acks say nothing of it.
+    absent: Range<u64>,
     health: Health,
     metrics: Arc<Metrics>,
 }
@@ -93,7 +96,7 @@ pub struct Lanes {
 impl Lanes {
     pub(super) fn new(metrics: Arc<Metrics>, busy: Arc<AtomicUsize>) -> Self {
         let health = Health::Failed("it is not open yet".to_owned());
-        Self { by_topic: HashMap::new(), busy, parked: Size::default(), health, metrics }
+        Self { by_topic: HashMap::new(), busy, parked: Size::default(), absent: 0..0, health, metrics }
     }
 
     fn lane(&mut self, topic: &Arc<str>) -> &mut Lane {
@@ -153,15 +156,21 @@ impl Lanes {
 
     /// Whether this is the first ack for the writer to hear of.
     pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) -> bool {
+        if self.absent.contains(&number) {
+            return false;
+        }
         let is_first = self.by_topic.values().all(|lane| lane.acked.is_empty());
         self.change(topic, |lane| lane.acked.insert(number));
         is_first
     }
 
     /// What a commit has to delete.
-    pub(super) fn to_delete(&self) -> Vec<(Arc<str>, u64)> {
+    pub(super) fn to_delete(&self, most: usize) -> Vec<(Arc<str>, u64)> {
         let lanes = self.by_topic.iter();
-        lanes.flat_map(|(topic, lane)| lane.acked.iter().map(|&number| (Arc::clone(topic), number))).collect()
+        lanes
+            .flat_map(|(topic, lane)| lane.acked.iter().map(|&number| (Arc::clone(topic), number)))
+            .take(most)
+            .collect()
     }
 
     pub(super) fn topics(&self) -> Vec<Arc<str>> {
@@ -189,9 +198,19 @@ impl Lanes {
         self.metrics.parked_bytes.set(i64::try_from(contents.parked.bytes).unwrap_or(i64::MAX));
     }
 
+    /// A file was opened; `absent` are the numbers that were given and are not in it.
+    pub(super) fn opened(&mut self, absent: Range<u64>) {
+        self.absent = absent;
+    }
+
     /// A new, empty file has taken the place of one that is gone: what was acked needs no deletion any more.
     pub(super) fn forget_acks(&mut self) {
-        self.by_topic.values_mut().for_each(|lane| lane.acked.clear());
+        for topic in self.topics() {
+            self.change(&topic, |lane| {
+                lane.stored = Size::default();
+                lane.acked.clear();
+            });
+        }
     }
 
     /// New records wait until the rest of the lane is acked; `false` when there is nothing to wait for.

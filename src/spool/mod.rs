@@ -11,7 +11,7 @@ mod lanes;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -33,8 +33,9 @@ pub struct Config {
     pub bytes_max: u64,
     /// Bytes that its file system keeps free; with less, nothing more is accepted.
     pub free_min: u64,
-    /// Entries that wait for the writer.
+    /// Entries that wait for the writer, and their bytes.
     pub queue_records_max: usize,
+    pub queue_bytes_max: u64,
     /// How long to wait for another process that has the directory.
     pub lock_timeout: Duration,
     /// How long an event waits for its lane's way back to Kafka, before it goes through the spool itself.
@@ -120,6 +121,10 @@ struct Shared {
     /// `None` while it is being opened anew, or cannot be.
     store: RwLock<Option<Store>>,
     commands: SyncSender<Command>,
+    queued_bytes: AtomicU64,
+    start: Instant,
+    /// When the commit under way began, in milliseconds since `start`; 0: there is none.
+    commit_began: AtomicU64,
     /// A lane has something to replay.
     work: Notify,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -143,7 +148,13 @@ impl Spool {
     pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let opened = open_unlocked(&config)?;
         let directory = config.directory.clone();
-        Ok(Self::start_with(config, metrics, opened, move || open(&directory)))
+        let reopen = move |broken: Option<&str>| {
+            if let Some(why) = broken {
+                put_aside(&directory, why)?;
+            }
+            open(&directory)
+        };
+        Ok(Self::start_with(config, metrics, opened, reopen))
     }
 
     /// As `start`, for those who only look: waits for nobody, and leaves a broken file as it is.
@@ -153,7 +164,7 @@ impl Spool {
     pub fn look(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let directory = config.directory.clone();
         match Store::open(&directory) {
-            Ok(store) => Ok(Self::start_with(config, metrics, Ok(store), move || Store::open(&directory))),
+            Ok(store) => Ok(Self::start_with(config, metrics, Ok(store), move |_| Store::open(&directory))),
             Err(store::Error::Locked) => Err(Unusable::Locked(directory)),
             Err(error) => Err(Unusable::Store { directory, error }),
         }
@@ -164,7 +175,7 @@ impl Spool {
         config: Config,
         metrics: Arc<Metrics>,
         opened: Opened,
-        reopen: impl Fn() -> Opened + Send + 'static,
+        reopen: impl Fn(Option<&str>) -> Opened + Send + 'static,
     ) -> Self {
         let (commands, queue) = sync_channel(config.queue_records_max);
         metrics.spool_bytes_max.set(i64::try_from(config.bytes_max).unwrap_or(i64::MAX));
@@ -176,6 +187,9 @@ impl Spool {
             metrics,
             store: RwLock::new(None),
             commands,
+            queued_bytes: AtomicU64::new(0),
+            start: Instant::now(),
+            commit_began: AtomicU64::new(0),
             work: Notify::new(),
             writer: Mutex::new(None),
         }));
@@ -244,18 +258,39 @@ impl Spool {
 
     fn ask(&self, job: Job) -> Fsynced {
         let (reply, fsynced) = oneshot::channel();
+        let bytes = job.bytes() as u64;
+        let is_room = self.0.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes <= self.0.config.queue_bytes_max;
+        if !is_room {
+            self.refuse(Command::Do(job, reply), Refused::Full);
+            return fsynced;
+        }
         let refused = match self.0.commands.try_send(Command::Do(job, reply)) {
             Ok(()) => return fsynced,
             Err(TrySendError::Full(refused)) => (refused, Refused::Full),
             Err(TrySendError::Disconnected(refused)) => (refused, Refused::Failed),
         };
-        if let (Command::Do(job, reply), why) = refused {
-            if let Job::Append { topic, .. } = &job {
-                self.lanes().give_back(topic);
-            }
-            let _ = reply.send(Err(why)); // `fsynced` is ours
-        }
+        self.refuse(refused.0, refused.1);
         fsynced
+    }
+
+    fn refuse(&self, command: Command, why: Refused) {
+        let Command::Do(job, reply) = command else { return };
+        self.0.queued_bytes.fetch_sub(job.bytes() as u64, Ordering::SeqCst);
+        if let Job::Append { topic, .. } = &job {
+            self.lanes().give_back(topic);
+        }
+        let _ = reply.send(Err(why)); // whoever asked may be gone
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Whether the disk has taken suspiciously long over the commit that is under way.
+    pub fn is_stalled(&self) -> bool {
+        const STALLED_MS: u64 = 2000;
+        let began = self.0.commit_began.load(Ordering::Relaxed);
+        began > 0 && self.millis().saturating_sub(began) > STALLED_MS
     }
 
     /// A lane's entries from number `from` on, in order, without those that are acked already. Blocks.
@@ -264,10 +299,10 @@ impl Spool {
     /// When they cannot be read at the moment.
     pub fn page(&self, topic: &str, from: u64, records: usize, bytes: usize) -> Result<Vec<Numbered>, store::Error> {
         let mut from = from;
+        // Asked before: what is deleted while the page is read is no longer known as acked afterwards.
+        let acked = self.lanes().acked(topic);
         loop {
-            // Asked before: what is deleted while the page is read is no longer known as acked afterwards.
-            let acked = self.lanes().acked(topic);
-            let page = self.with_store(|store| store.page(topic, from, records.max(64), bytes))?;
+            let page = self.with_store(|store| store.page(topic, from, records.max(64), bytes.max(PAGE_BYTES_MIN)))?;
             let Some((last, _)) = page.last() else { return Ok(Vec::new()) };
             from = last + 1;
             let unacked = page.into_iter().filter(|(number, _)| !acked.contains(number)).take(records);
@@ -351,6 +386,9 @@ impl Numbered {
     }
 }
 
+/// So much is read at a time at least, for some of it may be acked.
+const PAGE_BYTES_MIN: usize = 64 << 10;
+
 /// What a page of entries may hold, for those who only look.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -384,50 +422,83 @@ fn open(directory: &Path) -> Opened {
     use std::os::unix::fs::DirBuilderExt as _;
     let io = |error: std::io::Error| store::Error::Io(format!("{}: {error}", directory.display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
-    let attempts = Attempts::begin(directory);
+    // One process at a time counts its attempts.
+    let Some(attempts) = Attempts::begin(directory) else { return Err(store::Error::Locked) };
     let opened = if attempts.died >= Attempts::MAX {
         Err(store::Error::Broken(format!("{} attempts to open it have ended the process", attempts.died)))
     } else {
         Store::open(directory)
     };
     let opened = match opened {
-        Err(store::Error::Broken(why)) => {
-            let aside = directory.join(format!("{}.broken-{}", store::FILE, jiff::Timestamp::now().as_millisecond()));
-            std::fs::rename(directory.join(store::FILE), &aside).map_err(io)?;
-            tracing::error!(
-                why,
-                kept = %aside.display(),
-                "the spool's file is broken: it is kept aside, and a new one begun; events in it were answered 200 and are not published"
-            );
-            Store::open(directory)
-        }
+        Err(store::Error::Broken(why)) => put_aside(directory, &why).and_then(|()| Store::open(directory)),
         opened => opened,
     };
     attempts.end();
     opened
 }
 
+/// Keeps a broken file under another name, unless another process has it.
+fn put_aside(directory: &Path, why: &str) -> Result<(), store::Error> {
+    let io = |error: std::io::Error| store::Error::Io(format!("{}: {error}", directory.display()));
+    let file = directory.join(store::FILE);
+    if let Err(std::fs::TryLockError::WouldBlock) = std::fs::File::open(&file).map_err(io)?.try_lock() {
+        return Err(store::Error::Locked);
+    }
+    let aside = directory.join(format!("{}.broken-{}", store::FILE, jiff::Timestamp::now().as_millisecond()));
+    std::fs::rename(file, &aside).map_err(io)?;
+    tracing::error!(
+        why,
+        kept = %aside.display(),
+        "the spool's file is broken: it is kept aside, and a new one begun; events in it were answered 200 and are not published"
+    );
+    Ok(())
+}
+
 /// Attempts to open the file that have not come to an end, because the process did: a byte each, in a file beside it.
 struct Attempts {
-    file: PathBuf,
+    /// Locked while the attempt lasts; a disk that takes no such file is no reason not to try.
+    file: Arc<Mutex<Option<std::fs::File>>>,
     died: usize,
 }
 
 impl Attempts {
     const MAX: usize = 3;
 
-    /// A disk that takes no such file is no reason not to try.
-    fn begin(directory: &Path) -> Self {
+    /// So long may an attempt take: one that goes on after that is slow, and no reason to doubt the file if it is ended.
+    const SLOW: Duration = Duration::from_secs(5);
+
+    /// `None` while another process tries.
+    fn begin(directory: &Path) -> Option<Self> {
         use std::io::Write as _;
-        let file = directory.join("opening");
-        let died = std::fs::metadata(&file).map_or(0, |found| usize::try_from(found.len()).unwrap_or(0));
         let mut options = std::fs::OpenOptions::new();
-        let _ = options.append(true).create(true).open(&file).and_then(|mut file| file.write_all(b"."));
-        Self { file, died }
+        let Ok(mut file) = options.append(true).create(true).open(directory.join("opening")) else {
+            return Some(Self { file: Arc::default(), died: 0 });
+        };
+        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+            return None;
+        }
+        let died = file.metadata().map_or(0, |found| usize::try_from(found.len()).unwrap_or(0));
+        let _ = file.write_all(b"."); // a full disk cannot count
+        let attempts = Self { file: Arc::new(Mutex::new(Some(file))), died };
+        let slow = Arc::downgrade(&attempts.file);
+        std::thread::spawn(move || {
+            std::thread::sleep(Self::SLOW);
+            if let Some(file) = slow.upgrade() {
+                Self::forget(&file);
+            }
+        });
+        Some(attempts)
     }
 
     fn end(self) {
-        let _ = std::fs::remove_file(self.file); // one that could not be made
+        Self::forget(&self.file);
+    }
+
+    /// Takes the attempts back, and gives the lock free.
+    fn forget(file: &Mutex<Option<std::fs::File>>) {
+        if let Some(file) = file.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = file.set_len(0); // as above
+        }
     }
 }
 

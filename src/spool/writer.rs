@@ -4,6 +4,7 @@
 //! has dropped of the file after a failed fsync cannot be known. A file that was removed under us is read on until all of
 //! it is on the brokers, for there is no other copy.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use super::{Command, Entry, Health, Job, Opened, Refused, Spool};
 /// Bytes of one commit, and its jobs: while it lasts, the next one collects.
 const COMMIT_BYTES: usize = 8 << 20;
 const COMMIT_JOBS: usize = 4096;
+
+/// What one commit deletes at most.
+const DELETES_MAX: usize = 50_000;
 
 /// What is only to be deleted waits so long for company.
 const DELETE_INTERVAL: Duration = millis(100);
@@ -35,10 +39,13 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(if cfg!(test) { millis / 50 } else { millis })
 }
 
+/// Opens the file; told why, it puts a file that is of no use aside first.
+pub(super) type Opener = Box<dyn Fn(Option<&str>) -> Opened + Send>;
+
 pub(super) struct Writer {
     spool: Spool,
     queue: Receiver<Command>,
-    open: Box<dyn Fn() -> Opened + Send>,
+    open: Opener,
     next: u64,
     /// What an entry wanted that was refused for it: the spool is full until there is so much room, for smaller ones, too.
     wanted: u64,
@@ -46,6 +53,8 @@ pub(super) struct Writer {
     reopen: Option<Instant>,
     /// How long to wait before that, doubled until something was written again.
     patience: Duration,
+    /// Why the file is of no use though it can be opened.
+    broken: Option<String>,
     /// When something was last written.
     written: Instant,
     /// The file is gone, and what is in it is not on the brokers yet.
@@ -63,12 +72,7 @@ struct Round {
 }
 
 impl Writer {
-    pub(super) fn new(
-        spool: Spool,
-        queue: Receiver<Command>,
-        opened: Opened,
-        open: Box<dyn Fn() -> Opened + Send>,
-    ) -> Self {
+    pub(super) fn new(spool: Spool, queue: Receiver<Command>, opened: Opened, open: Opener) -> Self {
         let mut writer = Self {
             spool,
             queue,
@@ -77,6 +81,7 @@ impl Writer {
             wanted: 0,
             reopen: None,
             patience: REOPEN.0,
+            broken: None,
             written: Instant::now(),
             is_rescuing: false,
         };
@@ -104,6 +109,7 @@ impl Writer {
         loop {
             match self.queue.recv_timeout(wait) {
                 Ok(Command::Do(job, reply)) => {
+                    self.spool.0.queued_bytes.fetch_sub(job.bytes() as u64, Ordering::SeqCst);
                     round.bytes += job.bytes();
                     round.jobs.push((job, reply));
                     wait = Duration::ZERO;
@@ -119,7 +125,7 @@ impl Writer {
     }
 
     fn write(&mut self, round: Round) {
-        let deleted = self.spool.lanes().to_delete();
+        let deleted = if self.is_open() { self.spool.lanes().to_delete(DELETES_MAX) } else { Vec::new() };
         if round.jobs.is_empty() && deleted.is_empty() {
             self.look_for_room();
             return;
@@ -262,7 +268,9 @@ impl Writer {
     fn commit(&mut self, batch: &Batch) -> Result<(Contents, bool), ()> {
         let began = Instant::now();
         self.written = began;
+        self.spool.0.commit_began.store(self.spool.millis(), Ordering::Relaxed);
         let committed = self.spool.with_store(|store| Ok((store.commit(batch)?, store.check_place())));
+        self.spool.0.commit_began.store(0, Ordering::Relaxed);
         let (contents, place) = match committed {
             Ok((contents, place)) => (Ok(contents), place),
             Err(error) => (Err(()), Err(error)),
@@ -299,7 +307,7 @@ impl Writer {
             self.spool.lanes().forget_acks();
         }
         self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner).take();
-        let opened = (self.open)();
+        let opened = (self.open)(self.broken.take().as_deref());
         self.take_in(opened);
     }
 
@@ -313,10 +321,12 @@ impl Writer {
         for topic in self.spool.lanes().topics() {
             batch.lane(&topic);
         }
-        for (topic, number) in self.spool.lanes().to_delete() {
+        for (topic, number) in self.spool.lanes().to_delete(usize::MAX) {
             batch.lane(&topic).deleted.push(number);
         }
+        let mut before = self.next;
         let taken = store.contents().and_then(|contents| {
+            before = contents.next;
             contents.lanes.keys().for_each(|name| {
                 batch.lane(&Arc::from(name.as_str()));
             });
@@ -325,8 +335,13 @@ impl Writer {
         });
         let contents = match taken {
             Ok(contents) => contents,
-            Err(error) => return self.failed(&error),
+            Err(error) => {
+                // It can be opened, and not be used: that does not pass by itself.
+                self.broken = matches!(error, store::Error::Broken(_)).then(|| error.to_string());
+                return self.failed(&error);
+            }
         };
+        self.spool.lanes().opened(before..self.next);
         self.next = contents.next.max(self.next);
         *self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
         (self.reopen, self.is_rescuing) = (None, false);
@@ -337,7 +352,7 @@ impl Writer {
 }
 
 impl Job {
-    const fn bytes(&self) -> usize {
+    pub(super) const fn bytes(&self) -> usize {
         match self {
             Self::Append { entry, .. } | Self::Park { entry, .. } => entry.len(),
             Self::Requeue { .. } | Self::Drop { .. } => 0,

@@ -316,7 +316,8 @@ fn a_broken_file_is_kept_aside_and_events_are_accepted_all_the_same() {
     assert_eq!(page[0].entry.as_ref().map(|entry| &entry.record), Ok(&record));
     spool.close();
     let files = std::fs::read_dir(directory.path()).expect("the directory");
-    let aside = files.filter_map(Result::ok).find(|file| file.file_name() != store::FILE).expect("a file aside");
+    let mut files = files.filter_map(Result::ok);
+    let aside = files.find(|file| file.file_name().to_string_lossy().contains(".broken-")).expect("a file aside");
     assert_eq!(std::fs::read(aside.path()).expect("it is read"), b"no database");
 }
 
@@ -335,7 +336,10 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
     let refused = Spool::start(config(directory.path()), Arc::new(Metrics::new())).err().expect("it is refused");
     assert!(matches!(refused, Unusable::Store { error: store::Error::Newer(2), .. }), "{refused}");
     assert_eq!(redb_contents(&path), before);
-    assert_eq!(std::fs::read_dir(directory.path()).expect("the directory").count(), 1);
+    let names = std::fs::read_dir(directory.path())
+        .expect("the directory")
+        .filter_map(|file| file.ok()?.file_name().into_string().ok());
+    assert_eq!(names.filter(|name| name.contains(".broken-")).count(), 0);
 }
 
 /// What a newer version would find in its tables.
@@ -370,6 +374,7 @@ fn config(directory: &Path) -> Config {
         bytes_max: 1 << 30,
         free_min: 0,
         queue_records_max: 100,
+        queue_bytes_max: 64 << 20,
         lock_timeout: Duration::from_secs(10),
         switch_timeout: Duration::from_secs(10),
     }
@@ -386,11 +391,47 @@ fn a_file_that_ends_the_process_whenever_it_is_opened_is_put_aside_in_the_end() 
     };
     drop(super::open(directory.path()).expect("a store"));
     let opening = directory.path().join("opening");
-    assert!(!opening.exists());
+    assert!(std::fs::read(&opening).is_ok_and(|marks| marks.is_empty()));
     std::fs::write(&opening, "..").expect("written"); // as two processes leave it that died there
     drop(super::open(directory.path()).expect("a store"));
-    assert_eq!((kept(), opening.exists()), (0, false), "it was opened at last");
+    assert_eq!(
+        (kept(), std::fs::read(&opening).is_ok_and(|marks| !marks.is_empty())),
+        (0, false),
+        "it was opened at last"
+    );
     std::fs::write(&opening, "...").expect("written");
     drop(super::open(directory.path()).expect("a new store"));
-    assert_eq!((kept(), opening.exists()), (1, false));
+    assert_eq!((kept(), std::fs::read(&opening).is_ok_and(|marks| !marks.is_empty())), (1, false));
+}
+
+/// A directory that vanishes and is made anew must not leave the fast way of `way()` with a wrong count of lanes.
+#[tokio::test]
+async fn after_a_vanished_directory_the_lanes_that_spool_are_still_known() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join("spool");
+    let spool = Spool::start(config(&place), Arc::new(Metrics::new())).expect("a spool");
+    let topics: [Arc<str>; 2] = ["a".into(), "b".into()];
+    let append = async |topic: &Arc<str>| {
+        let record = Record { topic: Arc::clone(topic), ..entry(1, 10).record };
+        spool.append(spool.ticket(topic), record).await.expect("an answer")
+    };
+    for topic in &topics {
+        assert_eq!(append(topic).await, Ok(()));
+    }
+    std::fs::remove_dir_all(&place).expect("removed");
+    assert_eq!(append(&topics[0]).await, Err(Refused::Failed));
+    for topic in &topics {
+        for found in spool.page(topic, 0, 10, usize::MAX).expect("the open file is still read") {
+            spool.acked(topic, found.number);
+        }
+    }
+    let began = Instant::now();
+    while append(&topics[0]).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(30), "it is not opened anew");
+    }
+    assert_eq!(append(&topics[1]).await, Ok(()));
+    for topic in &topics {
+        assert_eq!(spool.way(topic).await, Way::Spool, "{topic}");
+    }
+    spool.close();
 }

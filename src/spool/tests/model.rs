@@ -138,7 +138,7 @@ fn start(disk: &Arc<Mutex<Disk>>, may_open: &Arc<AtomicBool>) -> Spool {
     };
     let config = Config { bytes_max: BYTES_MAX, ..config(Path::new("/nowhere")) };
     let opened = open();
-    Spool::start_with(config, Arc::new(Metrics::new()), opened, open)
+    Spool::start_with(config, Arc::new(Metrics::new()), opened, move |_| open())
 }
 
 impl Pair {
