@@ -20,7 +20,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The dead letters on the disk, a line each; those that the topic dead-letter took are there
+    /// The dead letters on the disk, a line each; most are in the topic dead-letter instead, where `tail` shows them
     List {
         #[command(flatten)]
         place: Where,

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
 /// Runs them one after another on one cluster; whether all have passed.
 fn run(chosen: &[&'static Scenario], is_full: bool) -> bool {
     let (began, seed) = (Instant::now(), random::seed());
+    let commit = report::commit(); // before somebody commits meanwhile
     println!("chaos: {} scenarios, seed {seed} (CHAOS_SEED)", chosen.len());
     let cluster = Cluster::start();
     let (mut outcomes, mut skipped, mut has_panicked) = (Vec::new(), Vec::new(), false);
@@ -64,7 +65,7 @@ fn run(chosen: &[&'static Scenario], is_full: bool) -> bool {
         }
     }
     println!("\n{}", report::table(&outcomes));
-    if is_full && let Err(error) = report::write_markdown(&outcomes, &skipped, seed, began.elapsed()) {
+    if is_full && let Err(error) = report::write_markdown(&outcomes, &skipped, seed, &commit, began.elapsed()) {
         println!("target/chaos.md cannot be written: {error}");
         return false;
     }

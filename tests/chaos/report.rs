@@ -71,11 +71,12 @@ pub fn write_markdown(
     outcomes: &[Outcome],
     skipped: &[&str],
     seed: u64,
+    commit: &str,
     took: std::time::Duration,
 ) -> std::io::Result<()> {
     let mut text = format!(
         "# Chaos: what was answered 200, against Kafka\n\nCommit {}, {}, {} cores, Apache Kafka {} ({} nodes), seed {seed}, {} min.\n\n",
-        commit(),
+        commit,
         Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
         std::thread::available_parallelism().map_or(0, usize::from),
         kafka_version(),
@@ -123,7 +124,7 @@ fn cells(outcome: &Outcome) -> Vec<String> {
 }
 
 /// The short hash, with a `+` where the tree differs from it.
-fn commit() -> String {
+pub fn commit() -> String {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -201,7 +201,20 @@ fn a_port_that_is_taken_and_a_wrong_configuration_end_serve_with_the_reason() {
 #[test]
 fn the_help_is_as_it_was_last_read() {
     let mut text = String::new();
-    for command in ["", "serve", "check", "demo", "send", "tail", "actions", "contract"] {
+    for command in [
+        "",
+        "serve",
+        "check",
+        "demo",
+        "send",
+        "tail",
+        "spool",
+        "spool drain",
+        "dead-letters",
+        "dead-letters replay",
+        "actions",
+        "contract",
+    ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let output = relay(&arguments);
         assert!(output.status.success());
