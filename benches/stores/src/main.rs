@@ -33,7 +33,8 @@ fn parent(args: &[String]) -> Result<()> {
     let quick = args.iter().any(|a| a == "--quick");
     let wanted: Vec<&str> = args.iter().filter(|a| !a.starts_with("--")).map(String::as_str).collect();
     let run = |name: &str| wanted.is_empty() || wanted.contains(&name);
-    let root = std::env::var("STORES_DATA").unwrap_or("/work/main/target/stores-data".into());
+    let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/stores-data");
+    let root = std::env::var("STORES_DATA").unwrap_or(ours.into());
     let root = PathBuf::from(root).join(std::process::id().to_string());
     fs::create_dir_all(&root)?;
     let secs = if quick { "0.5" } else { "1.5" };
