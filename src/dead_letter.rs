@@ -60,8 +60,6 @@ impl DeadLetters {
         let told = [record.topic.to_string(), failure.parking().to_owned(), format!("{:?}", failure.code)];
         let mut letter = Record { topic: Arc::clone(&self.topic), ..record.clone() };
         letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(told));
-        let report = self.publisher.publish(&letter)?;
-        let reported = tokio::time::timeout(self.publisher.report_deadline(), report).await;
-        reported.unwrap_or(Ok(Err(Failure::gone()))).unwrap_or(Err(Failure::gone()))
+        self.publisher.published(&letter).await
     }
 }

@@ -251,7 +251,7 @@ fn list(found: Vec<Numbered>, topic: &str, page: Page) -> List {
 fn item(Numbered { number, entry, bytes }: Numbered, topic: &str, with_value: bool) -> Item {
     let entry = match entry {
         Ok(entry) => entry,
-        Err(why) => return unreadable(number, topic, bytes, why),
+        Err(broken) => return unreadable(number, topic, bytes, broken.why),
     };
     let Entry { record, spooled, parked } = entry;
     let length = record.value.len();

@@ -237,7 +237,7 @@ impl Relay {
     /// The brokers' ack, or an fsync. Handed over before the first wait, unless the lane is about to turn direct again.
     async fn make_durable(&self, record: Record, deadline: Instant) -> Outcome {
         let Some(spool) = &self.0.spool else {
-            return match self.published(&record).await {
+            return match self.0.publisher.published(&record).await {
                 Ok(()) => Outcome::Published,
                 Err(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
                 Err(failure) => Outcome::Unavailable(failure.reason()),
@@ -267,12 +267,7 @@ impl Relay {
         }
     }
 
-    async fn published(&self, record: &Record) -> Result<(), Failure> {
-        let report = self.0.publisher.publish(record)?;
-        report.await.unwrap_or(Err(Failure::gone()))
-    }
-
-    /// As `published`; `None` when it is time to look for another way.
+    /// As [`Publisher::published`]; `None` when it is time to look for another way.
     async fn published_in_time(&self, record: &Record, deadline: Instant) -> Option<Result<(), Failure>> {
         let report: Report = match self.0.publisher.publish(record) {
             Ok(report) => report,

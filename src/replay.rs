@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::dead_letter::DeadLetters;
 use crate::event::Record;
-use crate::publish::{Failure, Publisher, Remedy};
+use crate::publish::{Failure, Remedy};
 use crate::spool::entry::CORRUPTED;
-use crate::spool::{Entry, Numbered, Parked, Signals, Spool};
+use crate::spool::{Broken, Entry, Numbered, Parked, Signals, Spool};
 
 /// The part of `[spool]` that is about replay.
 #[derive(Clone, Copy, Debug)]
@@ -185,8 +185,8 @@ impl Lane {
         for Numbered { number, entry, bytes } in page {
             match entry {
                 Ok(entry) => self.hold(number, entry, bytes),
-                Err(why) => {
-                    if !self.set_aside(number, why.to_string()).await {
+                Err(Broken { why, raw }) => {
+                    if !self.set_aside(number, why.to_string(), raw).await {
                         return self.in_trouble(None);
                     }
                 }
@@ -206,21 +206,22 @@ impl Lane {
     }
 
     /// Bytes that are no entry any more: kept for a person, out of the lane's way.
-    async fn set_aside(&mut self, number: u64, error: String) -> bool {
+    async fn set_aside(&mut self, number: u64, error: String, value: Vec<u8>) -> bool {
         tracing::error!(
             topic = &*self.topic,
             number,
             error,
             "an entry of the spool cannot be read: it is parked as it is"
         );
-        let Ok(Some(value)) = self.spool.raw(&self.topic, number) else { return false };
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
         let at_ms = jiff::Timestamp::now().as_millisecond();
         let parked = Some(Parked { reason: CORRUPTED.to_owned(), error, at_ms });
         let entry = Entry { parked, ..Entry::new(record) };
-        let parked = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await;
-        self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
-        matches!(parked, Ok(Ok(())))
+        let is_parked = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await == Ok(Ok(()));
+        if is_parked {
+            self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
+        }
+        is_parked
     }
 
     /// Sends what is ready; in trouble one record, when it is time for it.
@@ -339,7 +340,7 @@ async fn attempt(
     entry: Arc<Entry>,
     was_refused: bool,
 ) -> Fate {
-    let failure = match published(&dead_letters.publisher, &entry.record).await {
+    let failure = match dead_letters.publisher.published(&entry.record).await {
         Ok(()) => {
             spool.acked(&topic, number);
             dead_letters.metrics.replayed.inc();
@@ -357,13 +358,6 @@ async fn attempt(
         Ok(()) => Fate::Settled,
         Err(_) => Fate::Failed(Failure::gone()),
     }
-}
-
-async fn published(publisher: &Publisher, record: &Record) -> Result<(), Failure> {
-    let report = publisher.publish(record)?;
-    // The brokers' word decides: a report comes for every record, if late.
-    let most = publisher.report_deadline() + Duration::from_secs(10); // for one that was lost with its producer
-    tokio::time::timeout(most, report).await.unwrap_or(Ok(Err(Failure::gone()))).unwrap_or(Err(Failure::gone()))
 }
 
 #[cfg(test)]

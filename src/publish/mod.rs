@@ -199,6 +199,17 @@ impl Publisher {
         Ok(reported)
     }
 
+    /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken. (A producer
+    /// that is replaced may end without having reported all.)
+    ///
+    /// # Errors
+    /// A [`Failure`]; unless it came from the brokers, the record may be there all the same.
+    pub async fn published(&self, record: &Record) -> Result<(), Failure> {
+        let report = self.publish(record)?;
+        let most = self.report_deadline() + Duration::from_secs(10);
+        tokio::time::timeout(most, report).await.unwrap_or(Ok(Err(Failure::gone()))).unwrap_or(Err(Failure::gone()))
+    }
+
     /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
     ///
     /// # Errors

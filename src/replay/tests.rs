@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::publish;
+use crate::publish::{self, Publisher};
 use crate::spool::Way;
 
 const PARTITIONS: i32 = 3;
@@ -132,7 +132,7 @@ impl Stage {
     async fn take(&self, record: Record) -> bool {
         if self.spool.way(&self.topic).await == Way::Direct {
             let deadline = self.publisher.report_deadline();
-            let published = tokio::time::timeout(deadline, published(&self.publisher, &record)).await;
+            let published = tokio::time::timeout(deadline, self.publisher.published(&record)).await;
             if let Ok(Ok(())) = published {
                 return true;
             }

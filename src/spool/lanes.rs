@@ -203,16 +203,6 @@ impl Lanes {
         self.absent = absent;
     }
 
-    /// A new, empty file has taken the place of one that is gone: what was acked needs no deletion any more.
-    pub(super) fn forget_acks(&mut self) {
-        for topic in self.topics() {
-            self.change(&topic, |lane| {
-                lane.stored = Size::default();
-                lane.acked.clear();
-            });
-        }
-    }
-
     /// New records wait until the rest of the lane is acked; `false` when there is nothing to wait for.
     pub fn close(&mut self, topic: &Arc<str>) -> bool {
         let lane = self.lane(topic);

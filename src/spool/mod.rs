@@ -8,9 +8,10 @@ pub mod entry;
 pub mod store;
 
 mod lanes;
+mod open;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -24,6 +25,7 @@ pub use store::{Contents, Size, Store};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
+use open::{Opened, open, open_unlocked, put_aside};
 
 /// `[spool]`.
 #[derive(Clone, Debug)]
@@ -259,17 +261,17 @@ impl Spool {
     fn ask(&self, job: Job) -> Fsynced {
         let (reply, fsynced) = oneshot::channel();
         let bytes = job.bytes() as u64;
-        let is_room = self.0.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes <= self.0.config.queue_bytes_max;
-        if !is_room {
-            self.refuse(Command::Do(job, reply), Refused::Full);
+        let queued = self.0.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let command = Command::Do(job, reply);
+        if queued > self.0.config.queue_bytes_max {
+            self.refuse(command, Refused::Full);
             return fsynced;
         }
-        let refused = match self.0.commands.try_send(Command::Do(job, reply)) {
-            Ok(()) => return fsynced,
-            Err(TrySendError::Full(refused)) => (refused, Refused::Full),
-            Err(TrySendError::Disconnected(refused)) => (refused, Refused::Failed),
-        };
-        self.refuse(refused.0, refused.1);
+        match self.0.commands.try_send(command) {
+            Ok(()) => {}
+            Err(TrySendError::Full(command)) => self.refuse(command, Refused::Full),
+            Err(TrySendError::Disconnected(command)) => self.refuse(command, Refused::Failed),
+        }
         fsynced
     }
 
@@ -311,15 +313,6 @@ impl Spool {
                 return Ok(unacked);
             }
         }
-    }
-
-    /// The bytes of one entry of a lane. Blocks.
-    ///
-    /// # Errors
-    /// When it cannot be read at the moment.
-    pub fn raw(&self, topic: &str, number: u64) -> Result<Option<Vec<u8>>, store::Error> {
-        let page = self.with_store(|store| store.page(topic, number, 1, 1))?;
-        Ok(page.into_iter().find(|(found, _)| *found == number).map(|(_, bytes)| bytes))
     }
 
     /// Parked entries from number `from` on. Blocks.
@@ -375,15 +368,23 @@ impl Spool {
 #[derive(Debug)]
 pub struct Numbered {
     pub number: u64,
-    pub entry: Result<Entry, Unreadable>,
+    pub entry: Result<Entry, Broken>,
     /// What it takes in the store.
     pub bytes: usize,
 }
 
 impl Numbered {
     fn new((number, bytes): (u64, Vec<u8>)) -> Self {
-        Self { number, entry: Entry::decode(&bytes), bytes: bytes.len() }
+        let (entry, length) = (Entry::decode(&bytes), bytes.len());
+        Self { number, entry: entry.map_err(|why| Broken { why, raw: bytes }), bytes: length }
     }
+}
+
+/// Bytes that are no entry, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Broken {
+    pub why: Unreadable,
+    pub raw: Vec<u8>,
 }
 
 /// So much is read at a time at least, for some of it may be acked.
@@ -391,116 +392,6 @@ const PAGE_BYTES_MIN: usize = 64 << 10;
 
 /// What a page of entries may hold, for those who only look.
 const PAGE_BYTES: usize = 4 << 20;
-
-/// A store, or why there is none yet.
-type Opened = Result<Store, store::Error>;
-
-fn open_unlocked(config: &Config) -> Result<Opened, Unusable> {
-    let since = Instant::now();
-    let mut has_said = false;
-    loop {
-        match open(&config.directory) {
-            Err(store::Error::Locked) if since.elapsed() < config.lock_timeout => {
-                if !has_said {
-                    tracing::warn!(directory = %config.directory.display(), "the spool is locked by another process; waiting for its end");
-                    has_said = true;
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(store::Error::Locked) => return Err(Unusable::Locked(config.directory.clone())),
-            Err(error @ store::Error::Newer(_)) => {
-                return Err(Unusable::Store { directory: config.directory.clone(), error });
-            }
-            opened => return Ok(opened),
-        }
-    }
-}
-
-/// Opens the store; a broken file is put aside, for whoever can make something of it, and a new one begun. Damage of some kinds
-/// ends the process while the file is opened: when that has happened a few times in a row, the file counts as broken, too.
-fn open(directory: &Path) -> Opened {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let io = |error: std::io::Error| store::Error::Io(format!("{}: {error}", directory.display()));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
-    // One process at a time counts its attempts.
-    let Some(attempts) = Attempts::begin(directory) else { return Err(store::Error::Locked) };
-    let opened = if attempts.died >= Attempts::MAX {
-        Err(store::Error::Broken(format!("{} attempts to open it have ended the process", attempts.died)))
-    } else {
-        Store::open(directory)
-    };
-    let opened = match opened {
-        Err(store::Error::Broken(why)) => put_aside(directory, &why).and_then(|()| Store::open(directory)),
-        opened => opened,
-    };
-    attempts.end();
-    opened
-}
-
-/// Keeps a broken file under another name, unless another process has it.
-fn put_aside(directory: &Path, why: &str) -> Result<(), store::Error> {
-    let io = |error: std::io::Error| store::Error::Io(format!("{}: {error}", directory.display()));
-    let file = directory.join(store::FILE);
-    if let Err(std::fs::TryLockError::WouldBlock) = std::fs::File::open(&file).map_err(io)?.try_lock() {
-        return Err(store::Error::Locked);
-    }
-    let aside = directory.join(format!("{}.broken-{}", store::FILE, jiff::Timestamp::now().as_millisecond()));
-    std::fs::rename(file, &aside).map_err(io)?;
-    tracing::error!(
-        why,
-        kept = %aside.display(),
-        "the spool's file is broken: it is kept aside, and a new one begun; events in it were answered 200 and are not published"
-    );
-    Ok(())
-}
-
-/// Attempts to open the file that have not come to an end, because the process did: a byte each, in a file beside it.
-struct Attempts {
-    /// Locked while the attempt lasts; a disk that takes no such file is no reason not to try.
-    file: Arc<Mutex<Option<std::fs::File>>>,
-    died: usize,
-}
-
-impl Attempts {
-    const MAX: usize = 3;
-
-    /// So long may an attempt take: one that goes on after that is slow, and no reason to doubt the file if it is ended.
-    const SLOW: Duration = Duration::from_secs(5);
-
-    /// `None` while another process tries.
-    fn begin(directory: &Path) -> Option<Self> {
-        use std::io::Write as _;
-        let mut options = std::fs::OpenOptions::new();
-        let Ok(mut file) = options.append(true).create(true).open(directory.join("opening")) else {
-            return Some(Self { file: Arc::default(), died: 0 });
-        };
-        if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-            return None;
-        }
-        let died = file.metadata().map_or(0, |found| usize::try_from(found.len()).unwrap_or(0));
-        let _ = file.write_all(b"."); // a full disk cannot count
-        let attempts = Self { file: Arc::new(Mutex::new(Some(file))), died };
-        let slow = Arc::downgrade(&attempts.file);
-        std::thread::spawn(move || {
-            std::thread::sleep(Self::SLOW);
-            if let Some(file) = slow.upgrade() {
-                Self::forget(&file);
-            }
-        });
-        Some(attempts)
-    }
-
-    fn end(self) {
-        Self::forget(&self.file);
-    }
-
-    /// Takes the attempts back, and gives the lock free.
-    fn forget(file: &Mutex<Option<std::fs::File>>) {
-        if let Some(file) = file.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = file.set_len(0); // as above
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -25,8 +25,8 @@ const DELETES_MAX: usize = 50_000;
 const DELETE_INTERVAL: Duration = millis(100);
 
 /// An empty file that is larger than this, and has been empty for so long, is made small.
-const COMPACT_BYTES: u64 = 64 << 20;
-const COMPACT_AFTER: Duration = Duration::from_secs(20);
+const COMPACT_BYTES: u64 = if cfg!(test) { 2 << 20 } else { 64 << 20 };
+const COMPACT_AFTER: Duration = millis(20_000);
 
 /// How often an idle writer looks whether the disk has room again.
 const IDLE_INTERVAL: Duration = millis(500);
@@ -304,7 +304,6 @@ impl Writer {
                 self.reopen = Some(Instant::now() + REOPEN.0); // still read from the file that nobody else has
                 return;
             }
-            self.spool.lanes().forget_acks();
         }
         self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner).take();
         let opened = (self.open)(self.broken.take().as_deref());

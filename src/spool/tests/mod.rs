@@ -5,6 +5,7 @@ mod gate;
 mod model;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -433,5 +434,49 @@ async fn after_a_vanished_directory_the_lanes_that_spool_are_still_known() {
     for topic in &topics {
         assert_eq!(spool.way(topic).await, Way::Spool, "{topic}");
     }
+    spool.close();
+}
+
+/// An entry of another topic, so that nothing else is changed by it.
+fn record_of(topic: &str, bytes: usize) -> Record {
+    Record { topic: topic.into(), ..entry(1, bytes).record }
+}
+
+#[test]
+fn a_file_that_was_emptied_gives_its_space_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::start(config(directory.path()), Arc::new(Metrics::new())).expect("a spool");
+    let length = || std::fs::metadata(directory.path().join(store::FILE)).expect("the file").len();
+    let topic: Arc<str> = "a".into();
+    for _ in 0..8 {
+        let appended = spool.append(spool.ticket(&topic), record_of("a", 1 << 20)).blocking_recv();
+        assert_eq!(appended, Ok(Ok(())));
+    }
+    let full = length();
+    assert!(full > 8 << 20, "{full}");
+    for found in spool.page(&topic, 0, 100, usize::MAX).expect("a page") {
+        spool.acked(&topic, found.number);
+    }
+    let began = Instant::now();
+    while length() > full / 4 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} of {full}", length());
+        std::thread::yield_now();
+    }
+    let appended = spool.append(spool.ticket(&topic), record_of("a", 10)).blocking_recv();
+    assert_eq!(appended, Ok(Ok(())), "it is used as before");
+    spool.close();
+}
+
+#[test]
+fn more_bytes_than_the_writers_queue_may_hold_are_refused_and_no_more_than_they() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = Config { queue_bytes_max: 10_000, ..config(directory.path()) };
+    let spool = Spool::start(config, Arc::new(Metrics::new())).expect("a spool");
+    let topic: Arc<str> = "a".into();
+    let append = |bytes| spool.append(spool.ticket(&topic), record_of("a", bytes)).blocking_recv();
+    assert_eq!(append(20_000), Ok(Err(Refused::Full)));
+    assert!(spool.lanes().total().records == 0 && !spool.lanes().is_closing(&topic));
+    assert_eq!(append(9_000), Ok(Ok(())));
+    assert_eq!(append(9_000), Ok(Ok(())), "what was written makes room");
     spool.close();
 }
