@@ -273,7 +273,9 @@ impl Relay {
             Ok(report) => report,
             Err(failure) => return Some(Err(failure)),
         };
-        let late = (Instant::now() + self.0.publisher.report_deadline()).min(deadline.checked_sub(FSYNC_RESERVE)?);
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        let late = now + self.0.publisher.report_deadline().min(left.saturating_sub(FSYNC_RESERVE.min(left / 4)));
         tokio::select! {
             biased;
             reported = report => Some(reported.unwrap_or(Err(Failure::gone()))),
@@ -303,7 +305,7 @@ impl Relay {
     }
 }
 
-/// What is left of the response deadline for the disk, when the brokers have had their time.
+/// What is left of the response deadline for the disk, when the brokers have had their time; a quarter of it at most.
 const FSYNC_RESERVE: Duration = Duration::from_secs(1);
 
 /// A future that goes on without its caller: dropped before its end, as a client's is who has hung up, it becomes a task of

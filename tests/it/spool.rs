@@ -79,3 +79,22 @@ fn an_event_that_kafka_does_not_take_is_answered_200_after_an_fsync_and_publishe
         assert_eq!(orders[chat], (0..70).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn a_response_deadline_of_a_second_still_leaves_kafka_its_time() {
+    let Some(kafka) = crate::support::kafka::shared_or_skip() else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = format!("\"{}\"", directory.path().join("spool").display());
+    let soon = [
+        ("spool.directory", path.as_str()),
+        ("server.response_deadline", "\"1s\""),
+        ("server.body_timeout", "\"100ms\""),
+        ("kafka.publish_deadline", "\"500ms\""),
+    ];
+    let relay = Relay::start(kafka.bootstrap(), &soon);
+    let published = r#"livechat_relay_events_total{action="incoming_event",outcome="published"}"#;
+    await_that("one goes directly", || {
+        http::post(relay.webhooks, incoming_event(&chat_id(), 1));
+        relay.metric(published) > 0.0
+    });
+}
