@@ -85,7 +85,8 @@ impl Config {
         config
     }
 
-    fn producer(&self) -> ClientConfig {
+    /// What the producer needs besides: the promises, and how records are collected.
+    pub fn producer(&self) -> ClientConfig {
         let mut config = self.client();
         // What the operator has set goes before ours, under either of its names: of two, librdkafka takes any.
         let mut default = |names: &[&str], value: String| {

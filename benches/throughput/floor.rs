@@ -1,0 +1,81 @@
+//! The floor: the smallest program that does the relay's job. It reads the body with hyper, borrows its members with
+//! `serde_json`, hands it to an idempotent producer and answers 200 on the ack. No limits, no envelope, no metrics, no spool.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper_util::rt::TokioIo;
+use livechat_relay::config::Config;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use serde_json::value::RawValue;
+
+use crate::rig::SECRET_KEY;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[arg(long)]
+    brokers: String,
+    #[arg(long)]
+    port: u16,
+    /// A property of librdkafka that differs from the relay's
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+/// The floor's topic of an action.
+pub fn topic(action: &str) -> String {
+    format!("floor.{action}")
+}
+
+pub fn run(arguments: &Arguments) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    runtime.block_on(serve(arguments));
+}
+
+async fn serve(arguments: &Arguments) {
+    // The relay's own settings, so that they cancel out.
+    let brokers = ("LIVECHAT_RELAY__KAFKA__BROKERS".to_owned(), arguments.brokers.clone());
+    let (kafka, _) = Config::load_kafka(None, [brokers]).expect("the relay's defaults");
+    let mut settings = kafka.producer();
+    for (name, value) in arguments.set.iter().filter_map(|set| set.split_once('=')) {
+        settings.set(name, value);
+    }
+    let producer: Arc<FutureProducer> = Arc::new(settings.create().expect("a producer"));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await.expect("a port");
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let producer = Arc::clone(&producer);
+        let service = service_fn(move |request| answer(Arc::clone(&producer), request));
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+    }
+}
+
+async fn answer(
+    producer: Arc<FutureProducer>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let body = request.into_body().collect().await?.to_bytes();
+    let status = publish(&producer, &body).await.map_or(StatusCode::BAD_REQUEST, |()| StatusCode::OK);
+    let mut answer = Response::new(Full::new(Bytes::new()));
+    *answer.status_mut() = status;
+    Ok(answer)
+}
+
+async fn publish(producer: &FutureProducer, body: &[u8]) -> Option<()> {
+    let members: BTreeMap<&str, &RawValue> = serde_json::from_slice(body).ok()?;
+    let text = |raw: &&RawValue| raw.get().trim_matches('"').to_owned();
+    if members.get("secret_key").map(text)? != SECRET_KEY {
+        return None;
+    }
+    let topic = topic(&members.get("action").map(text)?);
+    let payload: BTreeMap<&str, &RawValue> = serde_json::from_str(members.get("payload")?.get()).ok()?;
+    let key = payload.get("chat_id").map(text).unwrap_or_default();
+    producer.send(FutureRecord::to(&topic).key(&key).payload(body), Duration::ZERO).await.ok()?;
+    Some(())
+}

@@ -1,0 +1,46 @@
+//! `make bench`: the whole relay against the floor, the smallest program that does the same job, in alternation.
+//!
+//! Sender, Kafka and server share this machine, so only CPU time per event and ratios of neighbouring runs mean anything.
+//! This program is also each of the processes that it needs: the floor, the sender, and the mock cluster.
+
+mod compare;
+mod floor;
+mod load;
+mod rig;
+
+use clap::{Parser, Subcommand};
+
+/// The relay against the floor program, on a real Kafka and on librdkafka's mock cluster
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    compare: compare::Arguments,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Be the floor program
+    #[command(hide = true)]
+    Floor(floor::Arguments),
+    /// Be the sender, and report as JSON
+    #[command(hide = true)]
+    Load(load::Arguments),
+    /// Be a mock cluster: print its address, end with standard input
+    #[command(hide = true)]
+    Mock,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Floor(arguments)) => floor::run(&arguments),
+        Some(Command::Load(arguments)) => load::run(&arguments),
+        Some(Command::Mock) => rig::mock(),
+        None => compare::run(&arguments.compare),
+    }
+}
