@@ -5,9 +5,11 @@
 //! the next retry is an event again. Bounded in time and number; losing an entry costs a duplicate, never an event.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hashbrown::HashTable;
 use tokio::sync::watch;
 
 use crate::event::RetryKey;
@@ -40,96 +42,159 @@ pub enum Seen {
 #[derive(Clone)]
 pub struct Window {
     config: Config,
+    /// Times in the window are milliseconds since this.
+    start: Instant,
     entries: Arc<Mutex<Entries>>,
 }
 
 #[derive(Default)]
 struct Entries {
-    by_key: HashMap<RetryKey, Entry>,
-    /// Durable entries, the oldest first.
-    by_age: VecDeque<(Instant, RetryKey)>,
-}
-
-enum Entry {
-    UnderWay(watch::Receiver<Option<Settled>>),
-    Durable,
+    under_way: HashMap<RetryKey, Option<watch::Sender<Option<Settled>>>, BuildHasherDefault<OfHash>>,
+    durable: Durable,
 }
 
 impl Window {
     pub fn new(config: Config) -> Self {
-        Self { config, entries: Arc::default() }
+        Self { config, start: Instant::now(), entries: Arc::default() }
     }
 
     /// Looks a delivery up, and claims it if it is new.
     pub fn look(&self, key: RetryKey, now: Instant) -> Seen {
-        if self.config.window.is_zero() || self.config.entries_max == 0 {
+        let most = self.config.entries_max.min(ENTRIES_MAX);
+        if self.config.window.is_zero() || most == 0 {
             return Seen::Unwatched;
         }
         let mut entries = self.lock();
-        entries.forget_before(now.checked_sub(self.config.window));
-        match entries.by_key.get(&key) {
-            Some(Entry::Durable) => return Seen::Durable,
-            Some(Entry::UnderWay(outcome)) => return Seen::UnderWay(Copy(outcome.clone())),
-            None => {}
+        let Entries { under_way, durable } = &mut *entries;
+        durable.forget_before(self.millis(now).saturating_sub(millis(self.config.window)));
+        if durable.has(&key) {
+            return Seen::Durable;
         }
-        if !entries.make_room(self.config.entries_max) {
+        if let Some(outcome) = under_way.get_mut(&key) {
+            return Seen::UnderWay(Copy(outcome.get_or_insert_with(|| watch::channel(None).0).subscribe()));
+        }
+        // What is under way is never forgotten.
+        if under_way.len() + durable.len() >= most && !durable.forget_oldest() {
             return Seen::Unwatched;
         }
-        let (outcome, copies) = watch::channel(None);
-        entries.by_key.insert(key, Entry::UnderWay(copies));
-        Seen::New(Claim { window: self.clone(), key, outcome: Some(outcome) })
+        under_way.insert(key, None);
+        Seen::New(Claim { window: self.clone(), key, is_told: false })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn millis(&self, at: Instant) -> u64 {
+        millis(at.saturating_duration_since(self.start))
+    }
 }
 
-impl Entries {
-    fn forget_before(&mut self, then: Option<Instant>) {
-        while self.by_age.front().zip(then).is_some_and(|((since, _), then)| *since < then) {
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// So many entries can be numbered.
+const ENTRIES_MAX: usize = u32::MAX as usize / 2;
+
+/// Durable events by age, and by key. At a high rate most of it lies outside the processor's caches: the index has nothing but
+/// numbers, so that a look at it is one at a small table, and the rest is read and written in order.
+#[derive(Default)]
+struct Durable {
+    /// The oldest first, each with the time from which it counts.
+    by_age: VecDeque<(u64, RetryKey)>,
+    /// Numbers of entries: in the order of age, counted since ever, cut to 32 bits.
+    by_key: HashTable<u32>,
+    /// The number of the oldest.
+    first: u32,
+}
+
+impl Durable {
+    fn len(&self) -> usize {
+        self.by_age.len()
+    }
+
+    fn has(&self, key: &RetryKey) -> bool {
+        let Self { by_age, by_key, first } = self;
+        by_key.find(hash(key), |number| by_age[number.wrapping_sub(*first) as usize].1 == *key).is_some()
+    }
+
+    fn insert(&mut self, key: RetryKey, now: u64) {
+        let Self { by_age, by_key, first } = self;
+        let number = first.wrapping_add(by_age.len() as u32);
+        by_age.push_back((now, key));
+        by_key.insert_unique(hash(&key), number, |number| hash(&by_age[number.wrapping_sub(*first) as usize].1));
+    }
+
+    fn forget_before(&mut self, then: u64) {
+        while self.by_age.front().is_some_and(|(since, _)| *since < then) {
             self.forget_oldest();
         }
     }
 
     fn forget_oldest(&mut self) -> bool {
-        self.by_age.pop_front().is_some_and(|(_, key)| self.by_key.remove(&key).is_some())
+        let Some((_, key)) = self.by_age.pop_front() else { return false };
+        if let Ok(entry) = self.by_key.find_entry(hash(&key), |number| *number == self.first) {
+            entry.remove();
+        }
+        self.first = self.first.wrapping_add(1);
+        true
+    }
+}
+
+/// A key is half a SHA-256 already.
+fn hash(key: &RetryKey) -> u64 {
+    let mut half = [0; 8];
+    half.copy_from_slice(&key[..8]);
+    u64::from_ne_bytes(half)
+}
+
+/// The hasher for keys that are hashes: takes their first bytes.
+#[derive(Default)]
+struct OfHash(u64);
+
+impl Hasher for OfHash {
+    fn finish(&self) -> u64 {
+        self.0
     }
 
-    /// Whether there is room for one more; what is under way is never forgotten.
-    fn make_room(&mut self, most: usize) -> bool {
-        self.by_key.len() < most || self.forget_oldest()
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some((half, _)) = bytes.split_first_chunk() {
+            self.0 = u64::from_ne_bytes(*half);
+        }
     }
+
+    fn write_usize(&mut self, _: usize) {} // the length, which is always the same
 }
 
 /// The duty to tell how the first delivery of an event ended. Dropped untold, it counts as failed.
 pub struct Claim {
     window: Window,
     key: RetryKey,
-    outcome: Option<watch::Sender<Option<Settled>>>,
+    is_told: bool,
 }
 
 impl Claim {
     /// Tells the copies, and the deliveries to come.
     pub fn settle(mut self, settled: Settled, now: Instant) {
+        self.is_told = true;
+        let now = self.window.millis(now);
         let mut entries = self.window.lock();
+        let copies = entries.under_way.remove(&self.key).flatten();
         if settled.is_ok() {
-            entries.by_key.insert(self.key, Entry::Durable);
-            entries.by_age.push_back((now, self.key));
-        } else {
-            entries.by_key.remove(&self.key);
+            entries.durable.insert(self.key, now);
         }
         drop(entries);
-        if let Some(outcome) = self.outcome.take() {
-            let _ = outcome.send(Some(settled)); // there may be no copies
+        if let Some(copies) = copies {
+            let _ = copies.send(Some(settled)); // they may have gone
         }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.outcome.is_some() {
-            self.window.lock().by_key.remove(&self.key);
+        if !self.is_told {
+            self.window.lock().under_way.remove(&self.key);
         }
     }
 }
@@ -227,7 +292,11 @@ mod tests {
                         Seen::Unwatched => prop_assert!(claims.len() == 4),
                     },
                 }
-                prop_assert!(window.lock().by_key.len() <= 4);
+                {
+                    let entries = window.lock();
+                    prop_assert!(entries.under_way.len() + entries.durable.len() <= 4);
+                    prop_assert_eq!(entries.durable.len(), entries.durable.by_key.len());
+                }
             }
         }
     }
