@@ -24,7 +24,7 @@ fn steps(c: &mut Criterion) {
     let keyring = Keyring::new([("k".to_owned(), &"k-0123456789".to_owned().into())]);
     let topics = Topics::new("livechat.", |_| None);
     let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: None };
-    let receipt = || Receipt { app: "default", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
+    let receipt = || Receipt { app: "default", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil };
     for bytes in [700, 6_000, 200_000] {
         let body = body(bytes);
         let mut group = c.benchmark_group("steps");

@@ -1,6 +1,5 @@
 //! What Prometheus sees. All names, labels and help texts stand here; every label has a closed set of values.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use prometheus::{
@@ -17,7 +16,9 @@ pub const APP_WEBHOOK: &str = "app_webhook";
 pub struct Metrics {
     registry: Registry,
     /// Requests by HTTP status.
-    pub requests: IntCounterVec,
+    requests: IntCounterVec,
+    /// Those of them that were answered 200.
+    answered_200: IntCounter,
     /// From the headers' arrival to the answer.
     pub request_seconds: Histogram,
     /// From the hand-over to the producer to the delivery report.
@@ -43,8 +44,8 @@ pub struct Metrics {
     ready: IntGauge,
     /// 1 while the brokers answer.
     pub kafka_up: IntGauge,
-    /// From the hand-over to the ack or the fsync, by which of them it was.
-    durable_seconds: HistogramVec,
+    /// From the hand-over to the ack, or to the fsync.
+    durable_seconds: [Histogram; 2],
     /// 1 while the spool accepts events.
     pub spool_accepting: IntGauge,
     spool_records: IntGaugeVec,
@@ -60,7 +61,8 @@ pub struct Metrics {
     pub parked_bytes: IntGauge,
     /// The spool's budget; 0 without a spool.
     pub spool_bytes_max: IntGauge,
-    events: HashMap<&'static str, Events>,
+    /// By action; the names are ours, so that their hashes need no protection.
+    events: hashbrown::HashMap<&'static str, Events>,
 }
 
 /// The counters of one action.
@@ -111,13 +113,27 @@ impl Metrics {
             "Verified webhooks by action and outcome. A rise of outcome=unavailable: LiveChat was answered 503, look at Kafka.",
             &["action", "outcome"],
         );
+        let requests = counters(
+            r,
+            "requests_total",
+            "Requests to the webhook listener by HTTP status. A rise of 401: somebody sends a wrong secret key; of 503: events may be lost soon.",
+            &["code"],
+        );
+        let durable_seconds = register(
+            r,
+            HistogramVec::new(
+                HistogramOpts::from(opts(
+                    "durable_duration_seconds",
+                    "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). A rise: slow brokers, or a slow disk.",
+                ))
+                .buckets(SECONDS.to_vec()),
+                &["path"],
+            )
+            .expect("a valid name"),
+        );
         let metrics = Self {
-            requests: counters(
-                r,
-                "requests_total",
-                "Requests to the webhook listener by HTTP status. A rise of 401: somebody sends a wrong secret key; of 503: events may be lost soon.",
-                &["code"],
-            ),
+            answered_200: requests.with_label_values(&["200"]),
+            requests,
             request_seconds: histogram(
                 r,
                 "request_duration_seconds",
@@ -190,18 +206,7 @@ impl Metrics {
                 "ready",
                 "1 while an event can be made durable, as /readyz says; 0: events are answered 503.",
             ),
-            durable_seconds: register(
-                r,
-                HistogramVec::new(
-                    HistogramOpts::from(opts(
-                        "durable_duration_seconds",
-                        "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). A rise: slow brokers, or a slow disk.",
-                    ))
-                    .buckets(SECONDS.to_vec()),
-                    &["path"],
-                )
-                .expect("a valid name"),
-            ),
+            durable_seconds: ["kafka", "spool"].map(|path| durable_seconds.with_label_values(&[path])),
             spool_accepting: gauge(
                 r,
                 "spool_accepting",
@@ -267,7 +272,6 @@ impl Metrics {
         for (to, reason) in ["topic", "disk"].into_iter().flat_map(|to| PARKED.map(|reason| (to, reason))) {
             self.dead_letters.with_label_values(&[to, reason]).inc_by(0);
         }
-        ["kafka", "spool"].iter().for_each(|path| drop(self.durable_seconds.with_label_values(&[path])));
         UNAVAILABLE.iter().for_each(|reason| self.unavailable.with_label_values(&[reason]).inc_by(0));
         for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
             self.requests.with_label_values(&[code]).inc_by(0);
@@ -278,6 +282,15 @@ impl Metrics {
         self.registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("registered once");
+    }
+
+    /// Counts an answer by its HTTP status.
+    pub fn answered(&self, code: &str) {
+        if code == "200" {
+            self.answered_200.inc();
+        } else {
+            self.requests.with_label_values(&[code]).inc();
+        }
     }
 
     /// Counts what became of an event; `action` is a name of the catalogue, [`UNLISTED`] or [`APP_WEBHOOK`].
@@ -295,11 +308,11 @@ impl Metrics {
     /// How long an event took to become durable, and on which path.
     pub fn durable(&self, fate: Fate, after: Duration) {
         let path = match fate {
-            Fate::Published => "kafka",
-            Fate::Spooled => "spool",
+            Fate::Published => 0,
+            Fate::Spooled => 1,
             Fate::Parked | Fate::Dropped | Fate::Unavailable => return,
         };
-        self.durable_seconds.with_label_values(&[path]).observe(after.as_secs_f64());
+        self.durable_seconds[path].observe(after.as_secs_f64());
     }
 
     /// The gauges of one lane: its records and its bytes.

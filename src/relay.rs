@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use prometheus::IntCounter;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -94,8 +95,13 @@ impl From<Settled> for Outcome {
 #[derive(Clone)]
 pub struct Relay(Arc<Inner>);
 
+/// Counters of an app's secret keys, by their places in its ring.
+type KeyUses = Vec<IntCounter>;
+
 struct Inner {
     policy: Policy,
+    /// By the app's name, which is ours: its hash needs no protection.
+    key_uses: hashbrown::HashMap<String, KeyUses>,
     publisher: Arc<Publisher>,
     spool: Option<Spool>,
     dead_letters: DeadLetters,
@@ -118,8 +124,24 @@ impl Relay {
     pub fn new(policy: Policy, dead_letters: DeadLetters, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let (nobody, window) = (Keyring::new([]), Window::new(policy.retries));
         let rejections = Throttle::new(Duration::from_secs(10));
+        let uses = |app: &App| {
+            let uses = app.keyring.names().map(|key| metrics.secret_keys.with_label_values(&[&*app.name, key]));
+            (app.name.clone(), uses.collect())
+        };
+        let key_uses = policy.apps.values().chain(&policy.app_webhooks).map(uses).collect();
         let (publisher, spool) = (Arc::clone(&dead_letters.publisher), dead_letters.spool.clone());
-        Self(Arc::new(Inner { policy, publisher, spool, dead_letters, window, metrics, shutdown, rejections, nobody }))
+        Self(Arc::new(Inner {
+            policy,
+            key_uses,
+            publisher,
+            spool,
+            dead_letters,
+            window,
+            metrics,
+            shutdown,
+            rejections,
+            nobody,
+        }))
     }
 
     pub fn policy(&self) -> &Policy {
@@ -134,7 +156,14 @@ impl Relay {
     ///
     /// Everything up to the hand-over to Kafka happens before the first wait, and what is under way is followed to its end
     /// without the caller: one who goes away, as one does whose client has hung up, cancels no publish.
-    pub async fn take(&self, posted: Posted<'_>, body: &[u8], traceparent: Option<&str>, deadline: Instant) -> Outcome {
+    pub async fn take(
+        &self,
+        posted: Posted<'_>,
+        body: &[u8],
+        traceparent: Option<&str>,
+        received: Instant,
+        deadline: Instant,
+    ) -> Outcome {
         let made = match self.record(posted, body, traceparent) {
             Ok(made) => made,
             Err(rejection) => return self.rejected(posted, rejection),
@@ -143,12 +172,7 @@ impl Relay {
             self.0.metrics.event(made.action, Fate::Dropped);
             return Outcome::Dropped;
         };
-        let outcome = tokio::select! {
-            outcome = self.publish_once(action, record, retry_key, deadline) => outcome,
-            () = tokio::time::sleep_until(deadline) => Outcome::Unavailable("deadline"),
-            // With a spool, what is under way goes there.
-            () = self.0.shutdown.giving_up.cancelled(), if self.0.spool.is_none() => Outcome::Unavailable("shutting_down"),
-        };
+        let outcome = self.publish_once(action, record, retry_key, received, deadline).await;
         if let Outcome::Unavailable(reason) = outcome {
             self.0.metrics.unavailable.with_label_values(&[reason]).inc();
         }
@@ -159,8 +183,8 @@ impl Relay {
     /// The pure steps, with the clock and the chance they need.
     fn record(&self, posted: Posted<'_>, body: &[u8], traceparent: Option<&str>) -> Result<Made, Rejection> {
         let policy = &self.0.policy;
-        let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7() };
-        let (app, key, event): (&App, &str, Event<'_>) = match posted {
+        let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7 };
+        let (app, key, event): (&App, usize, Event<'_>) = match posted {
             Posted::Webhook { app } => {
                 let app = policy.apps.get(app);
                 let (webhook, key) = verify(receive(body)?, app.map_or(&self.0.nobody, |app| &app.keyring))?;
@@ -172,10 +196,10 @@ impl Relay {
                 if !app.keyring.fits(token) {
                     return Err(Rejection::Unauthorized);
                 }
-                (app, "path", normalize_app_webhook(body, receipt(&app.name))?)
+                (app, 0, normalize_app_webhook(body, receipt(&app.name))?)
             }
         };
-        self.0.metrics.secret_keys.with_label_values(&[&app.name, key]).inc();
+        self.0.key_uses[&app.name][key].inc();
         for fault in &event.faults {
             self.0.metrics.faults.with_label_values(&[fault.reason()]).inc();
         }
@@ -193,10 +217,11 @@ impl Relay {
         action: &'static str,
         record: Record,
         retry_key: Option<RetryKey>,
+        received: Instant,
         deadline: Instant,
     ) -> Outcome {
         loop {
-            let seen = retry_key.map_or(Seen::Unwatched, |key| self.0.window.look(key, std::time::Instant::now()));
+            let seen = retry_key.map_or(Seen::Unwatched, |key| self.0.window.look(key, received.into_std()));
             let claim = match seen {
                 Seen::New(claim) => Some(claim),
                 Seen::Unwatched => None,
@@ -206,55 +231,124 @@ impl Relay {
                 }
                 Seen::UnderWay(copy) => {
                     self.0.metrics.retries.with_label_values(&["joined"]).inc();
-                    match copy.outcome().await {
-                        Some(settled) => return settled.into(),
-                        None => continue,
+                    match tokio::time::timeout_at(deadline, copy.outcome()).await {
+                        Ok(Some(settled)) => return settled.into(),
+                        Ok(None) => continue,
+                        Err(_) => return Outcome::Unavailable("deadline"),
                     }
                 }
             };
-            return Followed::new(self.clone().settle(action, record, claim, deadline)).await;
+            return self
+                .make_durable(record, Account { action, claim, began: std::time::Instant::now() }, deadline)
+                .await;
         }
     }
 
-    /// Makes the event durable, counts it, and tells its retries.
-    async fn settle(self, action: &'static str, record: Record, claim: Option<Claim>, deadline: Instant) -> Outcome {
-        let began = std::time::Instant::now();
-        let outcome = self.make_durable(record, deadline).await;
+    /// The brokers' ack, or whatever else makes the event durable. Nearly always it is the ack, and no task, timer or memory
+    /// is spent on the rest before it is needed.
+    async fn make_durable(&self, record: Record, account: Account, deadline: Instant) -> Outcome {
+        let tried = match self.hand_over(&record) {
+            None => Tried::Not,
+            Some(Err(failure)) => Tried::Failed(failure),
+            Some(Ok(report)) => {
+                let until = self.patience(deadline);
+                let mut flight = Flight { relay: self, load: Some((record, account)), report, deadline };
+                let reported = flight.reported(until).await;
+                if reported == Tried::Late && self.0.spool.is_none() {
+                    return Outcome::Unavailable("deadline"); // the flight goes on
+                }
+                let Some((load, account)) = flight.load.take() else { unreachable!("it is loaded until here") };
+                if reported == Tried::Acked {
+                    return self.settled(account, Outcome::Published, flight.report.reported());
+                }
+                return self.detour(load, account, reported, deadline).await;
+            }
+        };
+        self.detour(record, account, tried, deadline).await
+    }
+
+    /// To the brokers, unless it has to go through the spool, or to wait for its lane.
+    fn hand_over(&self, record: &Record) -> Option<Result<Report, Failure>> {
+        let is_direct = match &self.0.spool {
+            Some(spool) => !self.is_hopeless(spool) && spool.way_now(&record.topic) == Some(Way::Direct),
+            None => true,
+        };
+        is_direct.then(|| self.0.publisher.publish(record))
+    }
+
+    /// While nothing reaches the brokers, nobody has to find it out for himself.
+    fn is_hopeless(&self, spool: &Spool) -> bool {
+        self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1 && !spool.is_stalled()
+    }
+
+    /// Until when a report is waited for, before another way is looked for.
+    fn patience(&self, deadline: Instant) -> Instant {
+        if self.0.spool.is_none() {
+            return deadline;
+        }
+        let now = Instant::now();
+        let left = deadline.saturating_duration_since(now);
+        now + self.0.publisher.report_deadline().min(left.saturating_sub(FSYNC_RESERVE.min(left / 4)))
+    }
+
+    /// The rest of the way, where the brokers' ack is not all. It goes on without the caller.
+    async fn detour(&self, record: Record, account: Account, tried: Tried, deadline: Instant) -> Outcome {
+        let followed = Followed::new(self.clone().settle(record, account, tried, deadline));
+        tokio::time::timeout_at(deadline, followed).await.unwrap_or(Outcome::Unavailable("deadline"))
+    }
+
+    async fn settle(self, record: Record, account: Account, tried: Tried, deadline: Instant) -> Outcome {
+        let outcome = match &self.0.spool {
+            Some(spool) => self.through_the_spool(spool, record, tried, deadline).await,
+            None => self.without_the_spool(record, tried).await,
+        };
+        self.settled(account, outcome, None)
+    }
+
+    /// Counts what became of the event, and tells its retries.
+    fn settled(&self, account: Account, outcome: Outcome, at: Option<std::time::Instant>) -> Outcome {
+        let now = at.unwrap_or_else(std::time::Instant::now);
         let (fate, settled) = match &outcome {
             Outcome::Spooled => (Fate::Spooled, Ok(())),
             Outcome::Parked => (Fate::Parked, Ok(())),
             Outcome::Unavailable(reason) => (Fate::Unavailable, Err(*reason)),
             Outcome::Published | Outcome::Dropped | Outcome::Rejected(_) => (Fate::Published, Ok(())),
         };
-        self.0.metrics.event(action, fate);
-        self.0.metrics.durable(fate, began.elapsed());
-        if let Some(claim) = claim {
-            claim.settle(settled, std::time::Instant::now());
+        self.0.metrics.event(account.action, fate);
+        self.0.metrics.durable(fate, now.saturating_duration_since(account.began));
+        if let Some(claim) = account.claim {
+            claim.settle(settled, now);
         }
         outcome
     }
 
-    /// The brokers' ack, or an fsync. Handed over before the first wait, unless the lane is about to turn direct again.
-    async fn make_durable(&self, record: Record, deadline: Instant) -> Outcome {
-        let Some(spool) = &self.0.spool else {
-            return match self.0.publisher.published(&record).await {
-                Ok(()) => Outcome::Published,
-                Err(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
-                Err(failure) => Outcome::Unavailable(failure.reason()),
-            };
-        };
-        let mut refused = None;
-        // While nothing reaches the brokers, nobody has to find it out for himself.
-        let is_hopeless =
-            self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1 && !spool.is_stalled();
-        if !is_hopeless && spool.way(&record.topic).await == Way::Direct {
-            match self.published_in_time(&record, deadline).await {
-                Some(Ok(())) => return Outcome::Published,
-                // Perhaps another record of its batch is to blame: the replay sends it by itself.
-                Some(Err(failure)) if failure.remedy == Remedy::Park => refused = Some((failure, record.clone())),
-                Some(Err(_)) | None => {}
-            }
+    async fn without_the_spool(&self, record: Record, tried: Tried) -> Outcome {
+        match tried {
+            Tried::Acked => Outcome::Published,
+            Tried::Failed(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
+            Tried::Failed(_) if self.0.shutdown.giving_up.is_cancelled() => Outcome::Unavailable("shutting_down"),
+            Tried::Failed(failure) => Outcome::Unavailable(failure.reason()),
+            Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason()),
         }
+    }
+
+    /// An fsync; or still the brokers' ack, where the record's lane turns direct meanwhile.
+    async fn through_the_spool(&self, spool: &Spool, record: Record, tried: Tried, deadline: Instant) -> Outcome {
+        let tried = match tried {
+            Tried::Not if !self.is_hopeless(spool) && spool.way(&record.topic).await == Way::Direct => {
+                match self.0.publisher.publish(&record) {
+                    Ok(mut report) => reported(&mut report, self.patience(deadline)).await,
+                    Err(failure) => Tried::Failed(failure),
+                }
+            }
+            tried => tried,
+        };
+        let refused = match tried {
+            Tried::Acked => return Outcome::Published,
+            // Perhaps another record of its batch is to blame: the replay sends it by itself.
+            Tried::Failed(failure) if failure.remedy == Remedy::Park => Some((failure, record.clone())),
+            Tried::Failed(_) | Tried::Not | Tried::Late => None,
+        };
         let ticket = spool.ticket(&record.topic);
         let unspooled = match spool.append(ticket, record).await {
             Ok(Ok(())) => return Outcome::Spooled,
@@ -267,20 +361,12 @@ impl Relay {
         }
     }
 
-    /// As [`Publisher::published`]; `None` when it is time to look for another way.
-    async fn published_in_time(&self, record: &Record, deadline: Instant) -> Option<Result<(), Failure>> {
-        let report: Report = match self.0.publisher.publish(record) {
-            Ok(report) => report,
-            Err(failure) => return Some(Err(failure)),
-        };
-        let now = Instant::now();
-        let left = deadline.saturating_duration_since(now);
-        let late = now + self.0.publisher.report_deadline().min(left.saturating_sub(FSYNC_RESERVE.min(left / 4)));
-        tokio::select! {
-            biased;
-            reported = report => Some(reported.unwrap_or(Err(Failure::gone()))),
-            () = tokio::time::sleep_until(late) => None,
-            () = self.0.shutdown.giving_up.cancelled() => None,
+    /// What is still with the brokers is given up: whoever waits for it has another way, or none. Goes on until it is dropped.
+    pub async fn give_up(self) {
+        loop {
+            let relay = self.clone();
+            let _ = tokio::task::spawn_blocking(move || relay.publisher().give_up()).await; // the runtime ends with us
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -307,6 +393,61 @@ impl Relay {
 
 /// What is left of the response deadline for the disk, when the brokers have had their time; a quarter of it at most.
 const FSYNC_RESERVE: Duration = Duration::from_secs(1);
+
+/// What has to be said of an event when its way has ended, and to whom.
+struct Account {
+    action: &'static str,
+    claim: Option<Claim>,
+    /// When it was verified.
+    began: std::time::Instant,
+}
+
+/// What has come of the direct way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tried {
+    /// It was not open.
+    Not,
+    Acked,
+    Failed(Failure),
+    /// No report came in time.
+    Late,
+}
+
+async fn reported(report: &mut Report, until: Instant) -> Tried {
+    tokio::select! {
+        biased;
+        reported = report => reported.map_or_else(Tried::Failed, |()| Tried::Acked),
+        () = tokio::time::sleep_until(until) => Tried::Late,
+    }
+}
+
+/// An event that was handed over to the brokers. Dropped with its load, it is followed to its end by a task of its own.
+struct Flight<'r> {
+    relay: &'r Relay,
+    load: Option<(Record, Account)>,
+    report: Report,
+    deadline: Instant,
+}
+
+impl Flight<'_> {
+    async fn reported(&mut self, until: Instant) -> Tried {
+        reported(&mut self.report, until).await
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        if let (Some((record, account)), Ok(runtime)) = (self.load.take(), tokio::runtime::Handle::try_current()) {
+            let (relay, mut report, deadline) = (self.relay.clone(), self.report.clone(), self.deadline);
+            // Nobody waits for it any more: its report may take as long as one can.
+            let until = Instant::now() + relay.publisher().report_deadline_max();
+            runtime.spawn(async move {
+                let tried = reported(&mut report, until).await;
+                relay.settle(record, account, tried, deadline).await
+            });
+        }
+    }
+}
 
 /// A future that goes on without its caller: dropped before its end, as a client's is who has hung up, it becomes a task of
 /// its own. The event is made durable and counted, and its retries learn of it, though nobody waits any more.

@@ -1,5 +1,7 @@
 //! The way to the end: a signal, a time in which requests are still taken, a time for those under way, and then the end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,11 +16,19 @@ pub struct Shutdown {
     pub closing: CancellationToken,
     /// Who still waits for Kafka gives up and answers.
     pub giving_up: CancellationToken,
+    /// As `draining`, for those who ask with every request: the token takes a lock to answer.
+    is_draining: Arc<AtomicBool>,
 }
 
 impl Shutdown {
+    /// Whether `draining` has come.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
     /// Passes through the moments; `idle` says that nothing is under way any more. Returns when all is over.
     pub async fn run(&self, delay: Duration, timeout: Duration, idle: impl Future<Output = ()>) {
+        self.is_draining.store(true, Ordering::Relaxed);
         self.draining.cancel();
         tokio::time::sleep(delay).await;
         self.closing.cancel();

@@ -25,7 +25,7 @@ static ROUTING: LazyLock<[Routing; 2]> = LazyLock::new(|| {
 });
 
 fn receipt() -> Receipt<'static> {
-    Receipt { app: "default", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::from_u128(7 << 76) }
+    Receipt { app: "default", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: || uuid::Uuid::from_u128(7 << 76) }
 }
 
 fn record(body: &[u8], routing: &Routing) -> Option<Record> {

@@ -119,6 +119,11 @@ impl Daemon {
         let watch =
             Watch { relay: relay.clone(), metrics: Arc::clone(&metrics), topics, has_topics, spool, was_up: false };
         tokio::spawn(watch.run(preparing, config.kafka.probe_interval));
+        let (giving_up, waiting) = (shutdown.giving_up.clone(), relay.clone());
+        tokio::spawn(async move {
+            giving_up.cancelled_owned().await;
+            waiting.give_up().await;
+        });
 
         let handler = Arc::new(Webhooks::new(relay.clone(), metrics, config.server.webhooks));
         let limits = config.server.listener.limits;

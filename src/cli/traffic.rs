@@ -365,7 +365,7 @@ mod tests {
     fn no_event_comes_twice() {
         use crate::event::{Keyring, Receipt, normalize::normalize, receive::receive, verify::verify};
         let keyring = Keyring::new([("k".to_owned(), &"k".to_owned().into())]);
-        let receipt = Receipt { app: "a", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
+        let receipt = Receipt { app: "a", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil };
         let mut seen = std::collections::HashMap::new();
         for sample in Traffic::new(7).take(20_000) {
             let body = sample.body("k");

@@ -24,8 +24,8 @@ pub struct Receipt<'a> {
     pub app: &'a str,
     /// When it was delivered.
     pub time: Timestamp,
-    /// A fresh UUIDv7, for an event whose payload does not name it.
-    pub fresh_id: Uuid,
+    /// Makes a fresh UUIDv7, for an event whose payload does not name it.
+    pub fresh_id: fn() -> Uuid,
 }
 
 /// Something in a delivery that is not as LiveChat documents it; counted, and never a reason to refuse.
@@ -132,10 +132,10 @@ pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
     let time = time(&slots, &mut faults);
     let derived_id = derived_id(action, &tenant, &slots);
     let content_hash = half(hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)));
-    let additional = webhook.additional_data.unwrap_or_default().as_bytes();
+    let additional = webhook.additional_data;
     let event = Event {
-        id: derived_id.unwrap_or(receipt.fresh_id),
-        retry_key: derived_id.map(|id| half(hash([id.as_bytes(), &content_hash[..], additional]))),
+        id: derived_id.unwrap_or_else(receipt.fresh_id),
+        retry_key: derived_id.map(|id| retry_key(id, content_hash, additional)),
         content_hash,
         webhook_id: text(webhook.webhook_id, &mut faults),
         app: receipt.app,
@@ -205,7 +205,7 @@ pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result
     slots[Slot::Time as usize] = text(value("date"), &mut faults);
     Ok(Event {
         action: None,
-        id: receipt.fresh_id,
+        id: (receipt.fresh_id)(),
         retry_key: None,
         content_hash: half(hash([tenant.id(), &name, payload].map(str::as_bytes))),
         webhook_id: None,
@@ -312,6 +312,15 @@ fn derived_id(action: Option<&'static Action>, tenant: &Tenant<'_>, slots: &Slot
     Some(Uuid::new_v8(half(hash([tenant.id(), action.name].into_iter().chain(names).map(str::as_bytes)))))
 }
 
+/// Two hashes are mixed as they are; what is usually empty is hashed where it is not.
+fn retry_key(id: Uuid, content_hash: [u8; 16], additional_data: Option<&str>) -> RetryKey {
+    let more = match additional_data {
+        None | Some("{}") => 0,
+        Some(more) => u128::from_ne_bytes(half(hash([more.as_bytes()]))),
+    };
+    (id.as_u128() ^ u128::from_ne_bytes(content_hash).rotate_left(64) ^ more).to_ne_bytes()
+}
+
 /// Each part goes in with its length before it, so that no two lists of parts are one text.
 fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -335,7 +344,7 @@ mod tests {
     use crate::event::actions::{ACTIONS, find};
 
     fn receipt() -> Receipt<'static> {
-        Receipt { app: "default", time: Timestamp::UNIX_EPOCH, fresh_id: Uuid::from_u128(7 << 76) }
+        Receipt { app: "default", time: Timestamp::UNIX_EPOCH, fresh_id: || Uuid::from_u128(7 << 76) }
     }
 
     /// What `inspect` sees of the event that an action with this payload becomes.

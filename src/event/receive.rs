@@ -31,20 +31,29 @@ pub struct Delivery<'a> {
 /// has to send something else.
 pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
     let (body, members) = members_of(body)?;
-    let find = |name: &str| members.iter().position(|m| m.name == name);
-    let value = |name: &str| find(name).map(|i| members[i].value);
-
-    let action = value("action").and_then(scan::string).ok_or(Rejection::NoAction)?;
-    let payload = value("payload").ok_or(Rejection::NoPayload)?;
+    let (mut secret, mut action, mut payload) = (None, None, None);
+    let (mut webhook_id, mut organization_id, mut license_id, mut additional_data) = (None, None, None, None);
+    for (i, member) in members.iter().enumerate() {
+        match &*member.name {
+            "secret_key" => secret = Some((member.value, cut(body, &members, i))),
+            "action" => action = Some(member.value),
+            "payload" => payload = Some(member.value),
+            "webhook_id" => webhook_id = Some(member.value),
+            "organization_id" => organization_id = Some(member.value),
+            "license_id" => license_id = Some(member.value),
+            "additional_data" => additional_data = Some(member.value),
+            _ => {}
+        }
+    }
     Ok(Delivery {
         body,
-        secret: find("secret_key").map(|i| (members[i].value, cut(body, &members, i))),
-        action,
-        payload,
-        webhook_id: value("webhook_id"),
-        organization_id: value("organization_id"),
-        license_id: value("license_id"),
-        additional_data: value("additional_data"),
+        secret,
+        action: action.and_then(scan::string).ok_or(Rejection::NoAction)?,
+        payload: payload.ok_or(Rejection::NoPayload)?,
+        webhook_id,
+        organization_id,
+        license_id,
+        additional_data,
     })
 }
 

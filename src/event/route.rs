@@ -1,7 +1,7 @@
 //! [`Event`] → [`Record`]: which topic, which key, which headers, and the value: the one copy of the payload.
 
+use hashbrown::HashMap;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -62,7 +62,7 @@ impl Keys {
             Self::Hashed(secret) => {
                 let hash = secret.clone().chain_update(key).finalize().into_bytes();
                 let mut text = String::with_capacity(32);
-                hash[..16].iter().for_each(|byte| hex(*byte, &mut text));
+                hex(&hash[..16], &mut text);
                 text
             }
         }
@@ -152,7 +152,7 @@ fn envelope(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<u8> {
         json.push(b'"');
         json.extend_from_slice(name.as_bytes());
         json.extend_from_slice(b"\":");
-        serde_json::to_writer(&mut json, text).expect("text is JSON, and memory takes what is written");
+        write_string(text, &mut json);
         json.push(b',');
     });
     json.extend_from_slice(br#""data":"#);
@@ -173,46 +173,68 @@ fn ce_headers(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<(Cow<'stat
     headers
 }
 
+/// A text as JSON has it; hardly any needs escapes.
+fn write_string(text: &str, json: &mut Vec<u8>) {
+    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+        json.push(b'"');
+        json.extend_from_slice(text.as_bytes());
+        json.push(b'"');
+    } else {
+        serde_json::to_writer(json, text).expect("text is JSON, and memory takes what is written");
+    }
+}
+
 /// The attributes that the event has, in the order of the envelope.
 fn attributes(event: &Event<'_>, routing: &Routing, key: &str, mut attribute: impl FnMut(&str, &str)) {
-    let mut text = String::with_capacity(128);
-    let mut written = |name: &str, write: &dyn Fn(&mut String)| {
-        text.clear();
-        write(&mut text);
+    let mut made = String::with_capacity(128);
+    let mut attribute = |name: &str, text: &str| {
         if !text.is_empty() {
-            attribute(name, &text);
+            attribute(name, text);
         }
     };
-    written("specversion", &|t| t.push_str("1.0"));
-    written("id", &|t| t.push_str(event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())));
-    written("source", &|t| source(&event.tenant, t));
-    written("type", &|t| t.extend(["com.livechat.", &event.name]));
-    written("subject", &|t| subject(event, t));
-    written("time", &|t| event.time.iter().for_each(|&time| rfc3339(DateTimePrinter::new(), time, t)));
-    written("recordedtime", &|t| rfc3339(DateTimePrinter::new().precision(Some(3)), event.recorded, t));
-    written("datacontenttype", &|t| t.push_str("application/json"));
+    attribute("specversion", "1.0");
+    attribute("id", event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
+    attribute("source", written(&mut made, |t| source(&event.tenant, t)));
+    attribute("type", written(&mut made, |t| t.extend(["com.livechat.", &event.name])));
+    attribute("subject", written(&mut made, |t| subject(event, t)));
+    if let Some(time) = event.time {
+        attribute("time", written(&mut made, |t| rfc3339(DateTimePrinter::new(), time, t)));
+    }
+    let printer = DateTimePrinter::new().precision(Some(3));
+    attribute("recordedtime", written(&mut made, |t| rfc3339(printer, event.recorded, t)));
+    attribute("datacontenttype", "application/json");
     match &event.tenant {
-        Tenant::Organization(id) => written("organizationid", &|t| t.push_str(id)),
-        Tenant::License(id) => written("licenseid", &|t| t.push_str(id)),
+        Tenant::Organization(id) => attribute("organizationid", id),
+        Tenant::License(id) => attribute("licenseid", id),
         Tenant::Unnamed => {}
     }
-    written("webhookid", &|t| t.extend(event.webhook_id.as_deref()));
-    written("app", &|t| t.push_str(event.app));
-    written("apiversion", &|t| t.extend(routing.api_version.as_deref()));
+    attribute("webhookid", event.webhook_id.as_deref().unwrap_or_default());
+    attribute("app", event.app);
+    attribute("apiversion", routing.api_version.as_deref().unwrap_or_default());
     for (slot, name) in Slot::ATTRIBUTES {
-        written(name, &|t| t.extend(event.slot(slot)));
+        attribute(name, event.slot(slot).unwrap_or_default());
     }
-    written("partitionkey", &|t| t.push_str(key));
-    written("contenthash", &|t| event.content_hash.iter().for_each(|byte| hex(*byte, t)));
+    attribute("partitionkey", key);
+    attribute("contenthash", written(&mut made, |t| hex(&event.content_hash, t)));
+}
+
+/// What `write` makes, in memory that is used again.
+fn written(made: &mut String, write: impl FnOnce(&mut String)) -> &str {
+    made.clear();
+    write(made);
+    made
 }
 
 fn rfc3339(printer: DateTimePrinter, time: Timestamp, to: &mut String) {
     printer.print_timestamp(&time, to).expect("a String takes what is written");
 }
 
-fn hex(byte: u8, to: &mut String) {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-    to.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+fn hex(bytes: &[u8], to: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        to.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        to.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
 }
 
 /// Who the events come from.
@@ -251,13 +273,18 @@ fn subject(event: &Event<'_>, to: &mut String) {
 
 /// `/things/id`, the id escaped as a path of a URI has it.
 fn segment(things: &str, id: &str, to: &mut String) {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'@');
     to.extend(["/", things, "/"]);
+    if id.bytes().all(is_plain) {
+        to.push_str(id); // nearly every id
+        return;
+    }
     for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+        if is_plain(byte) {
             to.push(char::from(byte));
         } else {
             to.push('%');
-            hex(byte, to);
+            hex(&[byte], to);
         }
     }
 }
@@ -281,7 +308,7 @@ mod tests {
         let receipt = Receipt {
             app: "default",
             time: "2026-11-22T14:27:51.1029Z".parse().expect("a time"),
-            fresh_id: uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
+            fresh_id: || uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
         };
         let (verified, _) = verify(receive(body.as_bytes()).ok()?, &keyring).ok()?;
         route(normalize(verified, receipt), &routing, Some("00-a-b-01"))
@@ -359,7 +386,7 @@ mod tests {
     #[test]
     fn an_app_webhook_is_an_event_of_its_own_kind() {
         let body = r#" {"applicationID":"a1","date":"2026-09-14T15:29:53+02:00","event":"payment_collected","licenseID":17,"organizationID":"o-1","payload":{"paymentID":"p"}} "#;
-        let receipt = Receipt { app: "app-webhooks", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil() };
+        let receipt = Receipt { app: "app-webhooks", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil };
         let topics = Topics::of_app_webhooks("livechat.", |_| None);
         assert_eq!(topics.names().len(), 7);
         let routing =

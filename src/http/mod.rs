@@ -129,17 +129,15 @@ async fn connection<H: Handler>(
         }
         None => return,
     };
-    let service = service_fn(|request: Request<Incoming>| {
-        let (handler, activity, draining) = (Arc::clone(handler), Arc::clone(&activity), shutdown.draining.clone());
-        async move {
-            let _busy = activity.busy();
-            let version = request.version();
-            let mut answer = handler.answer(request, peer).await;
-            if draining.is_cancelled() && version != Version::HTTP_2 {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, std::convert::Infallible>(answer)
-        }
+    let served = Arc::new(Served {
+        handler: Arc::clone(handler),
+        activity: Arc::clone(&activity),
+        shutdown: shutdown.clone(),
+        peer,
+    });
+    let service = service_fn(move |request: Request<Incoming>| {
+        let served = Arc::clone(&served);
+        async move { Ok::<_, std::convert::Infallible>(served.answer(request).await) }
     });
     if http2 {
         let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
@@ -167,6 +165,26 @@ async fn connection<H: Handler>(
         } else {
             linger(&mut io, limits).await;
         }
+    }
+}
+
+/// What the requests of a connection share.
+struct Served<H> {
+    handler: Arc<H>,
+    activity: Arc<Activity>,
+    shutdown: Shutdown,
+    peer: SocketAddr,
+}
+
+impl<H: Handler> Served<H> {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let _busy = self.activity.busy();
+        let version = request.version();
+        let mut answer = self.handler.answer(request, self.peer).await;
+        if self.shutdown.is_draining() && version != Version::HTTP_2 {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 }
 

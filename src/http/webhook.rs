@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,7 +10,6 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode, Version};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::{Answer, Handler};
@@ -32,7 +32,8 @@ pub struct Webhooks {
     relay: Relay,
     metrics: Arc<Metrics>,
     config: Config,
-    budget: Arc<Semaphore>,
+    /// Bytes of webhooks being read or published.
+    bytes_in_flight: AtomicUsize,
 }
 
 /// Why a request did not become an outcome of the relay.
@@ -51,25 +52,22 @@ enum Refusal {
 
 impl Webhooks {
     pub fn new(relay: Relay, metrics: Arc<Metrics>, config: Config) -> Self {
-        let budget = Arc::new(Semaphore::new(config.bytes_in_flight_max.min(Semaphore::MAX_PERMITS)));
-        Self { relay, metrics, config, budget }
+        Self { relay, metrics, config, bytes_in_flight: AtomicUsize::new(0) }
     }
 
     async fn outcome(&self, request: Request<Incoming>, received: Instant) -> Result<Outcome, Refusal> {
-        let path = request.uri().path().to_owned();
-        let posted = self.posted(&path)?;
-        if request.method() != Method::POST {
+        let (head, body) = request.into_parts();
+        let posted = self.posted(head.uri.path())?;
+        if head.method != Method::POST {
             return Err(Refusal::WrongMethod);
         }
-        if !is_json(request.headers()) {
+        if !is_json(&head.headers) {
             return Err(Refusal::WrongType);
         }
-        let traceparent = request.headers().get("traceparent").and_then(traceparent).map(str::to_owned);
-        let (body, budget) = self.body(request.into_body(), received).await?;
+        let traceparent = head.headers.get("traceparent").and_then(traceparent);
+        let (body, _budget) = self.body(body, received).await?;
         let deadline = received + self.config.response_deadline;
-        let outcome = self.relay.take(posted, &body, traceparent.as_deref(), deadline).await;
-        drop((body, budget));
-        Ok(outcome)
+        Ok(self.relay.take(posted, &body, traceparent, received, deadline).await)
     }
 
     /// What a path takes. App Webhooks have a path only where they are switched on.
@@ -95,7 +93,7 @@ impl Webhooks {
         if declared > max {
             return Err(Refusal::TooLarge);
         }
-        let mut budget = Budget { of: self, permits: None };
+        let mut budget = Budget { of: self, held: 0 };
         budget.grow_to(declared)?;
         let read = async {
             let mut first = Bytes::new();
@@ -127,30 +125,30 @@ impl Webhooks {
 /// Bytes of one request out of `bytes_in_flight_max`.
 struct Budget<'w> {
     of: &'w Webhooks,
-    permits: Option<OwnedSemaphorePermit>,
+    held: usize,
 }
 
 impl Budget<'_> {
     fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let held = self.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(bytes.saturating_sub(held)).map_err(|_| Refusal::Overloaded)?;
+        let more = bytes.saturating_sub(self.held);
         if more == 0 {
             return Ok(());
         }
-        let permits = Arc::clone(&self.of.budget).try_acquire_many_owned(more).map_err(|_| Refusal::Overloaded)?;
-        self.of.metrics.bytes_in_flight.add(i64::from(more));
-        match &mut self.permits {
-            Some(held) => held.merge(permits),
-            None => self.permits = Some(permits),
+        let Webhooks { bytes_in_flight, config, metrics, .. } = self.of;
+        if bytes_in_flight.fetch_add(more, Relaxed).saturating_add(more) > config.bytes_in_flight_max {
+            bytes_in_flight.fetch_sub(more, Relaxed);
+            return Err(Refusal::Overloaded);
         }
+        metrics.bytes_in_flight.add(i64::try_from(more).unwrap_or(i64::MAX));
+        self.held = bytes;
         Ok(())
     }
 }
 
 impl Drop for Budget<'_> {
     fn drop(&mut self) {
-        let held = self.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        self.of.metrics.bytes_in_flight.sub(i64::try_from(held).unwrap_or(i64::MAX));
+        self.of.bytes_in_flight.fetch_sub(self.held, Relaxed);
+        self.of.metrics.bytes_in_flight.sub(i64::try_from(self.held).unwrap_or(i64::MAX));
     }
 }
 
@@ -168,7 +166,7 @@ impl Handler for Webhooks {
             // What is left of the body may still be coming. Nobody will read it, nor find the next request behind it.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        self.metrics.requests.with_label_values(&[answer.status().as_str()]).inc();
+        self.metrics.answered(answer.status().as_str());
         self.metrics.request_seconds.observe(received.elapsed().as_secs_f64());
         answer
     }
@@ -233,6 +231,11 @@ fn answer(status: StatusCode, text: &'static str, retry_after: Duration) -> Answ
 
 /// JSON, or not said; in UTF-8 where a charset is said; not compressed.
 fn is_json(headers: &HeaderMap) -> bool {
+    if headers.get(CONTENT_TYPE).is_some_and(|value| value == "application/json")
+        && !headers.contains_key(CONTENT_ENCODING)
+    {
+        return true; // as LiveChat writes it
+    }
     let text = |value: &HeaderValue| value.to_str().unwrap_or("\u{0}").to_ascii_lowercase();
     let plain = headers.get(CONTENT_ENCODING).is_none_or(|encoding| text(encoding) == "identity");
     let json = headers.get(CONTENT_TYPE).is_none_or(|content_type| {

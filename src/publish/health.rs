@@ -40,8 +40,8 @@ impl Default for Health {
 }
 
 impl Health {
-    pub(super) fn acked(&self, topic: &str) {
-        self.acked.store(self.micros(Instant::now()), Ordering::Relaxed);
+    pub(super) fn acked(&self, topic: &str, now: Instant) {
+        self.acked.store(self.micros(now), Ordering::Relaxed);
         if self.is_away.load(Ordering::Relaxed) {
             self.is_away.store(false, Ordering::Relaxed);
         }
@@ -100,13 +100,13 @@ mod tests {
     #[test]
     fn the_cluster_is_away_when_nothing_was_acked_since_a_failed_record_was_handed_over() {
         let health = Health::default();
-        health.acked("a");
+        health.acked("a", Instant::now());
         health.failed("b", Remedy::Wait, health.start);
         assert!(!health.is_away(), "another topic was acked meanwhile");
         let later = Instant::now() + Duration::from_millis(1);
         health.failed("a", Remedy::Wait, later);
         assert!(health.is_away());
-        health.acked("a");
+        health.acked("a", Instant::now());
         assert!(!health.is_away());
         health.failed("c", Remedy::Mend, Instant::now() + Duration::from_millis(1));
         assert!(!health.is_away(), "a topic's own trouble says nothing of the others");
@@ -117,7 +117,7 @@ mod tests {
         let health = Health::default();
         let later = Instant::now() + Duration::from_millis(1);
         health.failed("a", Remedy::Wait, later);
-        health.acked("b");
+        health.acked("b", Instant::now());
         health.failed("a", Remedy::Wait, later + Duration::from_secs(1));
         assert!(!health.is_away());
         health.failed("b", Remedy::Wait, later + Duration::from_secs(1));
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(health.stuck(later).as_deref(), Some("a"));
         assert_eq!(health.stuck(later + SUSPICION.0), None);
         assert_eq!(health.stuck(later + 2 * SUSPICION.0).as_deref(), Some("a"));
-        health.acked("a");
+        health.acked("a", Instant::now());
         assert_eq!(health.stuck(later + SUSPICION.1 * 2), None);
     }
 }

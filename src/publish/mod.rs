@@ -4,9 +4,11 @@
 //! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
 
 mod health;
+mod polled;
 mod remedy;
+mod report;
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -14,15 +16,17 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::oneshot;
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::telemetry::Throttle;
 use health::Health;
+use polled::{Polled, UnderWay};
 pub use remedy::{REMEDIES, Remedy};
+pub use report::Report;
+use report::Slot;
 
 /// `[kafka]`: how to reach the brokers and what to ask of them.
 #[derive(Clone, Debug)]
@@ -148,14 +152,10 @@ impl Failure {
     }
 }
 
-/// The report of one record: resolves when the broker has acked it, or librdkafka has given it up, which it does by
-/// `publish_deadline` and a second.
-pub type Report = oneshot::Receiver<Result<(), Failure>>;
-
 /// Hands records to an idempotent producer, which is replaced when it is beyond help.
 pub struct Publisher {
     config: Config,
-    producer: RwLock<Arc<ThreadedProducer<Context>>>,
+    producer: RwLock<Arc<Polled>>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     rebuilt: Throttle,
@@ -177,27 +177,29 @@ impl Publisher {
     /// # Errors
     /// A [`Failure`] when the producer does not take it: nothing was or will be sent.
     pub fn publish(&self, record: &Record) -> Result<Report, Failure> {
-        let (report, reported) = oneshot::channel();
+        let slot = Arc::new(Slot::new(Instant::now()));
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers =
             record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
-        let message = BaseRecord::with_opaque_to(&record.topic, Box::new(Pending { report, since: Instant::now() }))
-            .key(&record.key)
+        let message = BaseRecord::with_opaque_to(&record.topic, Arc::clone(&slot))
+            .key(record.key.as_str())
             .payload(&record.value)
             .headers(headers);
         self.metrics.records_in_flight.inc();
         let current = self.current();
-        current.send(message).map_err(|(error, message)| {
-            drop(message);
-            self.metrics.records_in_flight.dec();
-            current.context().count(&error);
-            let failure = Failure::of(&error);
-            if failure.remedy == Remedy::Rebuild {
-                self.rebuild("the producer is in a fatal state");
+        match current.send(message) {
+            Ok(()) => Ok(Report::new(slot)),
+            Err(error) => {
+                self.metrics.records_in_flight.dec();
+                current.client().context().count(&error);
+                drop(current);
+                let failure = Failure::of(&error);
+                if failure.remedy == Remedy::Rebuild {
+                    self.rebuild("the producer is in a fatal state");
+                }
+                Err(failure)
             }
-            failure
-        })?;
-        Ok(reported)
+        }
     }
 
     /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken. (A producer
@@ -207,8 +209,7 @@ impl Publisher {
     /// A [`Failure`]; unless it came from the brokers, the record may be there all the same.
     pub async fn published(&self, record: &Record) -> Result<(), Failure> {
         let report = self.publish(record)?;
-        let most = self.report_deadline() + Duration::from_secs(10);
-        tokio::time::timeout(most, report).await.unwrap_or(Ok(Err(Failure::gone()))).unwrap_or(Err(Failure::gone()))
+        tokio::time::timeout(self.report_deadline_max(), report).await.unwrap_or(Err(Failure::gone()))
     }
 
     /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
@@ -216,11 +217,10 @@ impl Publisher {
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
-        let producer = self.current();
-        if let Some((_, why)) = producer.client().fatal_error() {
+        if let Some((_, why)) = self.shared().client().fatal_error() {
             self.rebuild(&why);
         }
-        self.current().client().fetch_metadata(Some(topic), timeout).map(drop)?;
+        self.shared().client().fetch_metadata(Some(topic), timeout).map(drop)?;
         if let Some(topic) = self.health.stuck(Instant::now()) {
             self.rebuild(&format!("the brokers answer, and yet nothing has reached the topic {topic} for long"));
         }
@@ -242,16 +242,32 @@ impl Publisher {
         self.config.publish_deadline + Duration::from_millis(1200)
     }
 
+    /// A report that is later than this will not come any more: its producer was replaced, and has ended without it.
+    pub fn report_deadline_max(&self) -> Duration {
+        self.report_deadline() + Duration::from_secs(10)
+    }
+
     /// Waits until every record handed over has its report; blocks up to `timeout`.
     ///
     /// # Errors
     /// When records are left without one.
     pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.current().flush(timeout)
+        self.shared().flush(timeout)
     }
 
-    fn current(&self) -> Arc<ThreadedProducer<Context>> {
-        Arc::clone(&self.producer.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    /// Whoever still waits for a report has one soon: what the brokers have not acked is given up. Blocks until it is.
+    pub fn give_up(&self) {
+        self.shared().purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// For a moment: while it is borrowed, it cannot be replaced, nor can others borrow it whom that makes wait.
+    fn current(&self) -> RwLockReadGuard<'_, Arc<Polled>> {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For what may block.
+    fn shared(&self) -> Arc<Polled> {
+        Arc::clone(&self.current())
     }
 
     /// A fatal state of the idempotent producer never ends by itself; a new producer has none. At most one a second.
@@ -262,7 +278,7 @@ impl Publisher {
         tracing::warn!(reason, "the Kafka producer is built anew");
         match producer(&self.config, &self.metrics, &self.health) {
             Ok(new) => {
-                let mut current = self.producer.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
                 let old = std::mem::replace(&mut *current, Arc::new(new));
                 drop(current);
                 self.metrics.producer_rebuilds.inc();
@@ -274,36 +290,29 @@ impl Publisher {
     }
 }
 
-fn producer(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    health: &Arc<Health>,
-) -> Result<ThreadedProducer<Context>, KafkaError> {
+fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Result<Polled, KafkaError> {
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
-    config.producer().create_with_context(Context { metrics, health, logged: Throttle::new(Duration::from_secs(10)) })
+    let context =
+        Context { metrics, health, under_way: UnderWay::default(), logged: Throttle::new(Duration::from_secs(10)) };
+    Polled::new(&config.producer(), context)
 }
 
-/// Travels through librdkafka with its record.
-struct Pending {
-    report: oneshot::Sender<Result<(), Failure>>,
-    since: Instant,
-}
-
-/// Receives what librdkafka has to say, on its poll thread.
+/// Receives what librdkafka has to say, on whichever thread asks for it.
 struct Context {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    under_way: UnderWay,
     logged: Throttle,
 }
 
 impl Context {
-    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, pending: &Pending) -> Failure {
+    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, since: Instant) -> Failure {
         self.count(error);
         if let Some(unlogged) = self.logged.pass() {
             tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
         }
         let failure = Failure::of(error);
-        self.health.failed(message.topic(), failure.remedy, pending.since);
+        self.health.failed(message.topic(), failure.remedy, since);
         failure
     }
 
@@ -314,25 +323,27 @@ impl Context {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Box<Pending>;
+    type DeliveryOpaque = Arc<Slot>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
+        let now = Instant::now();
+        self.under_way.remove();
         self.metrics.records_in_flight.dec();
-        self.metrics.publish_seconds.observe(pending.since.elapsed().as_secs_f64());
+        self.metrics.publish_seconds.observe(now.duration_since(slot.since).as_secs_f64());
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => {
-                self.health.acked(message.topic());
+                self.health.acked(message.topic(), now);
                 Ok(())
             }
             // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
             // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
             // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
             Ok(message) => {
-                Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, &pending))
+                Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, slot.since))
             }
-            Err((error, message)) => Err(self.failed(error, message, &pending)),
+            Err((error, message)) => Err(self.failed(error, message, slot.since)),
         };
-        let _ = pending.report.send(outcome); // nobody waits where the sender has hung up
+        slot.fill(outcome, now);
     }
 }
 
@@ -449,7 +460,7 @@ mod tests {
             value: value.as_bytes().to_vec(),
         };
         let reports = ["one", "two"].map(|value| publisher.publish(&record(value)).expect("handed over"));
-        let [one, two] = reports.map(async |report| report.await.expect("a report"));
+        let [one, two] = reports.map(async |report| report.await);
         assert_eq!(one.await.map_err(|failure| failure.code), Err(RDKafkaErrorCode::NoOffset));
         assert_eq!(two.await, Ok(()));
     }

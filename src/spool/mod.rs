@@ -205,11 +205,16 @@ impl Spool {
         &self.0.config
     }
 
+    /// Which way the next record of `topic` goes; `None` where it has to be waited for.
+    pub fn way_now(&self, topic: &Arc<str>) -> Option<Way> {
+        if self.0.busy.load(Ordering::SeqCst) == 0 {
+            return Some(Way::Direct); // the usual case takes no lock
+        }
+        self.lanes().look(topic).ok()
+    }
+
     /// Which way the next record of `topic` goes. Waits only while its lane is about to turn direct again, and not for long.
     pub async fn way(&self, topic: &Arc<str>) -> Way {
-        if self.0.busy.load(Ordering::SeqCst) == 0 {
-            return Way::Direct; // the usual case takes no lock
-        }
         let deadline = tokio::time::Instant::now() + self.0.config.switch_timeout;
         loop {
             let signals = match self.lanes().look(topic) {

@@ -107,7 +107,7 @@ impl Contract {
 
 fn receipt() -> Receipt<'static> {
     let time = "2026-11-22T14:27:51.102Z".parse().expect("a time");
-    Receipt { app: "default", time, fresh_id: uuid::uuid!("019343c4-0000-7000-8000-000000000000") }
+    Receipt { app: "default", time, fresh_id: || uuid::uuid!("019343c4-0000-7000-8000-000000000000") }
 }
 
 fn published(event: Event<'_>, topics: Topics) -> Value {
