@@ -175,7 +175,9 @@ fn ce_headers(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<(Cow<'stat
 
 /// A text as JSON has it; hardly any needs escapes.
 fn write_string(text: &str, json: &mut Vec<u8>) {
-    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+    // Looks at every byte, which is faster than to stop: it is done many at a time.
+    let is_plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
+    if text.bytes().fold(true, |all, b| all & is_plain(b)) {
         json.push(b'"');
         json.extend_from_slice(text.as_bytes());
         json.push(b'"');

@@ -14,7 +14,8 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The members of a raw JSON object as (raw name, raw value), in their order. Empty for any other value.
+/// The members of a raw JSON object as (name, raw value), in their order. Empty for any other value. The name is as decoded,
+/// and `None` where it is no text.
 pub fn members(raw: &str) -> Members<'_> {
     let at = if raw.starts_with('{') { 1 } else { raw.len() };
     Members { raw, at }
@@ -26,16 +27,20 @@ pub struct Members<'a> {
 }
 
 impl<'a> Iterator for Members<'a> {
-    type Item = (&'a str, &'a str);
+    type Item = (Option<Cow<'a, str>>, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = self.raw.as_bytes();
-        let name = skip_to(bytes, self.at, |b| b == b'"')?;
-        let name_end = string_end(bytes, name)?;
-        let value = skip_to(bytes, name_end, |b| b != b':' && !b.is_ascii_whitespace())?;
-        let value_end = value_end(bytes, value)?;
-        self.at = value_end;
-        Some((self.raw.get(name..name_end)?, self.raw.get(value..value_end)?))
+        let start = skip_to(bytes, self.at, |b| b == b'"')?;
+        let (end, is_plain) = string_end(bytes, start)?;
+        let value = skip_to(bytes, end, |b| b != b':' && !b.is_ascii_whitespace())?;
+        self.at = value_end(bytes, value)?;
+        let name = if is_plain {
+            Some(Cow::Borrowed(self.raw.get(start + 1..end - 1)?))
+        } else {
+            string(self.raw.get(start..end)?)
+        };
+        Some((name, self.raw.get(value..self.at)?))
     }
 }
 
@@ -43,38 +48,57 @@ fn skip_to(bytes: &[u8], from: usize, wanted: impl Fn(u8) -> bool) -> Option<usi
     Some(from + bytes.get(from..)?.iter().position(|&b| wanted(b))?)
 }
 
-/// Past the closing quote of the string that opens at `start`.
-fn string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let mut at = start + 1;
+/// Past the closing quote of the string that opens at `start`, and whether it has no escapes.
+fn string_end(bytes: &[u8], start: usize) -> Option<(usize, bool)> {
+    let (mut at, mut is_plain) = (start + 1, true);
     loop {
-        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        at += quote_or_backslash(bytes.get(at..)?)?;
         if bytes[at] == b'"' {
-            return Some(at + 1);
+            return Some((at + 1, is_plain));
         }
         at += 2; // the backslash and what it escapes, be it a quote or another backslash
+        is_plain = false;
     }
+}
+
+/// The first 32 bytes eight at a time: most strings are shorter than a call of `memchr` is worth.
+fn quote_or_backslash(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xff;
+    const QUOTES: u64 = u64::from_ne_bytes([b'"'; 8]);
+    const BACKSLASHES: u64 = u64::from_ne_bytes([b'\\'; 8]);
+    const SHORT: usize = 4;
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & (ONES << 7); // the lowest bit set is that of the first zero byte
+    let (words, _) = bytes.as_chunks::<8>();
+    let words = &words[..words.len().min(SHORT)];
+    for (i, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let hits = zeros(word ^ QUOTES) | zeros(word ^ BACKSLASHES);
+        if hits != 0 {
+            return Some(8 * i + hits.trailing_zeros() as usize / 8);
+        }
+    }
+    let rest = 8 * words.len();
+    Some(rest + memchr::memchr2(b'"', b'\\', &bytes[rest..])?)
 }
 
 /// Past the value that starts at `start`; nesting is counted, so that depth costs nothing.
 fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
     match bytes.get(start)? {
-        b'"' => string_end(bytes, start),
+        b'"' => Some(string_end(bytes, start)?.0),
         b'{' | b'[' => {
             let (mut at, mut depth) = (start, 0_usize);
             loop {
-                at = skip_to(bytes, at, |b| matches!(b, b'"' | b'{' | b'[' | b'}' | b']'))?;
-                match bytes[at] {
+                match bytes.get(at)? {
                     b'"' => {
-                        at = string_end(bytes, at)?;
+                        at = string_end(bytes, at)?.0;
                         continue;
                     }
                     b'{' | b'[' => depth += 1,
-                    _ => depth -= 1,
+                    b'}' | b']' if depth == 1 => return Some(at + 1),
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
                 }
                 at += 1;
-                if depth == 0 {
-                    return Some(at);
-                }
             }
         }
         _ => {
@@ -93,16 +117,11 @@ mod tests {
     #[test]
     fn members_come_raw_and_in_order() {
         let raw = r#"{ "a" : {"x":["}",{"y":"\"}"}]} ,"b\"":[1, 2 ],"c":null, "d" :-1.5e3,"e":"" }"#;
-        let found: Vec<_> = members(raw).collect();
+        let found: Vec<_> = members(raw).map(|(name, value)| (name.expect("text").into_owned(), value)).collect();
+        let found: Vec<_> = found.iter().map(|(name, value)| (name.as_str(), *value)).collect();
         assert_eq!(
             found,
-            [
-                (r#""a""#, r#"{"x":["}",{"y":"\"}"}]}"#),
-                (r#""b\"""#, "[1, 2 ]"),
-                (r#""c""#, "null"),
-                (r#""d""#, "-1.5e3"),
-                (r#""e""#, r#""""#)
-            ]
+            [("a", r#"{"x":["}",{"y":"\"}"}]}"#), ("b\"", "[1, 2 ]"), ("c", "null"), ("d", "-1.5e3"), ("e", r#""""#)]
         );
         for other in ["[]", "1", "null", "\"{\"", "{}", "{ }"] {
             assert_eq!(members(other).count(), 0, "{other}");
@@ -117,6 +136,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_string_ends_at_its_quote_however_long_it_is() {
+        for length in 0..80 {
+            for (text, is_plain) in
+                [("é".repeat(length / 2) + &"x".repeat(length % 2), true), ("\\".repeat(length * 2), length == 0)]
+            {
+                let raw = format!("\"{text}\",\"\"");
+                assert_eq!(string_end(raw.as_bytes(), 0), Some((text.len() + 2, is_plain)), "{raw}");
+                assert_eq!(string_end(&raw.as_bytes()[..=text.len()], 0), None, "{raw}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn any_text_is_read_without_a_panic(text in ".*") {
@@ -125,10 +157,10 @@ mod tests {
         }
 
         #[test]
-        fn every_object_is_seen_as_serde_sees_it(names in proptest::collection::btree_map(".{0,8}", ".{0,16}", 0..8)) {
+        fn every_object_is_seen_as_serde_sees_it(names in proptest::collection::btree_map(".{0,8}", ".{0,48}", 0..8)) {
             let text = serde_json::to_string(&names).expect("a map of text is JSON");
             let seen: std::collections::BTreeMap<_, _> = members(&text)
-                .map(|(n, v)| (string(n).expect("text").into_owned(), string(v).expect("text").into_owned()))
+                .map(|(n, v)| (n.expect("text").into_owned(), string(v).expect("text").into_owned()))
                 .collect();
             prop_assert_eq!(seen, names);
         }
