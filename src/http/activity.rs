@@ -28,6 +28,10 @@ pub struct Activity {
     /// 0: not within a head.
     head_since: AtomicU64,
     heads: AtomicBool,
+    /// The last answer left nothing behind: its request was read to the end, and another may follow.
+    is_clean: AtomicBool,
+    /// The client does not take what is written to it.
+    is_stuck: AtomicBool,
 }
 
 impl Activity {
@@ -38,7 +42,17 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             heads: AtomicBool::new(true),
+            is_clean: AtomicBool::new(false),
+            is_stuck: AtomicBool::new(false),
         }
+    }
+
+    /// Whether nothing is under way, in HTTP/1.1: no request, no part of one, no answer.
+    pub fn is_quiet(&self) -> bool {
+        self.busy.load(Relaxed) == 0
+            && self.is_clean.load(Relaxed)
+            && self.head_since.load(Relaxed) == 0
+            && !self.is_stuck.load(Relaxed)
     }
 
     fn now(&self) -> u64 {
@@ -52,17 +66,24 @@ impl Activity {
     }
 
     /// Bytes came.
-    fn read(&self) {
+    pub fn read(&self) {
         if self.heads.load(Relaxed) && self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
             self.head_since.store(self.now().max(1), Relaxed);
         }
     }
 
-    /// A request is being answered while the guard lives.
-    pub fn busy(&self) -> impl Drop + use<'_> {
+    /// A request is being answered, until `answered`.
+    pub fn busy(&self) {
         self.busy.fetch_add(1, Relaxed);
         self.head_since.store(0, Relaxed);
-        Busy(self)
+        self.is_clean.store(false, Relaxed);
+    }
+
+    /// Its answer is there, or it was given up; `is_clean` where another request may follow at once.
+    pub fn answered(&self, is_clean: bool) {
+        self.idle_since.store(self.now(), Relaxed);
+        self.is_clean.store(is_clean, Relaxed);
+        self.busy.fetch_sub(1, Relaxed);
     }
 
     /// Waits until the connection is late.
@@ -102,15 +123,6 @@ impl Activity {
     }
 }
 
-struct Busy<'a>(&'a Activity);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.idle_since.store(self.0.now(), Relaxed);
-        self.0.busy.fetch_sub(1, Relaxed);
-    }
-}
-
 /// A stream that notes when bytes come, and can take back the first of them.
 pub struct Watched<S> {
     stream: S,
@@ -126,6 +138,14 @@ impl<S> Watched<S> {
     /// Gives `bytes` to the next reader.
     pub fn unread(&mut self, bytes: Bytes) {
         self.unread = bytes;
+    }
+
+    pub const fn stream(&self) -> &S {
+        &self.stream
+    }
+
+    fn written(&self, written: &Poll<io::Result<usize>>) {
+        self.activity.is_stuck.store(written.is_pending(), Relaxed);
     }
 }
 
@@ -147,7 +167,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.written(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -155,7 +177,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.written(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -56,10 +56,8 @@ impl Admin {
         let format = if status == StatusCode::OK { "application/json" } else { TEXT };
         answer(status, format, Bytes::from(body))
     }
-}
 
-impl Handler for Admin {
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
+    async fn find(&self, request: Request<Incoming>, peer: SocketAddr) -> Answer {
         let uri = request.uri();
         if let Some(ask) = Ask::read(request.method().as_str(), uri.path(), uri.query().unwrap_or_default()) {
             return self.desk(ask, &request, peer).await;
@@ -80,6 +78,19 @@ impl Handler for Admin {
             }
             _ => text(StatusCode::NOT_FOUND, "there are /metrics, /livez, /readyz, /spool and /dead-letters\n"),
         }
+    }
+}
+
+impl Handler for Admin {
+    const READS_BODIES: bool = false;
+
+    fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Answer> + Send + use<> {
+        let admin = Arc::clone(self);
+        async move { admin.find(request, peer).await }
     }
 
     fn connections(&self, _: usize) {}

@@ -8,12 +8,15 @@ pub mod webhook;
 
 mod activity;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -44,7 +47,14 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// Answers requests; one a listener, shared by its connections.
 pub trait Handler: Send + Sync + 'static {
-    fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> impl Future<Output = Answer> + Send;
+    /// Whether each answer without `connection: close` has read its request's body to the end.
+    const READS_BODIES: bool;
+
+    fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Answer> + Send + use<Self>;
 
     /// The connections that are open now.
     fn connections(&self, open: usize);
@@ -62,7 +72,7 @@ pub async fn serve<H: Handler>(listener: TcpListener, limits: Limits, handler: A
             (Arc::clone(&limits), Arc::clone(&handler), shutdown.clone(), tasks.clone());
         tasks.spawn(async move {
             handler.connections(open.len());
-            connection(stream, peer, &limits, &handler, &shutdown).await;
+            connection(stream, peer, &limits, &handler, &shutdown, &open).await;
             drop(slot);
             handler.connections(open.len().saturating_sub(1));
         });
@@ -108,6 +118,7 @@ async fn connection<H: Handler>(
     limits: &Limits,
     handler: &Arc<H>,
     shutdown: &Shutdown,
+    open: &TaskTracker,
 ) {
     let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
     let activity = Arc::new(Activity::new());
@@ -134,57 +145,111 @@ async fn connection<H: Handler>(
         activity: Arc::clone(&activity),
         shutdown: shutdown.clone(),
         peer,
-    });
-    let service = service_fn(move |request: Request<Incoming>| {
-        let served = Arc::clone(&served);
-        async move { Ok::<_, std::convert::Infallible>(served.answer(request).await) }
+        open: open.clone(),
     });
     if http2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(limits.streams_max)
-            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
-        let connection = builder.serve_connection(TokioIo::new(io), service);
-        activity.frames_are_not_heads();
-        tokio::pin!(connection);
-        let end = watch(&mut connection, &activity, limits, shutdown, |c| c.graceful_shutdown()).await;
-        tracing::trace!(%peer, ?end, "connection ended");
+        Box::pin(serve_http2(io, &served, limits)).await; // far larger than its neighbour, and rare
     } else {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
-        builder.max_buf_size(limits.header_bytes_max.max(8192));
-        // Else hyper drops a request whose client has hung up behind it, perhaps before we have looked at it.
-        builder.half_close(true);
-        let mut connection = builder.serve_connection(TokioIo::new(io), service);
-        let end = watch(&mut Pin::new(&mut connection), &activity, limits, shutdown, |c| c.graceful_shutdown()).await;
-        tracing::trace!(%peer, ?end, "connection ended");
-        let mut io = connection.into_parts().io.into_inner();
-        if end == End::Late(Late::Head) {
-            apologize(&mut io, limits).await;
-        } else {
-            linger(&mut io, limits).await;
-        }
+        serve_http1(io, &served, limits).await;
     }
 }
 
+/// With so many connections open, one between requests keeps nothing but its socket: its buffers take twice the memory of all
+/// the rest, and most of so many are idle. Fewer keep theirs, which is cheaper than to make them anew.
+const CROWD: usize = 512;
+
+async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served<H>>, limits: &Limits) {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
+    builder.max_buf_size(limits.header_bytes_max.max(8192));
+    // Else hyper drops a request whose client has hung up behind it, perhaps before we have looked at it.
+    builder.half_close(true);
+    let end = loop {
+        let service = service_fn(|request| Taken::new(served).answer(request));
+        let mut connection = builder.serve_connection(TokioIo::new(io), service);
+        let end = watch(&mut Pin::new(&mut connection), served, limits, |c| c.graceful_shutdown()).await;
+        let parts = connection.into_parts();
+        io = parts.io.into_inner();
+        if end != End::Quiet {
+            break end;
+        }
+        if !parts.read_buf.is_empty() {
+            io.unread(parts.read_buf);
+            served.activity.read();
+            continue;
+        }
+        let late = tokio::select! {
+            biased;
+            _ = io.stream().readable() => continue, // what it is, the read behind it tells
+            late = served.activity.late(limits) => Some(late),
+            () = served.shutdown.closing.cancelled() => None,
+        };
+        break late.map_or(End::Done, End::Late);
+    };
+    tracing::trace!(peer = %served.peer, ?end, "connection ended");
+    if end == End::Late(Late::Head) {
+        apologize(&mut io, limits).await;
+    } else {
+        linger(&mut io, limits).await;
+    }
+}
+
+async fn serve_http2<H: Handler>(io: Watched<TcpStream>, served: &Arc<Served<H>>, limits: &Limits) {
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
+    let service = service_fn(|request| Taken::new(served).answer(request));
+    let connection = builder.serve_connection(TokioIo::new(io), service);
+    served.activity.frames_are_not_heads();
+    tokio::pin!(connection);
+    let end = watch(&mut connection, served, limits, |c| c.graceful_shutdown()).await;
+    tracing::trace!(peer = %served.peer, ?end, "connection ended");
+}
 /// What the requests of a connection share.
 struct Served<H> {
     handler: Arc<H>,
     activity: Arc<Activity>,
     shutdown: Shutdown,
     peer: SocketAddr,
+    /// All connections of the listener.
+    open: TaskTracker,
 }
 
-impl<H: Handler> Served<H> {
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        let _busy = self.activity.busy();
+/// A request, from when hyper has read its head until its answer is there, or it is given up.
+struct Taken<H: Handler> {
+    served: Arc<Served<H>>,
+    is_clean: bool,
+}
+
+impl<H: Handler> Taken<H> {
+    fn new(served: &Arc<Served<H>>) -> Self {
+        served.activity.busy();
+        Self { served: Arc::clone(served), is_clean: false }
+    }
+
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Result<Answer, Infallible>> + Send {
         let version = request.version();
-        let mut answer = self.handler.answer(request, self.peer).await;
-        if self.shutdown.is_draining() && version != Version::HTTP_2 {
+        let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+        let may_stay =
+            H::READS_BODIES && version == Version::HTTP_11 && request.headers().get(CONNECTION).is_none_or(stays);
+        let answer = self.served.handler.answer(request, self.served.peer);
+        answer.map(move |answer| Ok(self.answered(answer, version, may_stay)))
+    }
+
+    fn answered(mut self, mut answer: Answer, version: Version, may_stay: bool) -> Answer {
+        if self.served.shutdown.is_draining() && version != Version::HTTP_2 {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        self.is_clean = may_stay && !answer.headers().contains_key(CONNECTION);
         answer
+    }
+}
+
+impl<H: Handler> Drop for Taken<H> {
+    fn drop(&mut self) {
+        self.served.activity.answered(self.is_clean);
     }
 }
 
@@ -194,23 +259,31 @@ enum End {
     /// By itself: the client left, or the last answer said so.
     Done,
     Late(Late),
+    /// It has not: it is between requests.
+    Quiet,
 }
 
-/// Drives a connection; closes it when it is late, or when the daemon closes.
-async fn watch<C, E>(
+/// Drives a connection, in a crowd until it is quiet; closes it when it is late, or when the daemon closes.
+async fn watch<C, E, H>(
     connection: &mut Pin<&mut C>,
-    activity: &Activity,
+    served: &Served<H>,
     limits: &Limits,
-    shutdown: &Shutdown,
     close: impl Fn(Pin<&mut C>),
 ) -> End
 where
     C: Future<Output = Result<(), E>>,
 {
+    let activity = &served.activity;
+    let until_quiet = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(_) => Poll::Ready(End::Done),
+        Poll::Pending if activity.is_quiet() && served.open.len() > CROWD => Poll::Ready(End::Quiet),
+        Poll::Pending => Poll::Pending,
+    });
     let late = tokio::select! {
-        _ = connection.as_mut() => return End::Done,
+        biased;
+        end = until_quiet => return end,
         late = activity.late(limits) => Some(late),
-        () = shutdown.closing.cancelled() => None,
+        () = served.shutdown.closing.cancelled() => None,
     };
     if late == Some(Late::Head) {
         return End::Late(Late::Head);

@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::{Answer, Handler};
@@ -55,17 +56,13 @@ impl Webhooks {
         Self { relay, metrics, config, bytes_in_flight: AtomicUsize::new(0) }
     }
 
-    async fn outcome(&self, request: Request<Incoming>, received: Instant) -> Result<Outcome, Refusal> {
-        let (head, body) = request.into_parts();
-        let posted = self.posted(head.uri.path())?;
-        if head.method != Method::POST {
-            return Err(Refusal::WrongMethod);
+    async fn outcome(&self, asked: &Asked, mut body: Incoming, received: Instant) -> Result<Outcome, Refusal> {
+        let posted = self.posted(asked.uri.path())?;
+        if let Some(refusal) = asked.refusal {
+            return Err(refusal);
         }
-        if !is_json(&head.headers) {
-            return Err(Refusal::WrongType);
-        }
-        let traceparent = head.headers.get("traceparent").and_then(traceparent);
-        let (body, _budget) = self.body(body, received).await?;
+        let traceparent = asked.traceparent.as_ref().and_then(traceparent);
+        let (body, _budget) = self.body(&mut body, received).await?;
         let deadline = received + self.config.response_deadline;
         Ok(self.relay.take(posted, &body, traceparent, received, deadline).await)
     }
@@ -87,7 +84,7 @@ impl Webhooks {
     }
 
     /// The whole body, and its part of the budget. What is declared too long is refused before it is read.
-    async fn body(&self, mut body: Incoming, received: Instant) -> Result<(Bytes, Budget<'_>), Refusal> {
+    async fn body(&self, body: &mut Incoming, received: Instant) -> Result<(Bytes, Budget<'_>), Refusal> {
         let max = self.config.body_bytes_max;
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > max {
@@ -152,15 +149,54 @@ impl Drop for Budget<'_> {
     }
 }
 
+/// What is needed of a request's head once it is read.
+struct Asked {
+    uri: Uri,
+    /// The path comes first: what is posted nowhere is not found, however it is posted.
+    refusal: Option<Refusal>,
+    traceparent: Option<HeaderValue>,
+}
+
+impl Asked {
+    fn of(mut head: Parts) -> Self {
+        let refusal = if head.method == Method::POST {
+            (!is_json(&head.headers)).then_some(Refusal::WrongType)
+        } else {
+            Some(Refusal::WrongMethod)
+        };
+        Self { refusal, traceparent: head.headers.remove("traceparent"), uri: head.uri }
+    }
+}
+
 impl Handler for Webhooks {
-    async fn answer(&self, request: Request<Incoming>, _: SocketAddr) -> Answer {
+    const READS_BODIES: bool = true;
+
+    fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        _: SocketAddr,
+    ) -> impl Future<Output = Answer> + Send + use<> {
         let received = Instant::now();
         let may_leave_body = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
-        let outcome = self.outcome(request, received).await;
-        if outcome == Err(Refusal::Overloaded) {
+        let (head, body) = request.into_parts();
+        let (webhooks, asked) = (Arc::clone(self), Asked::of(head));
+        async move {
+            let outcome = webhooks.outcome(&asked, body, received).await;
+            webhooks.answer_to(&outcome, may_leave_body, received)
+        }
+    }
+
+    fn connections(&self, open: usize) {
+        self.metrics.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+}
+
+impl Webhooks {
+    fn answer_to(&self, outcome: &Result<Outcome, Refusal>, may_leave_body: bool, received: Instant) -> Answer {
+        if *outcome == Err(Refusal::Overloaded) {
             self.metrics.unavailable.with_label_values(&["overloaded"]).inc();
         }
-        let (status, text) = status(&outcome);
+        let (status, text) = status(outcome);
         let mut answer = answer(status, text, self.config.retry_after);
         if may_leave_body && outcome.is_err() {
             // What is left of the body may still be coming. Nobody will read it, nor find the next request behind it.
@@ -169,10 +205,6 @@ impl Handler for Webhooks {
         self.metrics.answered(answer.status().as_str());
         self.metrics.request_seconds.observe(received.elapsed().as_secs_f64());
         answer
-    }
-
-    fn connections(&self, open: usize) {
-        self.metrics.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 }
 
