@@ -60,6 +60,6 @@ impl DeadLetters {
         let told = [record.topic.to_string(), failure.parking().to_owned(), format!("{:?}", failure.code)];
         let mut letter = Record { topic: Arc::clone(&self.topic), ..record.clone() };
         letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(told));
-        self.publisher.published(&letter).await
+        self.publisher.published(letter).await
     }
 }

@@ -168,11 +168,8 @@ impl Relay {
             Ok(made) => made,
             Err(rejection) => return self.rejected(posted, rejection),
         };
-        let Made { action, record: Some(record), retry_key } = made else {
-            self.0.metrics.event(made.action, Fate::Dropped);
-            return Outcome::Dropped;
-        };
-        let outcome = self.publish_once(action, record, retry_key, received, deadline).await;
+        let action = made.action;
+        let outcome = self.publish_once(made, received, deadline).await;
         if let Outcome::Unavailable(reason) = outcome {
             self.0.metrics.unavailable.with_label_values(&[reason]).inc();
         }
@@ -211,69 +208,70 @@ impl Relay {
         Ok(Made { action, record: route(event, &app.routing, traceparent), retry_key })
     }
 
-    /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome.
-    async fn publish_once(
+    /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome. Nearly
+    /// always that is the brokers' ack, and no task or memory is spent on the rest before it is needed.
+    async fn publish_once(&self, made: Made, received: Instant, deadline: Instant) -> Outcome {
+        let Made { action, record: Some(record), retry_key } = made else {
+            self.0.metrics.event(made.action, Fate::Dropped);
+            return Outcome::Dropped;
+        };
+        let claim = match self.claim(retry_key, received, deadline).await {
+            Ok(claim) => claim,
+            Err(outcome) => return outcome,
+        };
+        if !self.is_direct(&record) {
+            let account = Account { action, claim, began: std::time::Instant::now() };
+            return self.detour(record, account, Tried::Not, deadline).await;
+        }
+        let report = self.0.publisher.publish(record);
+        let account = Some(Account { action, claim, began: report.since() });
+        let until = self.patience(deadline);
+        let mut flight = Flight { relay: self, account, report, deadline };
+        let tried = reported(&mut flight.report, until).await;
+        if tried == Tried::Late && self.0.spool.is_none() {
+            return Outcome::Unavailable("deadline"); // the flight goes on
+        }
+        let Some(account) = flight.account.take() else { unreachable!("it is there until here") };
+        if tried == Tried::Acked {
+            return self.settled(account, Outcome::Published, flight.report.came());
+        }
+        self.detour(flight.report.record(), account, tried, deadline).await
+    }
+
+    /// A claim on the event, where it can be told from others; else the outcome that the first of its deliveries has had.
+    async fn claim(
         &self,
-        action: &'static str,
-        record: Record,
         retry_key: Option<RetryKey>,
         received: Instant,
         deadline: Instant,
-    ) -> Outcome {
+    ) -> Result<Option<Claim>, Outcome> {
+        let Some(key) = retry_key else { return Ok(None) };
         loop {
-            let seen = retry_key.map_or(Seen::Unwatched, |key| self.0.window.look(key, received.into_std()));
-            let claim = match seen {
-                Seen::New(claim) => Some(claim),
-                Seen::Unwatched => None,
+            match self.0.window.look(key, received.into_std()) {
+                Seen::New(claim) => return Ok(Some(claim)),
+                Seen::Unwatched => return Ok(None),
                 Seen::Durable => {
                     self.0.metrics.retries.with_label_values(&["dropped"]).inc();
-                    return Outcome::Published;
+                    return Err(Outcome::Published);
                 }
                 Seen::UnderWay(copy) => {
                     self.0.metrics.retries.with_label_values(&["joined"]).inc();
-                    match tokio::time::timeout_at(deadline, copy.outcome()).await {
-                        Ok(Some(settled)) => return settled.into(),
-                        Ok(None) => continue,
-                        Err(_) => return Outcome::Unavailable("deadline"),
+                    match Box::pin(tokio::time::timeout_at(deadline, copy.outcome())).await {
+                        Ok(Some(settled)) => return Err(settled.into()),
+                        Ok(None) => {}
+                        Err(_) => return Err(Outcome::Unavailable("deadline")),
                     }
                 }
-            };
-            return self
-                .make_durable(record, Account { action, claim, began: std::time::Instant::now() }, deadline)
-                .await;
+            }
         }
     }
 
-    /// The brokers' ack, or whatever else makes the event durable. Nearly always it is the ack, and no task, timer or memory
-    /// is spent on the rest before it is needed.
-    async fn make_durable(&self, record: Record, account: Account, deadline: Instant) -> Outcome {
-        let tried = match self.hand_over(&record) {
-            None => Tried::Not,
-            Some(Err(failure)) => Tried::Failed(failure),
-            Some(Ok(report)) => {
-                let until = self.patience(deadline);
-                let mut flight = Flight { relay: self, load: Some((record, account)), report, deadline };
-                let reported = flight.reported(until).await;
-                if reported == Tried::Late && self.0.spool.is_none() {
-                    return Outcome::Unavailable("deadline"); // the flight goes on
-                }
-                let Some((load, account)) = flight.load.take() else { unreachable!("it is loaded until here") };
-                if reported == Tried::Acked {
-                    return self.settled(account, Outcome::Published, flight.report.reported());
-                }
-                return self.detour(load, account, reported, deadline).await;
-            }
-        };
-        self.detour(record, account, tried, deadline).await
-    }
-
-    /// To the brokers, unless it has to go through the spool, or to wait for its lane.
-    fn hand_over(&self, record: &Record) -> Option<Result<Report, Failure>> {
-        let is_direct = match &self.0.spool {
-            Some(spool) => !self.is_hopeless(spool) && spool.way_now(&record.topic) == Some(Way::Direct),
-            None => true,
-        };
-        is_direct.then(|| self.0.publisher.publish(record))
+    /// Whether a record goes to the brokers, not through the spool, and need not wait for its lane.
+    fn is_direct(&self, record: &Record) -> bool {
+        self.0
+            .spool
+            .as_ref()
+            .is_none_or(|spool| !self.is_hopeless(spool) && spool.way_now(&record.topic) == Some(Way::Direct))
     }
 
     /// While nothing reaches the brokers, nobody has to find it out for himself.
@@ -292,15 +290,23 @@ impl Relay {
     }
 
     /// The rest of the way, where the brokers' ack is not all. It goes on without the caller.
-    async fn detour(&self, record: Record, account: Account, tried: Tried, deadline: Instant) -> Outcome {
+    fn detour(
+        &self,
+        record: Record,
+        account: Account,
+        tried: Tried,
+        deadline: Instant,
+    ) -> impl Future<Output = Outcome> {
         let followed = Followed::new(self.clone().settle(record, account, tried, deadline));
-        tokio::time::timeout_at(deadline, followed).await.unwrap_or(Outcome::Unavailable("deadline"))
+        Box::pin(async move {
+            tokio::time::timeout_at(deadline, followed).await.unwrap_or(Outcome::Unavailable("deadline"))
+        })
     }
 
     async fn settle(self, record: Record, account: Account, tried: Tried, deadline: Instant) -> Outcome {
         let outcome = match &self.0.spool {
             Some(spool) => self.through_the_spool(spool, record, tried, deadline).await,
-            None => self.without_the_spool(record, tried).await,
+            None => self.without_the_spool(record, tried, deadline).await,
         };
         self.settled(account, outcome, None)
     }
@@ -322,7 +328,15 @@ impl Relay {
         outcome
     }
 
-    async fn without_the_spool(&self, record: Record, tried: Tried) -> Outcome {
+    /// There is no other way than the brokers: what got lost between them and the client is handed over again.
+    async fn without_the_spool(&self, record: Record, mut tried: Tried, deadline: Instant) -> Outcome {
+        while let Tried::Failed(failure) = tried
+            && failure.is_lost()
+            && Instant::now() < deadline
+        {
+            let until = Instant::now() + self.0.publisher.report_deadline_max();
+            tried = reported(&mut self.0.publisher.publish(record.clone()), until).await;
+        }
         match tried {
             Tried::Acked => Outcome::Published,
             Tried::Failed(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
@@ -336,10 +350,8 @@ impl Relay {
     async fn through_the_spool(&self, spool: &Spool, record: Record, tried: Tried, deadline: Instant) -> Outcome {
         let tried = match tried {
             Tried::Not if !self.is_hopeless(spool) && spool.way(&record.topic).await == Way::Direct => {
-                match self.0.publisher.publish(&record) {
-                    Ok(mut report) => reported(&mut report, self.patience(deadline)).await,
-                    Err(failure) => Tried::Failed(failure),
-                }
+                let mut report = self.0.publisher.publish(record.clone());
+                reported(&mut report, self.patience(deadline)).await
             }
             tried => tried,
         };
@@ -421,29 +433,23 @@ async fn reported(report: &mut Report, until: Instant) -> Tried {
     }
 }
 
-/// An event that was handed over to the brokers. Dropped with its load, it is followed to its end by a task of its own.
+/// An event that was handed over to the brokers. Dropped with its account, it is followed to its end by a task of its own.
 struct Flight<'r> {
     relay: &'r Relay,
-    load: Option<(Record, Account)>,
+    account: Option<Account>,
     report: Report,
     deadline: Instant,
 }
 
-impl Flight<'_> {
-    async fn reported(&mut self, until: Instant) -> Tried {
-        reported(&mut self.report, until).await
-    }
-}
-
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
-        if let (Some((record, account)), Ok(runtime)) = (self.load.take(), tokio::runtime::Handle::try_current()) {
+        if let (Some(account), Ok(runtime)) = (self.account.take(), tokio::runtime::Handle::try_current()) {
             let (relay, mut report, deadline) = (self.relay.clone(), self.report.clone(), self.deadline);
             // Nobody waits for it any more: its report may take as long as one can.
             let until = Instant::now() + relay.publisher().report_deadline_max();
             runtime.spawn(async move {
                 let tried = reported(&mut report, until).await;
-                relay.settle(record, account, tried, deadline).await
+                relay.settle(report.record(), account, tried, deadline).await
             });
         }
     }

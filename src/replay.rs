@@ -340,7 +340,7 @@ async fn attempt(
     entry: Arc<Entry>,
     was_refused: bool,
 ) -> Fate {
-    let failure = match dead_letters.publisher.published(&entry.record).await {
+    let failure = match dead_letters.publisher.published(entry.record.clone()).await {
         Ok(()) => {
             spool.acked(&topic, number);
             dead_letters.metrics.replayed.inc();

@@ -70,6 +70,13 @@ struct Replay {
     drain_timeout: Duration,
 }
 
+/// glibc gives free memory back to the kernel from twice the size of the largest block on that was ever mapped by itself and
+/// freed, and takes it again a moment later: a page fault an event. From here on that is from 2 MB on; an allocator without
+/// such a rule does nothing.
+fn keep_some_free_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(1 << 20)));
+}
+
 impl Daemon {
     /// Starts in this order: spool, ports, producer, admin listener, topics, replay, webhook listener. Brokers that are away
     /// are no reason not to start: until they are back, events are spooled, or answered 503 where there is no spool.
@@ -77,6 +84,7 @@ impl Daemon {
     /// # Errors
     /// A [`Failure`] that names the spool, the port, the property or the topic, and what to do.
     pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, Failure> {
+        keep_some_free_memory();
         let metrics = Arc::new(Metrics::new());
         let spool = match &config.spool {
             Some(spool) => Some(open_spool(spool.spool.clone(), Arc::clone(&metrics)).await?),

@@ -8,6 +8,7 @@ mod polled;
 mod remedy;
 mod report;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -15,15 +16,15 @@ use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::telemetry::Throttle;
 use health::Health;
-use polled::{Polled, UnderWay};
+use polled::Polled;
 pub use remedy::{REMEDIES, Remedy};
 pub use report::Report;
 use report::Slot;
@@ -141,6 +142,11 @@ impl Failure {
         }
     }
 
+    /// Its request failed once, and librdkafka took a later one's ack for its own: the brokers are there, and may not have it.
+    pub fn is_lost(&self) -> bool {
+        self.code == RDKafkaErrorCode::NoOffset
+    }
+
     fn of(error: &KafkaError) -> Self {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         Self { remedy: Remedy::of(code), code }
@@ -172,34 +178,18 @@ impl Publisher {
         Ok(Self { config, producer, metrics, health, rebuilt: Throttle::new(Duration::from_secs(1)) })
     }
 
-    /// Hands `record` over. Its report comes through what is returned, whether someone waits for it or not.
-    ///
-    /// # Errors
-    /// A [`Failure`] when the producer does not take it: nothing was or will be sent.
-    pub fn publish(&self, record: &Record) -> Result<Report, Failure> {
-        let slot = Arc::new(Slot::new(Instant::now()));
-        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        let headers =
-            record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
-        let message = BaseRecord::with_opaque_to(&record.topic, Arc::clone(&slot))
-            .key(record.key.as_str())
-            .payload(&record.value)
-            .headers(headers);
+    /// Hands `record` over. What becomes of it is told by the report that is returned, whether someone waits for it or not.
+    pub fn publish(&self, record: Record) -> Report {
+        let slot = Arc::new(Slot::new(record, Instant::now()));
         self.metrics.records_in_flight.inc();
         let current = self.current();
-        match current.send(message) {
-            Ok(()) => Ok(Report::new(slot)),
-            Err(error) => {
-                self.metrics.records_in_flight.dec();
-                current.client().context().count(&error);
-                drop(current);
-                let failure = Failure::of(&error);
-                if failure.remedy == Remedy::Rebuild {
-                    self.rebuild("the producer is in a fatal state");
-                }
-                Err(failure)
-            }
+        current.send(&slot);
+        let is_beyond_help = current.client().context().is_beyond_help.load(Relaxed);
+        drop(current);
+        if is_beyond_help {
+            self.rebuild("the producer is in a fatal state");
         }
+        Report::new(slot)
     }
 
     /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken. (A producer
@@ -207,8 +197,8 @@ impl Publisher {
     ///
     /// # Errors
     /// A [`Failure`]; unless it came from the brokers, the record may be there all the same.
-    pub async fn published(&self, record: &Record) -> Result<(), Failure> {
-        let report = self.publish(record)?;
+    pub async fn published(&self, record: Record) -> Result<(), Failure> {
+        let report = self.publish(record);
         tokio::time::timeout(self.report_deadline_max(), report).await.unwrap_or(Err(Failure::gone()))
     }
 
@@ -292,8 +282,12 @@ impl Publisher {
 
 fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Result<Polled, KafkaError> {
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
-    let context =
-        Context { metrics, health, under_way: UnderWay::default(), logged: Throttle::new(Duration::from_secs(10)) };
+    let context = Context {
+        metrics,
+        health,
+        is_beyond_help: AtomicBool::new(false),
+        logged: Throttle::new(Duration::from_secs(10)),
+    };
     Polled::new(&config.producer(), context)
 }
 
@@ -301,7 +295,8 @@ fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Re
 struct Context {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    under_way: UnderWay,
+    /// It is in a fatal state, and takes nothing any more.
+    is_beyond_help: AtomicBool,
     logged: Throttle,
 }
 
@@ -316,6 +311,17 @@ impl Context {
         failure
     }
 
+    /// The producer did not take a record: nothing was or will be sent.
+    fn refused(&self, error: &KafkaError, slot: &Slot) {
+        self.count(error);
+        self.metrics.records_in_flight.dec();
+        let failure = Failure::of(error);
+        if failure.remedy == Remedy::Rebuild {
+            self.is_beyond_help.store(true, Relaxed);
+        }
+        slot.fill(Err(failure), Instant::now());
+    }
+
     fn count(&self, error: &KafkaError) {
         let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
         self.metrics.kafka_errors.with_label_values(&[&code]).inc();
@@ -327,9 +333,9 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
         let now = Instant::now();
-        self.under_way.remove();
+        let took = now.saturating_duration_since(slot.since);
         self.metrics.records_in_flight.dec();
-        self.metrics.publish_seconds.observe(now.duration_since(slot.since).as_secs_f64());
+        self.metrics.publish_seconds.observe(took.as_secs_f64());
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => {
                 self.health.acked(message.topic(), now);
@@ -435,7 +441,8 @@ mod tests {
             headers: Vec::new(),
             value: vec![b'x'; bytes],
         };
-        let reason = |bytes| publisher.publish(&record(bytes)).err().map(|failure| failure.reason());
+        let reason =
+            |bytes| publisher.publish(record(bytes)).now().and_then(Result::err).map(|failure| failure.reason());
         assert_eq!(reason((1 << 20) + 1024 + 1), Some("too_large"));
         let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);
@@ -459,7 +466,7 @@ mod tests {
             headers: Vec::new(),
             value: value.as_bytes().to_vec(),
         };
-        let reports = ["one", "two"].map(|value| publisher.publish(&record(value)).expect("handed over"));
+        let reports = ["one", "two"].map(|value| publisher.publish(record(value)));
         let [one, two] = reports.map(async |report| report.await);
         assert_eq!(one.await.map_err(|failure| failure.code), Err(RDKafkaErrorCode::NoOffset));
         assert_eq!(two.await, Ok(()));

@@ -8,17 +8,19 @@ use std::time::Instant;
 use futures_util::task::AtomicWaker;
 
 use super::Failure;
+use crate::event::Record;
 
 /// Travels through librdkafka with its record.
 pub(super) struct Slot {
+    pub(super) record: Record,
     pub(super) since: Instant,
     filled: OnceLock<(Result<(), Failure>, Instant)>,
     waiter: AtomicWaker,
 }
 
 impl Slot {
-    pub(super) const fn new(since: Instant) -> Self {
-        Self { since, filled: OnceLock::new(), waiter: AtomicWaker::new() }
+    pub(super) const fn new(record: Record, since: Instant) -> Self {
+        Self { record, since, filled: OnceLock::new(), waiter: AtomicWaker::new() }
     }
 
     /// Tells how the record's way has ended; only the first word counts.
@@ -43,9 +45,19 @@ impl Report {
         self.0.since
     }
 
-    /// When the report came, once it has.
-    pub fn reported(&self) -> Option<Instant> {
+    /// What it says, once it is here.
+    pub fn now(&self) -> Option<Result<(), Failure>> {
+        self.0.filled.get().map(|(outcome, _)| *outcome)
+    }
+
+    /// When it came, once it is here.
+    pub fn came(&self) -> Option<Instant> {
         self.0.filled.get().map(|(_, at)| *at)
+    }
+
+    /// The record that it is of, for another way.
+    pub fn record(&self) -> Record {
+        self.0.record.clone()
     }
 }
 

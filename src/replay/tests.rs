@@ -132,7 +132,7 @@ impl Stage {
     async fn take(&self, record: Record) -> bool {
         if self.spool.way(&self.topic).await == Way::Direct {
             let deadline = self.publisher.report_deadline();
-            let published = tokio::time::timeout(deadline, self.publisher.published(&record)).await;
+            let published = tokio::time::timeout(deadline, self.publisher.published(record.clone())).await;
             if let Ok(Ok(())) = published {
                 return true;
             }

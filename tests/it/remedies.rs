@@ -234,6 +234,43 @@ fn show(code: Code) {
     assert_eq!(stage.post(&chat_id()), "published");
 }
 
+/// Its first request to a topic is refused while the next is under way: librdkafka takes the ack of that for both.
+#[test]
+fn without_a_spool_what_got_lost_on_its_way_to_the_brokers_is_handed_over_again() {
+    let mock = Mock::start();
+    let settings = [("topics.create", "false"), ("kafka.start_timeout", "\"200ms\"")];
+    let relay = Relay::start(
+        &mock.bootstrap(),
+        &[&settings[..], &[("kafka.properties", "{ \"batch.num.messages\" = \"1\" }")]].concat(),
+    );
+    let lost =
+        || http::get(relay.admin, "/metrics").body.contains("livechat_relay_kafka_errors_total{code=\"NoOffset\"}");
+    for action in ["incoming_event", "thread_tagged", "thread_untagged", "chat_deactivated", "incoming_chat"] {
+        let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+        mock.0.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        let chats: Vec<String> = (0..8).map(|_| chat_id()).collect();
+        let post = |chat: &String| {
+            http::post(relay.webhooks, incoming_event(chat, 1).replace("incoming_event", action)).status
+        };
+        let answers: Vec<u16> = std::thread::scope(|scope| {
+            let posts: Vec<_> = chats.iter().map(|chat| scope.spawn(move || post(chat))).collect();
+            posts.into_iter().map(|answer| answer.join().expect("an answer")).collect()
+        });
+        assert_eq!(answers, [200; 8], "{}", relay.log());
+        let there = mock.read(&format!("livechat.{action}"));
+        assert!(
+            chats.iter().all(|chat| there
+                .iter()
+                .any(|message| String::from_utf8_lossy(&message.value).contains(chat.as_str()))),
+            "{action}"
+        );
+        if lost() {
+            return;
+        }
+    }
+    panic!("nothing got lost: {}", relay.log());
+}
+
 #[test]
 fn each_error_that_a_broker_answers_with_has_the_remedy_that_the_table_says() {
     let rows = Mutex::new(REMEDIES.to_vec());
