@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo test chaos check bench fuzz contract consumers kafka help
+.PHONY: demo test chaos check guard bench fuzz contract consumers kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -23,6 +23,10 @@ check: ## Formatting, lints and documentation, as CI wants them
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+guard: ## What an event costs in instructions, against the committed baseline (WRITE=1 writes that anew)
+	scripts/ensure.sh valgrind
+	cargo bench --locked --bench instructions -- $(if $(WRITE),--write)
 
 bench: ## Cost of the pure steps, and the relay against the floor program on a real Kafka
 	scripts/ensure.sh jdk maven
