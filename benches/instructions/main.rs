@@ -5,7 +5,7 @@
 //! - `record`: bytes → record, of bodies of 0.7, 6 and 200 kB. The same to the instruction in each run.
 //! - `request`: a whole request through the shipped program. Of the thread that runs hyper all is counted, librdkafka's share
 //!   in it included; of the others, only functions of the relay. What is left is how librdkafka and the thread of the reports
-//!   wait, and that depends on the moment. Repeated counts differ by 0.1 %.
+//!   wait, and that depends on the moment. Repeated counts differ by 0.2 %, on a busy machine, too.
 //! - SHA-256 is a line of its own: Valgrind's processor lacks the instructions that make it cheap in reality, so that it would
 //!   drown the rest.
 //!

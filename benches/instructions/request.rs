@@ -81,8 +81,10 @@ impl Relay {
         command.arg("serve").env("TOKIO_WORKER_THREADS", "1").envs(settings(brokers));
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("valgrind");
         let mut log = BufReader::new(process.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
-        let started = log.by_ref().inspect(|line| eprintln!("{line}")).find_map(|line| taking_webhooks(&line));
-        let webhooks = started.expect("the relay starts, or says why not");
+        let mut said = String::new();
+        let started =
+            log.by_ref().inspect(|line| said = format!("{said}\n{line}")).find_map(|line| taking_webhooks(&line));
+        let webhooks = started.unwrap_or_else(|| panic!("the relay did not start:{said}"));
         std::thread::spawn(move || log.for_each(drop)); // else it would wait for a reader one day
         Self { process, webhooks, callgrind }
     }

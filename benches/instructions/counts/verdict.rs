@@ -3,7 +3,7 @@
 
 use super::Cost;
 
-/// A case may grow by so many percent. Repeated counts differ by less than a tenth of that (CONTRIBUTING.md, "The guard").
+/// A case may grow by so many percent. Repeated counts differ by less than a tenth of that.
 const SLACK_PERCENT: u64 = 3;
 /// So many of the functions that grew are named.
 const NAMED: usize = 5;
