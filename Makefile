@@ -1,10 +1,10 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo test chaos check guard bench fuzz contract consumers kafka help
+.PHONY: demo test chaos check guard bench bench-plots fuzz contract consumers kafka help
 
 help: ## Say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 
 demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ctrl-C ends
 	cargo run --release --locked -- demo
@@ -33,6 +33,11 @@ bench: ## Cost of the pure steps, and the relay against the floor program on a r
 	scripts/kafka.sh fetch
 	cargo bench --locked --bench steps -- --warm-up-time 1 --measurement-time 3
 	cargo bench --locked --bench throughput
+
+bench-plots: ## How cost grows, and the footprint: docs/performance/ anew (BENCH="--only apps --runs 3"; all: 11 minutes)
+	scripts/ensure.sh jdk maven gnuplot
+	scripts/kafka.sh fetch
+	cargo bench --locked --bench throughput -- growth $(BENCH)
 
 consumers: ## The example consumers in four languages against a real Kafka and the real relay
 	cargo build --locked

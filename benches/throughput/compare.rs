@@ -1,9 +1,9 @@
 //! Floor and relay in turn, at several numbers of connections: a table of medians, and of the ratios of neighbouring runs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::Report;
-use crate::rig::{Brokers, Cluster, Server};
+use crate::rig::{Brokers, Cluster, Relay, Server};
 
 /// What a busy account sends most, on five topics.
 pub const ACTIONS: &str = "incoming_event,incoming_chat,chat_deactivated,events_marked_as_seen,thread_tagged";
@@ -41,11 +41,11 @@ struct Row {
 }
 
 /// A relay's figure over its neighbour's.
-#[derive(Clone, Copy, Serialize)]
-struct Ratio {
-    median: f64,
-    least: f64,
-    most: f64,
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Ratio {
+    pub median: f64,
+    pub least: f64,
+    pub most: f64,
 }
 
 #[derive(Serialize)]
@@ -92,7 +92,7 @@ fn compare(arguments: &Arguments, brokers: Brokers, cluster: &Cluster, connectio
     let events = if connections == 1 { arguments.events / 10 } else { arguments.events };
     let servers = [
         ("floor", Server::floor(cluster, &[])),
-        ("relay", Server::relay(cluster, &arguments.relay)),
+        ("relay", Server::relay(&Relay { more: &arguments.relay, ..Relay::new(cluster) })),
         ("floor*", Server::floor(cluster, &BEST)),
     ];
     let mut runs = servers.each_ref().map(|_| Vec::new());
@@ -141,7 +141,12 @@ fn compare(arguments: &Arguments, brokers: Brokers, cluster: &Cluster, connectio
 impl Report {
     /// The median of each figure.
     pub fn median(runs: &[Self]) -> Self {
-        let of = |figure: fn(&Self) -> f64| median(runs.iter().map(figure).collect());
+        Self::each(runs, median)
+    }
+
+    /// One figure out of those of all runs, for each.
+    pub fn each(runs: &[Self], choose: impl Fn(Vec<f64>) -> f64) -> Self {
+        let of = |figure: fn(&Self) -> f64| choose(runs.iter().map(figure).collect());
         Self {
             per_second: of(|r| r.per_second),
             p50_ms: of(|r| r.p50_ms),
@@ -152,14 +157,14 @@ impl Report {
 }
 
 impl Ratio {
-    fn of(floor: &[Report], relay: &[Report], figure: fn(&Report) -> f64) -> Self {
+    pub fn of(floor: &[Report], relay: &[Report], figure: fn(&Report) -> f64) -> Self {
         let ratios: Vec<f64> = floor.iter().zip(relay).map(|(floor, relay)| figure(relay) / figure(floor)).collect();
         let (least, most) = ratios.iter().fold((f64::MAX, 0.0_f64), |(l, m), &r| (l.min(r), m.max(r)));
         Self { median: median(ratios), least, most }
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }

@@ -1,22 +1,24 @@
-//! The sender: keep-alive connections, each with one webhook at a time. It knows just enough HTTP to cost little beside
+//! The sender: keep-alive connections, each with one webhook at a time, or all idle. It knows just enough HTTP to cost little beside
 //! the server: all requests are made beforehand, and of an answer it looks at the status and the end of its head.
 
 use std::cell::RefCell;
+use std::io::Read as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use livechat_relay::cli::traffic::Traffic;
+use livechat_relay::cli::traffic::{Sample, Traffic};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::rig::SECRET_KEY;
+use crate::rig::secret_key;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[arg(long)]
-    port: u16,
+    /// The servers; connections are spread over them
+    #[arg(long, value_delimiter = ',', required = true)]
+    ports: Vec<u16>,
     #[arg(long)]
     connections: usize,
     #[arg(long)]
@@ -28,13 +30,33 @@ pub struct Arguments {
     seed: u64,
     #[arg(long, value_delimiter = ',')]
     actions: Vec<String>,
-    /// Bodies of about this many bytes: a text of the payload is made longer
+    /// Each action as often as the others, instead of LiveChat's mix
+    #[arg(long)]
+    in_turn: bool,
+    /// Events go to so many apps in turn, each with its own key
+    #[arg(long, default_value_t = 1)]
+    apps: usize,
+    /// Bodies of about this many bytes, where they are shorter: a text of the payload is made longer
     #[arg(long)]
     body_bytes: Option<usize>,
-    /// Where the server's CPU time is read
-    #[arg(long)]
-    pid: u32,
+    /// Where the servers' CPU time is read
+    #[arg(long, value_delimiter = ',', required = true)]
+    pids: Vec<u32>,
 }
+
+/// Connections that stay open, after an event each.
+#[derive(clap::Args)]
+pub struct Idle {
+    #[arg(long)]
+    port: u16,
+    #[arg(long)]
+    connections: usize,
+    #[arg(long)]
+    seed: u64,
+}
+
+/// What `idle` says when it has opened all.
+pub const ALL_OPEN: &str = "all are open";
 
 /// What a run showed.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -59,19 +81,41 @@ pub fn run(arguments: &Arguments) {
     println!("{}", serde_json::to_string(&report).expect("numbers are JSON"));
 }
 
+/// Opens connections one by one, and keeps them until standard input ends.
+pub fn idle(arguments: &Idle) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let open = async {
+        crate::rig::raise_open_files(arguments.connections);
+        let mut connections = Vec::with_capacity(arguments.connections);
+        for sample in Traffic::new(arguments.seed).take(arguments.connections) {
+            let mut connection = connect(arguments.port).await;
+            connection.write_all(&request(0, &sample.body(&secret_key(0)))).await.expect("the server takes requests");
+            answer(&mut connection).await;
+            connections.push(connection);
+        }
+        connections
+    };
+    let connections = runtime.block_on(open);
+    println!("{ALL_OPEN}");
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("standard input");
+    drop(connections);
+}
+
 async fn measure(arguments: &Arguments) -> Report {
+    crate::rig::raise_open_files(arguments.connections);
     let requests = requests(arguments);
     let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
     let run = Rc::new(RefCell::new(Run { requests, next: 0, micros }));
     let mut connections = Vec::with_capacity(arguments.connections);
-    for _ in 0..arguments.connections {
-        connections.push(connect(arguments.port).await);
+    for port in arguments.ports.iter().cycle().take(arguments.connections) {
+        connections.push(connect(*port).await);
     }
+    let cpu = || arguments.pids.iter().map(|pid| crate::rig::cpu(*pid)).sum::<Duration>();
     let connections = send(&run, connections, arguments.warm).await;
     run.borrow_mut().micros.clear();
-    let (cpu, began) = (crate::rig::cpu(arguments.pid), Instant::now());
+    let (cpu_before, began) = (cpu(), Instant::now());
     send(&run, connections, arguments.events).await;
-    let (cpu, took) = (crate::rig::cpu(arguments.pid).saturating_sub(cpu), began.elapsed());
+    let (cpu, took) = (cpu().saturating_sub(cpu_before), began.elapsed());
     let run = run.borrow();
     let millis = |quantile| run.micros.value_at_quantile(quantile) as f64 / 1000.0;
     Report {
@@ -84,27 +128,46 @@ async fn measure(arguments: &Arguments) -> Report {
 
 /// Every request, as it goes over the wire.
 fn requests(arguments: &Arguments) -> Vec<Box<[u8]>> {
-    let traffic = Traffic::new(arguments.seed).only(&arguments.actions).expect("actions of the catalogue");
-    let request = |body: String| {
-        let head = format!(
-            "POST /webhooks HTTP/1.1\r\nhost: localhost\r\nuser-agent: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        (head + &body).into_bytes().into_boxed_slice()
+    let keys: Vec<String> = (0..arguments.apps).map(secret_key).collect();
+    let apps = keys.iter().enumerate().cycle();
+    let one = |(sample, (app, key)): (Sample, (usize, &String))| {
+        let body = sample.body(key);
+        request(app, &arguments.body_bytes.map_or_else(|| body.clone(), |bytes| longer(&body, bytes)))
     };
-    let body = |body: String| match arguments.body_bytes {
-        Some(bytes) => longer(&body, bytes),
-        None => body,
-    };
-    traffic.take(arguments.warm + arguments.events).map(|sample| request(body(sample.body(SECRET_KEY)))).collect()
+    samples(arguments).take(arguments.warm + arguments.events).zip(apps).map(one).collect()
 }
 
-/// The same event with a longer text.
+fn samples(arguments: &Arguments) -> Box<dyn Iterator<Item = Sample>> {
+    let traffic = |seed, actions: &[String]| Traffic::new(seed).only(actions).expect("actions of the catalogue");
+    if !arguments.in_turn {
+        return Box::new(traffic(arguments.seed, &arguments.actions));
+    }
+    let actions = (arguments.seed..).zip(&arguments.actions);
+    let mut each: Vec<_> = actions.map(|(seed, action)| traffic(seed, std::slice::from_ref(action))).collect();
+    let turns = (0..each.len()).collect::<Vec<_>>().into_iter().cycle();
+    Box::new(turns.map_while(move |turn| each[turn].next()))
+}
+
+fn request(app: usize, body: &str) -> Box<[u8]> {
+    let head = format!(
+        "POST /webhooks/app-{app} HTTP/1.1\r\nhost: localhost\r\nuser-agent: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    (head + body).into_bytes().into_boxed_slice()
+}
+
+/// The same event with a longer text; where it has none, its payload gets one.
 fn longer(body: &str, bytes: usize) -> String {
     let words = "so it goes, with \\\"quotes\\\" and words of every length ";
-    let missing = bytes.saturating_sub(body.len());
-    let text = words.repeat(missing / words.len() + 1);
-    body.replacen(r#""text":""#, &format!(r#""text":"{}"#, &text[..missing / words.len() * words.len()]), 1)
+    let missing = bytes.saturating_sub(body.len()) / words.len();
+    if missing == 0 {
+        return body.to_owned();
+    }
+    let text = words.repeat(missing);
+    if body.contains(r#""text":""#) {
+        return body.replacen(r#""text":""#, &format!(r#""text":"{text}"#), 1);
+    }
+    body.replacen(r#""payload":{"#, &format!(r#""payload":{{"text":"{text}","#), 1)
 }
 
 /// Sends the next `events` of the run over these connections, and gives them back.

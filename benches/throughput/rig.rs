@@ -1,6 +1,6 @@
 //! The processes of a measurement: the brokers, the servers, the sender; each ends with its handle. And what Linux tells of them.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,20 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::load::Report;
 
-pub const SECRET_KEY: &str = "key-of-the-bench";
+/// The key of the first app, the only one that the floor knows.
+pub const SECRET_KEY: &str = "key-of-app-0";
+
+/// The key that an app's webhooks come with.
+pub fn secret_key(app: usize) -> String {
+    format!("key-of-app-{app}")
+}
+
 pub const PARTITIONS: i32 = 3;
 
+pub const RELAY: &str = env!("CARGO_BIN_EXE_livechat-relay");
+
 /// A process, ended when dropped: asked to at first, so that it can clean up.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -28,7 +37,7 @@ impl Drop for Process {
 }
 
 /// Where events go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Brokers {
     /// A real Apache Kafka, one node
@@ -102,12 +111,45 @@ pub fn mock() {
     std::io::stdin().read_to_end(&mut Vec::new()).expect("standard input");
 }
 
+/// A relay to be.
+pub struct Relay<'a> {
+    pub brokers: &'a str,
+    /// More of its configuration, in TOML.
+    pub more: &'a str,
+    pub apps: usize,
+    /// Of each app; the last is in use.
+    pub keys: usize,
+}
+
+impl<'a> Relay<'a> {
+    /// As it comes, with one app that has one key.
+    pub fn new(cluster: &'a Cluster) -> Self {
+        Self { brokers: &cluster.bootstrap, more: "", apps: 1, keys: 1 }
+    }
+
+    fn configuration(&self, port: u16, admin: u16) -> String {
+        let Self { brokers, more, .. } = self;
+        let server = format!(
+            "server.listen = \"127.0.0.1:{port}\"\nadmin.listen = \"127.0.0.1:{admin}\"\nlog.filter = \"error\"\n\
+             kafka.brokers = \"{brokers}\"\nkafka.start_timeout = \"500ms\"\ntopics.partitions = {PARTITIONS}\n{more}\n"
+        );
+        (0..self.apps).fold(server, |text, app| text + &self.app(app))
+    }
+
+    fn app(&self, app: usize) -> String {
+        let key = |name: usize, value: &str| format!("{{ name = \"key-{name}\", value = \"{value}\" }}");
+        let former = (1..self.keys).map(|name| key(name, &format!("former-key-{name}-of-app-{app}")));
+        let keys: Vec<String> = former.chain([key(self.keys, &secret_key(app))]).collect();
+        format!("[[apps]]\nname = \"app-{app}\"\nsecret_keys = [{}]\n", keys.join(", "))
+    }
+}
+
 /// A server under test.
 pub struct Server {
     process: Process,
     port: u16,
-    /// From its start to its first 200.
-    pub started_in: Duration,
+    /// The relay's admin listener.
+    admin: u16,
     _file: Option<tempfile::NamedTempFile>,
 }
 
@@ -118,49 +160,75 @@ impl Server {
         let mut command = this("floor");
         command.args(["--brokers", &cluster.bootstrap, "--port", &port.to_string()]);
         command.args(set.iter().flat_map(|set| ["--set", set]));
-        Self::start(command, port, None)
+        let process = Process(command.stdin(Stdio::null()).spawn().expect("the floor"));
+        Self { process, port, admin: 0, _file: None }.answering()
     }
 
-    /// The relay as it comes, and what `more` configures.
-    pub fn relay(cluster: &Cluster, more: &str) -> Self {
-        let port = free_port();
+    /// A relay that takes events.
+    pub fn relay(relay: &Relay<'_>) -> Self {
+        Self::spawn(relay).answering()
+    }
+
+    fn spawn(relay: &Relay<'_>) -> Self {
+        let (port, admin) = (free_port(), free_port());
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let text = format!(
-            "server.listen = \"127.0.0.1:{port}\"\nadmin.listen = \"127.0.0.1:0\"\nlog.filter = \"error\"\n\
-             kafka.brokers = \"{}\"\nkafka.start_timeout = \"500ms\"\ntopics.partitions = {PARTITIONS}\n{more}\n\
-             [[apps]]\nname = \"default\"\nsecret_keys = [{{ name = \"k\", value = \"{SECRET_KEY}\" }}]\n",
-            cluster.bootstrap
-        );
-        std::fs::write(file.path(), text).expect("written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        std::fs::write(file.path(), relay.configuration(port, admin)).expect("written");
+        let mut command = Command::new(RELAY);
         command.args(["serve", "--config"]).arg(file.path());
-        Self::start(command, port, Some(file))
+        let process = Process(command.stdin(Stdio::null()).spawn().expect("the relay"));
+        Self { process, port, admin, _file: Some(file) }
     }
 
-    fn start(mut command: Command, port: u16, file: Option<tempfile::NamedTempFile>) -> Self {
+    /// How long a relay takes from its start to the first 200 of `/readyz`.
+    pub fn ready_in(relay: &Relay<'_>) -> Duration {
         let began = Instant::now();
-        let process = Process(command.stdin(Stdio::null()).spawn().expect("the server"));
-        let mut server = Self { process, port, started_in: Duration::ZERO, _file: file };
-        let deadline = began + Duration::from_secs(60);
-        // The first 200 tells that its topics are there.
-        while server.try_load(&["--connections", "1", "--events", "1", "--seed", "7"], Stdio::null()).is_none() {
+        let server = Self::spawn(relay);
+        while !server.admin("/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200 ")) {
+            assert!(began.elapsed() < Duration::from_secs(60), "the relay does not become ready");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        began.elapsed()
+    }
+
+    /// Waits for the first 200, which tells that its topics are there.
+    fn answering(self) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let event = ["--connections", "1", "--events", "1", "--seed", "7"].map(str::to_owned);
+        while try_load(&[&self], &event, Stdio::null()).is_none() {
             assert!(Instant::now() < deadline, "the server answers no 200");
             std::thread::sleep(Duration::from_millis(50));
         }
-        server.started_in = began.elapsed();
-        server
+        self
     }
 
     /// Runs the sender against it. Every event has to be answered 200; the sender has said so where one was not.
     pub fn load(&self, arguments: &[&str]) -> Report {
-        self.try_load(arguments, Stdio::inherit()).expect("every event is answered 200")
+        load(&[self], &arguments.iter().map(|argument| (*argument).to_owned()).collect::<Vec<_>>())
     }
 
-    fn try_load(&self, arguments: &[&str], said: Stdio) -> Option<Report> {
-        let mut command = this("load");
-        command.args(["--port", &self.port.to_string(), "--pid", &self.process.0.id().to_string()]).args(arguments);
-        let output = command.stderr(said).output().expect("the sender");
-        serde_json::from_slice(&output.stdout).ok()
+    /// Connections to it that are idle after an event each, until the handle is dropped.
+    pub fn idle(&self, connections: usize, seed: u64) -> Process {
+        let mut command = this("idle");
+        let numbers = [usize::from(self.port), connections].map(|number| number.to_string());
+        command.args(["--port", &numbers[0], "--connections", &numbers[1], "--seed", &seed.to_string()]);
+        started(command, crate::load::ALL_OPEN).0
+    }
+
+    /// The bytes of the events in its spool.
+    pub fn spooled_bytes(&self) -> u64 {
+        let answer = self.admin("/spool").expect("the relay answers");
+        let (_, body) = answer.split_once("\r\n\r\n").expect("an answer of HTTP");
+        let status: livechat_relay::desk::Status = serde_json::from_str(body).expect("the spool's status");
+        status.bytes
+    }
+
+    /// What the admin listener answers; nothing where nobody listens yet.
+    fn admin(&self, path: &str) -> Option<String> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", self.admin)).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
     }
 
     pub fn rss_mb(&self) -> f64 {
@@ -168,6 +236,32 @@ impl Server {
             std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).expect("a running process");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         line.trim().trim_end_matches(" kB").trim().parse::<f64>().expect("kB") / 1024.0
+    }
+}
+
+/// Runs the sender against all of these servers at once.
+pub fn load(servers: &[&Server], arguments: &[String]) -> Report {
+    try_load(servers, arguments, Stdio::inherit()).expect("every event is answered 200")
+}
+
+fn try_load(servers: &[&Server], arguments: &[String], said: Stdio) -> Option<Report> {
+    let list = |number: fn(&Server) -> u32| {
+        servers.iter().map(|server| number(server).to_string()).collect::<Vec<_>>().join(",")
+    };
+    let mut command = this("load");
+    command.args(["--ports", &list(|server| server.port.into()), "--pids", &list(|server| server.process.0.id())]);
+    let output = command.args(arguments).stderr(said).output().expect("the sender");
+    serde_json::from_slice(&output.stdout).ok()
+}
+
+/// The relay raises its limit by itself; this is for the sender.
+pub fn raise_open_files(connections: usize) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let needed = connections as u64 + 64;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < needed) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum })
+            .unwrap_or_else(|error| panic!("{connections} connections need {needed} open files (ulimit -n): {error}"));
     }
 }
 
