@@ -1,0 +1,42 @@
+//! More connections than keep their buffers between requests: each goes on where it was.
+
+use std::io::Write as _;
+use std::net::TcpStream;
+
+use crate::support::http::{connect, read, request};
+use crate::support::relay::{Relay, await_that};
+use crate::support::{chat_id, incoming_event, kafka};
+
+/// More than keep their buffers.
+const CROWD: usize = 520;
+
+fn say_and_hear(stream: &mut TcpStream, bytes: &[u8], statuses: &[u16]) {
+    stream.write_all(bytes).expect("a socket");
+    for &status in statuses {
+        assert_eq!(read(stream).map(|answer| answer.status), Some(status));
+    }
+}
+
+#[test]
+fn in_a_crowd_a_connection_goes_on_where_it_was() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[("server.header_timeout", "\"2s\"")]).ready();
+    let _crowd: Vec<TcpStream> = (0..CROWD).map(|_| connect(relay.webhooks)).collect();
+    await_that("all are there", || relay.metric("livechat_relay_connections") >= CROWD as f64);
+
+    let event = || request("/webhooks", "", incoming_event(&chat_id(), 1));
+    let mut stream = connect(relay.webhooks);
+    for _ in 0..3 {
+        say_and_hear(&mut stream, &event(), &[200]);
+    }
+    say_and_hear(&mut stream, &[event(), event()].concat(), &[200, 200]);
+    // One and a part of the next, cut in its head and in its body.
+    for cut in [1, 40, event().len() - 20] {
+        let next = event();
+        say_and_hear(&mut stream, &[&event()[..], &next[..cut]].concat(), &[200]);
+        say_and_hear(&mut stream, &next[cut..], &[200]);
+    }
+    // A part that nothing follows has the time of a head.
+    say_and_hear(&mut stream, &[&event()[..], &event()[..40]].concat(), &[200, 408]);
+    assert!(read(&mut stream).is_none(), "the connection has ended");
+}
