@@ -223,7 +223,9 @@ pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result
 /// The text of each slot that the pointers find. A pointer that finds nothing usable leaves its slot to the next one.
 fn slots<'a>(pointers: &[Pointer], payload: &'a str, faults: &mut Vec<Fault>) -> Slots<'a> {
     let mut found = [None; POINTERS_MAX];
-    walk(pointers, all(pointers), 0, payload, &mut found);
+    if !pointers.is_empty() {
+        walk(pointers, all(pointers), 0, &mut scan::members(payload), &mut found);
+    }
     let mut slots = Slots::default();
     for (&(slot, _), raw) in pointers.iter().zip(found) {
         if slots[slot as usize].is_none() {
@@ -238,30 +240,32 @@ fn all(pointers: &[Pointer]) -> u16 {
     pointers.iter().enumerate().fold(0, |set, (i, _)| set | 1 << i)
 }
 
-/// Looks for the pointers in `set`, all of which lead through `object`, at depth `depth` of their paths.
+/// Looks for the pointers in `set`, all of which lead to `members`, at depth `depth` of their paths.
 fn walk<'a>(
     pointers: &[Pointer],
     set: u16,
     depth: usize,
-    object: &'a str,
+    members: &mut scan::Members<'a>,
     found: &mut [Option<&'a str>; POINTERS_MAX],
 ) {
-    if set == 0 {
-        return;
-    }
-    for (name, value) in scan::members(object) {
-        let Some(name) = name else { continue };
-        let mut deeper = 0;
+    while let Some(name) = members.name() {
+        let (mut here, mut deeper) = (0_u16, 0_u16);
         for (i, (_, path)) in pointers.iter().enumerate().filter(|(i, _)| set & 1 << i != 0) {
-            if path.get(depth).is_some_and(|&part| part == name) {
-                if depth + 1 == path.len() {
-                    found[i] = Some(value); // a name that stands twice: the last counts, as it does for most parsers
-                } else {
-                    deeper |= 1 << i;
-                }
+            if path.get(depth).is_some_and(|&part| name.as_deref() == Some(part)) {
+                *if depth + 1 == path.len() { &mut here } else { &mut deeper } |= 1 << i;
             }
         }
-        walk(pointers, deeper, depth + 1, value, found);
+        let value = match deeper {
+            0 => members.value(),
+            deeper => members.object(|inner| walk(pointers, deeper, depth + 1, inner, found)),
+        };
+        while here != 0 {
+            found[here.trailing_zeros() as usize] = value; // a name that stands twice: the last counts, as it does for most parsers
+            here &= here - 1;
+        }
+        if value.is_none() {
+            return;
+        }
     }
 }
 

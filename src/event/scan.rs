@@ -21,26 +21,58 @@ pub fn members(raw: &str) -> Members<'_> {
     Members { raw, at }
 }
 
+/// A walk through an object: [`Members::name`], then one of [`Members::value`] and [`Members::object`], and so on.
 pub struct Members<'a> {
+    /// The outermost object that is walked through.
     raw: &'a str,
+    /// Before a name, a value, or the end of the object; past its end once it was reached.
     at: usize,
+}
+
+impl<'a> Members<'a> {
+    /// The next name; `None` at the end.
+    pub fn name(&mut self) -> Option<Option<Cow<'a, str>>> {
+        let bytes = self.raw.as_bytes();
+        let start = skip_to(bytes, self.at, |b| b == b'"' || b == b'}')?;
+        if bytes[start] == b'}' {
+            self.at = start + 1;
+            return None;
+        }
+        let (end, is_plain) = string_end(bytes, start)?;
+        self.at = skip_to(bytes, end, |b| b != b':' && !b.is_ascii_whitespace())?;
+        Some(if is_plain {
+            Some(Cow::Borrowed(self.raw.get(start + 1..end - 1)?))
+        } else {
+            string(self.raw.get(start..end)?)
+        })
+    }
+
+    /// The value behind the name.
+    pub fn value(&mut self) -> Option<&'a str> {
+        let start = self.at;
+        self.at = value_end(self.raw.as_bytes(), start)?;
+        self.raw.get(start..self.at)
+    }
+
+    /// The same, with its members shown to `walk`, which goes through all of them: what is walked through is not searched for
+    /// its end before. Any other value than an object has no members.
+    pub fn object(&mut self, walk: impl FnOnce(&mut Self)) -> Option<&'a str> {
+        let start = self.at;
+        if self.raw.as_bytes().get(start) != Some(&b'{') {
+            return self.value();
+        }
+        let mut inner = Members { raw: self.raw, at: start + 1 };
+        walk(&mut inner);
+        self.at = inner.at;
+        self.raw.get(start..self.at)
+    }
 }
 
 impl<'a> Iterator for Members<'a> {
     type Item = (Option<Cow<'a, str>>, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let bytes = self.raw.as_bytes();
-        let start = skip_to(bytes, self.at, |b| b == b'"')?;
-        let (end, is_plain) = string_end(bytes, start)?;
-        let value = skip_to(bytes, end, |b| b != b':' && !b.is_ascii_whitespace())?;
-        self.at = value_end(bytes, value)?;
-        let name = if is_plain {
-            Some(Cow::Borrowed(self.raw.get(start + 1..end - 1)?))
-        } else {
-            string(self.raw.get(start..end)?)
-        };
-        Some((name, self.raw.get(value..self.at)?))
+        Some((self.name()?, self.value()?))
     }
 }
 
@@ -123,6 +155,14 @@ mod tests {
             found,
             [("a", r#"{"x":["}",{"y":"\"}"}]}"#), ("b\"", "[1, 2 ]"), ("c", "null"), ("d", "-1.5e3"), ("e", r#""""#)]
         );
+        let mut walk = members(raw);
+        let mut inner = Vec::new();
+        assert_eq!(walk.name().flatten().as_deref(), Some("a"));
+        let value = walk.object(|members| inner.extend(members.map(|(name, value)| (name.expect("text"), value))));
+        assert_eq!((value, inner), (Some(found[0].1), vec![("x".into(), r#"["}",{"y":"\"}"}]"#)]));
+        assert_eq!(walk.name().flatten().as_deref(), Some("b\""));
+        assert_eq!(walk.object(|_| unreachable!("an array has no members")), Some("[1, 2 ]"));
+        assert_eq!(walk.count(), 3);
         for other in ["[]", "1", "null", "\"{\"", "{}", "{ }"] {
             assert_eq!(members(other).count(), 0, "{other}");
         }
@@ -153,6 +193,8 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(text in ".*") {
             members(&text).for_each(drop);
+            let mut walk = members(&text);
+            while walk.name().is_some() && walk.object(|inner| inner.for_each(drop)).is_some() {}
             let _ = string(&text);
         }
 
