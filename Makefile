@@ -28,7 +28,7 @@ guard: ## What an event costs in instructions, against the committed baseline (W
 	scripts/ensure.sh valgrind
 	cargo bench --locked --bench instructions -- $(if $(WRITE),--write)
 
-bench: ## Cost of the pure steps, and the relay against the floor program on a real Kafka
+bench: ## Cost of the pure steps, and the relay against the floor program on a real Kafka and on a mock cluster
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
 	cargo bench --locked --bench steps -- --warm-up-time 1 --measurement-time 3
