@@ -251,7 +251,7 @@ fn walk<'a>(
     while let Some(name) = members.name() {
         let (mut here, mut deeper) = (0_u16, 0_u16);
         for (i, (_, path)) in pointers.iter().enumerate().filter(|(i, _)| set & 1 << i != 0) {
-            if path.get(depth).is_some_and(|&part| name.as_deref() == Some(part)) {
+            if path.get(depth).is_some_and(|&part| name.as_deref() == Ok(part)) {
                 *if depth + 1 == path.len() { &mut here } else { &mut deeper } |= 1 << i;
             }
         }

@@ -14,8 +14,11 @@ pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// The members of a raw JSON object as (name, raw value), in their order. Empty for any other value. The name is as decoded,
-/// and `None` where it is no text.
+/// A string of JSON that is no text: it has a lone surrogate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotText;
+
+/// The members of a raw JSON object as (decoded name, raw value), in their order. Empty for any other value.
 pub fn members(raw: &str) -> Members<'_> {
     let at = if raw.starts_with('{') { 1 } else { raw.len() };
     Members { raw, at }
@@ -31,7 +34,7 @@ pub struct Members<'a> {
 
 impl<'a> Members<'a> {
     /// The next name; `None` at the end.
-    pub fn name(&mut self) -> Option<Option<Cow<'a, str>>> {
+    pub fn name(&mut self) -> Option<Result<Cow<'a, str>, NotText>> {
         let bytes = self.raw.as_bytes();
         let start = skip_to(bytes, self.at, |b| b == b'"' || b == b'}')?;
         if bytes[start] == b'}' {
@@ -41,9 +44,9 @@ impl<'a> Members<'a> {
         let (end, is_plain) = string_end(bytes, start)?;
         self.at = skip_to(bytes, end, |b| b != b':' && !b.is_ascii_whitespace())?;
         Some(if is_plain {
-            Some(Cow::Borrowed(self.raw.get(start + 1..end - 1)?))
+            Ok(Cow::Borrowed(self.raw.get(start + 1..end - 1)?))
         } else {
-            string(self.raw.get(start..end)?)
+            string(self.raw.get(start..end)?).ok_or(NotText)
         })
     }
 
@@ -69,7 +72,7 @@ impl<'a> Members<'a> {
 }
 
 impl<'a> Iterator for Members<'a> {
-    type Item = (Option<Cow<'a, str>>, &'a str);
+    type Item = (Result<Cow<'a, str>, NotText>, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
         Some((self.name()?, self.value()?))
@@ -157,12 +160,13 @@ mod tests {
         );
         let mut walk = members(raw);
         let mut inner = Vec::new();
-        assert_eq!(walk.name().flatten().as_deref(), Some("a"));
+        assert_eq!(walk.name(), Some(Ok("a".into())));
         let value = walk.object(|members| inner.extend(members.map(|(name, value)| (name.expect("text"), value))));
         assert_eq!((value, inner), (Some(found[0].1), vec![("x".into(), r#"["}",{"y":"\"}"}]"#)]));
-        assert_eq!(walk.name().flatten().as_deref(), Some("b\""));
+        assert_eq!(walk.name(), Some(Ok("b\"".into())));
         assert_eq!(walk.object(|_| unreachable!("an array has no members")), Some("[1, 2 ]"));
         assert_eq!(walk.count(), 3);
+        assert_eq!(members(r#"{"\ud800":1}"#).next(), Some((Err(NotText), "1")));
         for other in ["[]", "1", "null", "\"{\"", "{}", "{ }"] {
             assert_eq!(members(other).count(), 0, "{other}");
         }
