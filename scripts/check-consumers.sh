@@ -204,7 +204,7 @@ is_ready() {
 }
 
 send() {
-  LIVECHAT_SECRET_KEY=consumers-check "$relay" send "$1" --seed 7 --count "$webhooks" --retries 5 --retry-wait 1s >"$scratch/send" 2>&1 ||
+  LIVECHAT_SECRET_KEY=consumers-check "$relay" send "$1" --seed 7 --count "$webhooks" --retries 0 >"$scratch/send" 2>&1 ||
     { cat "$scratch/send" >&2; fail "not every webhook was answered 200"; }
 }
 
