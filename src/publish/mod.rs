@@ -385,6 +385,8 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn config(properties: &[(&str, &str)]) -> Config {
@@ -441,8 +443,9 @@ mod tests {
             headers: Vec::new(),
             value: vec![b'x'; bytes],
         };
-        let reason =
-            |bytes| publisher.publish(record(bytes)).now().and_then(Result::err).map(|failure| failure.reason());
+        let reason = |bytes| {
+            publisher.publish(record(bytes)).now_or_never().and_then(Result::err).map(|failure| failure.reason())
+        };
         assert_eq!(reason((1 << 20) + 1024 + 1), Some("too_large"));
         let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);

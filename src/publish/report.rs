@@ -45,11 +45,6 @@ impl Report {
         self.0.since
     }
 
-    /// What it says, once it is here.
-    pub fn now(&self) -> Option<Result<(), Failure>> {
-        self.0.filled.get().map(|(outcome, _)| *outcome)
-    }
-
     /// When it came, once it is here.
     pub fn came(&self) -> Option<Instant> {
         self.0.filled.get().map(|(_, at)| *at)
