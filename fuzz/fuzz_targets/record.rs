@@ -12,7 +12,8 @@ use event::normalize::{normalize, normalize_app_webhook};
 use event::receive::receive;
 use event::route::route;
 use event::verify::verify;
-use event::{Keyring, Keys, Mode, Receipt, Record, Routing, Topics};
+use event::{Keyring, Keys, Mode, Receipt, Record, Rejection, Routing, Topics};
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 static KEYRING: LazyLock<Keyring> = LazyLock::new(|| Keyring::new([("k".to_owned(), &"k".to_owned().into())]));
@@ -51,7 +52,21 @@ fn check(body: &[u8], value: &[u8]) {
     assert!(["specversion", "id", "source", "type", "recordedtime", "partitionkey", "contenthash"].into_iter().all(has));
 }
 
+/// What is refused as no JSON is none, and what is not refused so is JSON.
+fn check_json(body: &[u8]) {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
+    match receive(body).err() {
+        Some(Rejection::NotUtf8) => assert!(text.is_empty()),
+        Some(Rejection::TooManyMembers) => {} // the rest was not looked at
+        // A name with a lone surrogate is JSON by the letter, and no text.
+        Some(Rejection::NotJson) => assert!(!is_json || text.contains("\\u"), "refused"),
+        _ => assert!(is_json, "taken for JSON"),
+    }
+}
+
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    check_json(input);
     let _ = normalize_app_webhook(input, receipt());
     // As it is, and with the secret key put in where an object begins, so that most inputs get past it.
     let with_secret = [br#"{"secret_key":"k","#, input.strip_prefix(b"{").unwrap_or(input)].concat();

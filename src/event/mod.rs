@@ -15,6 +15,7 @@ pub mod route;
 pub mod verify;
 
 pub mod actions;
+mod pointers;
 mod scan;
 
 pub use normalize::{Event, Fault, Receipt, RetryKey};

@@ -1,4 +1,4 @@
-//! [`Verified`] → [`Event`]: the attributes of CloudEvents 1.0, found in one walk over the payload's members.
+//! [`Verified`] → [`Event`]: the attributes of CloudEvents 1.0, of what was found in the payload.
 //!
 //! A payload that does not look as the catalogue says loses attributes, never the event: LiveChat changes its payloads
 //! without asking us.
@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::actions::{self, Action, Identity, POINTERS_MAX, Pointer, Slot};
+use super::actions::{Action, Identity, Pointer, Slot};
+use super::pointers::Found;
 use super::receive;
 use super::scan;
 use super::{Rejection, Verified};
@@ -125,9 +126,9 @@ impl<'a> Event<'a> {
 /// Finds the attributes of a verified webhook.
 pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
     let mut faults = Vec::new();
-    let action = actions::find(&webhook.action);
+    let action = webhook.known;
     let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
-    let slots = action.map_or_else(Slots::default, |action| slots(action.pointers, webhook.payload, &mut faults));
+    let slots = action.map_or_else(Slots::default, |action| slots(action.pointers, webhook.found, &mut faults));
     let name = name(action, webhook.action);
     let time = time(&slots, &mut faults);
     let derived_id = derived_id(action, &tenant, &slots);
@@ -194,7 +195,7 @@ pub const APP_EVENTS: [&str; 6] = [
 /// # Errors
 /// A [`Rejection`] when the body is no JSON object, has a member twice, or lacks `event` or `payload`.
 pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result<Event<'a>, Rejection> {
-    let (body, members) = receive::members_of(body)?;
+    let (body, members) = receive::members_of(body, |_, members| members.value())?;
     let value = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.value);
     let happened = value("event").and_then(scan::string).ok_or(Rejection::NoAction)?;
     let payload = value("payload").ok_or(Rejection::NoPayload)?;
@@ -220,14 +221,10 @@ pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result
     })
 }
 
-/// The text of each slot that the pointers find. A pointer that finds nothing usable leaves its slot to the next one.
-fn slots<'a>(pointers: &[Pointer], payload: &'a str, faults: &mut Vec<Fault>) -> Slots<'a> {
-    let mut found = [None; POINTERS_MAX];
-    if !pointers.is_empty() {
-        walk(pointers, all(pointers), 0, &mut scan::members(payload), &mut found);
-    }
+/// The text of each slot that the pointers lead to. A pointer that leads to nothing usable leaves its slot to the next one.
+fn slots<'a>(pointers: &[Pointer], found: Found<'a>, faults: &mut Vec<Fault>) -> Slots<'a> {
     let mut slots = Slots::default();
-    for (&(slot, _), raw) in pointers.iter().zip(found) {
+    for (&(slot, _), raw) in pointers.iter().zip(found.values()) {
         if slots[slot as usize].is_none() {
             slots[slot as usize] = text(raw, faults);
         }
@@ -235,58 +232,36 @@ fn slots<'a>(pointers: &[Pointer], payload: &'a str, faults: &mut Vec<Fault>) ->
     slots
 }
 
-/// One bit for each pointer.
-fn all(pointers: &[Pointer]) -> u16 {
-    pointers.iter().enumerate().fold(0, |set, (i, _)| set | 1 << i)
-}
-
-/// Looks for the pointers in `set`, all of which lead to `members`, at depth `depth` of their paths.
-fn walk<'a>(
-    pointers: &[Pointer],
-    set: u16,
-    depth: usize,
-    members: &mut scan::Members<'a>,
-    found: &mut [Option<&'a str>; POINTERS_MAX],
-) {
-    while let Some(name) = members.name() {
-        let (mut here, mut deeper) = (0_u16, 0_u16);
-        for (i, (_, path)) in pointers.iter().enumerate().filter(|(i, _)| set & 1 << i != 0) {
-            if path.get(depth).is_some_and(|&part| name.as_deref() == Ok(part)) {
-                *if depth + 1 == path.len() { &mut here } else { &mut deeper } |= 1 << i;
-            }
-        }
-        let value = match deeper {
-            0 => members.value(),
-            deeper => members.object(|inner| walk(pointers, deeper, depth + 1, inner, found)),
-        };
-        while here != 0 {
-            found[here.trailing_zeros() as usize] = value; // a name that stands twice: the last counts, as it does for most parsers
-            here &= here - 1;
-        }
-        if value.is_none() {
-            return;
-        }
-    }
-}
-
 /// A text or an integer that can be an attribute. Missing and `null` are no faults: many members are optional.
 fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str>> {
     let raw = raw.filter(|&raw| raw != "null")?;
     let is_integer = |raw: &str| raw.len() <= 20 && raw.bytes().all(|b| b.is_ascii_digit());
-    let text = match raw.as_bytes().first() {
-        Some(b'"') => scan::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
+    let text = match raw.as_bytes() {
+        [b'"', inner @ .., b'"'] if is_printable(inner) && is_short(inner.len()) => {
+            Ok(Cow::Borrowed(&raw[1..raw.len() - 1]))
+        }
+        [b'"', ..] => scan::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
         _ if is_integer(raw) => Ok(Cow::Borrowed(raw)),
         _ => Err(Fault::WrongType),
     };
     text.map_err(|fault| faults.push(fault)).ok()
 }
 
+fn is_short(bytes: usize) -> bool {
+    (1..=ATTRIBUTE_BYTES_MAX).contains(&bytes)
+}
+
+/// ASCII that stands for itself in JSON, as nearly every id does. Looks at every byte, which is faster than to stop: it is done
+/// many at a time.
+fn is_printable(text: &[u8]) -> bool {
+    let is_plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'\\';
+    text.iter().fold(true, |all, &b| all & is_plain(b))
+}
+
 /// CloudEvents 1.0 keeps control characters and noncharacters out of attributes.
 fn is_usable(text: &str) -> bool {
     let forbidden = |c: char| c.is_control() || matches!(c, '\u{fdd0}'..='\u{fdef}') || c as u32 & 0xfffe == 0xfffe;
-    // Looks at every byte, which is faster than to stop: it is done many at a time.
-    let is_plain = |text: &str| text.bytes().fold(true, |plain, b| plain & (0x20..0x7f).contains(&b));
-    (1..=ATTRIBUTE_BYTES_MAX).contains(&text.len()) && (is_plain(text) || !text.contains(forbidden))
+    is_short(text.len()) && !text.contains(forbidden)
 }
 
 fn time(slots: &Slots<'_>, faults: &mut Vec<Fault>) -> Option<Timestamp> {

@@ -1,12 +1,13 @@
-//! Bytes → [`Delivery`]: one parse of the outer object, which borrows everything and looks into nothing.
+//! Bytes → [`Delivery`]: one pass over the body, which checks all of it, borrows everything, and finds on its way what the
+//! action's pointers lead to.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
-use super::{Rejection, scan};
+use super::Rejection;
+use super::actions::{self, Action};
+use super::pointers::Found;
+use super::scan::{self, NotJson};
 
 /// More members than LiveChat's envelope has or is likely to get (7 in API 3.6); a bound on what a stranger makes us do.
 pub const MEMBERS_MAX: usize = 64;
@@ -17,7 +18,11 @@ pub struct Delivery<'a> {
     /// `secret_key` as delivered, and the bytes to leave out so that the rest is the object without it.
     pub(super) secret: Option<(&'a str, Range<usize>)>,
     pub(super) action: Cow<'a, str>,
+    /// The catalogue's entry for it.
+    pub(super) known: Option<&'static Action>,
     pub(super) payload: &'a str,
+    /// What the entry's pointers lead to in the payload.
+    pub(super) found: Found<'a>,
     pub(super) webhook_id: Option<&'a str>,
     pub(super) organization_id: Option<&'a str>,
     pub(super) license_id: Option<&'a str>,
@@ -30,13 +35,22 @@ pub struct Delivery<'a> {
 /// A [`Rejection`] when the body is no JSON object with an `action` and a `payload`, or has a member twice: the sender
 /// has to send something else.
 pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
-    let (body, members) = members_of(body)?;
-    let (mut secret, mut action, mut payload) = (None, None, None);
+    let (mut action, mut known, mut found) = (None, None, None);
+    let (body, members) = members_of(body, |name, members| match (name, known) {
+        ("action", _) => {
+            let raw = members.value()?;
+            action = scan::string(raw);
+            known = action.as_deref().and_then(actions::find);
+            Ok(raw)
+        }
+        ("payload", Some(action)) => look(action, members, &mut found),
+        _ => members.value(),
+    })?;
+    let (mut secret, mut payload) = (None, None);
     let (mut webhook_id, mut organization_id, mut license_id, mut additional_data) = (None, None, None, None);
     for (i, member) in members.iter().enumerate() {
         match &*member.name {
             "secret_key" => secret = Some((member.value, cut(body, &members, i))),
-            "action" => action = Some(member.value),
             "payload" => payload = Some(member.value),
             "webhook_id" => webhook_id = Some(member.value),
             "organization_id" => organization_id = Some(member.value),
@@ -45,11 +59,19 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
             _ => {}
         }
     }
+    let action = action.ok_or(Rejection::NoAction)?;
+    let payload = payload.ok_or(Rejection::NoPayload)?;
+    if let (Some(action), None) = (known, found) {
+        // The payload came before its action, which LiveChat's never does.
+        look(action, &mut scan::Members::before(payload), &mut found).map_err(|NotJson| Rejection::NotJson)?;
+    }
     Ok(Delivery {
         body,
         secret,
-        action: action.and_then(scan::string).ok_or(Rejection::NoAction)?,
-        payload: payload.ok_or(Rejection::NoPayload)?,
+        action,
+        known,
+        payload,
+        found: found.unwrap_or_default(),
         webhook_id,
         organization_id,
         license_id,
@@ -57,54 +79,46 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
     })
 }
 
+/// Reads the payload, and notes what the pointers of its action lead to.
+fn look<'a>(
+    action: &Action,
+    members: &mut scan::Members<'a>,
+    found: &mut Option<Found<'a>>,
+) -> Result<&'a str, NotJson> {
+    members.object(|payload| found.insert(Found::default()).look(action.pointers, payload))
+}
+
 /// A member of the outer object: its decoded name, and where its raw text stands in the body.
 pub(super) struct Member<'a> {
     pub(super) name: Cow<'a, str>,
-    raw_name: &'a str,
+    /// Where the name begins in the body.
+    at: usize,
     pub(super) value: &'a str,
 }
 
-/// The members of the body's one object, in their order; none of them twice.
-pub(super) fn members_of(body: &[u8]) -> Result<(&str, Vec<Member<'_>>), Rejection> {
+/// The members of the body's one object, in their order, none of them twice; `value` reads the value of each.
+pub(super) fn members_of<'a>(
+    body: &'a [u8],
+    mut value: impl FnMut(&str, &mut scan::Members<'a>) -> Result<&'a str, NotJson>,
+) -> Result<(&'a str, Vec<Member<'a>>), Rejection> {
+    let not_json = |NotJson| Rejection::NotJson;
     let body = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?;
     let body = body.trim_matches([' ', '\t', '\r', '\n']); // JSON's white space: around the object, no part of it
-    let members = members(body)?;
-    if has_twins(&members) { Err(Rejection::MemberTwice) } else { Ok((body, members)) }
-}
-
-fn members(body: &str) -> Result<Vec<Member<'_>>, Rejection> {
-    let mut reader = serde_json::Deserializer::from_str(body);
+    let other = || if scan::is_json(body) { Rejection::NotAnObject } else { Rejection::NotJson };
+    let mut walk = scan::Members::of(body).ok_or_else(other)?;
     let mut members = Vec::with_capacity(8);
-    let outcome = reader.deserialize_map(Members(&mut members)).and_then(|()| reader.end());
-    match outcome {
-        Ok(()) => Ok(members),
-        Err(_) if members.len() > MEMBERS_MAX => Err(Rejection::TooManyMembers),
-        Err(e) if e.is_data() && members.is_empty() => Err(Rejection::NotAnObject),
-        Err(_) => Err(Rejection::NotJson),
-    }
-}
-
-struct Members<'m, 'a>(&'m mut Vec<Member<'a>>);
-
-impl<'de> Visitor<'de> for Members<'_, 'de> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(raw_name) = map.next_key::<&RawValue>()? {
-            let raw_name = raw_name.get();
-            let name = scan::string(raw_name).ok_or_else(|| A::Error::custom("a name that is no text"))?;
-            let value = map.next_value::<&RawValue>()?.get();
-            self.0.push(Member { name, raw_name, value });
-            if self.0.len() > MEMBERS_MAX {
-                return Err(A::Error::custom("too many members"));
-            }
+    while let Some(name) = walk.name().map_err(not_json)? {
+        let (at, name) = (name.at, name.text.ok_or(Rejection::NotJson)?);
+        let value = value(&name, &mut walk).map_err(not_json)?;
+        members.push(Member { name, at, value });
+        if members.len() > MEMBERS_MAX {
+            return Err(Rejection::TooManyMembers);
         }
-        Ok(())
     }
+    if !walk.is_over() {
+        return Err(Rejection::NotJson);
+    }
+    if has_twins(&members) { Err(Rejection::MemberTwice) } else { Ok((body, members)) }
 }
 
 /// Names are compared as decoded: `"action"` and `"\u0061ction"` are one name to every JSON parser behind us.
@@ -114,18 +128,12 @@ fn has_twins(members: &[Member<'_>]) -> bool {
 
 /// The bytes of member `i` with the one comma that must go with it.
 fn cut(body: &str, members: &[Member<'_>], i: usize) -> Range<usize> {
-    let start = |m: &Member<'_>| offset(body, m.raw_name);
-    let end = |m: &Member<'_>| offset(body, m.value) + m.value.len();
+    let end = |m: &Member<'_>| m.value.as_ptr() as usize - body.as_ptr() as usize + m.value.len();
     match (members.get(i + 1), i.checked_sub(1)) {
-        (Some(next), _) => start(&members[i])..start(next),
+        (Some(next), _) => members[i].at..next.at,
         (None, Some(previous)) => end(&members[previous])..end(&members[i]),
-        (None, None) => start(&members[i])..end(&members[i]),
+        (None, None) => members[i].at..end(&members[i]),
     }
-}
-
-/// Where `part`, which was borrowed from `body`, stands in it.
-fn offset(body: &str, part: &str) -> usize {
-    part.as_ptr() as usize - body.as_ptr() as usize
 }
 
 #[cfg(test)]
@@ -161,6 +169,9 @@ mod tests {
             r#"{"action":"a","payload":{}} x"#,
             r#"{"action" "a"}"#,
             r#"{"action":"a","payload":{},}"#,
+            r#"{"action":"a","payload":{"b":01}}"#,
+            r#"{"payload":{"id":tru},"action":"agent_created"}"#,
+            "[",
         ] {
             assert_eq!(why(not_json.as_bytes()), Rejection::NotJson, "{not_json}");
         }
@@ -187,6 +198,20 @@ mod tests {
             let body = format!(r#"{{"action":"a","payload":{payload}}}"#);
             assert_eq!(receive(body.as_bytes()).expect("well-formed").payload, payload);
         }
+    }
+
+    #[test]
+    fn the_members_may_come_in_any_order() {
+        let found = |body: &str| {
+            let delivery = receive(body.as_bytes()).expect("well-formed");
+            let found: Vec<_> = delivery.found.values().flatten().map(str::to_owned).collect();
+            (delivery.known.map(|action| action.name), found)
+        };
+        let payload = r#""payload" : {"id":1,"thread_id":"T1","chat_id":"C1"}"#;
+        let expected = (Some("chat_deactivated"), vec![r#""C1""#.to_owned(), r#""T1""#.to_owned()]);
+        assert_eq!(found(&format!(r#"{{"action":"thread_closed",{payload}}}"#)), expected);
+        assert_eq!(found(&format!(r#"{{{payload},"action":"thread_closed"}}"#)), expected);
+        assert_eq!(found(&format!(r#"{{{payload},"action":"unheard_of"}}"#)), (None, vec![]));
     }
 
     #[test]

@@ -6,6 +6,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
+use super::actions::Action;
+use super::pointers::Found;
 use super::{Delivery, Rejection, scan};
 
 /// The active secret keys of an app, by name. Several, because the only way to change the key of a LiveChat webhook is
@@ -57,7 +59,9 @@ pub struct Verified<'a> {
     /// The delivered object without its secret key: the bytes before and after it.
     pub(super) data: [&'a str; 2],
     pub(super) action: Cow<'a, str>,
+    pub(super) known: Option<&'static Action>,
     pub(super) payload: &'a str,
+    pub(super) found: Found<'a>,
     pub(super) webhook_id: Option<&'a str>,
     pub(super) organization_id: Option<&'a str>,
     pub(super) license_id: Option<&'a str>,
@@ -75,7 +79,9 @@ pub fn verify<'a>(delivery: Delivery<'a>, keyring: &Keyring) -> Result<(Verified
     let verified = Verified {
         data: [&delivery.body[..cut.start], &delivery.body[cut.end..]],
         action: delivery.action,
+        known: delivery.known,
         payload: delivery.payload,
+        found: delivery.found,
         webhook_id: delivery.webhook_id,
         organization_id: delivery.organization_id,
         license_id: delivery.license_id,
