@@ -59,7 +59,7 @@ impl DeadLetters {
     async fn publish(&self, record: &Record, failure: Failure) -> Result<(), Failure> {
         let told = [record.topic.to_string(), failure.parking().to_owned(), format!("{:?}", failure.code)];
         let mut letter = Record { topic: Arc::clone(&self.topic), ..record.clone() };
-        letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(told));
+        letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(told.map(Cow::Owned)));
         self.publisher.published(letter).await
     }
 }

@@ -265,7 +265,7 @@ fn item(Numbered { number, entry, bytes }: Numbered, topic: &str, with_value: bo
         parked: parked.as_ref().and_then(|parked| Timestamp::from_millisecond(parked.at_ms).ok()),
         reason: parked.as_ref().map(|parked| parked.reason.clone()),
         error: parked.map(|parked| parked.error),
-        headers: record.headers.into_iter().map(|(name, value)| (name.into_owned(), value)).collect(),
+        headers: record.headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
         value,
         value_hex,
     }

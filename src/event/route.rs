@@ -126,7 +126,7 @@ impl Topics {
 pub struct Record {
     pub topic: Arc<str>,
     pub key: String,
-    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     pub value: Vec<u8>,
 }
 
@@ -138,8 +138,8 @@ pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> 
         Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, routing, &key)),
         Mode::Binary => ("application/json", ce_headers(&event, routing, &key), event.data().concat().into_bytes()),
     };
-    headers.insert(0, ("content-type".into(), content_type.to_owned()));
-    headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned())));
+    headers.insert(0, ("content-type".into(), content_type.into()));
+    headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned().into())));
     Some(Record { topic: Arc::clone(topic), key, headers, value })
 }
 
@@ -148,12 +148,18 @@ fn envelope(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<u8> {
     let [before, after] = event.data();
     let mut json = Vec::with_capacity(before.len() + after.len() + 768);
     json.push(b'{');
-    attributes(event, routing, key, |name, text| {
+    attributes(event, routing, key, |name, text, is_plain| {
         json.push(b'"');
         json.extend_from_slice(name.as_bytes());
         json.extend_from_slice(b"\":");
-        write_string(text, &mut json);
-        json.push(b',');
+        if is_plain || needs_no_escapes(text) {
+            json.push(b'"');
+            json.extend_from_slice(text.as_bytes());
+            json.extend_from_slice(b"\",");
+        } else {
+            serde_json::to_writer(&mut json, text).expect("text is JSON, and memory takes what is written");
+            json.push(b',');
+        }
     });
     json.extend_from_slice(br#""data":"#);
     json.extend_from_slice(before.as_bytes());
@@ -163,61 +169,56 @@ fn envelope(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<u8> {
 }
 
 /// The binary mode's headers; the content type of `data` has a header of its own there.
-fn ce_headers(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<(Cow<'static, str>, String)> {
+fn ce_headers(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
     let mut headers = Vec::with_capacity(16);
-    attributes(event, routing, key, |name, text| {
+    attributes(event, routing, key, |name, text, _| {
         if name != "datacontenttype" {
-            headers.push((format!("ce_{name}").into(), text.to_owned()));
+            headers.push((format!("ce_{name}").into(), text.to_owned().into()));
         }
     });
     headers
 }
 
-/// A text as JSON has it; hardly any needs escapes.
-fn write_string(text: &str, json: &mut Vec<u8>) {
+/// Whether a text stands in JSON as it is; nearly every one does.
+fn needs_no_escapes(text: &str) -> bool {
     // Looks at every byte, which is faster than to stop: it is done many at a time.
     let is_plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
-    if text.bytes().fold(true, |all, b| all & is_plain(b)) {
-        json.push(b'"');
-        json.extend_from_slice(text.as_bytes());
-        json.push(b'"');
-    } else {
-        serde_json::to_writer(json, text).expect("text is JSON, and memory takes what is written");
-    }
+    text.bytes().fold(true, |all, b| all & is_plain(b))
 }
 
-/// The attributes that the event has, in the order of the envelope.
-fn attributes(event: &Event<'_>, routing: &Routing, key: &str, mut attribute: impl FnMut(&str, &str)) {
+/// The attributes that the event has, in the order of the envelope: name, text, and whether the text, being our own, is known
+/// to need no escapes in JSON.
+fn attributes(event: &Event<'_>, routing: &Routing, key: &str, mut attribute: impl FnMut(&str, &str, bool)) {
     let mut made = String::with_capacity(128);
-    let mut attribute = |name: &str, text: &str| {
+    let mut attribute = |name: &str, text: &str, is_plain: bool| {
         if !text.is_empty() {
-            attribute(name, text);
+            attribute(name, text, is_plain);
         }
     };
-    attribute("specversion", "1.0");
-    attribute("id", event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
-    attribute("source", written(&mut made, |t| source(&event.tenant, t)));
-    attribute("type", written(&mut made, |t| t.extend(["com.livechat.", &event.name])));
-    attribute("subject", written(&mut made, |t| subject(event, t)));
+    attribute("specversion", "1.0", true);
+    attribute("id", event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()), true);
+    attribute("source", written(&mut made, |t| source(&event.tenant, t)), true);
+    attribute("type", written(&mut made, |t| t.extend(["com.livechat.", &event.name])), true);
+    attribute("subject", written(&mut made, |t| subject(event, t)), true);
     if let Some(time) = event.time {
-        attribute("time", written(&mut made, |t| rfc3339(DateTimePrinter::new(), time, t)));
+        attribute("time", written(&mut made, |t| rfc3339(DateTimePrinter::new(), time, t)), true);
     }
     let printer = DateTimePrinter::new().precision(Some(3));
-    attribute("recordedtime", written(&mut made, |t| rfc3339(printer, event.recorded, t)));
-    attribute("datacontenttype", "application/json");
+    attribute("recordedtime", written(&mut made, |t| rfc3339(printer, event.recorded, t)), true);
+    attribute("datacontenttype", "application/json", true);
     match &event.tenant {
-        Tenant::Organization(id) => attribute("organizationid", id),
-        Tenant::License(id) => attribute("licenseid", id),
+        Tenant::Organization(id) => attribute("organizationid", id, false),
+        Tenant::License(id) => attribute("licenseid", id, false),
         Tenant::Unnamed => {}
     }
-    attribute("webhookid", event.webhook_id.as_deref().unwrap_or_default());
-    attribute("app", event.app);
-    attribute("apiversion", routing.api_version.as_deref().unwrap_or_default());
+    attribute("webhookid", event.webhook_id.as_deref().unwrap_or_default(), false);
+    attribute("app", event.app, false);
+    attribute("apiversion", routing.api_version.as_deref().unwrap_or_default(), false);
     for (slot, name) in Slot::ATTRIBUTES {
-        attribute(name, event.slot(slot).unwrap_or_default());
+        attribute(name, event.slot(slot).unwrap_or_default(), false);
     }
-    attribute("partitionkey", key);
-    attribute("contenthash", written(&mut made, |t| hex(&event.content_hash, t)));
+    attribute("partitionkey", key, false);
+    attribute("contenthash", written(&mut made, |t| hex(&event.content_hash, t)), true);
 }
 
 /// What `write` makes, in memory that is used again.
@@ -275,14 +276,15 @@ fn subject(event: &Event<'_>, to: &mut String) {
 
 /// `/things/id`, the id escaped as a path of a URI has it.
 fn segment(things: &str, id: &str, to: &mut String) {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b'@');
-    to.extend(["/", things, "/"]);
-    if id.bytes().all(is_plain) {
+    to.push('/');
+    to.push_str(things);
+    to.push('/');
+    if id.bytes().all(|byte| UNESCAPED[usize::from(byte)]) {
         to.push_str(id); // nearly every id
         return;
     }
     for byte in id.bytes() {
-        if is_plain(byte) {
+        if UNESCAPED[usize::from(byte)] {
             to.push(char::from(byte));
         } else {
             to.push('%');
@@ -290,6 +292,17 @@ fn segment(things: &str, id: &str, to: &mut String) {
         }
     }
 }
+
+/// The bytes that stand for themselves in a path.
+const UNESCAPED: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128_u8 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'@');
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {
@@ -333,7 +346,7 @@ mod tests {
         let value = String::from_utf8(record.value).expect("text");
         assert_eq!(value, expected, "id and hash were computed with another program");
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.incoming_event", "C1"));
-        let headers: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_ref(), v.as_str())).collect();
+        let headers: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_ref(), v.as_ref())).collect();
         assert_eq!(headers, [("content-type", "application/cloudevents+json"), ("traceparent", "00-a-b-01")]);
     }
 
@@ -341,7 +354,7 @@ mod tests {
     fn in_binary_mode_the_attributes_are_headers_and_the_value_is_data() {
         let record = record(EVENT, Mode::Binary).expect("a record");
         assert_eq!(record.value, EVENT.replace(r#""secret_key":"k","#, "").as_bytes());
-        let header = |name: &str| record.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        let header = |name: &str| record.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_ref());
         assert_eq!(header("content-type"), Some("application/json"));
         assert_eq!(header("ce_type"), Some("com.livechat.incoming_event"));
         assert_eq!(header("ce_chatid"), Some("C1"));

@@ -43,7 +43,7 @@ impl Polled {
         let record = &slot.record;
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers =
-            record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+            record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
         let message = BaseRecord::with_opaque_to(&record.topic, Arc::clone(slot))
             .key(record.key.as_str())
             .payload(&record.value)

@@ -81,7 +81,7 @@ impl Entry {
         let v1 = V1 {
             topic,
             key,
-            headers: headers.iter().map(|(name, value)| (name.as_ref(), value.as_str())).collect(),
+            headers: headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect(),
             spooled_ms: self.spooled.as_millisecond(),
             parked: self.parked.clone(),
             value,
@@ -102,7 +102,8 @@ impl Entry {
             return Err(Unreadable::Corrupted);
         }
         let Format::V1(v1) = postcard::from_bytes(rest).map_err(|_| Unreadable::Newer)?;
-        let headers = v1.headers.iter().map(|(name, value)| (Cow::Owned((*name).to_owned()), (*value).to_owned()));
+        let headers =
+            v1.headers.iter().map(|(name, value)| (Cow::Owned((*name).to_owned()), Cow::Owned((*value).to_owned())));
         let record = Record {
             topic: v1.topic.into(),
             key: v1.key.to_owned(),
@@ -120,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn entry(key: &str, value: &[u8]) -> Entry {
-        let headers = vec![(Cow::Borrowed("content-type"), "application/cloudevents+json".to_owned())];
+        let headers = vec![(Cow::Borrowed("content-type"), "application/cloudevents+json".into())];
         let record =
             Record { topic: "livechat.incoming_event".into(), key: key.to_owned(), headers, value: value.to_vec() };
         Entry { record, spooled: Timestamp::from_millisecond(1_795_000_000_123).expect("a time"), parked: None }
