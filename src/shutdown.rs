@@ -1,7 +1,10 @@
 //! The way to the end: a signal, a time in which requests are still taken, a time for those under way, and then the end.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +21,8 @@ pub struct Shutdown {
     pub giving_up: CancellationToken,
     /// As `draining`, for those who ask with every request: the token takes a lock to answer.
     is_draining: Arc<AtomicBool>,
+    /// As `closing`, for those who wait for more than that.
+    is_closing: Arc<AtomicBool>,
 }
 
 impl Shutdown {
@@ -26,11 +31,30 @@ impl Shutdown {
         self.is_draining.load(Ordering::Relaxed)
     }
 
+    /// Waits for `closing`. Polled again by the task that polled it first, and by no other, it takes no lock, as the token's own
+    /// future does: a connection's task polls it with everything that happens to the connection.
+    pub async fn closed(&self) {
+        let mut cancelled = pin!(self.closing.cancelled());
+        let mut is_registered = false;
+        let wait = poll_fn(|context| {
+            if self.is_closing.load(Ordering::Relaxed) {
+                Poll::Ready(())
+            } else if is_registered {
+                Poll::Pending
+            } else {
+                is_registered = true;
+                cancelled.as_mut().poll(context)
+            }
+        });
+        wait.await;
+    }
+
     /// Passes through the moments; `idle` says that nothing is under way any more. Returns when all is over.
     pub async fn run(&self, delay: Duration, timeout: Duration, idle: impl Future<Output = ()>) {
         self.is_draining.store(true, Ordering::Relaxed);
         self.draining.cancel();
         tokio::time::sleep(delay).await;
+        self.is_closing.store(true, Ordering::Relaxed);
         self.closing.cancel();
         tokio::pin!(idle);
         if tokio::time::timeout(timeout, &mut idle).await.is_err() {
@@ -65,4 +89,22 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
         });
         first
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_closing_is_woken_by_it() {
+        let shutdown = Shutdown::default();
+        let waiting = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { shutdown.closed().await }
+        });
+        let idle = async { waiting.await.expect("woken") };
+        shutdown.run(Duration::ZERO, Duration::from_secs(10), idle).await;
+        assert!(!shutdown.giving_up.is_cancelled(), "the one who waited was under way until then");
+        shutdown.closed().await; // and who comes later
+    }
 }

@@ -106,7 +106,7 @@ async fn next(
     };
     tokio::select! {
         biased;
-        () = shutdown.closing.cancelled() => None,
+        () = shutdown.closed() => None,
         accepted = accept => Some(accepted),
     }
 }
@@ -131,7 +131,7 @@ async fn connection<H: Handler>(
             }
             return;
         }
-        () = shutdown.closing.cancelled() => return,
+        () = shutdown.closed() => return,
     };
     let http2 = match first {
         Some(Sniffed { http2, bytes }) => {
@@ -182,7 +182,7 @@ async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served
             biased;
             _ = io.stream().readable() => continue, // what it is, the read behind it tells
             late = served.activity.late(limits) => Some(late),
-            () = served.shutdown.closing.cancelled() => None,
+            () = served.shutdown.closed() => None,
         };
         break late.map_or(End::Done, End::Late);
     };
@@ -283,7 +283,7 @@ where
         biased;
         end = until_quiet => return end,
         late = activity.late(limits) => Some(late),
-        () = served.shutdown.closing.cancelled() => None,
+        () = served.shutdown.closed() => None,
     };
     if late == Some(Late::Head) {
         return End::Late(Late::Head);
