@@ -479,6 +479,12 @@ mod tests {
         }
 
         #[test]
+        fn a_walk_goes_through_what_is_an_object_and_through_nothing_else(text in pieces()) {
+            let text = format!("{{{text}");
+            prop_assert_eq!(members(&text).is_ok(), is_json(&text));
+        }
+
+        #[test]
         fn json_with_a_byte_changed_is_what_serde_takes_it_for(value in value(), at in any::<proptest::sample::Index>(), put in "[ -~\n]?") {
             let text = serde_json::to_string(&value).expect("JSON");
             prop_assert!(is_json(&text));
