@@ -79,16 +79,12 @@ fn busy(arguments: &Arguments, relay: &Relay<'_>) -> f64 {
     server.rss_mb()
 }
 
-/// `server.header_timeout` as it comes, and a second: by then each connection has looked whether it is one of many.
-const QUIET: Duration = Duration::from_secs(6);
-
-/// The memory that many connections add to a relay that has seen some traffic, once they have been idle for a while.
+/// The memory that many connections add to a relay that has seen some traffic.
 fn idle(relay: &Relay<'_>) -> f64 {
     let server = Server::relay(relay);
     server.load(&["--connections", "8", "--events", "10000", "--seed", "920000", "--actions", ACTIONS]);
     let before = server.rss_mb();
     let connections = server.idle(IDLE, 930_000);
-    std::thread::sleep(QUIET);
     let after = server.rss_mb();
     drop(connections);
     (after - before) * 1024.0 / IDLE as f64
