@@ -237,7 +237,7 @@ fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str
     let raw = raw.filter(|&raw| raw != "null")?;
     let is_integer = |raw: &str| raw.len() <= 20 && raw.bytes().all(|b| b.is_ascii_digit());
     let text = match raw.as_bytes() {
-        [b'"', inner @ .., b'"'] if is_printable(inner) && is_short(inner.len()) => {
+        [b'"', inner @ .., b'"'] if is_short(inner.len()) && is_printable(inner) => {
             Ok(Cow::Borrowed(&raw[1..raw.len() - 1]))
         }
         [b'"', ..] => scan::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),

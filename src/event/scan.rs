@@ -179,6 +179,11 @@ fn value_end(bytes: &[u8], start: usize) -> Option<usize> {
     }
 }
 
+/// Where the value begins whose name begins at `start`.
+fn past_name(bytes: &[u8], start: usize) -> Option<usize> {
+    past_colon(bytes, string_end(bytes, start)?.0)
+}
+
 fn nested_end(bytes: &[u8], start: usize) -> Option<usize> {
     let mut open = Open::default();
     let mut at = start;
@@ -189,7 +194,7 @@ fn nested_end(bytes: &[u8], start: usize) -> Option<usize> {
                 at = past_space(bytes, at + 1);
                 open.push(true);
                 if *bytes.get(at)? != b'}' {
-                    at = past_colon(bytes, string_end(bytes, at)?.0)?;
+                    at = past_name(bytes, at)?;
                     continue;
                 }
             }
@@ -208,8 +213,7 @@ fn nested_end(bytes: &[u8], start: usize) -> Option<usize> {
             at = past_space(bytes, at);
             match (*bytes.get(at)?, open.is_object()) {
                 (b',', true) => {
-                    at = past_space(bytes, at + 1);
-                    at = past_colon(bytes, string_end(bytes, at)?.0)?;
+                    at = past_name(bytes, past_space(bytes, at + 1))?;
                     break;
                 }
                 (b',', false) => {
