@@ -161,6 +161,8 @@ const CROWD: usize = 512;
 async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served<H>>, limits: &Limits) {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
+    // An answer is one small piece, for which the kernel's send does less than its writev.
+    builder.writev(false);
     builder.max_buf_size(limits.header_bytes_max.max(8192));
     // Else hyper drops a request whose client has hung up behind it, perhaps before we have looked at it.
     builder.half_close(true);
