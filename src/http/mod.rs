@@ -175,11 +175,13 @@ async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served
         if end != End::Quiet {
             break end;
         }
-        if !parts.read_buf.is_empty() {
-            io.unread(parts.read_buf);
+        let unread = parts.read_buf;
+        if !unread.is_empty() {
+            io.unread(unread);
             served.activity.read();
             continue;
         }
+        drop(unread); // empty, it holds hyper's whole buffer still
         let late = tokio::select! {
             biased;
             _ = io.stream().readable() => continue, // what it is, the read behind it tells

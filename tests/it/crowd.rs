@@ -40,3 +40,25 @@ fn in_a_crowd_a_connection_goes_on_where_it_was() {
     say_and_hear(&mut stream, &[&event()[..], &event()[..40]].concat(), &[200, 408]);
     assert!(read(&mut stream).is_none(), "the connection has ended");
 }
+
+#[test]
+fn in_a_crowd_an_idle_connection_keeps_no_buffer() {
+    const IDLE: usize = 1000;
+    const BUFFER: f64 = 8192.0; // hyper's smallest
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[("server.connections_max", "2000")]).ready();
+    let _crowd: Vec<TcpStream> = (0..CROWD).map(|_| connect(relay.webhooks)).collect();
+    await_that("all are there", || relay.metric("livechat_relay_connections") >= CROWD as f64);
+
+    let used = || {
+        let mut stream = connect(relay.webhooks);
+        say_and_hear(&mut stream, &request("/webhooks", "", incoming_event(&chat_id(), 1)), &[200]);
+        stream
+    };
+    (0..100).for_each(|_| drop(used())); // what is made once is there
+    let memory = || relay.metric("process_resident_memory_bytes");
+    let before = memory();
+    let _idle: Vec<TcpStream> = (0..IDLE).map(|_| used()).collect();
+    let each = (memory() - before) / IDLE as f64;
+    assert!(each < BUFFER, "{each} bytes of memory each");
+}
