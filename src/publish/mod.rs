@@ -3,6 +3,7 @@
 //! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
 //! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
 
+mod company;
 mod health;
 mod polled;
 mod remedy;
@@ -23,6 +24,7 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::telemetry::Throttle;
+pub use company::Busy;
 use health::Health;
 use polled::Polled;
 pub use remedy::{REMEDIES, Remedy};
@@ -36,6 +38,7 @@ pub struct Config {
     pub client_id: String,
     pub publish_deadline: Duration,
     pub linger: Duration,
+    pub busy: Busy,
     pub compression: String,
     pub queue_bytes_max: u64,
     pub queue_records_max: u64,
@@ -183,7 +186,7 @@ impl Publisher {
         let slot = Arc::new(Slot::new(record, Instant::now()));
         self.metrics.records_in_flight.inc();
         let current = self.current();
-        current.send(&slot);
+        current.send(&slot, self.metrics.records_in_flight.get());
         let is_beyond_help = current.client().context().is_beyond_help.load(Relaxed);
         drop(current);
         if is_beyond_help {
@@ -242,11 +245,13 @@ impl Publisher {
     /// # Errors
     /// When records are left without one.
     pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
+        self.shared().hurry();
         self.shared().flush(timeout)
     }
 
     /// Whoever still waits for a report has one soon: what the brokers have not acked is given up. Blocks until it is.
     pub fn give_up(&self) {
+        self.shared().hurry();
         self.shared().purge(PurgeConfig::default().queue().inflight());
     }
 
@@ -288,7 +293,7 @@ fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Re
         is_beyond_help: AtomicBool::new(false),
         logged: Throttle::new(Duration::from_secs(10)),
     };
-    Polled::new(&config.producer(), context)
+    Polled::new(&config.producer(), context, config.busy)
 }
 
 /// Receives what librdkafka has to say, on whichever thread asks for it.
@@ -395,6 +400,7 @@ mod tests {
             client_id: "test".to_owned(),
             publish_deadline: Duration::from_secs(4),
             linger: Duration::from_micros(500),
+            busy: Busy { records: 1, linger: Duration::ZERO },
             compression: "zstd".to_owned(),
             queue_bytes_max: 1 << 20,
             queue_records_max: 10,

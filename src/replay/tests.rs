@@ -78,6 +78,7 @@ impl Stage {
             client_id: "test".to_owned(),
             publish_deadline: PUBLISH_DEADLINE,
             linger: Duration::ZERO,
+            busy: publish::Busy { records: 100, linger: Duration::from_millis(2) },
             compression: "none".to_owned(),
             queue_bytes_max: 64 << 20,
             queue_records_max: 10_000,
