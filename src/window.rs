@@ -47,7 +47,6 @@ pub struct Window {
     entries: Arc<Mutex<Entries>>,
 }
 
-#[derive(Default)]
 struct Entries {
     under_way: HashMap<RetryKey, Option<watch::Sender<Option<Settled>>>, BuildHasherDefault<OfHash>>,
     durable: Durable,
@@ -55,7 +54,9 @@ struct Entries {
 
 impl Window {
     pub fn new(config: Config) -> Self {
-        Self { config, start: Instant::now(), entries: Arc::default() }
+        let durable = Durable::with_room_for(if config.window.is_zero() { 0 } else { config.entries_max });
+        let entries = Entries { under_way: HashMap::default(), durable };
+        Self { config, start: Instant::now(), entries: Arc::new(Mutex::new(entries)) }
     }
 
     /// Looks a delivery up, and claims it if it is new.
@@ -99,7 +100,6 @@ const ENTRIES_MAX: usize = u32::MAX as usize / 2;
 
 /// Durable events by age, and by key. At a high rate most of it lies outside the processor's caches: the index has nothing but
 /// numbers, so that a look at it is one at a small table, and the rest is read and written in order.
-#[derive(Default)]
 struct Durable {
     /// The oldest first, each with the time from which it counts.
     by_age: VecDeque<(u64, RetryKey)>,
@@ -110,6 +110,12 @@ struct Durable {
 }
 
 impl Durable {
+    /// Room that is not used yet takes no memory; where it grew by doubling, what it left behind would.
+    fn with_room_for(entries: usize) -> Self {
+        let entries = entries.min(1 << 20); // more is asked for when it is needed
+        Self { by_age: VecDeque::with_capacity(entries), by_key: HashTable::with_capacity(entries), first: 0 }
+    }
+
     fn len(&self) -> usize {
         self.by_age.len()
     }
