@@ -54,7 +54,7 @@ profile: ## What runs in the relay under load, for the release build: pgo/ anew 
 	scripts/profile.sh
 
 consumers: ## The example consumers in four languages against a real Kafka and the real relay
-	cargo build --locked
+	cargo test --locked --no-run
 	scripts/check-consumers.sh
 
 contract: ## Write contract/ anew from the catalogue of actions
