@@ -196,6 +196,18 @@ fn names_that_kafka_takes_for_one_are_refused() {
 }
 
 #[test]
+fn the_wait_for_company_has_its_limits() {
+    let set = |name: &str, value: &str| mistakes(&format!("[kafka]\n{name} = {value}"));
+    for (name, value) in [("busy_records", "1"), ("busy_linger", "\"0ms\""), ("busy_linger", "\"1s\"")] {
+        assert_eq!(set(name, value), Vec::<String>::new(), "{name} {value}");
+    }
+    for (name, value) in [("busy_records", "0"), ("busy_linger", "\"1001ms\""), ("busy_linger", "\"-1ms\"")] {
+        let told = set(name, value);
+        assert!(told.len() == 1 && told[0].starts_with(&format!("kafka.{name}: ")), "{told:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_told_by_line_and_column() {
     let told = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
     assert!(told[0].contains(":2:"), "{told:?}");
