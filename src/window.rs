@@ -110,7 +110,7 @@ struct Durable {
 }
 
 impl Durable {
-    /// Room that is not used yet takes no memory; where it grew by doubling, what it left behind would.
+    /// Room that is not used yet takes next to no memory; where it grew by doubling, what it left behind would.
     fn with_room_for(entries: usize) -> Self {
         let entries = entries.min(1 << 20); // more is asked for when it is needed
         Self { by_age: VecDeque::with_capacity(entries), by_key: HashTable::with_capacity(entries), first: 0 }
