@@ -35,7 +35,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     telemetry::start(&config.log);
     let signal = on_signal().map_err(|e| Failure::Failed(format!("signals cannot be handled: {e}")))?;
     tokio::pin!(signal);
-    raise_open_files(config.server.listener.limits.connections_max);
+    let files_of_the_spool = config.spool.as_ref().map_or(0, |spool| spool.spool.files());
+    super::raise_open_files(config.server.listener.limits.connections_max as u64 + files_of_the_spool);
 
     let start = Daemon::start(config, Shutdown::default());
     let daemon = tokio::select! {
@@ -360,24 +361,4 @@ fn told(prepared: &Prepared) {
         tracing::warn!(why, "the topics' max.message.bytes could not be read; records may be too large for them");
     }
     tracing::info!(existing = prepared.existing, created = prepared.created.len(), "topics are there");
-}
-
-/// Each connection is an open file, and the usual limit is 1,024: the soft limit goes up to what is needed, as far as
-/// the hard one lets it.
-fn raise_open_files(connections_max: usize) {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let needed = connections_max as u64 + 256;
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return;
-    }
-    let raised = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
-    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
-    if set.is_err() || raised < needed {
-        tracing::warn!(
-            limit = raised,
-            needed,
-            "too few open files for server.connections_max; raise the hard limit (LimitNOFILE=)"
-        );
-    }
 }

@@ -348,6 +348,7 @@ pub const DEAD_LETTER: &str = "dead-letter";
 fn spool(r: &mut Reader) -> Option<Spool> {
     let directory = r.optional_text("spool.directory");
     let bytes_max = r.size("spool.bytes_max", ByteSize::mib(1), ByteSize::tib(1));
+    let segment_bytes = r.size("spool.segment_bytes", ByteSize::kib(64), ByteSize::gib(1));
     let free_min = r.size("spool.free_min", ByteSize::b(0), ByteSize::tib(1));
     let queue_records_max = r.number("spool.queue_records_max", 1, 1_000_000);
     let queue_bytes_max = r.size("spool.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(4));
@@ -370,6 +371,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
     let spool = spool::Config {
         directory: directory?.into(),
         bytes_max: bytes_max? as u64,
+        segment_bytes: segment_bytes? as u64,
         free_min: free_min? as u64,
         queue_records_max: queue_records_max? as usize,
         queue_bytes_max: queue_bytes_max? as u64,

@@ -208,6 +208,18 @@ fn the_wait_for_company_has_its_limits() {
 }
 
 #[test]
+fn a_segment_of_the_spool_has_its_limits() {
+    let set = |value: &str| mistakes(&format!("[spool]\nsegment_bytes = \"{value}\""));
+    for value in ["64KiB", "1GiB"] {
+        assert_eq!(set(value), Vec::<String>::new(), "{value}");
+    }
+    for value in ["65535B", "1025MiB"] {
+        let told = set(value);
+        assert!(told.len() == 1 && told[0].starts_with("spool.segment_bytes: "), "{told:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_is_told_by_line_and_column() {
     let told = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
     assert!(told[0].contains(":2:"), "{told:?}");

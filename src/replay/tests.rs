@@ -91,6 +91,7 @@ impl Stage {
         let directory = tempfile::tempdir().expect("a directory");
         let config = crate::spool::Config {
             directory: directory.path().to_owned(),
+            segment_bytes: 20_000,
             bytes_max: 64 << 20,
             free_min: 0,
             queue_records_max: 1000,

@@ -159,9 +159,14 @@ impl Lanes {
         if self.absent.contains(&number) {
             return false;
         }
-        let is_first = self.by_topic.values().all(|lane| lane.acked.is_empty());
+        let is_first = !self.has_acked();
         self.change(topic, |lane| lane.acked.insert(number));
         is_first
+    }
+
+    /// Whether a commit has something to delete.
+    pub(super) fn has_acked(&self) -> bool {
+        self.by_topic.values().any(|lane| !lane.acked.is_empty())
     }
 
     /// What a commit has to delete.

@@ -7,8 +7,10 @@
 pub mod entry;
 pub mod store;
 
+mod db;
+mod files;
 mod lanes;
-mod open;
+mod sealed;
 mod writer;
 
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ pub use store::{Contents, Size, Store};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
-use open::{Opened, open, open_unlocked, put_aside};
+use writer::Opened;
 
 /// `[spool]`.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// Bytes of entries, together; past it nothing more is accepted.
     pub bytes_max: u64,
+    /// Bytes of entries in one file, after which another is begun.
+    pub segment_bytes: u64,
     /// Bytes that its file system keeps free; with less, nothing more is accepted.
     pub free_min: u64,
     /// Entries that wait for the writer, and their bytes.
@@ -42,6 +46,13 @@ pub struct Config {
     pub lock_timeout: Duration,
     /// How long an event waits for its lane's way back to Kafka, before it goes through the spool itself.
     pub switch_timeout: Duration,
+}
+
+impl Config {
+    /// How many files it may have: when it is full, and as many again that are nearly empty.
+    pub const fn files(&self) -> u64 {
+        self.bytes_max / self.segment_bytes * 2 + 8
+    }
 }
 
 /// Why the spool has not taken an entry.
@@ -149,12 +160,12 @@ impl Spool {
     /// [`Unusable`]: locked for too long, or written by a newer version.
     pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let opened = open_unlocked(&config)?;
-        let directory = config.directory.clone();
-        let reopen = move |broken: Option<&str>| {
-            if let Some(why) = broken {
-                put_aside(&directory, why)?;
+        let (directory, segment_bytes) = (config.directory.clone(), config.segment_bytes);
+        let reopen = move |broken: Option<(&str, &str)>| {
+            if let Some((file, why)) = broken {
+                Store::put_aside(&directory, file, why)?;
             }
-            open(&directory)
+            Store::open(&directory, segment_bytes)
         };
         Ok(Self::start_with(config, metrics, opened, reopen))
     }
@@ -164,9 +175,11 @@ impl Spool {
     /// # Errors
     /// [`Unusable`]: locked, newer, broken, or not readable.
     pub fn look(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
-        let directory = config.directory.clone();
-        match Store::open(&directory) {
-            Ok(store) => Ok(Self::start_with(config, metrics, Ok(store), move |_| Store::open(&directory))),
+        let (directory, segment_bytes) = (config.directory.clone(), config.segment_bytes);
+        match Store::look(&directory, segment_bytes) {
+            Ok(store) => {
+                Ok(Self::start_with(config, metrics, Ok(store), move |_| Store::look(&directory, segment_bytes)))
+            }
             Err(store::Error::Locked) => Err(Unusable::Locked(directory)),
             Err(error) => Err(Unusable::Store { directory, error }),
         }
@@ -177,7 +190,7 @@ impl Spool {
         config: Config,
         metrics: Arc<Metrics>,
         opened: Opened,
-        reopen: impl Fn(Option<&str>) -> Opened + Send + 'static,
+        reopen: impl Fn(Option<(&str, &str)>) -> Opened + Send + 'static,
     ) -> Self {
         let (commands, queue) = sync_channel(config.queue_records_max);
         metrics.spool_bytes_max.set(i64::try_from(config.bytes_max).unwrap_or(i64::MAX));
@@ -365,6 +378,28 @@ impl Spool {
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(_)) = writer.map(std::thread::JoinHandle::join) {
             tracing::error!("the spool's writer has panicked");
+        }
+    }
+}
+
+/// Opens the store when whoever has it has closed it, for which it waits so long as is configured.
+fn open_unlocked(config: &Config) -> Result<Opened, Unusable> {
+    let since = Instant::now();
+    let mut has_said = false;
+    loop {
+        match Store::open(&config.directory, config.segment_bytes) {
+            Err(store::Error::Locked) if since.elapsed() < config.lock_timeout => {
+                if !has_said {
+                    tracing::warn!(directory = %config.directory.display(), "the spool is locked by another process; waiting for its end");
+                    has_said = true;
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(store::Error::Locked) => return Err(Unusable::Locked(config.directory.clone())),
+            Err(error @ store::Error::Newer(_)) => {
+                return Err(Unusable::Store { directory: config.directory.clone(), error });
+            }
+            opened => return Ok(opened),
         }
     }
 }

@@ -1,78 +1,47 @@
-//! The file of the spool: a `redb` database, and what is asked of it. One transaction is one fsync, whatever it holds.
+//! The files of the spool, and what is asked of all of them together.
 //!
-//! Knows nothing of events: a lane is a name, an entry is bytes. What may fail here is sorted by remedy in [`Error`].
+//! The first file has what is parked. Entries of lanes stand in *segments*, each with the entries from one number to the next
+//! segment's: only the last one takes entries, and is sealed when it has so many bytes; what is gone of a sealed one is written
+//! in the first file, until all of it is, and its file is removed. So a commit costs the same whatever the backlog, and a start
+//! after a crash walks through one segment, not through all that waits.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
-use redb::backends::FileBackend;
-use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, StorageError, TableDefinition,
-    TableError,
-};
+use redb::ReadableTable as _;
 
-/// A lane's entries, in the order of their numbers: a table a lane, which takes half the disk that one for all would.
-const fn entries(table: &str) -> TableDefinition<'_, u64, &'static [u8]> {
-    TableDefinition::new(table)
-}
+pub use super::db::{Contents, Error, Size};
 
-fn table_of(lane: &str) -> String {
-    format!("lane:{lane}")
-}
+use super::db::{Db, GONE, LaneChange, META, PARKED, Page, Sizes, change_lanes};
+use super::files::{Directory, Files};
+use super::sealed::{Gone, Numbers, Sealed};
 
-/// How many entries a lane has, and their bytes: opening a spool must not cost a walk through it.
-const LANES: TableDefinition<'_, &str, (u64, u64)> = TableDefinition::new("lanes");
-/// Entries that wait for a person.
-const PARKED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("parked");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-
-/// The version of what the tables mean; entries have one of their own.
-const FORMAT: u64 = 1;
-
-/// The file's name in the spool's directory.
+/// The first file's name in the spool's directory.
 pub const FILE: &str = "spool.redb";
 
-/// Memory for pages, read and to be written: what the spool may cost, whatever is in it.
-const CACHE_BYTES: usize = 32 << 20;
+/// What follows the name of a file that is not whole yet.
+const NEW: &str = ".new";
 
-/// Why the store does not do what it is asked, by what helps.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("it is locked by another process")]
-    Locked,
-    #[error("it has format {0}, and this version of livechat-relay reads up to {FORMAT}; run the newer version")]
-    Newer(u64),
-    #[error("it is broken: {0}")]
-    Broken(String),
-    #[error("{0}")]
-    Io(String),
-    #[error("{0} is gone: somebody has removed or replaced the spool under the running relay")]
-    Vanished(PathBuf),
+/// Memory for pages: of the segment that takes entries, and of the first file.
+const SEGMENT_CACHE_BYTES: usize = 24 << 20;
+const FIRST_CACHE_BYTES: usize = 4 << 20;
+
+/// Sealed segments that are open at once.
+const OPEN_MAX: usize = 16;
+
+fn segment_name(first: u64) -> String {
+    format!("spool-{first:020}.redb")
 }
 
-/// Entries and bytes, of a lane or of all that is parked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Size {
-    pub records: u64,
-    pub bytes: u64,
+fn segment_of(name: &str) -> Option<u64> {
+    let first = name.strip_prefix("spool-")?.strip_suffix(".redb")?.parse().ok()?;
+    (segment_name(first) == name).then_some(first)
 }
 
-impl Size {
-    pub const fn add(&mut self, bytes: usize) {
-        self.records += 1;
-        self.bytes += bytes as u64;
-    }
-
-    pub const fn remove(&mut self, bytes: usize) {
-        self.records = self.records.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes as u64);
-    }
-}
-
-/// What one transaction does.
+/// What one commit does.
 #[derive(Default)]
 pub struct Batch {
     pub lanes: HashMap<Arc<str>, Change>,
@@ -85,6 +54,7 @@ pub struct Batch {
 /// What it does to one lane.
 #[derive(Default)]
 pub struct Change {
+    /// Their numbers are larger than all that were given before.
     pub appended: Vec<(u64, Vec<u8>)>,
     pub deleted: Vec<u64>,
     /// Tickets that are used up by it, whether their entries were taken or not. The store does not look at them.
@@ -97,145 +67,308 @@ impl Batch {
     }
 }
 
-/// What is in the store, by the end of a transaction.
-#[derive(Clone, Debug, Default)]
-pub struct Contents {
-    pub lanes: BTreeMap<String, Size>,
-    pub parked: Size,
-    pub next: u64,
+/// The open files. One process a directory at a time.
+pub struct Store {
+    files: Box<dyn Files>,
+    /// A segment with so many bytes of entries takes no more.
+    segment_bytes: u64,
+    first: Db,
+    /// The first file has entries of lanes, from before there were segments.
+    has_old_lanes: bool,
+    segments: RwLock<Segments>,
+    /// Of whoever writes.
+    totals: Mutex<Totals>,
+    /// Sealed segments that are open, the last one read last.
+    open: Mutex<VecDeque<u64>>,
+    /// Entries from this number on are not read: the commit that brought them has not come to its end.
+    visible: AtomicU64,
+    /// A write has failed: what it has done cannot be known.
+    has_failed: AtomicBool,
 }
 
-/// An open file. One process a file at a time.
-pub struct Store {
-    /// There until the end.
-    db: Option<Database>,
-    /// Where the file is, and which it is: device and inode.
-    place: Option<(PathBuf, (u64, u64))>,
+struct Segments {
+    /// By the number of the first entry.
+    sealed: BTreeMap<u64, Arc<Sealed>>,
+    /// The one that takes entries, and the number of its first.
+    active: (u64, Arc<Db>),
+}
+
+struct Totals {
+    /// Of everything.
+    contents: Contents,
+    /// Of lanes in the first file.
+    first: Sizes,
+    /// Of lanes in the active segment.
+    active: Sizes,
+    /// Rows of segments that are no more.
+    stale: Vec<u64>,
+}
+
+/// Where the entries stand that are to be deleted.
+#[derive(Default)]
+struct Deletes<'a> {
+    first: Numbers<'a>,
+    sealed: BTreeMap<u64, (Arc<Sealed>, Numbers<'a>)>,
+    active: Numbers<'a>,
+}
+
+/// A file that takes less room now.
+#[derive(Debug)]
+pub struct Tidied {
+    pub file: String,
+    pub before: u64,
+    pub after: u64,
 }
 
 impl Store {
-    /// Opens the spool in `directory`; makes what is missing.
+    /// Opens the spool in `directory`; makes what is missing, and puts broken files aside.
     ///
     /// # Errors
-    /// [`Error::Locked`]: another relay has it. [`Error::Broken`]: move it away. [`Error::Newer`]: run the newer relay.
-    pub fn open(directory: &Path) -> Result<Self, Error> {
-        let io = |error: std::io::Error| Error::Io(error.to_string());
-        let path = directory.join(FILE);
-        let is_new = !path.exists();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let file = file.map_err(io)?;
-        let identity = identity(&file.metadata().map_err(io)?);
-        let db = guarded(|| Ok(builder().create_with_backend(FileBackend::new(file)?)?))?;
-        let store = Self { db: Some(db), place: Some((path, identity)) };
-        store.set_up()?;
-        if is_new {
-            File::open(directory).and_then(|directory| directory.sync_all()).map_err(io)?; // the file's name is durable, too
-        }
-        Ok(store)
+    /// [`Error::Locked`]: another relay has it. [`Error::Newer`]: run the newer relay. [`Error::Io`]: look at the disk.
+    pub fn open(directory: &Path, segment_bytes: u64) -> Result<Self, Error> {
+        Self::open_in(Box::new(Directory::own(directory)?), segment_bytes)
     }
 
-    /// As `open`, over a storage that a test can make fail.
+    /// As `open`, for those who only look: what is broken is left as it is.
+    ///
+    /// # Errors
+    /// As `open`; [`Error::Broken`].
+    pub fn look(directory: &Path, segment_bytes: u64) -> Result<Self, Error> {
+        Self::open_in(Box::new(Directory::look(directory)), segment_bytes)
+    }
+
+    /// As `open`, wherever the files are.
     ///
     /// # Errors
     /// As `open`.
-    #[cfg(test)]
-    pub fn open_with(backend: impl redb::StorageBackend) -> Result<Self, Error> {
-        let store = Self { db: Some(guarded(|| Ok(builder().create_with_backend(backend)?))?), place: None };
-        store.set_up()?;
-        Ok(store)
-    }
-
-    /// Makes the tables, and shows at once whether the storage takes a write.
-    fn set_up(&self) -> Result<(), Error> {
-        guarded(|| {
-            let transaction = self.begin()?;
-            {
-                let mut meta = transaction.open_table(META)?;
-                let format = meta.get("format")?.map(|format| format.value());
-                if let Some(newer) = format.filter(|format| *format > FORMAT) {
-                    return Err(Error::Newer(newer));
-                }
-                meta.insert("format", FORMAT)?;
-                transaction.open_table(LANES)?;
-                transaction.open_table(PARKED)?;
-            }
-            Ok(transaction.commit()?)
+    pub fn open_in(files: Box<dyn Files>, segment_bytes: u64) -> Result<Self, Error> {
+        files.sync()?;
+        let names = files.names()?;
+        let first = open_first(&*files, &names)?;
+        for name in names.iter().filter(|name| name.ends_with(NEW)) {
+            files.remove(name)?;
+        }
+        let mut rows = first.read(|transaction| {
+            let rows = transaction.open_table(GONE)?;
+            let rows = rows.iter()?.map(|row| row.map(|(first, row)| (first.value(), row.value().to_vec())));
+            Ok(rows.collect::<Result<HashMap<_, _>, _>>()?)
         })?;
-        self.contents().map(drop)
+        let in_first = first.contents()?;
+        let mut contents = in_first.clone();
+        let mut firsts: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
+        firsts.sort_unstable();
+        let last = firsts.pop();
+        let mut sealed = BTreeMap::new();
+        for number in firsts {
+            let (name, row) = (segment_name(number), rows.get(&number).map_or(&[][..], Vec::as_slice));
+            let segment = attempt(&*files, &name, || Sealed::of(open_whole(&*files, &name)?, number, row))?;
+            let Some(segment) = segment else { continue };
+            contents.next = contents.next.max(segment.db.contents()?.next).max(number + 1);
+            let left = segment.left();
+            segment.db.close()?;
+            if left.is_empty() {
+                files.remove(&name)?;
+                continue;
+            }
+            rows.remove(&number);
+            left.into_iter().for_each(|(lane, size)| add(&mut contents.lanes, lane, size));
+            sealed.insert(number, Arc::new(segment));
+        }
+        let active = match last {
+            Some(number) => {
+                contents.next = contents.next.max(number);
+                let name = segment_name(number);
+                let open = || {
+                    drop(open_whole(&*files, &name)?);
+                    open_segment(&*files, &name)
+                };
+                attempt(&*files, &name, open)?.map(|db| (number, db))
+            }
+            None => None,
+        };
+        let (number, active) = match active {
+            Some(active) => active,
+            None => (contents.next, new_segment(&*files, contents.next)?),
+        };
+        let in_active = active.contents()?;
+        contents.next = contents.next.max(in_active.next);
+        in_active.lanes.iter().for_each(|(lane, size)| add(&mut contents.lanes, lane.clone(), *size));
+        files.all_are_open();
+        let visible = AtomicU64::new(contents.next);
+        Ok(Self {
+            files,
+            segment_bytes,
+            first,
+            has_old_lanes: in_first.lanes.values().any(|size| size.records > 0),
+            segments: RwLock::new(Segments { sealed, active: (number, Arc::new(active)) }),
+            totals: Mutex::new(Totals {
+                contents,
+                first: in_first.lanes,
+                active: in_active.lanes,
+                stale: rows.into_keys().collect(),
+            }),
+            open: Mutex::default(),
+            visible,
+            has_failed: AtomicBool::new(false),
+        })
     }
 
-    const fn db(&self) -> &Database {
-        self.db.as_ref().expect("only the end takes it")
+    fn segments(&self) -> RwLockReadGuard<'_, Segments> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self) -> Result<redb::WriteTransaction, Error> {
-        let mut transaction = self.db().begin_write()?;
-        transaction.set_quick_repair(true); // else the next start after a crash walks through the whole file
-        Ok(transaction)
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does all of `batch` or nothing, and fsyncs. After an error the store takes no more: it is to be opened anew.
+    /// Does what `batch` asks for, and fsyncs. What moves stands in both places before it leaves the one. After an error the
+    /// store takes no more: it is to be opened anew.
     ///
     /// # Errors
-    /// [`Error::Io`] and whatever else; the batch may be durable all the same.
+    /// [`Error::Io`] and whatever else; the batch, or a part of it, may be durable all the same.
     pub fn commit(&self, batch: &Batch) -> Result<Contents, Error> {
+        if self.has_failed.load(Ordering::SeqCst) {
+            return Err(Error::Io("an earlier write has failed".to_owned()));
+        }
+        let mut totals = self.totals();
+        let done = self.apply(&mut totals, batch);
+        match &done {
+            Ok(()) => self.visible.store(totals.contents.next, Ordering::SeqCst),
+            Err(_) => self.has_failed.store(true, Ordering::SeqCst),
+        }
+        done.map(|()| totals.contents.clone())
+    }
+
+    fn apply(&self, totals: &mut Totals, batch: &Batch) -> Result<(), Error> {
         self.check_place()?;
-        guarded(|| {
-            let transaction = self.begin()?;
-            let contents = {
-                let mut lanes = transaction.open_table(LANES)?;
-                let mut parked = transaction.open_table(PARKED)?;
-                let mut meta = transaction.open_table(META)?;
-                let mut contents = read_contents(&lanes, &meta)?;
-                for (lane, change) in &batch.lanes {
-                    if change.appended.is_empty() && change.deleted.is_empty() {
-                        continue;
-                    }
-                    let mut table = transaction.open_table(entries(&table_of(lane)))?;
-                    let size = contents.lanes.entry(lane.to_string()).or_default();
-                    for (number, entry) in &change.appended {
-                        if let Some(old) = table.insert(number, entry.as_slice())? {
-                            size.remove(old.value().len());
-                        }
-                        size.add(entry.len());
-                    }
-                    for number in &change.deleted {
-                        if let Some(old) = table.remove(number)? {
-                            size.remove(old.value().len());
-                        }
-                    }
-                    lanes.insert(&**lane, (size.records, size.bytes))?;
-                }
+        let has_entries = batch.lanes.values().any(|change| !change.appended.is_empty());
+        if has_entries && bytes(&totals.active) >= self.segment_bytes {
+            self.begin_segment(totals)?;
+        }
+        totals.contents.next = totals.contents.next.max(batch.next);
+        let (deletes, active) = self.deletes(batch);
+        let appended = batch.lanes.iter().map(|(lane, change)| (&**lane, change.appended.as_slice()));
+        let moves = !(batch.parked.is_empty() && batch.unparked.is_empty());
+        let none = Numbers::new();
+        change_active(totals, &active, appended.clone(), if moves { &none } else { &deletes.active })?;
+        let emptied = self.change_first(totals, batch, &deletes)?;
+        if moves {
+            change_active(totals, &active, appended.map(|(lane, _)| (lane, &[][..])), &deletes.active)?;
+        }
+        emptied.into_iter().try_for_each(|segment| self.remove(totals, segment))
+    }
+
+    fn deletes<'a>(&self, batch: &'a Batch) -> (Deletes<'a>, Arc<Db>) {
+        let segments = self.segments();
+        let mut deletes = Deletes::default();
+        for (lane, change) in &batch.lanes {
+            for number in &change.deleted {
+                let of = if *number >= segments.active.0 {
+                    &mut deletes.active
+                } else if let Some((first, sealed)) = segments.sealed.range(..=*number).next_back() {
+                    &mut deletes.sealed.entry(*first).or_insert_with(|| (Arc::clone(sealed), Numbers::new())).1
+                } else {
+                    &mut deletes.first
+                };
+                of.entry(&**lane).or_default().push(*number);
+            }
+        }
+        (deletes, Arc::clone(&segments.active.1))
+    }
+
+    /// Writes what the first file is for. Answers the segments of which nothing is left.
+    fn change_first(
+        &self,
+        totals: &mut Totals,
+        batch: &Batch,
+        deletes: &Deletes<'_>,
+    ) -> Result<Vec<Arc<Sealed>>, Error> {
+        let (mut emptied, mut rows, mut taken) = (Vec::new(), Vec::new(), Vec::new());
+        for (sealed, numbers) in deletes.sealed.values() {
+            let (gone, from_it) = sealed.without(numbers)?;
+            if from_it.iter().all(|(_, size)| size.records == 0) {
+                continue; // it is known already
+            }
+            taken.extend(from_it);
+            if sealed.is_empty_with(&gone) {
+                emptied.push(Arc::clone(sealed));
+            } else {
+                rows.push((sealed, gone));
+            }
+        }
+        let mut lanes = changes(&totals.first, std::iter::empty(), &deletes.first);
+        let mut parked = totals.contents.parked;
+        let is_about_it = !(batch.parked.is_empty() && batch.unparked.is_empty() && rows.is_empty());
+        if is_about_it || !lanes.is_empty() || batch.lanes.is_empty() {
+            self.first.write(|transaction| {
+                change_lanes(transaction, &mut lanes)?;
+                let mut table = transaction.open_table(PARKED)?;
                 for (number, entry) in &batch.parked {
-                    if parked.insert(*number, entry.as_slice())?.is_none() {
-                        contents.parked.add(entry.len());
+                    if table.insert(*number, entry.as_slice())?.is_none() {
+                        parked.add(entry.len());
                     }
                 }
                 for number in &batch.unparked {
-                    if let Some(old) = parked.remove(*number)? {
-                        contents.parked.remove(old.value().len());
+                    if let Some(old) = table.remove(*number)? {
+                        parked.remove(old.value().len());
                     }
                 }
-                contents.next = contents.next.max(batch.next);
-                meta.insert("next", contents.next)?;
-                meta.insert("parked_records", contents.parked.records)?;
-                meta.insert("parked_bytes", contents.parked.bytes)?;
-                contents
-            };
-            transaction.commit()?;
-            Ok(contents)
-        })
+                let mut table = transaction.open_table(GONE)?;
+                for stale in &totals.stale {
+                    table.remove(stale)?;
+                }
+                for (sealed, gone) in &rows {
+                    table.insert(sealed.first(), gone.row().as_slice())?;
+                }
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("next", totals.contents.next)?;
+                meta.insert("parked_records", parked.records)?;
+                meta.insert("parked_bytes", parked.bytes)?;
+                Ok(())
+            })?;
+            totals.stale.clear();
+        }
+        totals.contents.parked = parked;
+        for LaneChange { lane, size, gone, .. } in lanes {
+            totals.first.insert(lane.to_owned(), size);
+            taken.push((lane.to_owned(), gone));
+        }
+        for (sealed, gone) in rows {
+            sealed.set_gone(gone);
+        }
+        for (lane, size) in taken {
+            let left = totals.contents.lanes.entry(lane).or_default();
+            *left = left.minus(size);
+        }
+        Ok(emptied)
+    }
+
+    /// Begins a new segment, and seals the one before.
+    fn begin_segment(&self, totals: &mut Totals) -> Result<(), Error> {
+        let first = totals.contents.next;
+        let new = new_segment(&*self.files, first)?;
+        let (before, db) = self.segments().active.clone();
+        db.close()?;
+        let whole = std::mem::take(&mut totals.active);
+        let sealed = Arc::new(Sealed::new(db, before, whole, Gone::default()));
+        let is_empty = sealed.left().is_empty();
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.sealed.insert(before, Arc::clone(&sealed));
+        segments.active = (first, Arc::new(new));
+        drop(segments);
+        if is_empty { self.remove(totals, sealed) } else { Ok(()) }
+    }
+
+    /// Removes a segment of which nothing is left.
+    fn remove(&self, totals: &mut Totals, sealed: Arc<Sealed>) -> Result<(), Error> {
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&sealed.first());
+        totals.stale.push(sealed.first());
+        self.files.remove(sealed.db.name())
     }
 
     /// What is in it.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn contents(&self) -> Result<Contents, Error> {
-        guarded(|| {
-            let transaction = self.db().begin_read()?;
-            read_contents(&transaction.open_table(LANES)?, &transaction.open_table(META)?)
-        })
+    pub fn contents(&self) -> Contents {
+        self.totals().contents.clone()
     }
 
     /// Entries of a lane from number `from` on, in order: at most `records` of them, and no more than the first whose
@@ -243,166 +376,249 @@ impl Store {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn page(&self, lane: &str, from: u64, records: usize, bytes: usize) -> Result<Page, Error> {
-        guarded(|| match self.db().begin_read()?.open_table(entries(&table_of(lane))) {
-            Ok(table) => page(&table, from, records, bytes),
-            Err(TableError::TableDoesNotExist(_)) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
-        })
+    pub fn page(&self, lane: &str, from: u64, records: usize, bytes: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        let mut page = Page::new(records, bytes);
+        if self.has_old_lanes {
+            self.first.page(&mut page, lane, from, |_| true)?;
+        }
+        let segments = self.segments();
+        let begin = segments.sealed.range(..=from).next_back().map_or(0, |(first, _)| *first);
+        let sealed = segments.sealed.range(begin..).map(|(_, sealed)| sealed).filter(|sealed| sealed.has(lane));
+        let (sealed, active): (Vec<_>, _) = (sealed.cloned().collect(), Arc::clone(&segments.active.1));
+        drop(segments);
+        for segment in sealed {
+            if page.is_full() {
+                break;
+            }
+            self.keep_open(segment.first())?;
+            segment.page(&mut page, lane, from)?;
+        }
+        let visible = self.visible.load(Ordering::SeqCst);
+        active.page(&mut page, lane, from, |number| number < visible)?;
+        Ok(page.entries)
+    }
+
+    /// Makes room for one more among the sealed segments that are open.
+    fn keep_open(&self, first: u64) -> Result<(), Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| *other != first);
+        open.push_back(first);
+        if open.len() <= OPEN_MAX {
+            return Ok(());
+        }
+        let oldest = open.pop_front().and_then(|oldest| self.segments().sealed.get(&oldest).cloned());
+        drop(open);
+        oldest.map_or(Ok(()), |oldest| oldest.db.close())
     }
 
     /// Parked entries from number `from` on, as [`Store::page`].
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn parked(&self, from: u64, records: usize, bytes: usize) -> Result<Page, Error> {
-        guarded(|| page(&self.db().begin_read()?.open_table(PARKED)?, from, records, bytes))
+    pub fn parked(&self, from: u64, records: usize, bytes: usize) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+        let mut page = Page::new(records, bytes);
+        self.first.parked(&mut page, from)?;
+        Ok(page.entries)
     }
 
-    /// Gives the file system back what is free in the file. Takes long where much is left in it.
+    /// Gives the file system back what is free in a file, one file at a time: in a sealed segment of which little is left, and
+    /// nothing was deleted for so long; and, when nobody writes, in the other files, where more than `spare` is free.
     ///
     /// # Errors
-    /// As [`Store::commit`].
-    pub fn compact(&mut self) -> Result<(), Error> {
-        let db = self.db.as_mut().expect("only the end takes it");
-        guarded(|| db.compact().map(drop).map_err(|error| Error::Io(error.to_string())))
+    /// As [`Store::commit`], which then takes no more.
+    pub fn tidy(&self, idle: Duration, is_quiet: bool, spare: u64) -> Result<Option<Tidied>, Error> {
+        let mut totals = self.totals();
+        let sparse = self.segments().sealed.values().find(|sealed| sealed.is_sparse_since(idle)).cloned();
+        if let Some(sparse) = sparse {
+            sparse.touch();
+            return self.write_anew(&mut totals, &sparse).map(Some);
+        }
+        let (first, active) = self.segments().active.clone();
+        let was_used = totals.contents.next > first;
+        if is_quiet && was_used && bytes(&totals.active) == 0 && active.bytes() > spare {
+            let before = active.bytes();
+            let begun = self.begin_segment(&mut totals);
+            self.has_failed.fetch_or(begun.is_err(), Ordering::SeqCst);
+            let after = self.segments().active.1.bytes();
+            return begun.map(|()| Some(Tidied { file: active.name().to_owned(), before, after }));
+        }
+        let used = totals.contents.parked.bytes + bytes(&totals.first);
+        let before = self.first.bytes();
+        if is_quiet && before > spare && used < spare / 4 {
+            let compacted = self.first.compact();
+            self.has_failed.fetch_or(compacted.is_err(), Ordering::SeqCst);
+            return compacted.map(|()| Some(Tidied { file: FILE.to_owned(), before, after: self.first.bytes() }));
+        }
+        Ok(None)
     }
 
-    /// How long the file is.
-    pub fn file_bytes(&self) -> u64 {
-        self.place.as_ref().and_then(|(path, _)| std::fs::metadata(path).ok()).map_or(0, |file| file.len())
+    /// Writes what is left of a segment to a file of its own.
+    fn write_anew(&self, totals: &mut Totals, sealed: &Sealed) -> Result<Tidied, Error> {
+        let (name, generation) = (segment_name(sealed.first()), sealed.generation() + 1);
+        let (left, next) = (sealed.left(), sealed.db.contents()?.next);
+        let mut entries = Vec::new();
+        for lane in left.keys() {
+            let mut page = Page::new(usize::MAX, usize::MAX);
+            sealed.page(&mut page, lane, 0)?;
+            entries.push((lane.as_str(), page.entries));
+        }
+        make(&*self.files, &name, |db| {
+            let entries = entries.iter().map(|(lane, entries)| (*lane, entries.as_slice()));
+            let none = Numbers::new();
+            let mut lanes = changes(&Sizes::new(), entries, &none);
+            db.write(|transaction| {
+                change_lanes(transaction, &mut lanes)?;
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("next", next)?;
+                meta.insert("generation", generation)?;
+                Ok(())
+            })
+        })?;
+        let before = sealed.db.bytes();
+        let new = Arc::new(Sealed::of(open_whole(&*self.files, &name)?, sealed.first(), &[])?);
+        let tidied = Tidied { file: name, before, after: new.db.bytes() };
+        totals.stale.push(sealed.first());
+        self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.insert(sealed.first(), new);
+        Ok(tidied)
     }
 
-    /// Whether the file still stands where it was opened: fsync succeeds on a file that nobody can find any more.
+    /// What can be written without a file becoming larger: half of what it has, less what is in it.
+    pub fn inside(&self) -> u64 {
+        let totals = self.totals();
+        let used = bytes(&totals.active) + bytes(&totals.first) + totals.contents.parked.bytes;
+        let files = self.segments().active.1.bytes() + self.first.bytes();
+        (files / 2).saturating_sub(used)
+    }
+
+    /// Whether the files that are written still stand where they were opened.
     ///
     /// # Errors
     /// [`Error::Vanished`].
     pub fn check_place(&self) -> Result<(), Error> {
-        let Some((path, opened)) = &self.place else { return Ok(()) };
-        let found = std::fs::metadata(path).map(|found| identity(&found));
-        if found.is_ok_and(|found| found == *opened) { Ok(()) } else { Err(Error::Vanished(path.clone())) }
+        self.first.check_place()?;
+        self.segments().active.1.check_place()
+    }
+
+    /// Keeps a file of a spool that is closed under another name.
+    ///
+    /// # Errors
+    /// [`Error::Locked`]: another process has it. [`Error::Io`]: it cannot be renamed.
+    pub fn put_aside(directory: &Path, name: &str, why: &str) -> Result<(), Error> {
+        Directory::own(directory)?.put_aside(name, why)
     }
 }
 
-/// Closing writes to the file, which can panic where the file is broken.
-impl Drop for Store {
-    fn drop(&mut self) {
-        let db = self.db.take();
-        if let Err(error) = guarded(|| {
-            drop(db);
-            Ok(())
-        }) {
-            tracing::error!(%error, "the spool's file was not closed as it should be");
-        }
-    }
+fn bytes(sizes: &Sizes) -> u64 {
+    sizes.values().map(|size| size.bytes).sum()
 }
 
-fn builder() -> Builder {
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
+fn add(sizes: &mut Sizes, lane: String, more: Size) {
+    let size = sizes.entry(lane).or_default();
+    *size = size.plus(more);
 }
 
-fn identity(metadata: &std::fs::Metadata) -> (u64, u64) {
-    (metadata.dev(), metadata.ino())
-}
-
-/// Entries and their numbers.
-type Page = Vec<(u64, Vec<u8>)>;
-
-fn page(
-    table: &impl redb::ReadableTable<u64, &'static [u8]>,
-    from: u64,
-    records: usize,
-    bytes: usize,
-) -> Result<Page, Error> {
-    let (mut page, mut size) = (Vec::new(), 0);
-    for entry in table.range(from..)? {
-        let (number, value) = entry?;
-        size += value.value().len();
-        page.push((number.value(), value.value().to_vec()));
-        if page.len() >= records || size >= bytes {
-            break;
-        }
-    }
-    Ok(page)
-}
-
-fn read_contents(
-    lanes: &impl redb::ReadableTable<&'static str, (u64, u64)>,
-    meta: &impl redb::ReadableTable<&'static str, u64>,
-) -> Result<Contents, Error> {
-    let number = |name| Ok::<_, Error>(meta.get(name)?.map_or(0, |number| number.value()));
-    let mut contents = Contents {
-        lanes: BTreeMap::new(),
-        parked: Size { records: number("parked_records")?, bytes: number("parked_bytes")? },
-        next: number("next")?.max(1),
+/// What is to be done to the lanes of a file that has such `sizes`.
+fn changes<'a>(
+    sizes: &Sizes,
+    appended: impl Iterator<Item = (&'a str, &'a [(u64, Vec<u8>)])>,
+    deleted: &'a Numbers<'_>,
+) -> Vec<LaneChange<'a>> {
+    let mut by_lane: BTreeMap<&str, LaneChange<'a>> = BTreeMap::new();
+    let new = |lane| LaneChange {
+        lane,
+        appended: &[],
+        deleted: &[],
+        size: sizes.get(lane).copied().unwrap_or_default(),
+        gone: Size::default(),
     };
-    for lane in lanes.iter()? {
-        let (name, size) = lane?;
-        let (records, bytes) = size.value();
-        contents.lanes.insert(name.value().to_owned(), Size { records, bytes });
+    for (lane, appended) in appended.filter(|(_, appended)| !appended.is_empty()) {
+        by_lane.entry(lane).or_insert_with(|| new(lane)).appended = appended;
     }
-    Ok(contents)
+    for (lane, deleted) in deleted {
+        by_lane.entry(lane).or_insert_with(|| new(lane)).deleted = deleted;
+    }
+    by_lane.into_values().collect()
 }
 
-/// A file that a disk has changed can make the store panic; that is no reason for the relay to end.
-fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let why = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(ToString::to_string));
-        Err(Error::Broken(why.unwrap_or_else(|| "the store panicked".to_owned())))
-    })
+fn change_active<'a>(
+    totals: &mut Totals,
+    active: &Db,
+    appended: impl Iterator<Item = (&'a str, &'a [(u64, Vec<u8>)])>,
+    deleted: &'a Numbers<'_>,
+) -> Result<(), Error> {
+    let mut lanes = changes(&totals.active, appended, deleted);
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    active.write(|transaction| {
+        change_lanes(transaction, &mut lanes)?;
+        transaction.open_table(META)?.insert("next", totals.contents.next)?;
+        Ok(())
+    })?;
+    for LaneChange { lane, size, .. } in lanes {
+        let before = totals.active.insert(lane.to_owned(), size).unwrap_or_default();
+        let whole = totals.contents.lanes.entry(lane.to_owned()).or_default();
+        *whole = whole.plus(size).minus(before);
+    }
+    Ok(())
 }
 
-impl From<StorageError> for Error {
-    fn from(error: StorageError) -> Self {
-        match error {
-            StorageError::Corrupted(why) => Self::Broken(why),
-            // What redb cannot make sense of at all, such as a file that is none of its own.
-            StorageError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                Self::Broken(error.to_string())
-            }
-            StorageError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Self::Broken(error.to_string())
-            }
-            error => Self::Io(error.to_string()),
-        }
-    }
+/// Opens a file for the first time; a broken one is put aside.
+fn attempt<T>(files: &dyn Files, name: &str, open: impl FnOnce() -> Result<T, Error>) -> Result<Option<T>, Error> {
+    let opened = files.attempt(name).and_then(|()| open());
+    let opened = match opened {
+        Err(Error::Broken { why, .. }) => files.put_aside(name, &why).map(|()| None),
+        opened => opened.map(Some),
+    };
+    files.survived();
+    opened
 }
 
-impl From<DatabaseError> for Error {
-    fn from(error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => Self::Locked,
-            DatabaseError::Storage(error) => error.into(),
-            error => Self::Broken(error.to_string()),
-        }
+fn open_first(files: &dyn Files, names: &[String]) -> Result<Db, Error> {
+    let open = || Db::open(FILE, files.open(FILE)?, FIRST_CACHE_BYTES, true);
+    let is_there = names.iter().any(|name| name == FILE);
+    if let Some(db) = if is_there { attempt(files, FILE, open)? } else { None } {
+        return Ok(db);
     }
+    make(files, FILE, |_| Ok(()))?;
+    open()
 }
 
-impl From<TableError> for Error {
-    fn from(error: TableError) -> Self {
-        match error {
-            TableError::Storage(error) => error.into(),
-            error => Self::Broken(error.to_string()),
-        }
-    }
+fn open_segment(files: &dyn Files, name: &str) -> Result<Db, Error> {
+    Db::open(name, files.open(name)?, SEGMENT_CACHE_BYTES, false)
 }
 
-impl From<redb::TransactionError> for Error {
-    fn from(error: redb::TransactionError) -> Self {
-        match error {
-            redb::TransactionError::Storage(error) => error.into(),
-            error => Self::Io(error.to_string()),
-        }
+/// Opens a segment to be read. One that was not closed as it should be is repaired first: in a copy of it, for after a fsync
+/// that has failed the system may show what will never be on the disk, and what is built on that is lost with the next cut.
+fn open_whole(files: &dyn Files, name: &str) -> Result<Db, Error> {
+    if let Some(db) = Db::open_to_read(name, files.open(name)?)? {
+        return Ok(db);
     }
+    let new = format!("{name}{NEW}");
+    files.copy(name, &new)?;
+    open_segment(files, &new)?.close()?;
+    files.rename(&new, name)?;
+    let unrepaired = || Error::Broken { file: name.to_owned(), why: "it cannot be repaired".to_owned() };
+    Db::open_to_read(name, files.open(name)?)?.ok_or_else(unrepaired)
 }
 
-impl From<redb::CommitError> for Error {
-    fn from(error: redb::CommitError) -> Self {
-        match error {
-            redb::CommitError::Storage(error) => error.into(),
-            error => Self::Io(error.to_string()),
-        }
-    }
+fn new_segment(files: &dyn Files, first: u64) -> Result<Db, Error> {
+    let name = segment_name(first);
+    make(files, &name, |db| {
+        db.write(|transaction| {
+            transaction.open_table(META)?.insert("next", first)?;
+            Ok(())
+        })
+    })?;
+    open_segment(files, &name)
+}
+
+/// Makes a file that is whole as soon as it has its name.
+fn make(files: &dyn Files, name: &str, fill: impl FnOnce(&Db) -> Result<(), Error>) -> Result<(), Error> {
+    let new = format!("{name}{NEW}");
+    files.remove(&new)?;
+    let db = Db::open(&new, files.open(&new)?, SEGMENT_CACHE_BYTES, false)?;
+    fill(&db)?;
+    db.close()?;
+    files.rename(&new, name)
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::store::Store;
 use super::store::{self, Batch, Contents};
-use super::{Command, Entry, Health, Job, Opened, Refused, Spool};
+use super::{Command, Entry, Health, Job, Refused, Spool};
 
 /// Bytes of one commit, and its jobs: while it lasts, the next one collects.
 const COMMIT_BYTES: usize = 8 << 20;
@@ -24,9 +25,10 @@ const DELETES_MAX: usize = 50_000;
 /// What is only to be deleted waits so long for company.
 const DELETE_INTERVAL: Duration = millis(100);
 
-/// An empty file that is larger than this, and has been empty for so long, is made small.
-const COMPACT_BYTES: u64 = if cfg!(test) { 2 << 20 } else { 64 << 20 };
-const COMPACT_AFTER: Duration = millis(20_000);
+/// A file in which so much is free, and in which nothing has changed for so long, is made small; one in so long a time.
+const SPARE_BYTES: u64 = if cfg!(test) { 2 << 20 } else { 16 << 20 };
+const TIDY_AFTER: Duration = millis(20_000);
+const TIDY_INTERVAL: Duration = millis(1000);
 
 /// How often an idle writer looks whether the disk has room again.
 const IDLE_INTERVAL: Duration = millis(500);
@@ -39,8 +41,11 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(if cfg!(test) { millis / 50 } else { millis })
 }
 
-/// Opens the file; told why, it puts a file that is of no use aside first.
-pub(super) type Opener = Box<dyn Fn(Option<&str>) -> Opened + Send>;
+/// A store, or why there is none yet.
+pub(super) type Opened = Result<Store, store::Error>;
+
+/// Opens the store; told which and why, it puts a file that is of no use aside first.
+pub(super) type Opener = Box<dyn Fn(Option<(&str, &str)>) -> Opened + Send>;
 
 pub(super) struct Writer {
     spool: Spool,
@@ -53,10 +58,12 @@ pub(super) struct Writer {
     reopen: Option<Instant>,
     /// How long to wait before that, doubled until something was written again.
     patience: Duration,
-    /// Why the file is of no use though it can be opened.
-    broken: Option<String>,
-    /// When something was last written.
+    /// The file that is of no use though it can be opened, and why.
+    broken: Option<(String, String)>,
+    /// When something was last written, deleted, and made small.
     written: Instant,
+    deleted: Instant,
+    tidied: Instant,
     /// The file is gone, and what is in it is not on the brokers yet.
     is_rescuing: bool,
 }
@@ -83,6 +90,8 @@ impl Writer {
             patience: REOPEN.0,
             broken: None,
             written: Instant::now(),
+            deleted: Instant::now(),
+            tidied: Instant::now(),
             is_rescuing: false,
         };
         writer.take_in(opened);
@@ -105,7 +114,7 @@ impl Writer {
     /// Waits for work, and takes what has come together meanwhile.
     fn collect(&self) -> Round {
         let mut round = Round::default();
-        let mut wait = IDLE_INTERVAL;
+        let mut wait = if self.spool.lanes().has_acked() { DELETE_INTERVAL } else { IDLE_INTERVAL };
         loop {
             match self.queue.recv_timeout(wait) {
                 Ok(Command::Do(job, reply)) => {
@@ -125,7 +134,12 @@ impl Writer {
     }
 
     fn write(&mut self, round: Round) {
-        let deleted = if self.is_open() { self.spool.lanes().to_delete(DELETES_MAX) } else { Vec::new() };
+        // Whoever waits for an append does not wait for deletes each time.
+        let may_delete = round.jobs.is_empty() || round.is_last || self.deleted.elapsed() >= DELETE_INTERVAL;
+        let deleted = if may_delete && self.is_open() { self.spool.lanes().to_delete(DELETES_MAX) } else { Vec::new() };
+        if !deleted.is_empty() {
+            self.deleted = Instant::now();
+        }
         if round.jobs.is_empty() && deleted.is_empty() {
             self.look_for_room();
             return;
@@ -160,6 +174,7 @@ impl Writer {
             let _ = reply.send(planned.and(if is_durable { Ok(()) } else { Err(Refused::Failed) })); // the sender may have left
         }
         self.spool.0.work.notify_one();
+        self.give_space_back();
     }
 
     /// Puts a job into the batch, or refuses it.
@@ -212,9 +227,9 @@ impl Writer {
         let free =
             rustix::fs::statvfs(&config.directory).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
         let used = self.spool.lanes().bytes();
-        // What was deleted is free in the file, which does not shrink: half of it can be written whatever the file system has left.
-        let half = self.spool.with_store(|store| Ok(store.file_bytes() / 2)).unwrap_or(0);
-        let available = if free < config.free_min { half.saturating_sub(used) } else { free };
+        // What was deleted is free in its file: some of it can be written whatever the file system has left.
+        let inside = || self.spool.with_store(|store| Ok(store.inside())).unwrap_or(0);
+        let available = if free < config.free_min { inside() } else { free };
         let needed = self.wanted.clamp(1, config.bytes_max);
         let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
         let full = if config.bytes_max.saturating_sub(used) < needed {
@@ -244,23 +259,19 @@ impl Writer {
         self.give_space_back();
     }
 
-    /// The file does not shrink by itself. An empty one is made small after a while without work, for this takes moments then.
+    /// Files do not shrink by themselves.
     fn give_space_back(&mut self) {
-        let lanes = self.spool.lanes();
-        let is_empty = lanes.total().records == 0 && lanes.parked().bytes < COMPACT_BYTES / 4;
-        drop(lanes);
-        if !is_empty || self.written.elapsed() < COMPACT_AFTER {
+        if self.tidied.elapsed() < TIDY_INTERVAL || !self.is_open() {
             return;
         }
-        self.written = Instant::now();
-        let mut store = self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(store) = store.as_mut().filter(|store| store.file_bytes() > COMPACT_BYTES) else { return };
-        let (before, began) = (store.file_bytes(), Instant::now());
-        match store.compact() {
-            Ok(()) => {
-                tracing::info!(before, after = store.file_bytes(), took = ?began.elapsed(), "the spool's file was made small")
+        self.tidied = Instant::now();
+        let is_quiet = self.written.elapsed() >= TIDY_AFTER;
+        match self.spool.with_store(|store| store.tidy(TIDY_AFTER, is_quiet, SPARE_BYTES)) {
+            Ok(Some(store::Tidied { file, before, after })) => {
+                tracing::info!(file, before, after, "a file of the spool was made small");
             }
-            Err(error) => tracing::warn!(%error, "the spool's file could not be made small"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "a file of the spool could not be made small"),
         }
     }
 
@@ -306,7 +317,8 @@ impl Writer {
             }
         }
         self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner).take();
-        let opened = (self.open)(self.broken.take().as_deref());
+        let broken = self.broken.take();
+        let opened = (self.open)(broken.as_ref().map(|(file, why)| (file.as_str(), why.as_str())));
         self.take_in(opened);
     }
 
@@ -323,20 +335,19 @@ impl Writer {
         for (topic, number) in self.spool.lanes().to_delete(usize::MAX) {
             batch.lane(&topic).deleted.push(number);
         }
-        let mut before = self.next;
-        let taken = store.contents().and_then(|contents| {
-            before = contents.next;
-            contents.lanes.keys().for_each(|name| {
-                batch.lane(&Arc::from(name.as_str()));
-            });
-            batch.next = contents.next.max(self.next);
-            store.commit(&batch)
+        let contents = store.contents();
+        let before = contents.next;
+        contents.lanes.keys().for_each(|name| {
+            batch.lane(&Arc::from(name.as_str()));
         });
-        let contents = match taken {
+        batch.next = contents.next.max(self.next);
+        let contents = match store.commit(&batch) {
             Ok(contents) => contents,
             Err(error) => {
                 // It can be opened, and not be used: that does not pass by itself.
-                self.broken = matches!(error, store::Error::Broken(_)).then(|| error.to_string());
+                if let store::Error::Broken { file, why } = &error {
+                    self.broken = Some((file.clone(), why.clone()));
+                }
                 return self.failed(&error);
             }
         };

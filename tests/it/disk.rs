@@ -69,6 +69,14 @@ fn fill(relay: &Relay) -> Vec<String> {
     panic!("the spool does not fill up: {}", relay.log());
 }
 
+/// As `post_200`, an event of 20 kB.
+fn post_large(relay: &Relay) -> String {
+    let chat = chat_id();
+    let body = incoming_event(&chat, 1).replace("Grüße", &"x".repeat(20_000));
+    assert_eq!(http::post(relay.webhooks, body).status, 200, "{}", relay.log());
+    chat
+}
+
 fn spooled(relay: &Relay) -> f64 {
     let text = http::get(relay.admin, "/metrics").body;
     let lanes = text.lines().filter(|line| line.starts_with("livechat_relay_spool_records{"));
@@ -228,9 +236,10 @@ fn a_file_system_that_is_read_only_at_the_start_is_no_reason_not_to_publish() {
 #[test]
 fn what_is_in_a_spool_that_is_removed_under_the_running_relay_is_published() {
     let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-    let relay = publishing(&mock, directory.path(), &[]);
+    let relay = publishing(&mock, directory.path(), &[("spool.segment_bytes", "\"64KiB\"")]);
     mock.freeze();
-    let answered: Vec<_> = (0..20).map(|_| post_200(&relay)).collect();
+    let answered: Vec<_> = (0..20).map(|_| post_large(&relay)).collect();
+    assert!(files(directory.path()).1.len() > 4, "not all of them are written any more");
 
     std::fs::remove_dir_all(directory.path().join("spool")).expect("a directory");
     await_that("503", || post(&relay).1 == 503);
@@ -245,15 +254,27 @@ fn at_once<const N: usize>(cases: [impl FnOnce() + Send; N]) {
     std::thread::scope(|scope| cases.map(|case| scope.spawn(case)).map(|case| case.join().expect("no panic")));
 }
 
-/// A spool's file with twenty events, as a relay has left it; the chats of those.
-fn left(mock: &Mock, directory: &Path) -> (PathBuf, Vec<String>) {
+/// The files of a spool: the first one, and those with the events.
+fn files(directory: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let spool = directory.join("spool");
+    let files = std::fs::read_dir(&spool).expect("a directory").map(|file| file.expect("a file").path());
+    let mut segments: Vec<_> = files
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spool-")))
+        .collect();
+    segments.sort();
+    (spool.join("spool.redb"), segments)
+}
+
+/// A spool with twenty events, as a relay has left it: its files, and the chats of those events.
+fn left(mock: &Mock, directory: &Path) -> ([PathBuf; 2], Vec<String>) {
     mock.freeze();
     let mut relay = start(mock, directory, &[]);
     let answered = (0..20).map(|_| post_200(&relay)).collect();
     relay.signal(Signal::TERM);
     assert!(relay.end().success());
     mock.thaw();
-    (directory.join("spool/spool.redb"), answered)
+    let (first, segments) = files(directory);
+    (std::array::from_fn(|n| if n == 0 { first.clone() } else { segments[0].clone() }), answered)
 }
 
 #[test]
@@ -266,25 +287,30 @@ fn a_file_that_is_broken_at_the_start_is_kept_aside_under_a_name_that_the_log_te
         ("it is none of ours", |file| *file = b"not a spool at all".repeat(10_000)),
         ("all but its head is zeros", |file| file[4096..].fill(0)),
     ];
-    at_once(breaks.map(|(how, destroy)| {
+    at_once([0, 1].map(|which| {
         move || {
-            let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-            let (path, _) = left(&mock, directory.path());
-            let mut file = std::fs::read(&path).expect("a file");
-            destroy(&mut file);
-            std::fs::write(&path, &file).expect("a file");
+            at_once(breaks.map(|(how, destroy)| {
+                move || {
+                    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+                    let (paths, answered) = left(&mock, directory.path());
+                    let mut file = std::fs::read(&paths[which]).expect("a file");
+                    destroy(&mut file);
+                    std::fs::write(&paths[which], &file).expect("a file");
 
-            let relay = publishing(&mock, directory.path(), &[]);
+                    let relay = publishing(&mock, directory.path(), &[]);
 
-            let log = relay.log();
-            let line = log
-                .lines()
-                .find(|line| line.contains("the spool's file is broken"))
-                .unwrap_or_else(|| panic!("{how}: {log}"));
-            let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-            let kept = std::fs::read(line["kept"].as_str().expect("a path"));
-            assert_eq!(kept.expect("it is kept").len(), file.len(), "{how}");
-            assert_heals(&mock, &relay, &[]);
+                    let log = relay.log();
+                    let line = log
+                        .lines()
+                        .find(|line| line.contains("the spool's file is broken"))
+                        .unwrap_or_else(|| panic!("{how}: {log}"));
+                    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+                    let kept = std::fs::read(line["kept"].as_str().expect("a path"));
+                    assert_eq!(kept.expect("it is kept").len(), file.len(), "{how}");
+                    // What stands in the other files is published.
+                    assert_heals(&mock, &relay, if which == 0 { &answered } else { &[] });
+                }
+            }));
         }
     }));
 }
@@ -294,7 +320,7 @@ fn a_file_in_which_some_bytes_are_zeros_loses_no_event_without_a_word() {
     at_once([1, 2, 3, 4, 5, 6, 7].map(|part| {
         move || {
             let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-            let (path, answered) = left(&mock, directory.path());
+            let ([_, path], answered) = left(&mock, directory.path());
             let mut file = std::fs::read(&path).expect("a file");
             let file_part = file.len() / 8;
             let at = file_part * part;
@@ -311,6 +337,50 @@ fn a_file_in_which_some_bytes_are_zeros_loses_no_event_without_a_word() {
             assert!(is_told, "part {part}: {lost} of 20 are not in Kafka\n{}", relay.log());
         }
     }));
+}
+
+#[test]
+fn a_spool_of_many_files_loses_nothing_by_a_kill_and_is_one_segment_again_when_it_is_empty() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let small = [("spool.segment_bytes", "\"64KiB\"")];
+    mock.freeze();
+    let mut relay = start(&mock, directory.path(), &small);
+    let mut answered: Vec<_> = (0..40).map(|_| post_large(&relay)).collect();
+    let (_, segments) = files(directory.path());
+    assert!(segments.len() >= 10, "{segments:?}");
+
+    relay.signal(Signal::KILL);
+    relay.end();
+    let relay = start(&mock, directory.path(), &small);
+    assert_eq!(spooled(&relay), 40.0);
+    answered.extend((0..10).map(|_| post_large(&relay)));
+
+    mock.thaw();
+    assert_published(&mock, &relay, &answered);
+    await_that("its files are removed", || files(directory.path()).1.len() == 1);
+    assert_heals(&mock, &relay, &[]);
+}
+
+#[test]
+fn a_spool_of_the_version_before_there_were_segments_is_published() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let ([first, segment], answered) = left(&mock, directory.path());
+    // Then all stood in one file.
+    std::fs::rename(segment, &first).expect("renamed");
+    let db = redb::Database::open(&first).expect("a spool");
+    let write = db.begin_write().expect("a transaction");
+    write.delete_table(redb::TableDefinition::<u64, &[u8]>::new("gone")).expect("deleted");
+    write
+        .open_table(redb::TableDefinition::<&str, u64>::new("meta"))
+        .expect("a table")
+        .insert("format", 1)
+        .expect("written");
+    write.commit().expect("committed");
+    drop(db);
+
+    let relay = start(&mock, directory.path(), &[]);
+    assert_published(&mock, &relay, &answered);
+    assert_heals(&mock, &relay, &[]);
 }
 
 #[test]
@@ -347,7 +417,7 @@ fn a_second_relay_on_the_same_directory_ends_with_its_name_or_waits_for_the_firs
 #[test]
 fn a_spool_of_a_newer_version_is_refused_and_left_as_it_is() {
     let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-    let (path, answered) = left(&mock, directory.path());
+    let ([path, _], answered) = left(&mock, directory.path());
     let set_format = |format: u64| {
         let db = redb::Database::open(&path).expect("a spool");
         let write = db.begin_write().expect("a transaction");
@@ -355,16 +425,16 @@ fn a_spool_of_a_newer_version_is_refused_and_left_as_it_is() {
         write.open_table(meta).expect("a table").insert("format", format).expect("written");
         write.commit().expect("committed");
     };
-    set_format(2);
+    set_format(3);
 
     let spawn = |settings: Settings<'_>| Relay::spawn(&mock.bootstrap(), settings, &[], &[]);
     let mut relay = with_settings(directory.path(), &[], spawn);
     assert_eq!(relay.end().code(), Some(1));
     await_that("it is told", || {
-        relay.log().contains("it has format 2, and this version of livechat-relay reads up to 1")
+        relay.log().contains("it has format 3, and this version of livechat-relay reads up to 2")
     });
 
-    set_format(1); // as the newer one would have it
+    set_format(2); // as the newer one would have it
     let relay = start(&mock, directory.path(), &[]);
     assert_published(&mock, &relay, &answered);
 }

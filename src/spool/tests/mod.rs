@@ -90,18 +90,27 @@ impl Model {
             }
         }
         batch.next = after.next;
+        after.lanes.retain(|_, entries| !entries.is_empty());
         (batch, after)
+    }
+
+    /// Each entry, by where it stands and its number.
+    fn entries(&self) -> BTreeMap<(&str, u64), &[u8]> {
+        let lanes = self.lanes.iter().map(|(lane, entries)| (lane.as_str(), entries));
+        let all = lanes.chain([("parked", &self.parked)]);
+        all.flat_map(|(of, entries)| entries.iter().map(move |(number, entry)| ((of, *number), &**entry))).collect()
     }
 
     /// What is in a store, by its own count and by a recount.
     fn read(store: &Store) -> Result<Self, store::Error> {
-        let contents = store.contents()?;
+        let contents = store.contents();
         let mut model = Self { next: contents.next, ..Self::default() };
         for (lane, size) in &contents.lanes {
             let entries: BTreeMap<_, _> = store.page(lane, 0, usize::MAX, usize::MAX)?.into_iter().collect();
             assert_eq!(*size, size_of(&entries), "{lane}");
             model.lanes.insert(lane.clone(), entries);
         }
+        model.lanes.retain(|_, entries| !entries.is_empty());
         model.parked = store.parked(0, usize::MAX, usize::MAX)?.into_iter().collect();
         assert_eq!(contents.parked, size_of(&model.parked));
         Ok(model)
@@ -114,23 +123,65 @@ fn size_of(entries: &BTreeMap<u64, Vec<u8>>) -> Size {
     size
 }
 
-/// The one of `possible` that is in the store.
-fn found(store: &Store, possible: &[Model]) -> Result<Vec<Model>, TestCaseError> {
-    let found = Model::read(store).map_err(|error| TestCaseError::fail(format!("it cannot be read: {error}")))?;
-    prop_assert!(possible.contains(&found), "{found:?} is none of {possible:?}");
-    Ok(vec![found])
+/// Segments of so few bytes that there are many.
+const SEGMENT: u64 = 4000;
+
+fn opened(disk: &Disk) -> Result<Store, store::Error> {
+    Store::open_in(Box::new(disk.clone()), SEGMENT)
+}
+
+/// What may be in a store: what was committed, and something of the batch that failed.
+struct Possible {
+    committed: Model,
+    failed: Option<(Batch, Model)>,
+}
+
+impl Possible {
+    /// It is committed, from now on.
+    fn found(store: &Store, possible: &Self) -> Result<Self, TestCaseError> {
+        let found = Model::read(store).map_err(|error| TestCaseError::fail(format!("it cannot be read: {error}")))?;
+        let before = &possible.committed;
+        let Some((batch, after)) = &possible.failed else {
+            prop_assert_eq!(&found, before);
+            return Ok(Self { committed: found, failed: None });
+        };
+        let (was, will, is) = (before.entries(), after.entries(), found.entries());
+        for (place, entry) in &was {
+            let is_kept = is.get(place).map_or(!will.contains_key(place), |is| is == entry);
+            prop_assert!(is_kept, "{place:?} was committed, and is not there: {found:?}");
+        }
+        let mut added: BTreeMap<_, _> =
+            batch.parked.iter().map(|(number, entry)| (("parked", *number), entry)).collect();
+        for (lane, change) in &batch.lanes {
+            added.extend(change.appended.iter().map(|(number, entry)| ((&**lane, *number), entry)));
+        }
+        for (place, entry) in &is {
+            let is_known = was.contains_key(place) || added.get(place).is_some_and(|added| added == entry);
+            prop_assert!(is_known, "{place:?} was never there");
+        }
+        // A fsync makes all of them durable, or none.
+        for parked in [false, true] {
+            let new = will.keys().filter(|place| (place.0 == "parked") == parked && !was.contains_key(*place));
+            let there = new.clone().filter(|place| is.contains_key(*place)).count();
+            prop_assert!(there == 0 || there == new.count(), "a part of a batch: {found:?}");
+        }
+        Ok(Self { committed: found, failed: None })
+    }
 }
 
 /// Commits batches until one fails: what may be there then.
-fn commit(store: &Store, mut possible: Vec<Model>, batches: &[Vec<Step>]) -> Result<Vec<Model>, TestCaseError> {
+fn commit(store: &Store, mut possible: Possible, batches: &[Vec<Step>]) -> Result<Possible, TestCaseError> {
     for steps in batches {
-        let (batch, after) = possible[0].plan(steps);
+        let (batch, after) = possible.committed.plan(steps);
         let Ok(contents) = store.commit(&batch) else {
-            possible.push(after);
+            possible.failed = Some((batch, after));
             break;
         };
         prop_assert_eq!(contents.next, after.next);
-        possible = vec![after];
+        possible.committed = after;
+        if steps.len() == 3 && store.tidy(Duration::ZERO, true, 0).is_err() {
+            break;
+        }
     }
     Ok(possible)
 }
@@ -141,64 +192,63 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn what_was_committed_survives_any_power_cut_and_a_batch_is_there_whole_or_not_at_all(
-        lives in vec((vec(steps(), 0..8), 0_u64..150, any::<u64>()), 1..5),
+    fn what_was_committed_survives_any_power_cut_and_what_a_batch_adds_is_there_whole_or_not_at_all(
+        lives in vec((vec(steps(), 0..12), 0_u64..250, any::<u64>()), 1..5),
     ) {
-        let (mut disk, mut possible, mut has_opened) = (Disk::default(), vec![START], false);
+        let (mut disk, mut possible) = (Disk::default(), Possible { committed: START, failed: None });
         for (batches, dies_in, seed) in lives {
             disk.die_in(dies_in);
-            match Store::open_with(disk.clone()) {
-                Ok(store) => {
-                    has_opened = true;
-                    possible = commit(&store, found(&store, &possible)?, &batches)?;
-                }
-                // It had no time to become a file; `open` puts such a one aside.
-                Err(store::Error::Broken(_)) if !has_opened && !disk.is_dead() => disk = Disk::default(),
+            match opened(&disk) {
+                Ok(store) => possible = commit(&store, Possible::found(&store, &possible)?, &batches)?,
                 Err(error) => prop_assert!(disk.is_dead(), "{}", error),
             }
             disk = disk.cut(seed);
         }
-        if has_opened {
-            found(&Store::open_with(disk).expect("it opens after any cut"), &possible)?;
-        }
+        Possible::found(&opened(&disk).expect("it opens after any cut"), &possible)?;
     }
 
     #[test]
     fn after_a_failed_write_or_sync_nothing_is_taken_until_it_is_opened_anew_with_all_that_was_committed(
-        lives in vec((vec(steps(), 1..8), 0..4_usize, 0_u64..40, any::<bool>()), 1..4),
+        lives in vec((vec(steps(), 1..12), 0..4_usize, 0_u64..80, any::<bool>()), 1..4),
         seed: u64,
     ) {
-        let (disk, mut possible) = (Disk::default(), vec![START]);
-        drop(Store::open_with(disk.clone()).expect("a new one"));
+        let (disk, mut possible) = (Disk::default(), Possible { committed: START, failed: None });
+        drop(opened(&disk).expect("a new one"));
         for (batches, operation, after, is_lasting) in lives {
             let operation = [Operation::Read, Operation::Write, Operation::Length, Operation::Sync][operation];
             disk.fail(operation, after, if is_lasting { u64::MAX } else { 1 }, if after % 2 == 0 { EIO } else { ENOSPC });
-            if let Ok(store) = Store::open_with(disk.clone()) {
-                possible = commit(&store, found(&store, &possible)?, &batches)?;
+            // Who cannot read it does not write to it either.
+            if let Ok(store) = opened(&disk)
+                && (operation != Operation::Read || Model::read(&store).is_ok())
+            {
+                possible = commit(&store, Possible::found(&store, &possible)?, &batches)?;
                 disk.mend();
-                if possible.len() > 1 && operation != Operation::Read {
+                if possible.failed.is_some() {
                     prop_assert!(store.commit(&Batch::default()).is_err(), "{:?} has failed", operation);
                 }
             }
             disk.mend();
-            let store = Store::open_with(disk.clone()).expect("it opens on a disk that works again");
-            possible = found(&store, &possible)?;
+            let store = opened(&disk).expect("it opens on a disk that works again");
+            possible = Possible::found(&store, &possible)?;
         }
-        let store = Store::open_with(disk.cut(seed)).expect("it opens after the cut");
-        found(&store, &possible)?;
+        let store = opened(&disk.cut(seed)).expect("it opens after the cut");
+        Possible::found(&store, &possible)?;
     }
 
     #[test]
     fn pages_are_in_order_and_bounded(
         sizes in vec(0_usize..2000, 0..60), from in 0_u64..70, records in 1_usize..80, bytes in 1_usize..40_000,
     ) {
-        let store = Store::open_with(Disk::default()).expect("a store");
+        let store = opened(&Disk::default()).expect("a store");
         let all: Vec<_> = sizes.iter().zip(1_u64..).map(|(size, number)| (number, vec![number as u8; *size])).collect();
-        let mut batch = Batch::default();
-        batch.lane(&"a".into()).appended.clone_from(&all);
-        batch.lane(&"b".into()).appended.push((5, b"another lane".to_vec()));
-        batch.parked.clone_from(&all);
-        store.commit(&batch).expect("a commit");
+        for some in all.chunks(3) {
+            let mut batch = Batch::default();
+            batch.lane(&"a".into()).appended = some.to_vec();
+            batch.lane(&"b".into()).appended.push((some[0].0, b"another lane".to_vec()));
+            batch.parked = some.to_vec();
+            batch.next = some[some.len() - 1].0 + 1;
+            store.commit(&batch).expect("a commit");
+        }
 
         let mut sum = 0;
         let expected: Vec<_> = all.into_iter().filter(|(number, _)| *number >= from).take(records).take_while(|(_, entry)| {
@@ -223,7 +273,7 @@ fn entry(number: u64, bytes: usize) -> Entry {
 /// A spool's file with entries in two lanes and among the parked, some of them deleted; and all that may be read of it. It is
 /// the same each time: a commit is about one lane, for the lanes of a batch have no order.
 fn file_of_entries(directory: &Path) -> Vec<Entry> {
-    let store = Store::open(directory).expect("a store");
+    let store = Store::open(directory, SEGMENT).expect("a store");
     let entries: Vec<_> = (1..150).map(|number| entry(number, number as usize * 37 % 5000)).collect();
     for (numbers, some) in (1..).step_by(10).zip(entries.chunks(10)) {
         for lane in 0..2 {
@@ -264,45 +314,73 @@ fn damage(bytes: &mut Vec<u8>, chance: &mut Chance) -> String {
     format!("{part:?}")
 }
 
+/// The files of a directory.
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(directory).expect("the directory").map(|file| file.expect("a file").path());
+    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    files.map(|path| (name(&path), std::fs::read(&path).expect("a file"))).collect()
+}
+
+fn is_database(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "redb")
+}
+
+fn put_aside(directory: &Path) -> usize {
+    files(directory).keys().filter(|name| name.contains(".broken-")).count()
+}
+
 #[test]
-fn whatever_a_disk_has_done_to_the_file_no_altered_entry_comes_out_of_it_and_nothing_panics() {
+fn whatever_a_disk_has_done_to_a_file_no_altered_entry_comes_out_of_it_and_nothing_panics() {
     let directory = tempfile::tempdir().expect("a directory");
     let whole = file_of_entries(directory.path());
-    let path = directory.path().join(store::FILE);
-    let sound = std::fs::read(&path).expect("the file");
-    let (mut put_aside, mut unreadable, mut decoded) = (0, 0, 0);
-    // Those after the range make redb panic when it closes the file.
-    for seed in (0..200).chain([2252, 6744, 10559]) {
-        let mut bytes = sound.clone();
-        let what = damage(&mut bytes, &mut Chance(seed));
-        for file in std::fs::read_dir(directory.path()).expect("the directory") {
-            std::fs::remove_file(file.expect("a file").path()).expect("it is removed");
+    let sound = files(directory.path());
+    assert!(sound.len() > 10, "{}", sound.len());
+    let (mut aside, mut unreadable, mut decoded, mut least) = (0, 0, 0, usize::MAX);
+    for seed in 0..300 {
+        for name in files(directory.path()).keys() {
+            std::fs::remove_file(directory.path().join(name)).expect("it is removed");
         }
-        std::fs::write(&path, &bytes).expect("a damaged file");
-        let store = match open(directory.path()) {
+        let mut chance = Chance(seed);
+        // Of all files one, as often the first as the others together.
+        let databases = sound.keys().filter(|name| is_database(name));
+        let of_segments: Vec<_> = databases.filter(|name| *name != store::FILE).collect();
+        let damaged = if chance.flip() { store::FILE } else { of_segments[chance.below(of_segments.len())] };
+        let mut what = String::new();
+        for (name, bytes) in &sound {
+            let mut bytes = bytes.clone();
+            if name == damaged {
+                what = format!("{name}, {}", damage(&mut bytes, &mut chance));
+            }
+            std::fs::write(directory.path().join(name), &bytes).expect("a file");
+        }
+        let store = match Store::open(directory.path(), SEGMENT) {
             Ok(store) => store,
             Err(store::Error::Newer(_)) => continue, // the bits that were changed are those of the format
             Err(error) => panic!("seed {seed}, {what}: not opened: {error}"),
         };
-        put_aside += u32::from(store.contents().is_ok_and(|contents| contents.next == 1));
+        aside += put_aside(directory.path());
         let lanes = [lane_name(0), lane_name(1)];
         let pages = lanes.iter().map(|lane| store.page(lane, 0, 1000, usize::MAX));
+        let mut readable = 0;
         for page in pages.chain([store.parked(0, 1000, usize::MAX)]) {
             for (number, bytes) in page.unwrap_or_default() {
                 match Entry::decode(&bytes) {
                     Ok(entry) => {
-                        decoded += 1;
+                        readable += 1;
                         assert!(whole.contains(&entry), "seed {seed}, {what}: number {number} is altered");
                     }
                     Err(_) => unreadable += 1,
                 }
             }
         }
+        decoded += readable;
+        least = least.min(readable);
         let mut batch = Batch::default();
         batch.lane(&lanes[0]).appended.push((1000, entry(1000, 100).encode()));
+        batch.lane(&lanes[0]).deleted.extend(1..100);
         let _ = store.commit(&batch); // it may fail, but not panic
     }
-    assert!(put_aside > 10 && unreadable > 10 && decoded > 1000, "{put_aside} {unreadable} {decoded}");
+    assert!(aside > 10 && unreadable > 10 && decoded > 1000, "{aside} {unreadable} {decoded} {least}");
 }
 
 #[test]
@@ -330,12 +408,12 @@ fn a_newer_format_is_refused_and_left_as_it_is() {
     let db = redb::Database::open(&path).expect("a database");
     let transaction = db.begin_write().expect("a transaction");
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    transaction.open_table(meta).expect("a table").insert("format", 2).expect("it is written");
+    transaction.open_table(meta).expect("a table").insert("format", 3).expect("it is written");
     transaction.commit().expect("a commit");
     drop(db);
     let before = redb_contents(&path);
     let refused = Spool::start(config(directory.path()), Arc::new(Metrics::new())).err().expect("it is refused");
-    assert!(matches!(refused, Unusable::Store { error: store::Error::Newer(2), .. }), "{refused}");
+    assert!(matches!(refused, Unusable::Store { error: store::Error::Newer(3), .. }), "{refused}");
     assert_eq!(redb_contents(&path), before);
     let names = std::fs::read_dir(directory.path())
         .expect("the directory")
@@ -373,6 +451,7 @@ fn config(directory: &Path) -> Config {
     Config {
         directory: directory.to_owned(),
         bytes_max: 1 << 30,
+        segment_bytes: SEGMENT,
         free_min: 0,
         queue_records_max: 100,
         queue_bytes_max: 64 << 20,
@@ -384,25 +463,21 @@ fn config(directory: &Path) -> Config {
 #[test]
 fn a_file_that_ends_the_process_whenever_it_is_opened_is_put_aside_in_the_end() {
     let directory = tempfile::tempdir().expect("a directory");
-    let kept = || {
-        let names = std::fs::read_dir(directory.path())
-            .expect("a directory")
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter(|name| name.contains("broken")).count()
-    };
-    drop(super::open(directory.path()).expect("a store"));
+    let open = || drop(Store::open(directory.path(), SEGMENT).expect("a store"));
+    open();
+    let names = files(directory.path());
     let opening = directory.path().join("opening");
-    assert!(std::fs::read(&opening).is_ok_and(|marks| marks.is_empty()));
-    std::fs::write(&opening, "..").expect("written"); // as two processes leave it that died there
-    drop(super::open(directory.path()).expect("a store"));
-    assert_eq!(
-        (kept(), std::fs::read(&opening).is_ok_and(|marks| !marks.is_empty())),
-        (0, false),
-        "it was opened at last"
-    );
-    std::fs::write(&opening, "...").expect("written");
-    drop(super::open(directory.path()).expect("a new store"));
-    assert_eq!((kept(), std::fs::read(&opening).is_ok_and(|marks| !marks.is_empty())), (1, false));
+    assert!(names["opening"].is_empty());
+    for name in names.keys().filter(|name| is_database(name)) {
+        let before = put_aside(directory.path());
+        let marks = |died: usize| std::fs::write(&opening, format!("{name}\n").repeat(died)).expect("written");
+        marks(2); // as two processes leave it that died there
+        open();
+        assert_eq!((put_aside(directory.path()), std::fs::read(&opening).expect("a file")), (before, vec![]));
+        marks(3);
+        open();
+        assert_eq!((put_aside(directory.path()), std::fs::read(&opening).expect("a file")), (before + 1, vec![]));
+    }
 }
 
 /// A directory that vanishes and is made anew must not leave the fast way of `way()` with a wrong count of lanes.
@@ -445,8 +520,13 @@ fn record_of(topic: &str, bytes: usize) -> Record {
 #[test]
 fn a_file_that_was_emptied_gives_its_space_back() {
     let directory = tempfile::tempdir().expect("a directory");
-    let spool = Spool::start(config(directory.path()), Arc::new(Metrics::new())).expect("a spool");
-    let length = || std::fs::metadata(directory.path().join(store::FILE)).expect("the file").len();
+    let config = Config { segment_bytes: 1 << 30, ..config(directory.path()) };
+    let spool = Spool::start(config, Arc::new(Metrics::new())).expect("a spool");
+    // Meanwhile one is replaced by another.
+    let length = || {
+        let files = std::fs::read_dir(directory.path()).expect("the directory");
+        files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len())).sum::<u64>()
+    };
     let topic: Arc<str> = "a".into();
     for _ in 0..8 {
         let appended = spool.append(spool.ticket(&topic), record_of("a", 1 << 20)).blocking_recv();
