@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Read [`event`], then [`relay`], then [`publish`], [`spool`] and [`replay`]; [`cli`] wires them. Imports go only downward:
-//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, window → event, metrics, telemetry, shutdown`.
+//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, window → event, metrics, telemetry, shutdown, alarm`.
 
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ pub mod topics;
 pub mod window;
 
 // side: tools that know nothing of the rest
+pub mod alarm;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use prometheus::IntCounter;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use crate::alarm::Alarm;
 use crate::dead_letter::DeadLetters;
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
@@ -57,6 +58,14 @@ impl Policy {
         names.dedup();
         names
     }
+}
+
+/// When a request was received, until when it is to be answered, and the timer of its waits.
+#[derive(Clone, Copy)]
+pub struct Times<'a> {
+    pub received: Instant,
+    pub deadline: Instant,
+    pub alarm: &'a Alarm,
 }
 
 /// What was POSTed, and where.
@@ -152,24 +161,17 @@ impl Relay {
         &self.0.publisher
     }
 
-    /// Takes one delivered body to its outcome, by `deadline` at the latest.
+    /// Takes one delivered body to its outcome, by its deadline at the latest.
     ///
     /// Everything up to the hand-over to Kafka happens before the first wait, and what is under way is followed to its end
     /// without the caller: one who goes away, as one does whose client has hung up, cancels no publish.
-    pub async fn take(
-        &self,
-        posted: Posted<'_>,
-        body: &[u8],
-        traceparent: Option<&str>,
-        received: Instant,
-        deadline: Instant,
-    ) -> Outcome {
+    pub async fn take(&self, posted: Posted<'_>, body: &[u8], traceparent: Option<&str>, times: Times<'_>) -> Outcome {
         let made = match self.record(posted, body, traceparent) {
             Ok(made) => made,
             Err(rejection) => return self.rejected(posted, rejection),
         };
         let action = made.action;
-        let outcome = self.publish_once(made, received, deadline).await;
+        let outcome = self.publish_once(made, times).await;
         if let Outcome::Unavailable(reason) = outcome {
             self.0.metrics.unavailable.with_label_values(&[reason]).inc();
         }
@@ -210,7 +212,8 @@ impl Relay {
 
     /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome. Nearly
     /// always that is the brokers' ack, and no task or memory is spent on the rest before it is needed.
-    async fn publish_once(&self, made: Made, received: Instant, deadline: Instant) -> Outcome {
+    async fn publish_once(&self, made: Made, times: Times<'_>) -> Outcome {
+        let Times { received, deadline, alarm } = times;
         let Made { action, record: Some(record), retry_key } = made else {
             self.0.metrics.event(made.action, Fate::Dropped);
             return Outcome::Dropped;
@@ -224,10 +227,11 @@ impl Relay {
             return self.detour(record, account, Tried::Not, deadline).await;
         }
         let report = self.0.publisher.publish(record);
-        let account = Some(Account { action, claim, began: report.since() });
-        let until = self.patience(deadline);
+        let began = report.since();
+        let account = Some(Account { action, claim, began });
+        let until = self.patience(began.into(), deadline);
         let mut flight = Flight { relay: self, account, report, deadline };
-        let tried = reported(&mut flight.report, until).await;
+        let tried = reported(&mut flight.report, alarm.at(until)).await;
         if tried == Tried::Late && self.0.spool.is_none() {
             return Outcome::Unavailable("deadline"); // the flight goes on
         }
@@ -280,11 +284,10 @@ impl Relay {
     }
 
     /// Until when a report is waited for, before another way is looked for.
-    fn patience(&self, deadline: Instant) -> Instant {
+    fn patience(&self, now: Instant, deadline: Instant) -> Instant {
         if self.0.spool.is_none() {
             return deadline;
         }
-        let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
         now + self.0.publisher.report_deadline().min(left.saturating_sub(FSYNC_RESERVE.min(left / 4)))
     }
@@ -335,7 +338,7 @@ impl Relay {
             && Instant::now() < deadline
         {
             let until = Instant::now() + self.0.publisher.report_deadline_max();
-            tried = reported(&mut self.0.publisher.publish(record.clone()), until).await;
+            tried = reported(&mut self.0.publisher.publish(record.clone()), sleep_until(until)).await;
         }
         match tried {
             Tried::Acked => Outcome::Published,
@@ -351,7 +354,7 @@ impl Relay {
         let tried = match tried {
             Tried::Not if !self.is_hopeless(spool) && spool.way(&record.topic).await == Way::Direct => {
                 let mut report = self.0.publisher.publish(record.clone());
-                reported(&mut report, self.patience(deadline)).await
+                reported(&mut report, sleep_until(self.patience(Instant::now(), deadline))).await
             }
             tried => tried,
         };
@@ -425,11 +428,11 @@ enum Tried {
     Late,
 }
 
-async fn reported(report: &mut Report, until: Instant) -> Tried {
+async fn reported(report: &mut Report, late: impl Future<Output = ()>) -> Tried {
     tokio::select! {
         biased;
         reported = report => reported.map_or_else(Tried::Failed, |()| Tried::Acked),
-        () = tokio::time::sleep_until(until) => Tried::Late,
+        () = late => Tried::Late,
     }
 }
 
@@ -448,7 +451,7 @@ impl Drop for Flight<'_> {
             // Nobody waits for it any more: its report may take as long as one can.
             let until = Instant::now() + relay.publisher().report_deadline_max();
             runtime.spawn(async move {
-                let tried = reported(&mut report, until).await;
+                let tried = reported(&mut report, sleep_until(until)).await;
                 relay.settle(report.record(), account, tried, deadline).await
             });
         }

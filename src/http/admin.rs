@@ -11,6 +11,7 @@ use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::{Answer, Handler};
+use crate::alarm::Alarm;
 use crate::desk::{Ask, Desk, Trouble};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
@@ -88,6 +89,7 @@ impl Handler for Admin {
         self: &Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
+        _: &Arc<Alarm>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let admin = Arc::clone(self);
         async move { admin.find(request, peer).await }

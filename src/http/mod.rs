@@ -28,6 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use crate::alarm::Alarm;
 use crate::shutdown::Shutdown;
 use crate::telemetry::Throttle;
 use activity::{Activity, Late, Watched};
@@ -54,6 +55,7 @@ pub trait Handler: Send + Sync + 'static {
         self: &Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
+        alarm: &Arc<Alarm>,
     ) -> impl Future<Output = Answer> + Send + use<Self>;
 
     /// The connections that are open now.
@@ -145,6 +147,7 @@ async fn connection<H: Handler>(
         activity: Arc::clone(&activity),
         shutdown: shutdown.clone(),
         peer,
+        alarm: Arc::default(),
         open: open.clone(),
     });
     if http2 {
@@ -217,6 +220,8 @@ struct Served<H> {
     activity: Arc<Activity>,
     shutdown: Shutdown,
     peer: SocketAddr,
+    /// For one request after the other.
+    alarm: Arc<Alarm>,
     /// All connections of the listener.
     open: TaskTracker,
 }
@@ -238,7 +243,9 @@ impl<H: Handler> Taken<H> {
         let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
         let may_stay =
             H::READS_BODIES && version == Version::HTTP_11 && request.headers().get(CONNECTION).is_none_or(stays);
-        let answer = self.served.handler.answer(request, self.served.peer);
+        // Streams wait at the same time.
+        let alarm = if version == Version::HTTP_2 { &Arc::default() } else { &self.served.alarm };
+        let answer = self.served.handler.answer(request, self.served.peer, alarm);
         answer.map(move |answer| Ok(self.answered(answer, version, may_stay)))
     }
 

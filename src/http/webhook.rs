@@ -14,9 +14,10 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
 use super::{Answer, Handler};
+use crate::alarm::Alarm;
 use crate::event::Rejection;
 use crate::metrics::Metrics;
-use crate::relay::{Outcome, Posted, Relay};
+use crate::relay::{Outcome, Posted, Relay, Times};
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]
@@ -56,15 +57,21 @@ impl Webhooks {
         Self { relay, metrics, config, bytes_in_flight: AtomicUsize::new(0) }
     }
 
-    async fn outcome(&self, asked: &Asked, mut body: Incoming, received: Instant) -> Result<Outcome, Refusal> {
+    async fn outcome(
+        &self,
+        asked: &Asked,
+        mut body: Incoming,
+        received: Instant,
+        alarm: &Alarm,
+    ) -> Result<Outcome, Refusal> {
         let posted = self.posted(asked.uri.path())?;
         if let Some(refusal) = asked.refusal {
             return Err(refusal);
         }
         let traceparent = asked.traceparent.as_ref().and_then(traceparent);
-        let (body, _budget) = self.body(&mut body, received).await?;
+        let (body, _budget) = self.body(&mut body, received, alarm).await?;
         let deadline = received + self.config.response_deadline;
-        Ok(self.relay.take(posted, &body, traceparent, received, deadline).await)
+        Ok(self.relay.take(posted, &body, traceparent, Times { received, deadline, alarm }).await)
     }
 
     /// What a path takes. App Webhooks have a path only where they are switched on.
@@ -84,7 +91,12 @@ impl Webhooks {
     }
 
     /// The whole body, and its part of the budget. What is declared too long is refused before it is read.
-    async fn body(&self, body: &mut Incoming, received: Instant) -> Result<(Bytes, Budget<'_>), Refusal> {
+    async fn body(
+        &self,
+        body: &mut Incoming,
+        received: Instant,
+        alarm: &Alarm,
+    ) -> Result<(Bytes, Budget<'_>), Refusal> {
         let max = self.config.body_bytes_max;
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > max {
@@ -114,8 +126,12 @@ impl Webhooks {
             }
             Ok(if rest.is_empty() { first } else { rest.freeze() })
         };
-        let read = tokio::time::timeout_at(received + self.config.body_timeout, read).await;
-        Ok((read.map_err(|_| Refusal::TooSlow)??, budget))
+        let read = tokio::select! {
+            biased;
+            read = read => read?,
+            () = alarm.at(received + self.config.body_timeout) => return Err(Refusal::TooSlow),
+        };
+        Ok((read, budget))
     }
 }
 
@@ -175,13 +191,14 @@ impl Handler for Webhooks {
         self: &Arc<Self>,
         request: Request<Incoming>,
         _: SocketAddr,
+        alarm: &Arc<Alarm>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let received = Instant::now();
         let may_leave_body = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (head, body) = request.into_parts();
-        let (webhooks, asked) = (Arc::clone(self), Asked::of(head));
+        let (webhooks, alarm, asked) = (Arc::clone(self), Arc::clone(alarm), Asked::of(head));
         async move {
-            let outcome = webhooks.outcome(&asked, body, received).await;
+            let outcome = webhooks.outcome(&asked, body, received, &alarm).await;
             webhooks.answer_to(&outcome, may_leave_body, received)
         }
     }

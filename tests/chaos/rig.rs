@@ -417,7 +417,7 @@ impl Post {
     }
 
     fn successor(&self) -> Self {
-        let own = ["server.listen", "admin.listen", "spool.directory"];
+        let own = ["server.listen", "admin.listen", "spool.directory", "spool.segment_bytes"];
         let settings = self.settings.iter().filter(|(name, _)| !own.contains(&name.as_str())).cloned().collect();
         Self::at(self.brokers.clone(), self.spool.clone(), None, settings)
     }

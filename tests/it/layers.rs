@@ -10,7 +10,7 @@ const ROWS: [&[&str]; 7] = [
     &["desk", "relay", "replay"],
     &["dead_letter"],
     &["publish", "spool", "topics", "window"],
-    &["event", "metrics", "telemetry", "shutdown"],
+    &["event", "metrics", "telemetry", "shutdown", "alarm"],
 ];
 
 /// Imports within a row: topics share the configuration of the client with publish, metrics list the event's labels.
