@@ -47,15 +47,9 @@ pub struct Window {
     entries: Arc<Mutex<Entries>>,
 }
 
-struct Entries {
-    under_way: HashMap<RetryKey, Option<watch::Sender<Option<Settled>>>, BuildHasherDefault<OfHash>>,
-    durable: Durable,
-}
-
 impl Window {
     pub fn new(config: Config) -> Self {
-        let durable = Durable::with_room_for(if config.window.is_zero() { 0 } else { config.entries_max });
-        let entries = Entries { under_way: HashMap::default(), durable };
+        let entries = Entries::with_room_for(if config.window.is_zero() { 0 } else { config.entries_max });
         Self { config, start: Instant::now(), entries: Arc::new(Mutex::new(entries)) }
     }
 
@@ -65,21 +59,24 @@ impl Window {
         if self.config.window.is_zero() || most == 0 {
             return Seen::Unwatched;
         }
+        let then = self.millis(now).saturating_sub(millis(self.config.window));
         let mut entries = self.lock();
-        let Entries { under_way, durable } = &mut *entries;
-        durable.forget_before(self.millis(now).saturating_sub(millis(self.config.window)));
-        if durable.has(&key) {
-            return Seen::Durable;
+        entries.forget_before(then);
+        if let Some(number) = entries.find(&key) {
+            match entries.state(number) {
+                State::UnderWay => {
+                    let outcome = entries.copies.entry(key).or_insert_with(|| watch::channel(None).0);
+                    return Seen::UnderWay(Copy(outcome.subscribe()));
+                }
+                State::Durable(since) if since >= then => return Seen::Durable,
+                _ => entries.forget(number),
+            }
         }
-        if let Some(outcome) = under_way.get_mut(&key) {
-            return Seen::UnderWay(Copy(outcome.get_or_insert_with(|| watch::channel(None).0).subscribe()));
-        }
-        // What is under way is never forgotten.
-        if under_way.len() + durable.len() >= most && !durable.forget_oldest() {
+        if entries.by_age.len() >= most && !entries.make_room() {
             return Seen::Unwatched;
         }
-        under_way.insert(key, None);
-        Seen::New(Claim { window: self.clone(), key, is_told: false })
+        let number = entries.insert(key);
+        Seen::New(Claim { window: self.clone(), key, number, is_told: false })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
@@ -98,52 +95,141 @@ fn millis(time: Duration) -> u64 {
 /// So many entries can be numbered.
 const ENTRIES_MAX: usize = u32::MAX as usize / 2;
 
-/// Durable events by age, and by key. At a high rate most of it lies outside the processor's caches: the index has nothing but
-/// numbers, so that a look at it is one at a small table, and the rest is read and written in order.
-struct Durable {
-    /// The oldest first, each with the time from which it counts.
-    by_age: VecDeque<(u64, RetryKey)>,
-    /// Numbers of entries: in the order of age, counted since ever, cut to 32 bits.
+/// Deliveries by age, and by key. At a high rate most of it lies outside the processor's caches: the index has nothing but
+/// numbers, so that a look at it is one at a small table; an entry is written there when it is first looked for, and all else is
+/// read and written in order.
+struct Entries {
+    /// The one that was looked for first comes first.
+    by_age: VecDeque<(Packed, RetryKey)>,
+    /// Numbers of entries: in the order of `by_age`, counted since ever, cut to 32 bits. Without those that are gone.
     by_key: HashTable<u32>,
-    /// The number of the oldest.
+    /// The number of the first.
     first: u32,
+    under_way: usize,
+    /// Where others wait for the outcome of what is under way.
+    copies: HashMap<RetryKey, watch::Sender<Option<Settled>>, BuildHasherDefault<OfHash>>,
 }
 
-impl Durable {
+/// What has become of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    UnderWay,
+    /// Since when, in the window's milliseconds.
+    Durable(u64),
+    /// It failed, or was forgotten out of turn.
+    Gone,
+}
+
+/// A state in eight bytes, for there are many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packed(u64);
+
+impl Packed {
+    const UNDER_WAY: Self = Self(u64::MAX);
+    const GONE: Self = Self(u64::MAX - 1);
+
+    const fn unpack(self) -> State {
+        match self {
+            Self::UNDER_WAY => State::UnderWay,
+            Self::GONE => State::Gone,
+            Self(since) => State::Durable(since),
+        }
+    }
+}
+
+impl Entries {
     /// Room that is not used yet takes next to no memory; where it grew by doubling, what it left behind would.
     fn with_room_for(entries: usize) -> Self {
         let entries = entries.min(1 << 20); // more is asked for when it is needed
-        Self { by_age: VecDeque::with_capacity(entries), by_key: HashTable::with_capacity(entries), first: 0 }
+        Self {
+            by_age: VecDeque::with_capacity(entries),
+            by_key: HashTable::with_capacity(entries),
+            first: 0,
+            under_way: 0,
+            copies: HashMap::default(),
+        }
     }
 
-    fn len(&self) -> usize {
-        self.by_age.len()
+    const fn place(&self, number: u32) -> usize {
+        number.wrapping_sub(self.first) as usize
     }
 
-    fn has(&self, key: &RetryKey) -> bool {
-        let Self { by_age, by_key, first } = self;
-        by_key.find(hash(key), |number| by_age[number.wrapping_sub(*first) as usize].1 == *key).is_some()
+    fn state(&self, number: u32) -> State {
+        self.by_age[self.place(number)].0.unpack()
     }
 
-    fn insert(&mut self, key: RetryKey, now: u64) {
-        let Self { by_age, by_key, first } = self;
-        let number = first.wrapping_add(by_age.len() as u32);
-        by_age.push_back((now, key));
+    fn find(&self, key: &RetryKey) -> Option<u32> {
+        self.by_key.find(hash(key), |number| self.by_age[self.place(*number)].1 == *key).copied()
+    }
+
+    /// A delivery that is under way from now on; its number.
+    fn insert(&mut self, key: RetryKey) -> u32 {
+        let number = self.first.wrapping_add(self.by_age.len() as u32);
+        self.by_age.push_back((Packed::UNDER_WAY, key));
+        self.under_way += 1;
+        let Self { by_age, by_key, first, .. } = self;
         by_key.insert_unique(hash(&key), number, |number| hash(&by_age[number.wrapping_sub(*first) as usize].1));
+        number
+    }
+
+    /// What was under way, by the number that it was given, has ended: durable since then, or failed.
+    fn end(&mut self, number: u32, key: &RetryKey, durable: Option<u64>) {
+        let is_there = |number: &u32| self.by_age.get(self.place(*number)).is_some_and(|(_, of)| of == key);
+        let moved = || self.find(key); // to make room
+        let Some(number) = Some(number).filter(is_there).or_else(moved) else { return };
+        if self.state(number) != State::UnderWay {
+            return;
+        }
+        self.under_way -= 1;
+        match durable {
+            Some(since) => {
+                let place = self.place(number);
+                self.by_age[place].0 = Packed(since.min(Packed::GONE.0 - 1));
+            }
+            None => self.forget(number),
+        }
+    }
+
+    /// It may be looked for again, and is new then.
+    fn forget(&mut self, number: u32) {
+        let place = self.place(number);
+        let (state, key) = &mut self.by_age[place];
+        *state = Packed::GONE;
+        if let Ok(entry) = self.by_key.find_entry(hash(key), |found| *found == number) {
+            entry.remove();
+        }
+    }
+
+    /// Forgets what stands first.
+    fn forget_first(&mut self) {
+        if self.by_age.front().is_some_and(|(state, _)| *state != Packed::GONE) {
+            self.forget(self.first);
+        }
+        self.by_age.pop_front();
+        self.first = self.first.wrapping_add(1);
     }
 
     fn forget_before(&mut self, then: u64) {
-        while self.by_age.front().is_some_and(|(since, _)| *since < then) {
-            self.forget_oldest();
+        while self.by_age.front().is_some_and(|(state, _)| match state.unpack() {
+            State::UnderWay => false,
+            State::Durable(since) => since < then,
+            State::Gone => true,
+        }) {
+            self.forget_first();
         }
     }
 
-    fn forget_oldest(&mut self) -> bool {
-        let Some((_, key)) = self.by_age.pop_front() else { return false };
-        if let Ok(entry) = self.by_key.find_entry(hash(&key), |number| *number == self.first) {
-            entry.remove();
+    /// Forgets the oldest; but what is under way is never forgotten, and goes to the end.
+    fn make_room(&mut self) -> bool {
+        if self.under_way == self.by_age.len() {
+            return false;
         }
-        self.first = self.first.wrapping_add(1);
+        while let Some(&(Packed::UNDER_WAY, key)) = self.by_age.front() {
+            self.forget_first();
+            self.under_way -= 1; // and again one more
+            self.insert(key);
+        }
+        self.forget_first();
         true
     }
 }
@@ -177,30 +263,33 @@ impl Hasher for OfHash {
 pub struct Claim {
     window: Window,
     key: RetryKey,
+    number: u32,
     is_told: bool,
 }
 
 impl Claim {
     /// Tells the copies, and the deliveries to come.
     pub fn settle(mut self, settled: Settled, now: Instant) {
-        self.is_told = true;
         let now = self.window.millis(now);
-        let mut entries = self.window.lock();
-        let copies = entries.under_way.remove(&self.key).flatten();
-        if settled.is_ok() {
-            entries.durable.insert(self.key, now);
-        }
-        drop(entries);
+        let copies = self.end(settled.is_ok().then_some(now));
         if let Some(copies) = copies {
             let _ = copies.send(Some(settled)); // they may have gone
         }
+    }
+
+    /// Those who wait for it.
+    fn end(&mut self, durable: Option<u64>) -> Option<watch::Sender<Option<Settled>>> {
+        self.is_told = true;
+        let mut entries = self.window.lock();
+        entries.end(self.number, &self.key, durable);
+        if entries.copies.is_empty() { None } else { entries.copies.remove(&self.key) }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.is_told {
-            self.window.lock().under_way.remove(&self.key);
+            drop(self.end(None));
         }
     }
 }
@@ -273,6 +362,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_under_way_is_kept_when_others_have_to_go() {
+        let (window, now) = (window(60, 3), Instant::now());
+        let first = claim(&window, 1, now);
+        claim(&window, 2, now).settle(Ok(()), now);
+        claim(&window, 3, now).settle(Ok(()), now);
+        let fourth = claim(&window, 4, now); // instead of the second
+        assert!(matches!(window.look([1; 16], now), Seen::UnderWay(_)) && is_durable(&window, 3, now));
+        first.settle(Ok(()), now);
+        fourth.settle(Err("kafka"), now);
+        assert!(is_durable(&window, 1, now) && is_durable(&window, 3, now));
+        claim(&window, 4, now).settle(Ok(()), now);
+        assert!(is_durable(&window, 1, now) && is_durable(&window, 4, now));
+    }
+
+    #[test]
     fn off_is_off() {
         let now = Instant::now();
         assert!(matches!(window(0, 10).look([1; 16], now), Seen::Unwatched));
@@ -300,8 +404,10 @@ mod tests {
                 }
                 {
                     let entries = window.lock();
-                    prop_assert!(entries.under_way.len() + entries.durable.len() <= 4);
-                    prop_assert_eq!(entries.durable.len(), entries.durable.by_key.len());
+                    prop_assert!(entries.by_age.len() <= 4);
+                    let is = |state| entries.by_age.iter().filter(|(found, _)| found.unpack() == state).count();
+                    prop_assert_eq!(entries.by_key.len(), entries.by_age.len() - is(State::Gone));
+                    prop_assert_eq!((entries.under_way, is(State::UnderWay)), (claims.len(), claims.len()));
                 }
             }
         }
