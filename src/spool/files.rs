@@ -25,6 +25,11 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// See `names`.
     fn open(&self, name: &str) -> Result<Box<dyn Handle>, Error>;
+    /// Takes the room for a file that it says it has, where the file system can: deletes are written on a full disk, too.
+    ///
+    /// # Errors
+    /// See `names`.
+    fn allocate(&self, name: &str) -> Result<(), Error>;
     /// Writes all that can be read of a file to another one.
     ///
     /// # Errors
@@ -124,6 +129,16 @@ impl Files for Directory {
         let file = file.map_err(self.io(name))?;
         let identity = identity(&file.metadata().map_err(self.io(name))?);
         Ok(Box::new(Opened { file, path, identity }))
+    }
+
+    fn allocate(&self, name: &str) -> Result<(), Error> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let file = OpenOptions::new().write(true).open(self.path.join(name)).map_err(self.io(name))?;
+        let length = file.metadata().map_err(self.io(name))?.len();
+        match fallocate(&file, FallocateFlags::empty(), 0, length) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            done => done.map_err(std::io::Error::from).and_then(|()| file.sync_all()).map_err(self.io(name)),
+        }
     }
 
     /// Byte by byte: where files share what is on the disk, a copy of the system's making is not of what it shows.

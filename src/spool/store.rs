@@ -112,6 +112,36 @@ struct Deletes<'a> {
     active: Numbers<'a>,
 }
 
+/// What becomes of the sealed segments.
+#[derive(Default)]
+struct Without {
+    /// Those of which nothing is left.
+    emptied: Vec<Arc<Sealed>>,
+    /// What is gone of the others.
+    rows: Vec<(Arc<Sealed>, Gone)>,
+    /// What that takes from each lane, from all of them.
+    taken: Vec<(String, Size)>,
+}
+
+impl Without {
+    fn of(deletes: &Deletes<'_>) -> Result<Self, Error> {
+        let mut without = Self::default();
+        for (sealed, numbers) in deletes.sealed.values() {
+            let (gone, taken) = sealed.without(numbers)?;
+            if taken.iter().all(|(_, size)| size.records == 0) {
+                continue; // it is known already
+            }
+            without.taken.extend(taken);
+            if sealed.is_empty_with(&gone) {
+                without.emptied.push(Arc::clone(sealed));
+            } else {
+                without.rows.push((Arc::clone(sealed), gone));
+            }
+        }
+        Ok(without)
+    }
+}
+
 /// A file that takes less room now.
 #[derive(Debug)]
 pub struct Tidied {
@@ -251,11 +281,18 @@ impl Store {
         let moves = !(batch.parked.is_empty() && batch.unparked.is_empty());
         let none = Numbers::new();
         change_active(totals, &active, appended.clone(), if moves { &none } else { &deletes.active })?;
-        let emptied = self.change_first(totals, batch, &deletes)?;
+        let without = Without::of(&deletes)?;
+        let emptied = without.emptied.clone();
+        if !moves {
+            // Before anything is written: what a full disk has no room for may then have some.
+            emptied.iter().try_for_each(|segment| self.remove(totals, segment))?;
+        }
+        self.change_first(totals, batch, &deletes.first, without)?;
         if moves {
             change_active(totals, &active, appended.map(|(lane, _)| (lane, &[][..])), &deletes.active)?;
+            emptied.iter().try_for_each(|segment| self.remove(totals, segment))?;
         }
-        emptied.into_iter().try_for_each(|segment| self.remove(totals, segment))
+        Ok(())
     }
 
     fn deletes<'a>(&self, batch: &'a Batch) -> (Deletes<'a>, Arc<Db>) {
@@ -276,27 +313,16 @@ impl Store {
         (deletes, Arc::clone(&segments.active.1))
     }
 
-    /// Writes what the first file is for. Answers the segments of which nothing is left.
+    /// Writes what the first file is for.
     fn change_first(
         &self,
         totals: &mut Totals,
         batch: &Batch,
-        deletes: &Deletes<'_>,
-    ) -> Result<Vec<Arc<Sealed>>, Error> {
-        let (mut emptied, mut rows, mut taken) = (Vec::new(), Vec::new(), Vec::new());
-        for (sealed, numbers) in deletes.sealed.values() {
-            let (gone, from_it) = sealed.without(numbers)?;
-            if from_it.iter().all(|(_, size)| size.records == 0) {
-                continue; // it is known already
-            }
-            taken.extend(from_it);
-            if sealed.is_empty_with(&gone) {
-                emptied.push(Arc::clone(sealed));
-            } else {
-                rows.push((sealed, gone));
-            }
-        }
-        let mut lanes = changes(&totals.first, std::iter::empty(), &deletes.first);
+        deleted: &Numbers<'_>,
+        without: Without,
+    ) -> Result<(), Error> {
+        let Without { rows, mut taken, .. } = without;
+        let mut lanes = changes(&totals.first, std::iter::empty(), deleted);
         let mut parked = totals.contents.parked;
         let is_about_it = !(batch.parked.is_empty() && batch.unparked.is_empty() && rows.is_empty());
         if is_about_it || !lanes.is_empty() || batch.lanes.is_empty() {
@@ -340,7 +366,7 @@ impl Store {
             let left = totals.contents.lanes.entry(lane).or_default();
             *left = left.minus(size);
         }
-        Ok(emptied)
+        Ok(())
     }
 
     /// Begins a new segment, and seals the one before.
@@ -356,11 +382,11 @@ impl Store {
         segments.sealed.insert(before, Arc::clone(&sealed));
         segments.active = (first, Arc::new(new));
         drop(segments);
-        if is_empty { self.remove(totals, sealed) } else { Ok(()) }
+        if is_empty { self.remove(totals, &sealed) } else { Ok(()) }
     }
 
     /// Removes a segment of which nothing is left.
-    fn remove(&self, totals: &mut Totals, sealed: Arc<Sealed>) -> Result<(), Error> {
+    fn remove(&self, totals: &mut Totals, sealed: &Sealed) -> Result<(), Error> {
         self.segments.write().unwrap_or_else(PoisonError::into_inner).sealed.remove(&sealed.first());
         totals.stale.push(sealed.first());
         self.files.remove(sealed.db.name())
@@ -482,12 +508,13 @@ impl Store {
         Ok(tidied)
     }
 
-    /// What can be written without a file becoming larger: half of what it has, less what is in it.
+    /// What can be written without a file becoming larger: half of what it has, less what is in it. And without another one.
     pub fn inside(&self) -> u64 {
         let totals = self.totals();
-        let used = bytes(&totals.active) + bytes(&totals.first) + totals.contents.parked.bytes;
+        let active = bytes(&totals.active);
+        let used = active + bytes(&totals.first) + totals.contents.parked.bytes;
         let files = self.segments().active.1.bytes() + self.first.bytes();
-        (files / 2).saturating_sub(used)
+        (files / 2).saturating_sub(used).min(self.segment_bytes.saturating_sub(active))
     }
 
     /// Whether the files that are written still stand where they were opened.
@@ -620,5 +647,6 @@ fn make(files: &dyn Files, name: &str, fill: impl FnOnce(&Db) -> Result<(), Erro
     let db = Db::open(&new, files.open(&new)?, SEGMENT_CACHE_BYTES, false)?;
     fill(&db)?;
     db.close()?;
+    files.allocate(&new)?;
     files.rename(&new, name)
 }

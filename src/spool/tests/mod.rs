@@ -262,6 +262,34 @@ proptest! {
     }
 }
 
+#[test]
+fn a_segment_of_which_all_is_gone_is_removed_though_nothing_can_be_written() {
+    let disk = Disk::default();
+    let store = opened(&disk).expect("a store");
+    let lane = lane_name(0);
+    for number in 1..=10 {
+        let mut batch = Batch { next: number + 1, ..Batch::default() };
+        batch.lane(&lane).appended.push((number, vec![0; 1500]));
+        store.commit(&batch).expect("a commit");
+    }
+    let without = |numbers: [u64; 3]| {
+        let mut batch = Batch::default();
+        batch.lane(&lane).deleted.extend(numbers);
+        store.commit(&batch)
+    };
+    let left = |store: &Store| {
+        let page = store.page(&lane, 0, 100, usize::MAX).expect("a page");
+        page.into_iter().map(|(number, _)| number).collect::<Vec<_>>()
+    };
+    disk.fail(Operation::Write, 0, u64::MAX, ENOSPC);
+    let contents = without([1, 2, 3]).expect("the first segment needs no room to be removed");
+    assert_eq!((contents.lanes[&*lane].records, left(&store)), (7, (4..=10).collect()));
+    without([4, 5, 7]).expect_err("what is gone of others has to be written");
+    disk.mend();
+    drop(store);
+    assert_eq!(left(&opened(&disk).expect("it is mended")), (4..=10).collect::<Vec<_>>());
+}
+
 /// An entry that knows its own number.
 fn entry(number: u64, bytes: usize) -> Entry {
     let (topic, key) = (lane_name(number as u8 % 2), format!("chat-{}", number % 5));
