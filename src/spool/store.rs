@@ -284,7 +284,7 @@ impl Store {
         let without = Without::of(&deletes)?;
         let emptied = without.emptied.clone();
         if !moves {
-            // Before anything is written: what a full disk has no room for may then have some.
+            // Before the first file is written: on a full disk that may have room only then.
             emptied.iter().try_for_each(|segment| self.remove(totals, segment))?;
         }
         self.change_first(totals, batch, &deletes.first, without)?;
