@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,16 +20,21 @@ pub struct Shutdown {
     pub closing: CancellationToken,
     /// Who still waits for Kafka gives up and answers.
     pub giving_up: CancellationToken,
-    /// As `draining`, for those who ask with every request: the token takes a lock to answer.
-    is_draining: Arc<AtomicBool>,
-    /// As `closing`, for those who wait for more than that.
-    is_closing: Arc<AtomicBool>,
+    passed: Arc<CachePadded<Passed>>,
+}
+
+/// The moments that have come, for those who ask with every request: the tokens take a lock to answer. Apart from all else in
+/// memory, so that nobody's writing next to it makes them wait.
+#[derive(Debug, Default)]
+struct Passed {
+    draining: AtomicBool,
+    closing: AtomicBool,
 }
 
 impl Shutdown {
     /// Whether `draining` has come.
     pub fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
+        self.passed.draining.load(Ordering::Relaxed)
     }
 
     /// Waits for `closing`. Polled again by the task that polled it first, and by no other, it takes no lock, as the token's own
@@ -37,7 +43,7 @@ impl Shutdown {
         let mut cancelled = pin!(self.closing.cancelled());
         let mut is_registered = false;
         let wait = poll_fn(|context| {
-            if self.is_closing.load(Ordering::Relaxed) {
+            if self.passed.closing.load(Ordering::Relaxed) {
                 Poll::Ready(())
             } else if is_registered {
                 Poll::Pending
@@ -51,10 +57,10 @@ impl Shutdown {
 
     /// Passes through the moments; `idle` says that nothing is under way any more. Returns when all is over.
     pub async fn run(&self, delay: Duration, timeout: Duration, idle: impl Future<Output = ()>) {
-        self.is_draining.store(true, Ordering::Relaxed);
+        self.passed.draining.store(true, Ordering::Relaxed);
         self.draining.cancel();
         tokio::time::sleep(delay).await;
-        self.is_closing.store(true, Ordering::Relaxed);
+        self.passed.closing.store(true, Ordering::Relaxed);
         self.closing.cancel();
         tokio::pin!(idle);
         if tokio::time::timeout(timeout, &mut idle).await.is_err() {

@@ -1,7 +1,9 @@
 //! What a connection is doing, and since when: so that one timer a connection, not one a request, finds the late.
 
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -25,7 +27,7 @@ pub struct Activity {
     born: Instant,
     busy: AtomicU32,
     idle_since: AtomicU64,
-    /// 0: not within a head.
+    /// Or [`NO_HEAD`], or [`HEAD_BEGUN`].
     head_since: AtomicU64,
     heads: AtomicBool,
     /// The last answer left nothing behind: its request was read to the end, and another may follow.
@@ -34,13 +36,17 @@ pub struct Activity {
     is_stuck: AtomicBool,
 }
 
+const NO_HEAD: u64 = 0;
+/// Just now. Most heads come in one piece and are over before anybody asks since when; those cost no look at the clock.
+const HEAD_BEGUN: u64 = 1;
+
 impl Activity {
     pub fn new() -> Self {
         Self {
             born: Instant::now(),
             busy: AtomicU32::new(0),
             idle_since: AtomicU64::new(0),
-            head_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(NO_HEAD),
             heads: AtomicBool::new(true),
             is_clean: AtomicBool::new(false),
             is_stuck: AtomicBool::new(false),
@@ -51,7 +57,7 @@ impl Activity {
     pub fn is_quiet(&self) -> bool {
         self.busy.load(Relaxed) == 0
             && self.is_clean.load(Relaxed)
-            && self.head_since.load(Relaxed) == 0
+            && self.head_since.load(Relaxed) == NO_HEAD
             && !self.is_stuck.load(Relaxed)
     }
 
@@ -62,20 +68,27 @@ impl Activity {
     /// In HTTP/2 bytes between requests need not be a request's: only idleness is watched.
     pub fn frames_are_not_heads(&self) {
         self.heads.store(false, Relaxed);
-        self.head_since.store(0, Relaxed);
+        self.head_since.store(NO_HEAD, Relaxed);
     }
 
     /// Bytes came.
     pub fn read(&self) {
-        if self.heads.load(Relaxed) && self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0 {
-            self.head_since.store(self.now().max(1), Relaxed);
+        if self.heads.load(Relaxed) && self.busy.load(Relaxed) == 0 && self.head_since.load(Relaxed) == NO_HEAD {
+            self.head_since.store(HEAD_BEGUN, Relaxed);
+        }
+    }
+
+    /// Notes the time of a head that has begun and is not over.
+    fn stamp(&self) {
+        if self.head_since.load(Relaxed) == HEAD_BEGUN {
+            self.head_since.store(self.now().max(HEAD_BEGUN + 1), Relaxed);
         }
     }
 
     /// A request is being answered, until `answered`.
     pub fn busy(&self) {
         self.busy.fetch_add(1, Relaxed);
-        self.head_since.store(0, Relaxed);
+        self.head_since.store(NO_HEAD, Relaxed);
         self.is_clean.store(false, Relaxed);
     }
 
@@ -86,8 +99,17 @@ impl Activity {
         self.busy.fetch_sub(1, Relaxed);
     }
 
-    /// Waits until the connection is late.
+    /// Waits until the connection is late. To be polled whenever the connection was, after it: its heads begin with that.
     pub async fn late(&self, limits: &Limits) -> Late {
+        let mut due = pin!(self.past_due(limits));
+        poll_fn(|context| {
+            self.stamp();
+            due.as_mut().poll(context)
+        })
+        .await
+    }
+
+    async fn past_due(&self, limits: &Limits) -> Late {
         loop {
             let (late, at) = self.due(limits);
             let left = at.saturating_sub(self.now());
@@ -106,7 +128,7 @@ impl Activity {
             return (Late::Idle, u64::MAX);
         }
         match self.head_since.load(Relaxed) {
-            0 => (Late::Idle, self.idle_since.load(Relaxed).saturating_add(millis(limits.keepalive_timeout))),
+            NO_HEAD => (Late::Idle, self.idle_since.load(Relaxed).saturating_add(millis(limits.keepalive_timeout))),
             since => (Late::Head, since.saturating_add(millis(limits.header_timeout))),
         }
     }
@@ -124,15 +146,20 @@ impl Activity {
 }
 
 /// A stream that notes when bytes come, and can take back the first of them.
-pub struct Watched<S> {
+pub struct Watched<S, A> {
     stream: S,
     unread: Bytes,
-    activity: std::sync::Arc<Activity>,
+    /// Has the [`Activity`], and whatever else the connection needs with every request: what lies together is fetched together.
+    of: Arc<A>,
 }
 
-impl<S> Watched<S> {
-    pub const fn new(stream: S, activity: std::sync::Arc<Activity>) -> Self {
-        Self { stream, unread: Bytes::new(), activity }
+impl<S, A: AsRef<Activity>> Watched<S, A> {
+    pub const fn new(stream: S, of: Arc<A>) -> Self {
+        Self { stream, unread: Bytes::new(), of }
+    }
+
+    fn activity(&self) -> &Activity {
+        (*self.of).as_ref()
     }
 
     /// Gives `bytes` to the next reader.
@@ -145,11 +172,11 @@ impl<S> Watched<S> {
     }
 
     fn written(&self, written: &Poll<io::Result<usize>>) {
-        self.activity.is_stuck.store(written.is_pending(), Relaxed);
+        self.activity().is_stuck.store(written.is_pending(), Relaxed);
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin, A: AsRef<Activity>> AsyncRead for Watched<S, A> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.unread.has_remaining() {
             let n = self.unread.len().min(into.remaining());
@@ -159,13 +186,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
         if into.filled().len() > before {
-            self.activity.read();
+            self.activity().read();
         }
         read
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin, A: AsRef<Activity>> AsyncWrite for Watched<S, A> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.written(&written);

@@ -10,8 +10,8 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::{Answer, Handler};
-use crate::alarm::Alarm;
+use super::{Answer, Connection, Handler};
+
 use crate::desk::{Ask, Desk, Trouble};
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
@@ -86,13 +86,11 @@ impl Handler for Admin {
     const READS_BODIES: bool = false;
 
     fn answer(
-        self: &Arc<Self>,
+        connection: &Arc<Connection<Self>>,
         request: Request<Incoming>,
-        peer: SocketAddr,
-        _: &Arc<Alarm>,
     ) -> impl Future<Output = Answer> + Send + use<> {
-        let admin = Arc::clone(self);
-        async move { admin.find(request, peer).await }
+        let connection = Arc::clone(connection);
+        async move { connection.handler.find(request, connection.peer).await }
     }
 
     fn connections(&self, _: usize) {}

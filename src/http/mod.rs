@@ -47,15 +47,13 @@ pub struct Limits {
 pub type Answer = Response<Full<Bytes>>;
 
 /// Answers requests; one a listener, shared by its connections.
-pub trait Handler: Send + Sync + 'static {
+pub trait Handler: Send + Sync + Sized + 'static {
     /// Whether each answer without `connection: close` has read its request's body to the end.
     const READS_BODIES: bool;
 
     fn answer(
-        self: &Arc<Self>,
+        connection: &Arc<Connection<Self>>,
         request: Request<Incoming>,
-        peer: SocketAddr,
-        alarm: &Arc<Alarm>,
     ) -> impl Future<Output = Answer> + Send + use<Self>;
 
     /// The connections that are open now.
@@ -123,11 +121,19 @@ async fn connection<H: Handler>(
     open: &TaskTracker,
 ) {
     let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
-    let activity = Arc::new(Activity::new());
-    let mut io = Watched::new(stream, Arc::clone(&activity));
+    let this = Arc::new(Connection {
+        handler: Arc::clone(handler),
+        activity: Activity::new(),
+        shutdown: shutdown.clone(),
+        peer,
+        alarm: Alarm::default(),
+        open: open.clone(),
+    });
+    let mut io = Watched::new(stream, Arc::clone(&this));
     let first = tokio::select! {
+        biased;
         first = sniff(&mut io) => first,
-        late = activity.late(limits) => {
+        late = this.activity.late(limits) => {
             if late == Late::Head {
                 apologize(&mut io, limits).await;
             }
@@ -142,18 +148,10 @@ async fn connection<H: Handler>(
         }
         None => return,
     };
-    let served = Arc::new(Served {
-        handler: Arc::clone(handler),
-        activity: Arc::clone(&activity),
-        shutdown: shutdown.clone(),
-        peer,
-        alarm: Arc::default(),
-        open: open.clone(),
-    });
     if http2 {
-        Box::pin(serve_http2(io, &served, limits)).await; // far larger than its neighbour, and rare
+        Box::pin(serve_http2(io, &this, limits)).await; // far larger than its neighbour, and rare
     } else {
-        serve_http1(io, &served, limits).await;
+        serve_http1(io, &this, limits).await;
     }
 }
 
@@ -161,7 +159,11 @@ async fn connection<H: Handler>(
 /// the rest, and most of so many are idle. Fewer keep theirs, which is cheaper than to make them anew.
 const CROWD: usize = 512;
 
-async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served<H>>, limits: &Limits) {
+async fn serve_http1<H: Handler>(
+    mut io: Watched<TcpStream, Connection<H>>,
+    this: &Arc<Connection<H>>,
+    limits: &Limits,
+) {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
     // An answer is one small piece, for which the kernel's send does less than its writev.
@@ -170,9 +172,9 @@ async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served
     // Else hyper drops a request whose client has hung up behind it, perhaps before we have looked at it.
     builder.half_close(true);
     let end = loop {
-        let service = service_fn(|request| Taken::new(served).answer(request));
+        let service = service_fn(|request| Taken::new(this).answer(request));
         let mut connection = builder.serve_connection(TokioIo::new(io), service);
-        let end = watch(&mut Pin::new(&mut connection), served, limits, |c| c.graceful_shutdown()).await;
+        let end = watch(&mut Pin::new(&mut connection), this, limits, |c| c.graceful_shutdown()).await;
         let parts = connection.into_parts();
         io = parts.io.into_inner();
         if end != End::Quiet {
@@ -181,19 +183,19 @@ async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served
         let unread = parts.read_buf;
         if !unread.is_empty() {
             io.unread(unread);
-            served.activity.read();
+            this.activity.read();
             continue;
         }
         drop(unread); // empty, it holds hyper's whole buffer still
         let late = tokio::select! {
             biased;
             _ = io.stream().readable() => continue, // what it is, the read behind it tells
-            late = served.activity.late(limits) => Some(late),
-            () = served.shutdown.closed() => None,
+            late = this.activity.late(limits) => Some(late),
+            () = this.shutdown.closed() => None,
         };
         break late.map_or(End::Done, End::Late);
     };
-    tracing::trace!(peer = %served.peer, ?end, "connection ended");
+    tracing::trace!(peer = %this.peer, ?end, "connection ended");
     if end == End::Late(Late::Head) {
         apologize(&mut io, limits).await;
     } else {
@@ -201,41 +203,48 @@ async fn serve_http1<H: Handler>(mut io: Watched<TcpStream>, served: &Arc<Served
     }
 }
 
-async fn serve_http2<H: Handler>(io: Watched<TcpStream>, served: &Arc<Served<H>>, limits: &Limits) {
+async fn serve_http2<H: Handler>(io: Watched<TcpStream, Connection<H>>, this: &Arc<Connection<H>>, limits: &Limits) {
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
-    let service = service_fn(|request| Taken::new(served).answer(request));
+    let service = service_fn(|request| Taken::new(this).answer(request));
     let connection = builder.serve_connection(TokioIo::new(io), service);
-    served.activity.frames_are_not_heads();
+    this.activity.frames_are_not_heads();
     tokio::pin!(connection);
-    let end = watch(&mut connection, served, limits, |c| c.graceful_shutdown()).await;
-    tracing::trace!(peer = %served.peer, ?end, "connection ended");
+    let end = watch(&mut connection, this, limits, |c| c.graceful_shutdown()).await;
+    tracing::trace!(peer = %this.peer, ?end, "connection ended");
 }
-/// What the requests of a connection share.
-struct Served<H> {
+/// What a connection and its requests share, in one place: where many are open, most of it lies outside the processor's caches when
+/// the next request comes.
+pub struct Connection<H> {
     handler: Arc<H>,
-    activity: Arc<Activity>,
+    activity: Activity,
     shutdown: Shutdown,
     peer: SocketAddr,
     /// For one request after the other.
-    alarm: Arc<Alarm>,
+    alarm: Alarm,
     /// All connections of the listener.
     open: TaskTracker,
 }
 
+impl<H> AsRef<Activity> for Connection<H> {
+    fn as_ref(&self) -> &Activity {
+        &self.activity
+    }
+}
+
 /// A request, from when hyper has read its head until its answer is there, or it is given up.
 struct Taken<H: Handler> {
-    served: Arc<Served<H>>,
+    of: Arc<Connection<H>>,
     is_clean: bool,
 }
 
 impl<H: Handler> Taken<H> {
-    fn new(served: &Arc<Served<H>>) -> Self {
-        served.activity.busy();
-        Self { served: Arc::clone(served), is_clean: false }
+    fn new(of: &Arc<Connection<H>>) -> Self {
+        of.activity.busy();
+        Self { of: Arc::clone(of), is_clean: false }
     }
 
     fn answer(self, request: Request<Incoming>) -> impl Future<Output = Result<Answer, Infallible>> + Send {
@@ -243,14 +252,12 @@ impl<H: Handler> Taken<H> {
         let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
         let may_stay =
             H::READS_BODIES && version == Version::HTTP_11 && request.headers().get(CONNECTION).is_none_or(stays);
-        // Streams wait at the same time.
-        let alarm = if version == Version::HTTP_2 { &Arc::default() } else { &self.served.alarm };
-        let answer = self.served.handler.answer(request, self.served.peer, alarm);
+        let answer = H::answer(&self.of, request);
         answer.map(move |answer| Ok(self.answered(answer, version, may_stay)))
     }
 
     fn answered(mut self, mut answer: Answer, version: Version, may_stay: bool) -> Answer {
-        if self.served.shutdown.is_draining() && version != Version::HTTP_2 {
+        if self.of.shutdown.is_draining() && version != Version::HTTP_2 {
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.is_clean = may_stay && !answer.headers().contains_key(CONNECTION);
@@ -260,7 +267,7 @@ impl<H: Handler> Taken<H> {
 
 impl<H: Handler> Drop for Taken<H> {
     fn drop(&mut self) {
-        self.served.activity.answered(self.is_clean);
+        self.of.activity.answered(self.is_clean);
     }
 }
 
@@ -277,24 +284,24 @@ enum End {
 /// Drives a connection, in a crowd until it is quiet; closes it when it is late, or when the daemon closes.
 async fn watch<C, E, H>(
     connection: &mut Pin<&mut C>,
-    served: &Served<H>,
+    this: &Connection<H>,
     limits: &Limits,
     close: impl Fn(Pin<&mut C>),
 ) -> End
 where
     C: Future<Output = Result<(), E>>,
 {
-    let activity = &served.activity;
+    let activity = &this.activity;
     let until_quiet = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
         Poll::Ready(_) => Poll::Ready(End::Done),
-        Poll::Pending if activity.is_quiet() && served.open.len() > CROWD => Poll::Ready(End::Quiet),
+        Poll::Pending if activity.is_quiet() && this.open.len() > CROWD => Poll::Ready(End::Quiet),
         Poll::Pending => Poll::Pending,
     });
     let late = tokio::select! {
         biased;
         end = until_quiet => return end,
         late = activity.late(limits) => Some(late),
-        () = served.shutdown.closed() => None,
+        () = this.shutdown.closed() => None,
     };
     if late == Some(Late::Head) {
         return End::Late(Late::Head);
@@ -317,7 +324,7 @@ struct Sniffed {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads until it is clear which HTTP it is; `None` when the client left before.
-async fn sniff(io: &mut Watched<TcpStream>) -> Option<Sniffed> {
+async fn sniff<H: Handler>(io: &mut Watched<TcpStream, Connection<H>>) -> Option<Sniffed> {
     let mut bytes = Vec::with_capacity(PREFACE.len());
     while bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes) {
         let left = (PREFACE.len() - bytes.len()) as u64;
@@ -329,7 +336,7 @@ async fn sniff(io: &mut Watched<TcpStream>) -> Option<Sniffed> {
 }
 
 /// Tells a client that its request's head took too long: hyper has no answer to that.
-async fn apologize(io: &mut Watched<TcpStream>, limits: &Limits) {
+async fn apologize<H: Handler>(io: &mut Watched<TcpStream, Connection<H>>, limits: &Limits) {
     const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     if tokio::time::timeout(limits.linger_timeout, io.write_all(LATE)).await.is_ok_and(|written| written.is_ok()) {
         linger(io, limits).await;
@@ -338,7 +345,7 @@ async fn apologize(io: &mut Watched<TcpStream>, limits: &Limits) {
 
 /// Ends our side and reads on for a while: closing a socket with unread bytes makes the system send a reset, which can
 /// destroy the answer on its way.
-async fn linger(io: &mut Watched<TcpStream>, limits: &Limits) {
+async fn linger<H: Handler>(io: &mut Watched<TcpStream, Connection<H>>, limits: &Limits) {
     let read_to_the_end = async {
         let mut unread = vec![0; 4096];
         if io.shutdown().await.is_ok() {

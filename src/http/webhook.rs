@@ -1,8 +1,6 @@
 //! The webhook listener: bytes in, an [`Outcome`] from the relay, a status out. One table, in `status`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +11,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
-use super::{Answer, Handler};
+use super::{Answer, Connection, Handler};
 use crate::alarm::Alarm;
 use crate::event::Rejection;
 use crate::metrics::Metrics;
@@ -34,8 +32,6 @@ pub struct Webhooks {
     relay: Relay,
     metrics: Arc<Metrics>,
     config: Config,
-    /// Bytes of webhooks being read or published.
-    bytes_in_flight: AtomicUsize,
 }
 
 /// Why a request did not become an outcome of the relay.
@@ -54,7 +50,7 @@ enum Refusal {
 
 impl Webhooks {
     pub fn new(relay: Relay, metrics: Arc<Metrics>, config: Config) -> Self {
-        Self { relay, metrics, config, bytes_in_flight: AtomicUsize::new(0) }
+        Self { relay, metrics, config }
     }
 
     async fn outcome(
@@ -135,7 +131,7 @@ impl Webhooks {
     }
 }
 
-/// Bytes of one request out of `bytes_in_flight_max`.
+/// Bytes of one request out of `bytes_in_flight_max`. The gauge is the account.
 struct Budget<'w> {
     of: &'w Webhooks,
     held: usize,
@@ -143,26 +139,26 @@ struct Budget<'w> {
 
 impl Budget<'_> {
     fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let more = bytes.saturating_sub(self.held);
-        if more == 0 {
-            return Ok(());
+        if bytes > self.held {
+            self.of.metrics.bytes_in_flight.add(signed(bytes - self.held));
+            self.held = bytes;
+            // Of two that come at once and do not fit together, both may be refused.
+            if self.of.metrics.bytes_in_flight.get() > signed(self.of.config.bytes_in_flight_max) {
+                return Err(Refusal::Overloaded);
+            }
         }
-        let Webhooks { bytes_in_flight, config, metrics, .. } = self.of;
-        if bytes_in_flight.fetch_add(more, Relaxed).saturating_add(more) > config.bytes_in_flight_max {
-            bytes_in_flight.fetch_sub(more, Relaxed);
-            return Err(Refusal::Overloaded);
-        }
-        metrics.bytes_in_flight.add(i64::try_from(more).unwrap_or(i64::MAX));
-        self.held = bytes;
         Ok(())
     }
 }
 
 impl Drop for Budget<'_> {
     fn drop(&mut self) {
-        self.of.bytes_in_flight.fetch_sub(self.held, Relaxed);
-        self.of.metrics.bytes_in_flight.sub(i64::try_from(self.held).unwrap_or(i64::MAX));
+        self.of.metrics.bytes_in_flight.sub(signed(self.held));
     }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// What is needed of a request's head once it is read.
@@ -188,23 +184,24 @@ impl Handler for Webhooks {
     const READS_BODIES: bool = true;
 
     fn answer(
-        self: &Arc<Self>,
+        connection: &Arc<Connection<Self>>,
         request: Request<Incoming>,
-        _: SocketAddr,
-        alarm: &Arc<Alarm>,
     ) -> impl Future<Output = Answer> + Send + use<> {
         let received = Instant::now();
         let may_leave_body = request.version() != Version::HTTP_2 && !request.body().is_end_stream();
         let (head, body) = request.into_parts();
-        let (webhooks, alarm, asked) = (Arc::clone(self), Arc::clone(alarm), Asked::of(head));
+        // Streams wait at the same time.
+        let own_alarm = (head.version == Version::HTTP_2).then(Alarm::default);
+        let (connection, asked) = (Arc::clone(connection), Asked::of(head));
         async move {
-            let outcome = webhooks.outcome(&asked, body, received, &alarm).await;
+            let (webhooks, alarm) = (&*connection.handler, own_alarm.as_ref().unwrap_or(&connection.alarm));
+            let outcome = webhooks.outcome(&asked, body, received, alarm).await;
             webhooks.answer_to(&outcome, may_leave_body, received)
         }
     }
 
     fn connections(&self, open: usize) {
-        self.metrics.connections.set(i64::try_from(open).unwrap_or(i64::MAX));
+        self.metrics.connections.set(signed(open));
     }
 }
 
