@@ -2,9 +2,11 @@
 //! are handed over together. Batches are larger then, which saves both sides work; a record with few others around it waits
 //! for nothing. librdkafka's own `linger.ms` knows no load: a lone record waits as long as one of a thousand.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
 
 use super::report::Slot;
 
@@ -13,7 +15,7 @@ use super::report::Slot;
 pub struct Busy {
     /// From so many records on their way.
     pub records: u64,
-    /// At most so long; zero: never.
+    /// At most so long, and no longer than acks take of late; zero: never.
     pub linger: Duration,
 }
 
@@ -26,6 +28,8 @@ pub(super) struct Company {
     handing_over: Mutex<Vec<Arc<Slot>>>,
     /// Those that wait, and those that are being handed over. Who comes after them joins them, busy or not.
     records: AtomicUsize,
+    /// How long acks take of late, in microseconds.
+    ack_micros: CachePadded<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -42,7 +46,22 @@ impl Company {
             came: Condvar::new(),
             handing_over: Mutex::default(),
             records: AtomicUsize::new(0),
+            ack_micros: CachePadded::default(),
         }
+    }
+
+    /// An ack came, so long after its record was there: the wait for company included.
+    pub(super) fn acked(&self, took: Duration) {
+        let usual = self.ack_micros.load(Ordering::Relaxed);
+        let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        // Of two at the same time one may get lost.
+        self.ack_micros.store(usual - usual / 16 + took / 16, Ordering::Relaxed);
+    }
+
+    /// How long a record waits for company now. The slower the brokers, the more they are helped by larger batches, and the less
+    /// the wait is felt.
+    fn wait(&self) -> Duration {
+        self.busy.linger.min(Duration::from_micros(self.ack_micros.load(Ordering::Relaxed).into()))
     }
 
     /// Whether the record waits, to be handed over in a moment; else it may be handed over at once.
@@ -86,7 +105,7 @@ impl Company {
             }
             // The last of a crowd wait for nobody.
             if self.is_busy(in_flight()) {
-                drop(self.came.wait_timeout_while(waiting, self.busy.linger, |w| !w.is_over));
+                drop(self.came.wait_timeout_while(waiting, self.wait(), |w| !w.is_over));
             } else {
                 drop(waiting);
             }
@@ -123,8 +142,11 @@ mod tests {
         Arc::new(Slot::new(record, Instant::now()))
     }
 
+    /// Acks take long.
     fn company(records: u64, linger: Duration) -> Company {
-        Company::new(Busy { records, linger })
+        let company = Company::new(Busy { records, linger });
+        company.ack_micros.store(u32::MAX, Ordering::Relaxed);
+        company
     }
 
     fn handed_over(company: &Company) -> Vec<String> {
@@ -157,6 +179,19 @@ mod tests {
         assert!(company.takes(&slot(1), 100));
         company.hand_over(|_| assert!(company.takes(&slot(2), 0)));
         assert_eq!(handed_over(&company), ["2"]);
+    }
+
+    #[test]
+    fn a_record_waits_no_longer_than_acks_take_nor_than_it_may() {
+        let company = Company::new(Busy { records: 1, linger: Duration::from_millis(8) });
+        assert_eq!(company.wait(), Duration::ZERO, "no ack came yet");
+        let acked = |took: Duration| (0..1000).for_each(|_| company.acked(took));
+        acked(Duration::from_millis(2));
+        assert!((1900..=2100).contains(&company.wait().as_micros()), "{:?}", company.wait());
+        acked(Duration::from_secs(10_000));
+        assert_eq!(company.wait(), Duration::from_millis(8));
+        acked(Duration::ZERO);
+        assert!(company.wait() < Duration::from_micros(20), "{:?}", company.wait());
     }
 
     #[test]

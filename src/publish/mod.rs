@@ -25,6 +25,7 @@ use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::telemetry::Throttle;
 pub use company::Busy;
+use company::Company;
 use health::Health;
 use polled::Polled;
 pub use remedy::{REMEDIES, Remedy};
@@ -290,16 +291,18 @@ fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Re
     let context = Context {
         metrics,
         health,
+        company: Arc::new(Company::new(config.busy)),
         is_beyond_help: AtomicBool::new(false),
         logged: Throttle::new(Duration::from_secs(10)),
     };
-    Polled::new(&config.producer(), context, config.busy)
+    Polled::new(&config.producer(), context)
 }
 
 /// Receives what librdkafka has to say, on whichever thread asks for it.
 struct Context {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    company: Arc<Company>,
     /// It is in a fatal state, and takes nothing any more.
     is_beyond_help: AtomicBool,
     logged: Throttle,
@@ -344,6 +347,7 @@ impl ProducerContext for Context {
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => {
                 self.health.acked(message.topic(), now);
+                self.company.acked(took);
                 Ok(())
             }
             // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have

@@ -12,7 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::Context;
-use super::company::{Busy, Company};
+use super::company::Company;
 use super::report::Slot;
 
 /// How long reports are taken before the thread looks whether it should end. They are told as they come all the while.
@@ -28,9 +28,10 @@ pub(super) struct Polled {
 }
 
 impl Polled {
-    pub(super) fn new(config: &ClientConfig, context: Context, busy: Busy) -> Result<Self, KafkaError> {
+    pub(super) fn new(config: &ClientConfig, context: Context) -> Result<Self, KafkaError> {
+        let company = Arc::clone(&context.company);
         let producer: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
-        let (stop, company) = (Arc::<AtomicBool>::default(), Arc::new(Company::new(busy)));
+        let stop = Arc::<AtomicBool>::default();
         let (polled, stopped) = (Arc::clone(&producer), Arc::clone(&stop));
         let take_reports = move || {
             while !stopped.load(Ordering::Relaxed) {
