@@ -23,6 +23,9 @@ pub const PARTITIONS: i32 = 3;
 
 pub const RELAY: &str = env!("CARGO_BIN_EXE_livechat-relay");
 
+/// For glibc's malloc, as in `deploy/`.
+const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
+
 /// A process, ended when dropped: asked to at first, so that it can clean up.
 pub struct Process(Child);
 
@@ -160,7 +163,7 @@ impl Server {
         let mut command = this("floor");
         command.args(["--brokers", &cluster.bootstrap, "--port", &port.to_string()]);
         command.args(set.iter().flat_map(|set| ["--set", set]));
-        let process = Process(command.stdin(Stdio::null()).spawn().expect("the floor"));
+        let process = Process(command.env(ARENAS.0, ARENAS.1).stdin(Stdio::null()).spawn().expect("the floor"));
         Self { process, port, admin: 0, _file: None }.answering()
     }
 
@@ -175,7 +178,7 @@ impl Server {
         std::fs::write(file.path(), relay.configuration(port, admin)).expect("written");
         let mut command = Command::new(RELAY);
         command.args(["serve", "--config"]).arg(file.path());
-        let process = Process(command.stdin(Stdio::null()).spawn().expect("the relay"));
+        let process = Process(command.env(ARENAS.0, ARENAS.1).stdin(Stdio::null()).spawn().expect("the relay"));
         Self { process, port, admin, _file: Some(file) }
     }
 
