@@ -1,5 +1,6 @@
 //! The processes of a measurement: the brokers, the servers, the sender; each ends with its handle. And what Linux tells of them.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -66,7 +67,7 @@ impl Cluster {
     /// Out of the script that `make kafka` uses.
     fn kafka() -> Self {
         let port = 20_000 + (std::process::id() % 10_000) as u16;
-        let mut script = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh"));
+        let mut script = apart(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh"));
         script.args(["run", "--port", &port.to_string()]);
         let (process, _) = started(script, "is ready on");
         let cluster = Self { bootstrap: format!("127.0.0.1:{port}"), _process: process };
@@ -176,7 +177,7 @@ impl Server {
         let (port, admin) = (free_port(), free_port());
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), relay.configuration(port, admin)).expect("written");
-        let mut command = Command::new(RELAY);
+        let mut command = apart(RELAY);
         command.args(["serve", "--config"]).arg(file.path());
         let process = Process(command.env(ARENAS.0, ARENAS.1).stdin(Stdio::null()).spawn().expect("the relay"));
         Self { process, port, admin, _file: Some(file) }
@@ -278,9 +279,17 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_nanos(threads.filter_map(of_thread).sum())
 }
 
+/// A program in a session of its own, as services are: Linux shares the cores among sessions first (autogroup), and a broker's many
+/// threads do not push aside those of what is measured.
+fn apart(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(program);
+    command
+}
+
 /// This program as one of its processes.
 fn this(process: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    let mut command = apart(std::env::current_exe().expect("this program"));
     command.arg(process);
     command
 }
