@@ -40,7 +40,7 @@ guard: ## What an event costs in instructions, against the committed baseline (W
 bench: ## Cost of the pure steps, and the relay against the floor program on a real Kafka and on a mock cluster
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
-	$(RELEASE) cargo bench --locked --bench steps -- --warm-up-time 1 --measurement-time 2
+	$(RELEASE) cargo bench --locked --bench steps -- --noplot --discard-baseline --warm-up-time 1 --measurement-time 1
 	$(RELEASE) cargo bench --locked --bench throughput
 
 bench-plots: ## How cost grows, and the footprint: docs/performance/ anew (BENCH="--only apps --runs 3"; all: 11 minutes)
