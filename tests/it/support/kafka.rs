@@ -153,10 +153,12 @@ impl Kafka {
         wait_until(&format!("node {i} to stop"), || self.nodes[i].has_ended());
     }
 
-    /// Freezes node `i` by SIGSTOP: its connections stay open and nobody answers on them.
+    /// Freezes node `i` by SIGSTOP: its connections stay open and nobody answers on them. The kernel stops each thread by itself, one
+    /// that is running on another core or waiting for the disk later; until the last has stopped, the node may still ack a record.
     pub fn pause(&self, i: usize) {
         self.nodes[i].signal(Signal::STOP);
         self.nodes[i].set_paused(true);
+        wait_until(&format!("node {i} to stop"), || self.nodes[i].is_stopped());
     }
 
     /// Lets a paused node go on and waits until it has caught up: before, it may take itself for a leader that it no longer is, and tell
@@ -510,6 +512,16 @@ impl Node {
         let jvm = self.jvm();
         let running = jvm.as_ref().unwrap_or_else(|| panic!("node {} is not running", self.index));
         kill_process(Pid::from_child(&running.child), signal).expect("a child can be sent a signal");
+    }
+
+    /// Whether all threads are stopped: the state follows the name, which is in parentheses (proc(5)).
+    fn is_stopped(&self) -> bool {
+        let pid = self.jvm().as_ref().expect("a node that was sent a signal").child.id();
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("a child has threads");
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default(); // empty: it has ended
+            stat.is_empty() || stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        })
     }
 
     fn log(&self) -> String {
