@@ -2,6 +2,7 @@
 //! are handed over together. Batches are larger then, which saves both sides work; a record with few others around it waits
 //! for nothing. librdkafka's own `linger.ms` knows no load: a lone record waits as long as one of a thousand.
 
+use std::cmp;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -84,11 +85,13 @@ impl Company {
         !self.busy.linger.is_zero() && u64::try_from(in_flight).is_ok_and(|records| records >= self.busy.records)
     }
 
-    /// Hands over what waits, in the order in which it came.
+    /// Hands over what waits: topic by topic, so that librdkafka, which sends a partition's records when it sees the first, soon has
+    /// all of them; within a topic in the order in which they came.
     pub(super) fn hand_over(&self, produce: impl Fn(&Arc<Slot>)) {
         let mut batch = lock(&self.handing_over);
         std::mem::swap(&mut lock(&self.waiting).slots, &mut *batch);
         let records = batch.len();
+        batch.sort_by(|one, other| by_name(&one.record.topic, &other.record.topic)); // equals keep their order
         for slot in batch.drain(..) {
             produce(&slot);
         }
@@ -120,12 +123,18 @@ impl Company {
     }
 }
 
+/// Equal topics are nearly always the same text.
+fn by_name(topic: &Arc<str>, other: &Arc<str>) -> cmp::Ordering {
+    if Arc::ptr_eq(topic, other) { cmp::Ordering::Equal } else { topic.cmp(other) }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::sync::atomic::{AtomicBool, AtomicI64};
     use std::thread;
     use std::time::Instant;
@@ -138,7 +147,11 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     fn slot(number: usize) -> Arc<Slot> {
-        let record = Record { topic: "t".into(), key: number.to_string(), headers: Vec::new(), value: Vec::new() };
+        slot_of("t", number)
+    }
+
+    fn slot_of(topic: &str, number: usize) -> Arc<Slot> {
+        let record = Record { topic: topic.into(), key: number.to_string(), headers: Vec::new(), value: Vec::new() };
         Arc::new(Slot::new(record, Instant::now()))
     }
 
@@ -171,6 +184,15 @@ mod tests {
         assert_eq!(handed_over(&company), ["1", "2"]);
         assert!(!company.takes(&slot(3), 0));
         assert_eq!(handed_over(&company), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_handed_over_together_goes_topic_by_topic_and_in_a_topic_as_it_came() {
+        let company = company(1, LONG);
+        for (number, topic) in ["b", "a", "c", "a", "b", "a"].into_iter().enumerate() {
+            assert!(company.takes(&slot_of(topic, number), 1));
+        }
+        assert_eq!(handed_over(&company), ["1", "3", "5", "0", "4", "2"]);
     }
 
     #[test]
@@ -208,15 +230,19 @@ mod tests {
     proptest! {
         /// Whatever the load does meanwhile.
         #[test]
-        fn no_record_overtakes_another(loads in proptest::collection::vec(0_i64..4, 1..300)) {
+        fn no_record_overtakes_another_of_its_topic(loads in proptest::collection::vec(0_i64..4, 1..300)) {
             let company = company(2, Duration::from_micros(50));
-            let (load, is_held, came) = (AtomicI64::new(0), AtomicBool::new(false), Mutex::<Vec<String>>::default());
-            let produce = |slot: &Arc<Slot>| lock(&came).push(slot.record.key.clone());
+            let topic = |number: usize| ["a", "b", "c"][number % 3];
+            let (load, is_held) = (AtomicI64::new(0), AtomicBool::new(false));
+            let came = Mutex::<HashMap<String, Vec<String>>>::default();
+            let produce = |slot: &Arc<Slot>| {
+                lock(&came).entry(slot.record.topic.to_string()).or_default().push(slot.record.key.clone());
+            };
             thread::scope(|scope| {
                 scope.spawn(|| company.keep(produce, || load.load(Ordering::Relaxed)));
                 for (number, &now) in loads.iter().enumerate() {
                     load.store(now, Ordering::Relaxed);
-                    let slot = slot(number);
+                    let slot = slot_of(topic(number), number);
                     if company.takes(&slot, now) {
                         is_held.store(true, Ordering::Relaxed);
                     } else {
@@ -225,8 +251,11 @@ mod tests {
                 }
                 company.end();
             });
-            let came = came.into_inner().expect("nobody panicked");
-            prop_assert_eq!(&came, &(0..loads.len()).map(|number| number.to_string()).collect::<Vec<_>>());
+            let mut sent = HashMap::<String, Vec<String>>::new();
+            for number in 0..loads.len() {
+                sent.entry(topic(number).to_owned()).or_default().push(number.to_string());
+            }
+            prop_assert_eq!(came.into_inner().expect("nobody panicked"), sent);
             prop_assert_eq!(is_held.into_inner(), loads.iter().any(|&load| load >= 2));
         }
     }
