@@ -46,7 +46,8 @@ async fn serve(arguments: &Arguments) {
         settings.set(name, value);
     }
     let producer: Arc<FutureProducer> = Arc::new(settings.create().expect("a producer"));
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await.expect("a port");
+    let address = (std::net::Ipv4Addr::LOCALHOST, arguments.port).into();
+    let listener = livechat_relay::http::listen(address, 4096).expect("a port"); // else hundreds that come at once wait for seconds
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);

@@ -91,8 +91,8 @@ impl Daemon {
             Some(spool) => Some(open_spool(spool.spool.clone(), Arc::clone(&metrics)).await?),
             None => None,
         };
-        let listener = bind("server.listen", &config.server.listener).await?;
-        let admin_listener = bind("admin.listen", &config.admin).await?;
+        let listener = bind("server.listen", &config.server.listener)?;
+        let admin_listener = bind("admin.listen", &config.admin)?;
         let bad_properties = |e| Failure::Usage(format!("kafka.properties: {e}"));
         let publisher = Publisher::new(config.kafka.clone(), Arc::clone(&metrics)).map_err(bad_properties)?;
         let publisher = Arc::new(publisher);
@@ -278,8 +278,8 @@ async fn prepare(topics: &Topics, has_spool: bool) -> Result<(), Trouble> {
     Ok(())
 }
 
-async fn bind(key: &str, listener: &Listener) -> Result<TcpListener, Failure> {
-    let bound = TcpListener::bind(listener.listen).await;
+fn bind(key: &str, listener: &Listener) -> Result<TcpListener, Failure> {
+    let bound = http::listen(listener.listen, listener.limits.backlog);
     bound.map_err(|e| Failure::Failed(format!("{key}: {} cannot be listened on: {e}", listener.listen)))
 }
 

@@ -166,6 +166,7 @@ fn server(r: &mut Reader) -> Option<Server> {
     let header_timeout = r.time("server.header_timeout", Duration::from_millis(10), 60 * SECOND);
     let keepalive_timeout = r.time("server.keepalive_timeout", Duration::from_millis(10), 3600 * SECOND);
     let connections_max = r.number("server.connections_max", 1, 1_000_000);
+    let backlog = r.number("server.backlog", 1, 1_000_000);
     let streams_max = r.number("server.streams_max", 1, 10_000);
     let bytes_in_flight_max = r.size("server.bytes_in_flight_max", ByteSize::b(1), ByteSize::gib(4));
     let response_deadline = r.time("server.response_deadline", Duration::from_millis(100), 60 * SECOND);
@@ -175,6 +176,7 @@ fn server(r: &mut Reader) -> Option<Server> {
     let linger_timeout = r.time("server.linger_timeout", Duration::from_millis(1), 60 * SECOND);
     let limits = http::Limits {
         connections_max: connections_max? as usize,
+        backlog: u32::try_from(backlog?).ok()?,
         header_bytes_max: header_bytes_max?,
         header_timeout: header_timeout?,
         keepalive_timeout: keepalive_timeout?,

@@ -208,6 +208,18 @@ fn the_wait_for_company_has_its_limits() {
 }
 
 #[test]
+fn the_connections_that_wait_in_the_kernel_have_their_limits() {
+    let set = |value: &str| mistakes(&format!("[server]\nbacklog = {value}"));
+    for value in ["1", "1000000"] {
+        assert_eq!(set(value), Vec::<String>::new(), "{value}");
+    }
+    for value in ["0", "1000001"] {
+        let told = set(value);
+        assert!(told.len() == 1 && told[0].starts_with("server.backlog: "), "{told:?}");
+    }
+}
+
+#[test]
 fn a_segment_of_the_spool_has_its_limits() {
     let set = |value: &str| mistakes(&format!("[spool]\nsegment_bytes = \"{value}\""));
     for value in ["64KiB", "1GiB"] {

@@ -9,6 +9,7 @@ pub mod webhook;
 mod activity;
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,7 @@ use activity::{Activity, Late, Watched};
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections_max: usize,
+    pub backlog: u32,
     pub header_bytes_max: usize,
     pub header_timeout: Duration,
     pub keepalive_timeout: Duration,
@@ -58,6 +60,18 @@ pub trait Handler: Send + Sync + Sized + 'static {
 
     /// The connections that are open now.
     fn connections(&self, open: usize);
+}
+
+/// Binds, and lets up to `backlog` connections wait to be accepted: with 128, as the libraries have it, the kernel drops what a crowd that
+/// comes at once has more, and those clients wait for a second and longer.
+///
+/// # Errors
+/// The system's: the port is taken, or not ours to take, or the address is none of this machine's.
+pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
+    socket.bind(address)?;
+    socket.listen(backlog)
 }
 
 /// Accepts until `shutdown.closing`, and serves what was accepted until it has ended. The listener comes from outside,

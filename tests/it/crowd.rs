@@ -1,7 +1,10 @@
-//! More connections than keep their buffers between requests: each goes on where it was.
+//! Many connections: each goes on where it was, whether it keeps its buffers or not, and a crowd is let in at once.
 
 use std::io::Write as _;
 use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::support::http::{connect, read, request};
 use crate::support::relay::{Relay, await_that};
@@ -61,4 +64,20 @@ fn in_a_crowd_an_idle_connection_keeps_no_buffer() {
     let _idle: Vec<TcpStream> = (0..IDLE).map(|_| used()).collect();
     let each = (memory() - before) / IDLE as f64;
     assert!(each < BUFFER, "{each} bytes of memory each");
+}
+
+#[test]
+fn a_crowd_that_comes_at_once_is_let_in_while_nobody_accepts() {
+    const AT_ONCE: usize = 1000;
+    let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux");
+    let at_once = AT_ONCE.min(allowed.trim().parse().expect("a number"));
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[]).ready();
+    relay.signal(Signal::STOP);
+    let soon = Duration::from_millis(900); // the kernel of a client that was not let in tries again after a second
+    let crowd: Vec<_> = (0..at_once).map_while(|_| TcpStream::connect_timeout(&relay.webhooks, soon).ok()).collect();
+    relay.signal(Signal::CONT);
+    assert_eq!(crowd.len(), at_once);
+    let mut last = crowd.into_iter().next_back().expect("a crowd");
+    say_and_hear(&mut last, &request("/webhooks", "", incoming_event(&chat_id(), 1)), &[200]);
 }
