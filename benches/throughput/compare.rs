@@ -1,9 +1,10 @@
-//! Floor and relay in turn, at several numbers of connections: a table of medians, and of the ratios of neighbouring runs.
+//! Floor and relay in turn, at several numbers of connections: a table of medians, and of the ratios of neighbouring runs. Runs are
+//! short and many: what an event costs on a shared machine moves by a fifth from one half second to the next.
 
 use serde::{Deserialize, Serialize};
 
 use crate::load::Report;
-use crate::rig::{Brokers, Cluster, Relay, Server};
+use crate::rig::{Brokers, Cluster, Relay, Server, turns};
 
 /// What a busy account sends most, on five topics.
 pub const ACTIONS: &str = "incoming_event,incoming_chat,chat_deactivated,events_marked_as_seen,thread_tagged";
@@ -11,13 +12,15 @@ pub const ACTIONS: &str = "incoming_event,incoming_chat,chat_deactivated,events_
 /// The best that was found for the floor, where a lone sender's latency is of no account.
 const BEST: [&str; 1] = ["linger.ms=1"];
 
+const PROGRAMS: [&str; 3] = ["floor", "relay", "floor*"];
+
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Pairs of runs, floor and relay in turn
-    #[arg(long, default_value_t = 5)]
+    /// Pairs of runs, floor and relay in turn; a third of them below 64 connections
+    #[arg(long, default_value_t = 45)]
     pairs: usize,
-    /// Events of a run; a tenth of them for one connection
-    #[arg(long, default_value_t = 20_000)]
+    /// Events of a run; a quarter of them below 64 connections, a tenth for one
+    #[arg(long, default_value_t = 10_000)]
     events: usize,
     #[arg(long, value_delimiter = ',', default_value = "1,16,64,512")]
     connections: Vec<usize>,
@@ -37,6 +40,7 @@ struct Row {
     program: &'static str,
     #[serde(flatten)]
     median: Report,
+    /// After the last run.
     rss_mb: f64,
 }
 
@@ -103,39 +107,27 @@ fn warm_up(cluster: &Cluster) {
 }
 
 fn compare(arguments: &Arguments, brokers: Brokers, cluster: &Cluster, connections: usize) -> Comparison {
-    let events = if connections == 1 { arguments.events / 10 } else { arguments.events };
+    let (pairs, events) = match connections {
+        1 => (arguments.pairs.div_ceil(3), arguments.events / 10),
+        2..64 => (arguments.pairs.div_ceil(3), arguments.events / 4),
+        _ => (arguments.pairs, arguments.events),
+    };
     let servers = [
-        ("floor", Server::floor(cluster, &[])),
-        ("relay", Server::relay(&Relay { more: &arguments.relay, ..Relay::new(cluster) })),
-        ("floor*", Server::floor(cluster, &BEST)),
+        Server::floor(cluster, &[]),
+        Server::relay(&Relay { more: &arguments.relay, ..Relay::new(cluster) }),
+        Server::floor(cluster, &BEST),
     ];
-    let mut runs = servers.each_ref().map(|_| Vec::new());
-    for pair in 0..arguments.pairs {
-        for ((_, server), runs) in servers.iter().zip(&mut runs) {
-            let numbers = [connections, events, events / 5, 1000 + pair].map(|number| number.to_string());
-            let [connections, events, warm, seed] = numbers.each_ref().map(String::as_str);
-            let report = server.load(&[
-                "--connections",
-                connections,
-                "--events",
-                events,
-                "--warm",
-                warm,
-                "--seed",
-                seed,
-                "--actions",
-                ACTIONS,
-            ]);
-            runs.push(report);
-        }
-    }
-    let [floor, relay, _] = &runs;
+    let numbers = [connections, events, 2 * events, pairs].map(|number| number.to_string());
+    let [connections_each, of_a_turn, warm, rounds] = numbers.each_ref().map(String::as_str);
+    let options = ["--connections", connections_each, "--events", of_a_turn, "--warm", warm, "--rounds", rounds];
+    let runs = turns(&servers.each_ref(), &[&options[..], &["--seed", "1000", "--actions", ACTIONS]].concat());
+    let [floor, relay, _] = &runs[..] else { unreachable!("there are three servers") };
     let ratio = |figure: fn(&Report) -> f64| Ratio::of(floor, relay, figure);
     let above = floor.iter().zip(relay).map(|(floor, relay)| relay.p50_ms - floor.p50_ms).collect();
     Comparison {
         brokers,
         connections,
-        pairs: arguments.pairs,
+        pairs,
         events,
         relay_to_floor: Ratios {
             per_second: ratio(|r| r.per_second),
@@ -144,10 +136,10 @@ fn compare(arguments: &Arguments, brokers: Brokers, cluster: &Cluster, connectio
             cpu: ratio(|r| r.cpu_micros),
             p50_above_ms: median(above),
         },
-        rows: servers
+        rows: PROGRAMS
             .iter()
-            .zip(&runs)
-            .map(|((program, server), runs)| Row { program, median: Report::median(runs), rss_mb: server.rss_mb() })
+            .zip(servers.iter().zip(&runs))
+            .map(|(&program, (server, runs))| Row { program, median: Report::median(runs), rss_mb: server.rss_mb() })
             .collect(),
     }
 }
@@ -190,10 +182,11 @@ fn title(arguments: &Arguments, brokers: Brokers) {
         Brokers::Mock => "librdkafka's mock cluster",
     };
     println!(
-        "{which}. Medians of {} runs of {} events (1 connection: {}), floor and relay in turn;\nratios of neighbouring runs: median (least to most). floor*: the floor with {}.\n",
+        "{which}. Medians of {} runs of {} events (below 64 connections: a third of the runs, and a\n\
+         quarter of the events; 1: a tenth), floor and relay in turn. Ratios of neighbouring runs: median (least to\n\
+         most). floor*: the floor with {}, every fourth time. RSS: after all runs.\n",
         arguments.pairs,
         arguments.events,
-        arguments.events / 10,
         BEST.join(", ")
     );
     println!(

@@ -1,4 +1,4 @@
-//! The sender: keep-alive connections, each with one webhook at a time, or all idle. It knows just enough HTTP to cost little beside
+//! The sender: keep-alive connections, each with one webhook at a time, or all idle; to one server, or to several in turn. It knows just enough HTTP to cost little beside
 //! the server: all requests are made beforehand, and of an answer it looks at the status and the end of its head.
 
 use std::cell::RefCell;
@@ -44,6 +44,30 @@ pub struct Arguments {
     pids: Vec<u32>,
 }
 
+/// Servers that take turns: each has its connections all the while, and is idle while it is not its turn.
+#[derive(clap::Args)]
+pub struct Turns {
+    #[arg(long, value_delimiter = ',', required = true)]
+    ports: Vec<u16>,
+    /// Of each server
+    #[arg(long)]
+    connections: usize,
+    /// Events of a turn
+    #[arg(long)]
+    events: usize,
+    /// Events for each server before the first turn
+    #[arg(long)]
+    warm: usize,
+    #[arg(long)]
+    rounds: usize,
+    #[arg(long)]
+    seed: u64,
+    #[arg(long, value_delimiter = ',')]
+    actions: Vec<String>,
+    #[arg(long, value_delimiter = ',', required = true)]
+    pids: Vec<u32>,
+}
+
 /// Connections that stay open, after an event each.
 #[derive(clap::Args)]
 pub struct Idle {
@@ -68,17 +92,28 @@ pub struct Report {
     pub cpu_micros: f64,
 }
 
+/// Connections to one server, or spread over several.
+struct Client<'a> {
+    connections: Vec<TcpStream>,
+    /// Of the servers.
+    pids: &'a [u32],
+}
+
 struct Run {
-    requests: Vec<Box<[u8]>>,
-    next: usize,
+    requests: std::vec::IntoIter<Rc<[u8]>>,
     micros: Histogram<u64>,
 }
 
 pub fn run(arguments: &Arguments) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let local = tokio::task::LocalSet::new();
-    let report = local.block_on(&runtime, measure(arguments));
+    let report = tokio::task::LocalSet::new().block_on(&runtime, measure(arguments));
     println!("{}", serde_json::to_string(&report).expect("numbers are JSON"));
+}
+
+pub fn turns(arguments: &Turns) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let reports = tokio::task::LocalSet::new().block_on(&runtime, measure_in_turn(arguments));
+    println!("{}", serde_json::to_string(&reports).expect("numbers are JSON"));
 }
 
 /// Opens connections one by one, and keeps them until standard input ends.
@@ -103,31 +138,77 @@ pub fn idle(arguments: &Idle) {
 
 async fn measure(arguments: &Arguments) -> Report {
     crate::rig::raise_open_files(arguments.connections);
-    let requests = requests(arguments);
-    let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
-    let run = Rc::new(RefCell::new(Run { requests, next: 0, micros }));
-    let mut connections = Vec::with_capacity(arguments.connections);
-    for port in arguments.ports.iter().cycle().take(arguments.connections) {
-        connections.push(connect(*port).await);
+    let mut requests = requests(arguments);
+    let events = requests.split_off(arguments.warm);
+    let mut client = Client::open(&arguments.ports, &arguments.pids, arguments.connections).await;
+    client.send(requests).await;
+    client.send(events).await
+}
+
+/// The reports of each server. The third and later ones have every fourth round only, and who begins changes.
+async fn measure_in_turn(arguments: &Turns) -> Vec<Vec<Report>> {
+    crate::rig::raise_open_files(arguments.connections * arguments.ports.len());
+    let key = secret_key(0);
+    let mut samples = Traffic::new(arguments.seed).only(&arguments.actions).expect("actions of the catalogue");
+    let mut next = |events: usize| -> Vec<Rc<[u8]>> {
+        samples.by_ref().take(events).map(|sample| request(0, &sample.body(&key))).collect()
+    };
+    let warm = next(arguments.warm);
+    let mut clients = Vec::new();
+    for (port, pid) in arguments.ports.chunks(1).zip(arguments.pids.chunks(1)) {
+        let mut client = Client::open(port, pid, arguments.connections).await;
+        client.send(warm.clone()).await;
+        clients.push(client);
     }
-    let cpu = || arguments.pids.iter().map(|pid| crate::rig::cpu(*pid)).sum::<Duration>();
-    let connections = send(&run, connections, arguments.warm).await;
-    run.borrow_mut().micros.clear();
-    let (cpu_before, began) = (cpu(), Instant::now());
-    send(&run, connections, arguments.events).await;
-    let (cpu, took) = (cpu().saturating_sub(cpu_before), began.elapsed());
-    let run = run.borrow();
-    let millis = |quantile| run.micros.value_at_quantile(quantile) as f64 / 1000.0;
-    Report {
-        per_second: arguments.events as f64 / took.as_secs_f64(),
-        p50_ms: millis(0.5),
-        p99_ms: millis(0.99),
-        cpu_micros: cpu.as_secs_f64() * 1e6 / arguments.events as f64,
+    let mut reports = vec![Vec::new(); clients.len()];
+    for round in 0..arguments.rounds {
+        let events = next(arguments.events);
+        let mut order: Vec<usize> = (0..if round % 4 == 0 { clients.len() } else { 2 }).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for server in order {
+            reports[server].push(clients[server].send(events.clone()).await);
+        }
+    }
+    reports
+}
+
+impl<'a> Client<'a> {
+    async fn open(ports: &[u16], pids: &'a [u32], number: usize) -> Self {
+        let mut connections = Vec::with_capacity(number);
+        for port in ports.iter().cycle().take(number) {
+            connections.push(connect(*port).await);
+        }
+        Self { connections, pids }
+    }
+
+    /// Sends these requests, and says what it took.
+    async fn send(&mut self, requests: Vec<Rc<[u8]>>) -> Report {
+        let events = requests.len() as f64;
+        let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
+        let run = Rc::new(RefCell::new(Run { requests: requests.into_iter(), micros }));
+        let cpu = || self.pids.iter().map(|pid| crate::rig::cpu(*pid)).sum::<Duration>();
+        let (cpu_before, began) = (cpu(), Instant::now());
+        let work = |connection| tokio::task::spawn_local(worker(Rc::clone(&run), connection));
+        let workers: Vec<_> = std::mem::take(&mut self.connections).into_iter().map(work).collect();
+        for worker in workers {
+            self.connections.push(worker.await.expect("every event is answered 200"));
+        }
+        let (cpu, took) = (cpu().saturating_sub(cpu_before), began.elapsed());
+        let run = run.borrow();
+        let millis = |quantile| run.micros.value_at_quantile(quantile) as f64 / 1000.0;
+        Report {
+            per_second: events / took.as_secs_f64(),
+            p50_ms: millis(0.5),
+            p99_ms: millis(0.99),
+            cpu_micros: cpu.as_secs_f64() * 1e6 / events,
+        }
     }
 }
 
 /// Every request, as it goes over the wire.
-fn requests(arguments: &Arguments) -> Vec<Box<[u8]>> {
+fn requests(arguments: &Arguments) -> Vec<Rc<[u8]>> {
     let keys: Vec<String> = (0..arguments.apps).map(secret_key).collect();
     let apps = keys.iter().enumerate().cycle();
     let one = |(sample, (app, key)): (Sample, (usize, &String))| {
@@ -148,12 +229,12 @@ fn samples(arguments: &Arguments) -> Box<dyn Iterator<Item = Sample>> {
     Box::new(turns.map_while(move |turn| each[turn].next()))
 }
 
-fn request(app: usize, body: &str) -> Box<[u8]> {
+fn request(app: usize, body: &str) -> Rc<[u8]> {
     let head = format!(
         "POST /webhooks/app-{app} HTTP/1.1\r\nhost: localhost\r\nuser-agent: bench\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    (head + body).into_bytes().into_boxed_slice()
+    (head + body).into_bytes().into()
 }
 
 /// The same event with a longer text; where it has none, its payload gets one.
@@ -170,20 +251,8 @@ fn longer(body: &str, bytes: usize) -> String {
     body.replacen(r#""payload":{"#, &format!(r#""payload":{{"text":"{text}","#), 1)
 }
 
-/// Sends the next `events` of the run over these connections, and gives them back.
-async fn send(run: &Rc<RefCell<Run>>, connections: Vec<TcpStream>, events: usize) -> Vec<TcpStream> {
-    let end = run.borrow().next + events;
-    let work = |connection| tokio::task::spawn_local(worker(Rc::clone(run), connection, end));
-    let workers: Vec<_> = connections.into_iter().map(work).collect();
-    let mut connections = Vec::with_capacity(workers.len());
-    for worker in workers {
-        connections.push(worker.await.expect("every event is answered 200"));
-    }
-    connections
-}
-
-async fn worker(run: Rc<RefCell<Run>>, mut connection: TcpStream, end: usize) -> TcpStream {
-    let next = || run.borrow_mut().next(end);
+async fn worker(run: Rc<RefCell<Run>>, mut connection: TcpStream) -> TcpStream {
+    let next = || run.borrow_mut().requests.next();
     while let Some(request) = next() {
         let began = Instant::now();
         connection.write_all(&request).await.expect("the server takes requests");
@@ -192,16 +261,6 @@ async fn worker(run: Rc<RefCell<Run>>, mut connection: TcpStream, end: usize) ->
         run.borrow_mut().micros.saturating_record(took);
     }
     connection
-}
-
-impl Run {
-    fn next(&mut self, end: usize) -> Option<Box<[u8]>> {
-        if self.next == end {
-            return None;
-        }
-        self.next += 1;
-        Some(std::mem::take(&mut self.requests[self.next - 1]))
-    }
 }
 
 /// Reads one answer, which has to be 200 without a body.

@@ -38,6 +38,9 @@ enum Command {
     /// Be the sender, and report as JSON
     #[command(hide = true)]
     Load(load::Arguments),
+    /// Be the sender to servers in turn, and report as JSON
+    #[command(hide = true)]
+    Turns(load::Turns),
     /// Be a sender that waits: open connections, end with standard input
     #[command(hide = true)]
     Idle(load::Idle),
@@ -52,6 +55,7 @@ fn main() {
         Some(Command::Growth(arguments)) => growth::run(&arguments),
         Some(Command::Floor(arguments)) => floor::run(&arguments),
         Some(Command::Load(arguments)) => load::run(&arguments),
+        Some(Command::Turns(arguments)) => load::turns(&arguments),
         Some(Command::Idle(arguments)) => load::idle(&arguments),
         Some(Command::Mock) => rig::mock(),
         None => compare::run(&arguments.compare),

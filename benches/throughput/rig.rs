@@ -248,13 +248,24 @@ pub fn load(servers: &[&Server], arguments: &[String]) -> Report {
     try_load(servers, arguments, Stdio::inherit()).expect("every event is answered 200")
 }
 
-fn try_load(servers: &[&Server], arguments: &[String], said: Stdio) -> Option<Report> {
+/// Runs the sender against these servers in turn; the reports of each.
+pub fn turns(servers: &[&Server], arguments: &[&str]) -> Vec<Vec<Report>> {
+    let mut command = sender("turns", servers);
+    let output = command.args(arguments).stderr(Stdio::inherit()).output().expect("the sender");
+    serde_json::from_slice(&output.stdout).expect("every event is answered 200")
+}
+
+fn sender(process: &str, servers: &[&Server]) -> Command {
     let list = |number: fn(&Server) -> u32| {
         servers.iter().map(|server| number(server).to_string()).collect::<Vec<_>>().join(",")
     };
-    let mut command = this("load");
+    let mut command = this(process);
     command.args(["--ports", &list(|server| server.port.into()), "--pids", &list(|server| server.process.0.id())]);
-    let output = command.args(arguments).stderr(said).output().expect("the sender");
+    command
+}
+
+fn try_load(servers: &[&Server], arguments: &[String], said: Stdio) -> Option<Report> {
+    let output = sender("load", servers).args(arguments).stderr(said).output().expect("the sender");
     serde_json::from_slice(&output.stdout).ok()
 }
 
