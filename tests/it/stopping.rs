@@ -62,7 +62,7 @@ fn stop_under_load(settings: &[(&str, &str)]) {
         senders.into_iter().map(|sender| sender.join().expect("a sender")).collect()
     });
     assert!(relay.end().success(), "{}", relay.log());
-    assert!(relay.log().contains("stopped: nothing is left"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
 
     assert_eq!(seen.iter().map(|s| s.unanswered).sum::<usize>(), 0);
     assert!(seen.iter().all(|s| s.statuses == HashSet::from([200])));

@@ -109,6 +109,18 @@ impl Relay {
         self.log.lines.lock().expect("no panic holds it").clone()
     }
 
+    /// Whether it has logged `phrase`, or does in a moment: a line comes through a pipe and a thread, and an answer may be faster.
+    pub fn has_logged(&self, phrase: &str) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.log().contains(phrase) {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+
     /// Waits for a line with `phrase`, and answers it; panics with the log if none comes.
     pub fn await_log(&mut self, phrase: &str) -> String {
         self.await_log_or_end(phrase, Duration::from_secs(60))
