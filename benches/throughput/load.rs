@@ -1,5 +1,6 @@
-//! The sender: keep-alive connections, each with one webhook at a time, or all idle; to one server, or to several in turn. It knows just enough HTTP to cost little beside
-//! the server: all requests are made beforehand, and of an answer it looks at the status and the end of its head.
+//! The sender: keep-alive connections, each with one webhook at a time, or all idle; to one server, or to several in turn. It knows just
+//! enough HTTP to cost little beside the server: all requests are made beforehand, and of an answer it looks at the status and the end
+//! of its head.
 
 use std::cell::RefCell;
 use std::io::Read as _;
