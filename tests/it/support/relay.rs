@@ -111,14 +111,9 @@ impl Relay {
 
     /// Whether it has logged `phrase`, or does in a moment: a line comes through a pipe and a thread, and an answer may be faster.
     pub fn has_logged(&self, phrase: &str) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.log().contains(phrase) {
-            if Instant::now() > deadline {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        true
+        let lines = self.log.lines.lock().expect("no panic holds it");
+        let waited = self.log.grown.wait_timeout_while(lines, Duration::from_secs(10), |lines| !lines.contains(phrase));
+        !waited.expect("no panic holds it").1.timed_out()
     }
 
     /// Waits for a line with `phrase`, and answers it; panics with the log if none comes.
