@@ -32,6 +32,12 @@ pub fn topic(action: &str) -> String {
     format!("floor.{action}")
 }
 
+/// As `incoming_chat` has it.
+#[derive(serde::Deserialize)]
+struct Chat<'a> {
+    id: &'a str,
+}
+
 pub fn run(arguments: &Arguments) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     runtime.block_on(serve(arguments));
@@ -76,7 +82,8 @@ async fn publish(producer: &FutureProducer, body: &[u8]) -> Option<()> {
     }
     let topic = topic(&members.get("action").map(text)?);
     let payload: BTreeMap<&str, &RawValue> = serde_json::from_str(members.get("payload")?.get()).ok()?;
-    let key = payload.get("chat_id").map(text).unwrap_or_default();
+    let chat = || serde_json::from_str::<Chat<'_>>(payload.get("chat")?.get()).ok();
+    let key = payload.get("chat_id").map(text).or_else(|| Some(chat()?.id.to_owned())).unwrap_or_default();
     producer.send(FutureRecord::to(&topic).key(&key).payload(body), Duration::ZERO).await.ok()?;
     Some(())
 }
