@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::compare::{ACTIONS, Ratio};
-use crate::growth::{Arguments, Dimension, Growth, Load, Running, in_turn};
+use crate::compare::ACTIONS;
+use crate::growth::{Arguments, Dimension, Growth, Load, Quartiles, Running, in_turn};
 use crate::load::Report;
 use crate::rig::{Cluster, Relay, Server};
 
@@ -33,11 +33,10 @@ pub fn measure(arguments: &Arguments, cluster: &Cluster) -> Growth {
     running.push(with_spool(&cluster.bootstrap, 0, "direct"));
     let runs = in_turn(&running, arguments.runs, Dimension::Backlog);
     let (direct, spooled) = runs.split_last().expect("the direct way's runs");
-    let rows = running.iter().zip(spooled).map(|(running, runs)| {
-        let mut row = running.row(runs);
-        row.to_direct = Some(Ratio::of(direct, runs, |report| report.per_second));
-        row
-    });
+    let rows = running
+        .iter()
+        .zip(spooled)
+        .map(|(running, runs)| running.row(runs, Quartiles::of(runs, direct, |report| report.per_second)));
     Growth {
         dimension: Dimension::Backlog,
         brokers: arguments.brokers,

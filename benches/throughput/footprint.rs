@@ -74,7 +74,7 @@ fn lone(arguments: &Arguments, relay: &Server, floor: &Server) -> Lone {
 
 fn busy(arguments: &Arguments, relay: &Relay<'_>) -> f64 {
     let server = Server::relay(relay);
-    let events = arguments.events.to_string();
+    let events = (arguments.runs * arguments.events).to_string();
     server.load(&["--connections", "512", "--events", &events, "--seed", "910000", "--actions", ACTIONS]);
     server.rss_mb()
 }

@@ -9,7 +9,7 @@ use livechat_relay::event::actions;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::{ACTIONS, Ratio};
+use crate::compare::{ACTIONS, median};
 use crate::load::Report;
 use crate::rig::{Brokers, Cluster, Relay, Server};
 use crate::{backlog, footprint, page, plot, rig};
@@ -20,10 +20,10 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',')]
     only: Vec<Dimension>,
     /// Runs of each value
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 40)]
     pub runs: usize,
     /// Events of a run; fewer where bodies are large or a spool fills, more where there are many connections
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 4_000)]
     pub events: usize,
     /// Where events go; the footprint is taken on a real Kafka
     #[arg(long, default_value = "mock")]
@@ -87,12 +87,34 @@ pub struct Growth {
 pub struct Row {
     pub value: f64,
     pub median: Report,
-    pub least: Report,
-    pub most: Report,
+    /// Quartiles.
+    pub lower: Report,
+    pub upper: Report,
     /// Of all replicas together, after the last run.
     pub rss_mb: f64,
-    /// Events/s over those of the direct way in the same round.
-    pub to_direct: Option<Ratio>,
+    /// To the same round's run that it is compared with: of the CPU time, or of events/s where that is the direct way's.
+    pub ratio: Quartiles,
+}
+
+/// Of a ratio to the run beside it.
+#[derive(Serialize, Deserialize)]
+pub struct Quartiles {
+    pub lower: f64,
+    pub median: f64,
+    pub upper: f64,
+}
+
+impl Quartiles {
+    pub fn of(runs: &[Report], beside: &[Report], figure: fn(&Report) -> f64) -> Self {
+        let ratios: Vec<f64> = runs.iter().zip(beside).map(|(run, other)| figure(run) / figure(other)).collect();
+        Self { lower: quartile(1, ratios.clone()), upper: quartile(3, ratios.clone()), median: median(ratios) }
+    }
+}
+
+/// The figure that so many quarters of the others are below.
+fn quartile(number: usize, mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[(number * (figures.len() - 1) + 2) / 4]
 }
 
 /// What the sender does.
@@ -144,13 +166,15 @@ fn measure(arguments: &Arguments, dimension: Dimension) -> Growth {
         Dimension::Footprint => unreachable!("it has figures of its own"),
     };
     let runs = in_turn(&running, arguments.runs, dimension);
+    let usual = &runs[running.iter().position(|running| dimension.is_usual(running.value)).unwrap_or(0)];
+    let cpu_to = |runs: &[Report]| Quartiles::of(runs, usual, |report| report.cpu_micros);
     Growth {
         dimension,
         brokers: arguments.brokers,
         runs: arguments.runs,
         events: arguments.events,
         connections: if dimension == Dimension::Connections { 0 } else { running[0].load.connections },
-        rows: running.iter().zip(&runs).map(|(running, runs)| running.row(runs)).collect(),
+        rows: running.iter().zip(&runs).map(|(running, of_it)| running.row(of_it, cpu_to(of_it))).collect(),
         direct: None,
     }
 }
@@ -195,16 +219,14 @@ impl Load {
 }
 
 impl Running {
-    pub fn row(&self, runs: &[Report]) -> Row {
-        let least = |figures: Vec<f64>| figures.into_iter().fold(f64::MAX, f64::min);
-        let most = |figures: Vec<f64>| figures.into_iter().fold(0.0, f64::max);
+    pub fn row(&self, runs: &[Report], ratio: Quartiles) -> Row {
         Row {
             value: self.value,
             median: Report::median(runs),
-            least: Report::each(runs, least),
-            most: Report::each(runs, most),
+            lower: Report::each(runs, |figures| quartile(1, figures)),
+            upper: Report::each(runs, |figures| quartile(3, figures)),
             rss_mb: self.relays.iter().map(Server::rss_mb).sum(),
-            to_direct: None,
+            ratio,
         }
     }
 }
@@ -212,7 +234,7 @@ impl Running {
 /// One action with one text, so that nothing but its length differs. Few connections: 64 times 1 MB would pass
 /// `server.bytes_in_flight_max`.
 fn body(arguments: &Arguments, cluster: &Cluster) -> Vec<Running> {
-    const RUN_BYTES_MAX: usize = 384 << 20;
+    const RUN_BYTES_MAX: usize = 96 << 20;
     let running = |bytes: usize| {
         let events = arguments.events.min(RUN_BYTES_MAX / bytes);
         let usual = Load::usual(arguments);
@@ -236,12 +258,13 @@ fn connections(arguments: &Arguments, cluster: &Cluster) -> Vec<Running> {
     [1, 8, 64, 512, 2_048, 10_000].map(running).into()
 }
 
-/// Bodies are made equally long, else the cost would be that of other bytes. The shortest actions come first, because
-/// those that are longer anyway are then the fewest.
+/// Bodies are made equally long, else the cost would be that of other bytes. Events of chats come first, because their keys spread
+/// over a topic's partitions from the first topic on, and the shortest of them, because those that are longer anyway are then the
+/// fewest.
 fn topics(arguments: &Arguments, cluster: &Cluster) -> Vec<Running> {
     let mut samples = one_of_each(1);
     samples.retain(|sample| actions::names().any(|name| name == sample.action()));
-    samples.sort_by_key(|sample| sample.data().len());
+    samples.sort_by_key(|sample| (sample.chat_id().is_none(), sample.data().len()));
     let names: Vec<&str> = samples.iter().map(Sample::action).collect();
     let running = |topics: usize| {
         let actions = names[..topics].join(",");
@@ -272,7 +295,7 @@ fn replicas(arguments: &Arguments, cluster: &Cluster) -> Vec<Running> {
     let running = |replicas: usize| Running {
         value: replicas as f64,
         relays: (0..replicas).map(|_| Server::relay(&relay)).collect(),
-        load: Load { connections: 64 * replicas, ..Load::usual(arguments) },
+        load: Load { connections: 64 * replicas, events: arguments.events * replicas, ..Load::usual(arguments) },
     };
     [1, 2, 3, 4].map(running).into()
 }
@@ -282,14 +305,18 @@ fn alone(value: f64, relay: &Relay<'_>, load: Load) -> Running {
 }
 
 impl Growth {
-    /// What the others are compared with: the first, but for connections, of which a lone one has no company in a batch.
+    /// What the others are compared with.
     pub fn usual(&self) -> &Row {
-        let at = |row: &&Row| self.dimension == Dimension::Connections && row.value == 64.0;
-        self.rows.iter().find(at).unwrap_or(&self.rows[0])
+        self.rows.iter().find(|row| self.dimension.is_usual(row.value)).unwrap_or(&self.rows[0])
     }
 }
 
 impl Dimension {
+    /// Whether the others are compared with it; where none is, they are with the first. A lone connection has no company in a batch.
+    fn is_usual(self, value: f64) -> bool {
+        self == Self::Connections && value == 64.0
+    }
+
     /// As on the command line, and of its files.
     pub fn name(self) -> String {
         self.to_possible_value().expect("none is skipped").get_name().to_owned()

@@ -1,15 +1,16 @@
 //! The page of the figures: for each dimension what was measured, its picture and its table; before them the footprint.
 
 use crate::footprint::Footprint;
-use crate::growth::{Dimension, Growth, Row};
+use crate::growth::{Dimension, Growth, Quartiles, Row};
 use crate::rig::Brokers;
 
 const HEAD: &str = "\
 # How cost grows
 
 Written by `make bench-plots`; do not edit. Sender, brokers and relay share one machine, so that CPU time per event and
-ratios mean more than events/s. The values of a dimension take turns, and each figure is the median of their runs; in the
-pictures a bar goes from the least to the most of them. The grey band is within 10 % of the first value, or of 64 connections.
+ratios mean more than events/s. The values of a dimension take turns, and each figure is the median of their runs, a ratio that of
+the ratios within a turn; in the pictures a bar has the middle half of them. The grey band is within 10 % of the first value, or of
+64 connections.
 ";
 
 pub fn write(growths: &[Growth], footprint: Option<&Footprint>) -> String {
@@ -29,8 +30,8 @@ impl Growth {
         );
         let last = match self.dimension {
             Dimension::Body => "CPU µs/kB".to_owned(),
-            Dimension::Backlog => "events/s to the direct way's".to_owned(),
-            _ => format!("CPU to that at {}", self.dimension.label(self.usual().value)),
+            Dimension::Backlog => "events/s to the direct way's (middle half)".to_owned(),
+            _ => format!("CPU to that at {} (middle half)", self.dimension.label(self.usual().value)),
         };
         text += &format!(
             "| {} | events/s | p50 ms | p99 ms | CPU µs/event | RSS MB | {last} |\n|--:|--:|--:|--:|--:|--:|--:|\n",
@@ -50,11 +51,10 @@ impl Growth {
     }
 
     fn line(&self, row: &Row) -> String {
-        let Row { value, median, rss_mb, to_direct, .. } = row;
-        let last = match to_direct {
-            Some(ratio) => format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.least, ratio.most),
-            None if self.dimension == Dimension::Body => format!("{:.2}", median.cpu_micros / value),
-            None => format!("{:.2}", median.cpu_micros / self.usual().median.cpu_micros),
+        let Row { value, median, rss_mb, ratio: Quartiles { lower, median: ratio, upper }, .. } = row;
+        let last = match self.dimension {
+            Dimension::Body => format!("{:.2}", median.cpu_micros / value),
+            _ => format!("{ratio:.2} ({lower:.2} to {upper:.2})"),
         };
         format!(
             "| {} | {} | {:.2} | {:.2} | {:.1} | {rss_mb:.0} | {last} |\n",
@@ -104,7 +104,7 @@ impl Dimension {
             Self::Apps => "Events go to all apps in turn, each with its own key.",
             Self::Keys => "An app's events come with the last of its keys.",
             Self::Replicas => {
-                "64 connections to each, one sender for all. Events/s and memory are those of all replicas together. \
+                "64 connections and so many events to each, one sender for all. Events/s and memory are those of all replicas together. \
                  They share one machine, so events/s cannot grow: CPU time an event tells."
             }
             Self::Backlog => {

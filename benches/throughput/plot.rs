@@ -47,10 +47,10 @@ pub fn draw(growth: &Growth, folder: &Path) {
 impl Growth {
     fn panel(&self, panel: &Panel) -> String {
         let Panel { title, figure, color } = panel;
-        let figures = |row: &Row| [figure(&row.median), figure(&row.least), figure(&row.most)];
+        let figures = |row: &Row| [figure(&row.median), figure(&row.lower), figure(&row.upper)];
         let line = |row: &Row| {
-            let [median, least, most] = figures(row);
-            format!("{} {median} {least} {most}\n", self.place(row.value))
+            let [median, lower, upper] = figures(row);
+            format!("{} {median} {lower} {upper}\n", self.place(row.value))
         };
         let data: String = self.rows.iter().map(line).collect();
         let tics: Vec<String> = self
