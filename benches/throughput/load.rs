@@ -15,11 +15,14 @@ use tokio::net::TcpStream;
 
 use crate::rig::secret_key;
 
+/// What is sent, and to whom.
 #[derive(clap::Args)]
-pub struct Arguments {
-    /// The servers; connections are spread over them
+struct Sent {
     #[arg(long, value_delimiter = ',', required = true)]
     ports: Vec<u16>,
+    /// Where the servers' CPU time is read
+    #[arg(long, value_delimiter = ',', required = true)]
+    pids: Vec<u32>,
     #[arg(long)]
     connections: usize,
     #[arg(long)]
@@ -31,6 +34,13 @@ pub struct Arguments {
     seed: u64,
     #[arg(long, value_delimiter = ',')]
     actions: Vec<String>,
+}
+
+/// Servers over which the connections are spread.
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    sent: Sent,
     /// Each action as often as the others, instead of LiveChat's mix
     #[arg(long)]
     in_turn: bool,
@@ -40,33 +50,16 @@ pub struct Arguments {
     /// Bodies of about this many bytes, where they are shorter: a text of the payload is made longer
     #[arg(long)]
     body_bytes: Option<usize>,
-    /// Where the servers' CPU time is read
-    #[arg(long, value_delimiter = ',', required = true)]
-    pids: Vec<u32>,
 }
 
-/// Servers that take turns: each has its connections all the while, and is idle while it is not its turn.
+/// Servers that take turns: each has so many connections all the while, and is idle while it is not its turn.
 #[derive(clap::Args)]
 pub struct Turns {
-    #[arg(long, value_delimiter = ',', required = true)]
-    ports: Vec<u16>,
-    /// Of each server
-    #[arg(long)]
-    connections: usize,
-    /// Events of a turn
-    #[arg(long)]
-    events: usize,
-    /// Events for each server before the first turn
-    #[arg(long)]
-    warm: usize,
+    #[command(flatten)]
+    sent: Sent,
+    /// Turns of a server, each with so many events
     #[arg(long)]
     rounds: usize,
-    #[arg(long)]
-    seed: u64,
-    #[arg(long, value_delimiter = ',')]
-    actions: Vec<String>,
-    #[arg(long, value_delimiter = ',', required = true)]
-    pids: Vec<u32>,
 }
 
 /// Connections that stay open, after an event each.
@@ -138,32 +131,33 @@ pub fn idle(arguments: &Idle) {
 }
 
 async fn measure(arguments: &Arguments) -> Report {
-    crate::rig::raise_open_files(arguments.connections);
+    let Sent { ports, pids, connections, warm, .. } = &arguments.sent;
+    crate::rig::raise_open_files(*connections);
     let mut requests = requests(arguments);
-    let events = requests.split_off(arguments.warm);
-    let mut client = Client::open(&arguments.ports, &arguments.pids, arguments.connections).await;
+    let events = requests.split_off(*warm);
+    let mut client = Client::open(ports, pids, *connections).await;
     client.send(requests).await;
     client.send(events).await
 }
 
 /// The reports of each server. The third and later ones have every fourth round only, and who begins changes.
-async fn measure_in_turn(arguments: &Turns) -> Vec<Vec<Report>> {
-    crate::rig::raise_open_files(arguments.connections * arguments.ports.len());
+async fn measure_in_turn(Turns { sent, rounds }: &Turns) -> Vec<Vec<Report>> {
+    crate::rig::raise_open_files(sent.connections * sent.ports.len());
     let key = secret_key(0);
-    let mut samples = Traffic::new(arguments.seed).only(&arguments.actions).expect("actions of the catalogue");
+    let mut samples = Traffic::new(sent.seed).only(&sent.actions).expect("actions of the catalogue");
     let mut next = |events: usize| -> Vec<Rc<[u8]>> {
         samples.by_ref().take(events).map(|sample| request(0, &sample.body(&key))).collect()
     };
-    let warm = next(arguments.warm);
+    let warm = next(sent.warm);
     let mut clients = Vec::new();
-    for (port, pid) in arguments.ports.chunks(1).zip(arguments.pids.chunks(1)) {
-        let mut client = Client::open(port, pid, arguments.connections).await;
+    for (port, pid) in sent.ports.chunks(1).zip(sent.pids.chunks(1)) {
+        let mut client = Client::open(port, pid, sent.connections).await;
         client.send(warm.clone()).await;
         clients.push(client);
     }
     let mut reports = vec![Vec::new(); clients.len()];
-    for round in 0..arguments.rounds {
-        let events = next(arguments.events);
+    for round in 0..*rounds {
+        let events = next(sent.events);
         let mut order: Vec<usize> = (0..if round % 4 == 0 { clients.len() } else { 2 }).collect();
         if round % 2 == 1 {
             order.reverse();
@@ -216,15 +210,16 @@ fn requests(arguments: &Arguments) -> Vec<Rc<[u8]>> {
         let body = sample.body(key);
         request(app, &arguments.body_bytes.map_or_else(|| body.clone(), |bytes| longer(&body, bytes)))
     };
-    samples(arguments).take(arguments.warm + arguments.events).zip(apps).map(one).collect()
+    samples(arguments).take(arguments.sent.warm + arguments.sent.events).zip(apps).map(one).collect()
 }
 
 fn samples(arguments: &Arguments) -> Box<dyn Iterator<Item = Sample>> {
+    let Sent { seed, actions, .. } = &arguments.sent;
     let traffic = |seed, actions: &[String]| Traffic::new(seed).only(actions).expect("actions of the catalogue");
     if !arguments.in_turn {
-        return Box::new(traffic(arguments.seed, &arguments.actions));
+        return Box::new(traffic(*seed, actions));
     }
-    let actions = (arguments.seed..).zip(&arguments.actions);
+    let actions = (*seed..).zip(actions);
     let mut each: Vec<_> = actions.map(|(seed, action)| traffic(seed, std::slice::from_ref(action))).collect();
     let turns = (0..each.len()).collect::<Vec<_>>().into_iter().cycle();
     Box::new(turns.map_while(move |turn| each[turn].next()))
