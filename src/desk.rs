@@ -217,9 +217,9 @@ const PAGE_BYTES: usize = 4 << 20;
 
 fn status(spool: &Spool) -> Status {
     let oldest = spool.oldest();
-    let lanes = spool.lanes();
-    let (Size { records: events, bytes }, parked) = (lanes.total(), lanes.parked());
-    let why = match lanes.health() {
+    let (Size { records: events, bytes }, parked, health, sizes) =
+        spool.lanes(|lanes| (lanes.total(), lanes.parked(), lanes.health().clone(), lanes.sizes()));
+    let why = match health {
         Health::Accepting => None,
         Health::Full(why) => Some(format!("it is full: {why}")),
         Health::Failed(why) => Some(format!("it has failed: {why}")),
@@ -239,7 +239,7 @@ fn status(spool: &Spool) -> Status {
         bytes,
         dead_letters: parked.records,
         dead_letters_bytes: parked.bytes,
-        lanes: lanes.sizes().into_iter().map(lane).collect(),
+        lanes: sizes.into_iter().map(lane).collect(),
     }
 }
 

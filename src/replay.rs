@@ -41,7 +41,7 @@ const CLOSE_AT: u64 = 512;
 pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: CancellationToken) {
     let lanes = TaskTracker::new();
     while !stop.is_cancelled() {
-        let idle = spool.lanes().take_idle();
+        let idle = spool.lanes(|lanes| lanes.take_idle());
         for (topic, signals) in idle {
             let lane = Lane::new(config, topic, signals, spool.clone(), dead_letters.clone());
             lanes.spawn(lane.run(stop.clone()));
@@ -131,11 +131,11 @@ impl Lane {
         let began = Instant::now();
         tracing::debug!(
             topic = &*self.topic,
-            records = self.spool.lanes().waiting(&self.topic),
+            records = self.spool.lanes(|lanes| lanes.waiting(&self.topic)),
             "replaying from the spool"
         );
         loop {
-            if self.held.is_empty() && self.spool.lanes().leave(&self.topic) {
+            if self.held.is_empty() && self.spool.lanes(|lanes| lanes.leave(&self.topic)) {
                 tracing::debug!(topic = &*self.topic, after = ?began.elapsed(), "the topic's lane is empty: its events go to Kafka directly");
                 return;
             }
@@ -295,7 +295,7 @@ impl Lane {
         let is_told = news.is_some_and(|failure| self.tell(failure));
         let (since, was_told) = former.map_or((now, false), |former| (former.since, former.is_told));
         self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure, is_told: is_told || was_told });
-        self.spool.lanes().keep_spooling(&self.topic);
+        self.spool.lanes(|lanes| lanes.keep_spooling(&self.topic));
         if self.under_way.is_empty() {
             self.forget();
         }
@@ -326,7 +326,7 @@ impl Lane {
     /// When all is read and on its way, and the brokers take it, who comes now waits for the last ack.
     fn close_the_gate(&self) {
         if self.trouble.is_none() && self.is_at_end && self.held.len() as u64 <= CLOSE_AT {
-            self.spool.lanes().close(&self.topic);
+            self.spool.lanes(|lanes| lanes.close(&self.topic));
         }
     }
 }

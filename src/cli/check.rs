@@ -1,5 +1,7 @@
 //! `check`: everything that `serve` would stumble over, found before it does.
 
+use std::time::Duration;
+
 use anstream::println;
 use serde::Serialize;
 
@@ -93,6 +95,9 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     findings.push(Finding::new("sizes", sizes));
 }
 
+/// How long a disk may take to show the spool.
+const SPOOL_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Whether the spool can be opened, without making one that is not there.
 async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     let Some(config) = config else {
@@ -108,11 +113,12 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
         return writable.map(|()| format!("{} is made by the first start", directory.display())).map_err(cannot);
     }
     let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
+    let place = directory.clone();
     let looked = tokio::task::spawn_blocking(move || match Spool::look(config, metrics) {
         Err(Unusable::Locked(_)) => Ok(format!("{} is in use by a relay", directory.display())),
         Err(unusable) => Err(unusable.to_string()),
         Ok(spool) => {
-            let (health, events) = (spool.lanes().health().clone(), spool.lanes().total().records);
+            let (health, events) = spool.lanes(|lanes| (lanes.health().clone(), lanes.total().records));
             spool.close();
             match health {
                 Health::Accepting => Ok(format!("{} accepts; {events} events wait in it", directory.display())),
@@ -122,7 +128,13 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
             }
         }
     });
-    looked.await.map_err(|e| e.to_string())?
+    match tokio::time::timeout(SPOOL_TIMEOUT, looked).await {
+        Ok(looked) => looked.map_err(|e| e.to_string())?,
+        Err(_) => Err(format!(
+            "{directory} did not answer within {SPOOL_TIMEOUT:?}: is its disk well?",
+            directory = place.display()
+        )),
+    }
 }
 
 fn present(topics: &Topics, create: bool) -> Result<String, String> {

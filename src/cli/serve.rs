@@ -193,7 +193,7 @@ impl Replay {
         let until = tokio::time::Instant::now() + self.drain_timeout;
         let progress = Throttle::new(Duration::from_secs(5));
         loop {
-            let Size { records, bytes } = self.spool.lanes().total();
+            let Size { records, bytes } = self.spool.lanes(|lanes| lanes.total());
             if records == 0 || tokio::time::Instant::now() >= until {
                 return;
             }
@@ -214,7 +214,7 @@ impl Replay {
         if tokio::time::timeout(Duration::from_secs(5), closing).await.is_err() {
             tracing::error!("the spool's disk does not answer: ending without closing the file");
         }
-        self.spool.lanes().total()
+        self.spool.lanes(|lanes| lanes.total())
     }
 }
 
@@ -222,7 +222,7 @@ impl Replay {
 async fn open_spool(config: spool::Config, metrics: Arc<Metrics>) -> Result<Spool, Failure> {
     let opened = tokio::task::spawn_blocking(move || Spool::start(config, metrics)).await.map_err(Failure::failed)?;
     let spool = opened.map_err(Failure::failed)?;
-    let Size { records, bytes } = spool.lanes().total();
+    let Size { records, bytes } = spool.lanes(|lanes| lanes.total());
     let directory = spool.config().directory.display().to_string();
     if records > 0 {
         tracing::info!(

@@ -145,7 +145,9 @@ impl Stage {
 
     async fn is_direct(&self) {
         let began = Instant::now();
-        while self.spool.lanes().waiting(&self.topic) > 0 || self.spool.way(&self.topic).await == Way::Spool {
+        while self.spool.lanes(|lanes| lanes.waiting(&self.topic)) > 0
+            || self.spool.way(&self.topic).await == Way::Spool
+        {
             assert!(began.elapsed() < DEADLINE, "the lane is not drained");
             tokio::task::yield_now().await;
         }

@@ -91,12 +91,49 @@ pub struct Lanes {
     absent: Range<u64>,
     health: Health,
     metrics: Arc<Metrics>,
+    news: Vec<News>,
+}
+
+/// A change that belongs into the log. Logged by whoever made it, after the lock has been released.
+pub(super) enum News {
+    Spooling(Arc<str>),
+    Empty,
+    Health { now: Health, was_full: bool },
+}
+
+impl News {
+    pub(super) fn log(&self) {
+        match self {
+            Self::Spooling(topic) => tracing::warn!(topic = &**topic, "events go through the spool"),
+            Self::Empty => tracing::info!("the spool is empty: events go to Kafka directly"),
+            Self::Health { now: Health::Failed(why), .. } => {
+                tracing::error!(why, "the spool has failed: it accepts nothing until it is reopened");
+            }
+            Self::Health { now: Health::Full(why), was_full: true } => tracing::debug!(why, "the spool is still full"),
+            Self::Health { now: Health::Full(why), .. } => {
+                tracing::error!(why, "the spool is full: events that Kafka does not take are answered 503");
+            }
+            Self::Health { now: Health::Accepting, .. } => tracing::info!("the spool accepts events"),
+        }
+    }
 }
 
 impl Lanes {
     pub(super) fn new(metrics: Arc<Metrics>, busy: Arc<AtomicUsize>) -> Self {
         let health = Health::Failed("it is not open yet".to_owned());
-        Self { by_topic: HashMap::new(), busy, parked: Size::default(), absent: 0..0, health, metrics }
+        Self {
+            by_topic: HashMap::new(),
+            busy,
+            parked: Size::default(),
+            absent: 0..0,
+            health,
+            metrics,
+            news: Vec::new(),
+        }
+    }
+
+    pub(super) fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
     }
 
     fn lane(&mut self, topic: &Arc<str>) -> &mut Lane {
@@ -121,10 +158,10 @@ impl Lanes {
         lane.gauges[0].set(i64::try_from(waiting).unwrap_or(i64::MAX));
         lane.gauges[1].set(if waiting == 0 { 0 } else { i64::try_from(lane.stored.bytes).unwrap_or(i64::MAX) });
         if was_direct && !is_direct && self.busy.fetch_add(1, Ordering::SeqCst) == 0 {
-            tracing::warn!(topic = &**topic, "events go through the spool");
+            self.news.push(News::Spooling(Arc::clone(topic)));
         }
         if is_direct && !was_direct && self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
-            tracing::info!("the spool is empty: events go to Kafka directly");
+            self.news.push(News::Empty);
         }
         result
     }
@@ -283,16 +320,8 @@ impl Lanes {
         if self.health == health {
             return;
         }
-        match (&health, &self.health) {
-            (Health::Failed(why), _) => {
-                tracing::error!(why, "the spool has failed: it accepts nothing until it is opened anew")
-            }
-            (Health::Full(why), Health::Full(_)) => tracing::debug!(why, "the spool is still full"),
-            (Health::Full(why), _) => {
-                tracing::error!(why, "the spool is full: events that Kafka does not take are answered 503")
-            }
-            (Health::Accepting, _) => tracing::info!("the spool accepts events"),
-        }
+        let was_full = matches!(self.health, Health::Full(_));
+        self.news.push(News::Health { now: health.clone(), was_full });
         self.metrics.spool_accepting.set(i64::from(health == Health::Accepting));
         self.health = health;
     }

@@ -16,12 +16,13 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
 pub use entry::{Entry, Parked, Unreadable};
+use lanes::News;
 pub use lanes::{Health, Lanes, Signals, Way};
 pub use store::{Contents, Size, Store};
 
@@ -89,7 +90,7 @@ pub struct Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.is_used {
-            self.spool.lanes().give_back(&self.topic);
+            self.spool.lanes(|lanes| lanes.give_back(&self.topic));
         }
     }
 }
@@ -223,25 +224,25 @@ impl Spool {
         if self.0.busy.load(Ordering::SeqCst) == 0 {
             return Some(Way::Direct); // the usual case takes no lock
         }
-        self.lanes().look(topic).ok()
+        self.lanes(|lanes| lanes.look(topic)).ok()
     }
 
     /// Which way the next record of `topic` goes. Waits only while its lane is about to turn direct again, and not for long.
     pub async fn way(&self, topic: &Arc<str>) -> Way {
         let deadline = tokio::time::Instant::now() + self.0.config.switch_timeout;
         loop {
-            let signals = match self.lanes().look(topic) {
+            let signals = match self.lanes(|lanes| lanes.look(topic)) {
                 Ok(way) => return way,
                 Err(signals) => signals,
             };
             let opened = signals.opened.notified();
             tokio::pin!(opened);
             opened.as_mut().enable();
-            if !self.lanes().is_closing(topic) {
+            if !self.lanes(|lanes| lanes.is_closing(topic)) {
                 continue;
             }
             if tokio::time::timeout_at(deadline, opened).await.is_err() {
-                self.lanes().waited_in_vain(topic, self.0.config.switch_timeout);
+                self.lanes(|lanes| lanes.waited_in_vain(topic, self.0.config.switch_timeout));
                 return Way::Spool;
             }
         }
@@ -249,7 +250,7 @@ impl Spool {
 
     /// Announces a record of `topic`. From now on its lane is not direct.
     pub fn ticket(&self, topic: &Arc<str>) -> Ticket {
-        self.lanes().give(topic);
+        self.lanes(|lanes| lanes.give(topic));
         Ticket { spool: self.clone(), topic: Arc::clone(topic), is_used: false }
     }
 
@@ -297,7 +298,7 @@ impl Spool {
         let Command::Do(job, reply) = command else { return };
         self.0.queued_bytes.fetch_sub(job.bytes() as u64, Ordering::SeqCst);
         if let Job::Append { topic, .. } = &job {
-            self.lanes().give_back(topic);
+            self.lanes(|lanes| lanes.give_back(topic));
         }
         let _ = reply.send(Err(why)); // whoever asked may be gone
     }
@@ -320,7 +321,7 @@ impl Spool {
     pub fn page(&self, topic: &str, from: u64, records: usize, bytes: usize) -> Result<Vec<Numbered>, store::Error> {
         let mut from = from;
         // Asked before: what is deleted while the page is read is no longer known as acked afterwards.
-        let acked = self.lanes().acked(topic);
+        let acked = self.lanes(|lanes| lanes.acked(topic));
         loop {
             let page = self.with_store(|store| store.page(topic, from, records.max(64), bytes.max(PAGE_BYTES_MIN)))?;
             let Some((last, _)) = page.last() else { return Ok(Vec::new()) };
@@ -344,7 +345,7 @@ impl Spool {
 
     /// The lanes that are not empty, and when the first entry of each was accepted. Blocks.
     pub fn oldest(&self) -> Vec<(Arc<str>, jiff::Timestamp)> {
-        let sizes = self.lanes().sizes();
+        let sizes = self.lanes(|lanes| lanes.sizes());
         let first = |topic: &Arc<str>| self.page(topic, 0, 1, 1).ok()?.into_iter().find_map(|found| found.entry.ok());
         sizes.into_keys().filter_map(|topic| first(&topic).map(|entry| (topic, entry.spooled))).collect()
     }
@@ -357,14 +358,19 @@ impl Spool {
 
     /// A broker has acked this entry: it is deleted with the next fsync.
     pub fn acked(&self, topic: &Arc<str>, number: u64) {
-        if self.lanes().ack(topic, number) {
+        if self.lanes(|lanes| lanes.ack(topic, number)) {
             let _ = self.0.commands.try_send(Command::Wake); // a writer whose queue is full is awake
         }
     }
 
-    /// Looks after the lanes' state.
-    pub fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Looks at the lanes' state, or changes it. What is to be logged of a change is logged after the lock has been released.
+    pub fn lanes<T>(&self, act: impl FnOnce(&mut Lanes) -> T) -> T {
+        let mut lanes = self.0.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(&mut lanes);
+        let news = lanes.take_news();
+        drop(lanes);
+        news.iter().for_each(News::log);
+        result
     }
 
     /// Resolves when some lane may have got something to replay.

@@ -114,7 +114,7 @@ impl Writer {
     /// Waits for work, and takes what has come together meanwhile.
     fn collect(&self) -> Round {
         let mut round = Round::default();
-        let mut wait = if self.spool.lanes().has_acked() { DELETE_INTERVAL } else { IDLE_INTERVAL };
+        let mut wait = if self.spool.lanes(|lanes| lanes.has_acked()) { DELETE_INTERVAL } else { IDLE_INTERVAL };
         loop {
             match self.queue.recv_timeout(wait) {
                 Ok(Command::Do(job, reply)) => {
@@ -136,7 +136,11 @@ impl Writer {
     fn write(&mut self, round: Round) {
         // Whoever waits for an append does not wait for deletes each time.
         let may_delete = round.jobs.is_empty() || round.is_last || self.deleted.elapsed() >= DELETE_INTERVAL;
-        let deleted = if may_delete && self.is_open() { self.spool.lanes().to_delete(DELETES_MAX) } else { Vec::new() };
+        let deleted = if may_delete && self.is_open() {
+            self.spool.lanes(|lanes| lanes.to_delete(DELETES_MAX))
+        } else {
+            Vec::new()
+        };
         if !deleted.is_empty() {
             self.deleted = Instant::now();
         }
@@ -163,9 +167,9 @@ impl Writer {
         let committed = if self.is_open() { self.commit(&batch) } else { Err(()) };
         match &committed {
             // Also where the file has gone meanwhile: those who asked are refused, and what they gave is there to be read.
-            Ok((contents, _)) => self.spool.lanes().committed(contents, &batch.lanes),
+            Ok((contents, _)) => self.spool.lanes(|lanes| lanes.committed(contents, &batch.lanes)),
             Err(()) => batch.lanes.iter().for_each(|(topic, change)| {
-                (0..change.tickets).for_each(|_| self.spool.lanes().give_back(topic));
+                (0..change.tickets).for_each(|_| self.spool.lanes(|lanes| lanes.give_back(topic)));
             }),
         }
         let _ = self.room(); // it tells the lanes before the answers do
@@ -226,7 +230,7 @@ impl Writer {
         let config = self.spool.config();
         let free =
             rustix::fs::statvfs(&config.directory).map_or(u64::MAX, |fs| fs.f_bavail.saturating_mul(fs.f_frsize));
-        let used = self.spool.lanes().bytes();
+        let used = self.spool.lanes(|lanes| lanes.bytes());
         // What was deleted is free in its file: some of it can be written whatever the file system has left.
         let inside = || self.spool.with_store(|store| Ok(store.inside())).unwrap_or(0);
         let available = if free < config.free_min { inside() } else { free };
@@ -244,7 +248,7 @@ impl Writer {
         if full.is_none() {
             self.wanted = 0;
         }
-        self.spool.lanes().set_health(full.map_or(Health::Accepting, Health::Full));
+        self.spool.lanes(|lanes| lanes.set_health(full.map_or(Health::Accepting, Health::Full)));
         room
     }
 
@@ -297,7 +301,7 @@ impl Writer {
 
     fn failed(&mut self, error: &store::Error) {
         self.spool.0.metrics.spool_failures.inc();
-        self.spool.lanes().set_health(Health::Failed(error.to_string()));
+        self.spool.lanes(|lanes| lanes.set_health(Health::Failed(error.to_string())));
         self.is_rescuing = matches!(error, store::Error::Vanished(_));
         self.reopen = Some(Instant::now() + self.patience);
         self.patience = (self.patience * 2).min(REOPEN.1);
@@ -310,7 +314,7 @@ impl Writer {
             return;
         }
         if self.is_rescuing {
-            let left = self.spool.lanes().total().records;
+            let left = self.spool.lanes(|lanes| lanes.total()).records;
             if left > 0 {
                 self.reopen = Some(Instant::now() + REOPEN.0); // still read from the file that nobody else has
                 return;
@@ -329,10 +333,10 @@ impl Writer {
             Err(error) => return self.failed(&error),
         };
         let mut batch = Batch::default();
-        for topic in self.spool.lanes().topics() {
+        for topic in self.spool.lanes(|lanes| lanes.topics()) {
             batch.lane(&topic);
         }
-        for (topic, number) in self.spool.lanes().to_delete(usize::MAX) {
+        for (topic, number) in self.spool.lanes(|lanes| lanes.to_delete(usize::MAX)) {
             batch.lane(&topic).deleted.push(number);
         }
         let contents = store.contents();
@@ -351,11 +355,11 @@ impl Writer {
                 return self.failed(&error);
             }
         };
-        self.spool.lanes().opened(before..self.next);
+        self.spool.lanes(|lanes| lanes.opened(before..self.next));
         self.next = contents.next.max(self.next);
         *self.spool.0.store.write().unwrap_or_else(PoisonError::into_inner) = Some(store);
         (self.reopen, self.is_rescuing) = (None, false);
-        self.spool.lanes().committed(&contents, &batch.lanes);
+        self.spool.lanes(|lanes| lanes.committed(&contents, &batch.lanes));
         self.look_for_room();
         self.spool.0.work.notify_one();
     }

@@ -33,7 +33,7 @@ async fn who_comes_while_the_rest_is_on_its_way_waits_for_the_last_ack_and_goes_
     let (spool, topic) = (started(directory.path(), Duration::from_secs(60)), lane_name(0));
     let (first, last) = (append(&spool, &topic).await, append(&spool, &topic).await);
     assert_eq!(spool.way(&topic).await, Way::Spool);
-    assert!(spool.lanes().close(&topic));
+    assert!(spool.lanes(|lanes| lanes.close(&topic)));
     let mut way = pin!(spool.way(&topic));
     assert!(waits(way.as_mut()).await);
     spool.acked(&topic, first);
@@ -42,7 +42,7 @@ async fn who_comes_while_the_rest_is_on_its_way_waits_for_the_last_ack_and_goes_
     spool.acked(&topic, last);
     assert_eq!(way.await, Way::Direct);
     assert_eq!(spool.way(&topic).await, Way::Direct);
-    assert!(!spool.lanes().close(&topic), "there is nothing to wait for");
+    assert!(!spool.lanes(|lanes| lanes.close(&topic)), "there is nothing to wait for");
     spool.close();
 }
 
@@ -51,18 +51,18 @@ async fn who_waits_at_the_gate_goes_through_the_spool_when_replay_fails_or_a_tic
     let directory = tempfile::tempdir().expect("a directory");
     let (spool, topic) = (started(directory.path(), Duration::from_secs(60)), lane_name(0));
     let number = append(&spool, &topic).await;
-    assert!(spool.lanes().close(&topic));
+    assert!(spool.lanes(|lanes| lanes.close(&topic)));
     let mut ways = [Box::pin(spool.way(&topic)), Box::pin(spool.way(&topic))];
     for way in &mut ways {
         assert!(waits(way.as_mut()).await);
     }
-    spool.lanes().keep_spooling(&topic);
+    spool.lanes(|lanes| lanes.keep_spooling(&topic));
     for way in ways {
         assert_eq!(way.await, Way::Spool);
     }
     // All is acked, but one is still on its way into the spool.
     let ticket = spool.ticket(&topic);
-    assert!(spool.lanes().close(&topic));
+    assert!(spool.lanes(|lanes| lanes.close(&topic)));
     let mut way = pin!(spool.way(&topic));
     assert!(waits(way.as_mut()).await);
     spool.acked(&topic, number);
@@ -77,7 +77,7 @@ async fn nobody_waits_at_the_gate_for_longer_than_the_switch_timeout() {
     let directory = tempfile::tempdir().expect("a directory");
     let (spool, topic) = (started(directory.path(), SHORT), lane_name(0));
     append(&spool, &topic).await;
-    assert!(spool.lanes().close(&topic));
+    assert!(spool.lanes(|lanes| lanes.close(&topic)));
     let began = Instant::now();
     let late = async {
         assert_eq!(spool.way(&topic).await, Way::Spool);
@@ -102,7 +102,7 @@ async fn no_last_ack_is_missed_by_those_who_come_to_the_gate_at_that_moment() {
     let (spool, topic) = (started(directory.path(), Duration::from_secs(60)), lane_name(0));
     for _ in 0..200 {
         let number = append(&spool, &topic).await;
-        assert!(spool.lanes().close(&topic));
+        assert!(spool.lanes(|lanes| lanes.close(&topic)));
         let ways = (0..4).map(|_| {
             let (spool, topic) = (spool.clone(), Arc::clone(&topic));
             tokio::spawn(async move { spool.way(&topic).await })

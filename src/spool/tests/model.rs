@@ -159,7 +159,7 @@ impl Pair {
     }
 
     fn has_failed(&self) -> bool {
-        matches!(self.spool.lanes().health(), Health::Failed(_))
+        matches!(self.spool.lanes(|lanes| lanes.health().clone()), Health::Failed(_))
     }
 
     fn place(&mut self) -> u64 {
@@ -194,10 +194,12 @@ impl Pair {
             Action::Requeue { at } => self.unpark(at, true)?,
             Action::DropParked { at } => self.unpark(at, false)?,
             Action::Close { lane } => {
-                let is_closing = self.spool.lanes().close(&lane_name(lane));
-                prop_assert!(is_closing || self.spool.lanes().look(&lane_name(lane)).ok() == Some(Way::Direct));
+                let is_closing = self.spool.lanes(|lanes| lanes.close(&lane_name(lane)));
+                prop_assert!(
+                    is_closing || self.spool.lanes(|lanes| lanes.look(&lane_name(lane))).ok() == Some(Way::Direct)
+                );
             }
-            Action::KeepSpooling { lane } => self.spool.lanes().keep_spooling(&lane_name(lane)),
+            Action::KeepSpooling { lane } => self.spool.lanes(|lanes| lanes.keep_spooling(&lane_name(lane))),
             Action::Fail { operation, after, times } => {
                 let operation = [Operation::Read, Operation::Write, Operation::Length, Operation::Sync][operation];
                 self.disk().fail(operation, after, times, if after % 2 == 0 { EIO } else { ENOSPC });
@@ -325,7 +327,11 @@ impl Pair {
         let began = Instant::now();
         // A commit that is under way may still meet the fault that was.
         while self.has_failed() || self.spool.drop_parked(u64::MAX).blocking_recv() == Ok(Err(Refused::Failed)) {
-            prop_assert!(began.elapsed() < DEADLINE, "it is not opened anew: {:?}", self.spool.lanes().health());
+            prop_assert!(
+                began.elapsed() < DEADLINE,
+                "it is not opened anew: {:?}",
+                self.spool.lanes(|lanes| lanes.health().clone())
+            );
             std::thread::yield_now();
         }
         self.may_open.store(false, Ordering::SeqCst);
@@ -357,7 +363,7 @@ impl Pair {
         }
         self.may_open.store(true, Ordering::SeqCst);
         self.spool = start(&self.disk, &self.may_open);
-        prop_assert!(!self.has_failed(), "it starts: {:?}", self.spool.lanes().health());
+        prop_assert!(!self.has_failed(), "it starts: {:?}", self.spool.lanes(|lanes| lanes.health().clone()));
         self.may_open.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -373,7 +379,7 @@ impl Pair {
     /// All that was promised.
     fn check(&mut self) -> Result<(), TestCaseError> {
         for lane in (0..LANES).map(lane_name) {
-            let is_direct = self.spool.lanes().look(&lane).ok() == Some(Way::Direct);
+            let is_direct = self.spool.lanes(|lanes| lanes.look(&lane)).ok() == Some(Way::Direct);
             self.settle(is_direct)?;
             if is_direct {
                 let owed =
@@ -389,7 +395,10 @@ impl Pair {
         }
         self.check_parked()?;
         let were_parked = self.events.iter().filter(|event| event.was_parked).count() as u64;
-        prop_assert!(self.spool.lanes().bytes() <= BYTES_MAX + were_parked * PARKED_BYTES, "the budget is exceeded");
+        prop_assert!(
+            self.spool.lanes(|lanes| lanes.bytes()) <= BYTES_MAX + were_parked * PARKED_BYTES,
+            "the budget is exceeded"
+        );
         Ok(())
     }
 
@@ -462,7 +471,7 @@ impl Pair {
                 self.spool.acked(&lane, found.number);
                 (self.events[event].in_lane, self.events[event].is_owed) = (Is::Away, false);
             }
-            prop_assert_eq!(self.spool.lanes().look(&lane).ok(), Some(Way::Direct));
+            prop_assert_eq!(self.spool.lanes(|lanes| lanes.look(&lane)).ok(), Some(Way::Direct));
         }
         for found in self.spool.parked(0, 1000).map_err(|error| TestCaseError::fail(error.to_string()))? {
             prop_assert_eq!(self.spool.drop_parked(found.number).blocking_recv(), Ok(Ok(())));
@@ -470,7 +479,7 @@ impl Pair {
             (self.events[event].parked, self.events[event].is_owed) = (Is::Away, false);
         }
         let began = Instant::now();
-        while self.spool.lanes().bytes() > 0 {
+        while self.spool.lanes(|lanes| lanes.bytes()) > 0 {
             prop_assert!(began.elapsed() < DEADLINE, "what was acked is not deleted");
             std::thread::yield_now();
         }
