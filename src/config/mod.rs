@@ -371,7 +371,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
         retry_max: retry_max?.max(retry_min?),
     };
     let spool = spool::Config {
-        directory: directory?.into(),
+        directory: std::path::absolute(directory?).ok()?, // relative to the working directory
         bytes_max: bytes_max? as u64,
         segment_bytes: segment_bytes? as u64,
         free_min: free_min? as u64,

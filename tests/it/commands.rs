@@ -126,6 +126,48 @@ fn tail_says_what_is_wrong() {
     assert!(stderr(&away).contains("no broker answers at 127.0.0.1:1"), "{}", stderr(&away));
 }
 
+/// README's own configuration file.
+fn readme_configuration() -> String {
+    let readme = include_str!("../../README.md");
+    let block = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.expect("README has a configuration file").to_owned()
+}
+
+#[test]
+fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after_it() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("relay.toml"), readme_configuration()).expect("written");
+    let run = |command: &str| {
+        let mut relay = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        relay.args([command, "--config", "relay.toml"]).current_dir(folder.path());
+        relay.env("LIVECHAT_SECRET_KEY", SECRET).env("LIVECHAT_RELAY__KAFKA__BROKERS", kafka.bootstrap());
+        relay.env("LIVECHAT_RELAY__SERVER__LISTEN", "127.0.0.1:0").env("LIVECHAT_RELAY__ADMIN__LISTEN", "127.0.0.1:0");
+        relay
+    };
+    let check = || {
+        let output = run("check").output().expect("the relay's binary");
+        let text = stdout(&output);
+        assert!(output.status.success(), "{text}{}", stderr(&output));
+        text
+    };
+    let before = check();
+    assert!(before.contains("is made by the first start") && !before.contains("FAIL"), "{before}");
+
+    let mut serve = run("serve").stderr(std::process::Stdio::piped()).spawn().expect("the relay's binary");
+    let log = std::io::BufReader::new(serve.stderr.take().expect("a pipe"));
+    let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("taking webhooks")), "it serves");
+    let pid = rustix::process::Pid::from_child(&serve);
+    assert!(check().contains("is in use by a relay"));
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
+    for line in lines {
+        assert!(!line.contains("ERROR"), "{line}");
+    }
+    assert!(serve.wait().expect("a child").success());
+    assert!(check().contains("accepts; 0 events wait in it"), "once a relay has run and stopped");
+}
+
 #[test]
 fn check_finds_a_cluster_ready_or_tells_why_not() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
