@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use crate::event::{Fault, Rejection, actions, route::UNLISTED};
+use crate::telemetry;
 
 /// The label for App Webhooks, whose events are no actions.
 pub const APP_WEBHOOK: &str = "app_webhook";
@@ -61,6 +62,8 @@ pub struct Metrics {
     pub parked_bytes: IntGauge,
     /// The spool's budget; 0 without a spool.
     pub spool_bytes_max: IntGauge,
+    log_lines_dropped: IntCounter,
+    panics: IntCounter,
     /// By action; the names are ours, so that their hashes need no protection.
     events: hashbrown::HashMap<&'static str, Events>,
 }
@@ -247,6 +250,16 @@ impl Metrics {
                 "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. A rise: raise the topic's max.message.bytes, or look at `dead-letters list`.",
                 &["to", "reason"],
             ),
+            log_lines_dropped: counter(
+                r,
+                "log_lines_dropped_total",
+                "Log lines that were lost because standard error did not take them in time. Increases when a log collector hangs or its disk is full.",
+            ),
+            panics: counter(
+                r,
+                "panics_total",
+                "Panics: faults of the relay itself. Increases only if there is a bug; the log has its place.",
+            ),
             parked_bytes: gauge(r, "parked_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
             spool_bytes_max: gauge(r, "spool_bytes_max", "spool.bytes_max; 0 without a spool."),
             parked_records: gauge(
@@ -328,6 +341,8 @@ impl Metrics {
     /// The text format that Prometheus scrapes.
     pub fn text(&self) -> Vec<u8> {
         self.ready.set(i64::from(self.is_ready()));
+        observe(&self.log_lines_dropped, telemetry::dropped_lines());
+        observe(&self.panics, telemetry::panics());
         let mut text = Vec::with_capacity(32 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("memory takes what is written");
         text
@@ -338,6 +353,11 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Brings a counter up to what is counted elsewhere.
+fn observe(counter: &IntCounter, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
 impl Events {

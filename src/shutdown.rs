@@ -91,6 +91,7 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
         tokio::spawn(async move {
             let (second, number) = next().await;
             tracing::error!(signal = second, "a second signal: ending at once, without waiting for requests under way");
+            crate::telemetry::flush();
             std::process::exit(128 + number);
         });
         first

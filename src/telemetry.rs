@@ -1,9 +1,30 @@
-//! Logging: where it goes, and how often a phrase may repeat.
+//! Logging: where lines go, and how often a phrase may repeat.
+//!
+//! Whoever logs never waits and never panics. Lines go through a bounded queue to a thread of their own, which writes them to
+//! standard error. Lines that find the queue full, or that cannot be written, are dropped and counted. (`tracing-appender` has such
+//! a queue, too; but with a full queue its end prints to standard output, which may be the very pipe that nobody reads.)
 
-use std::sync::Mutex;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::EnvFilter;
+
+/// Lines that may wait to be written.
+const LINES_MAX: usize = 4096;
+
+/// How long the end of the process waits for the last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Goes before `log.filter`, which may say otherwise: at `warn` h2 logs a line for each connection of a stranger who resets streams.
+const QUIET: &str = "h2=error";
+
+static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// How lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -28,13 +49,121 @@ impl Config {
     }
 }
 
-/// Sends log lines to standard error from now on. Called once, by commands that run for long.
+/// Sends log lines, and what panics say, to standard error from now on. Called once, by commands that run for long.
 pub fn start(config: &Config) {
-    let filter = EnvFilter::new(&config.filter);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filter = EnvFilter::new(format!("{QUIET},{}", config.filter));
+    let lines = Lines(QUEUE.get_or_init(|| write_to(io::stderr())).clone());
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(move || lines.clone());
     match config.format {
-        Format::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init(),
+        Format::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
         Format::Json => lines.json().flatten_event(true).init(),
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        let message = panic.payload_as_str().unwrap_or("no text");
+        let location = panic.location().map(ToString::to_string);
+        tracing::error!(
+            message,
+            location,
+            thread = std::thread::current().name(),
+            "panic: this is a fault of the relay"
+        );
+    }));
+}
+
+/// Whether lines go to the log, not straight to standard error.
+pub fn is_started() -> bool {
+    QUEUE.get().is_some()
+}
+
+/// Waits until what was logged is written, but not for long: standard error may be a pipe that nobody reads.
+pub fn flush() {
+    let Some(queue) = QUEUE.get() else { return };
+    let until = Instant::now() + FLUSH_TIMEOUT;
+    let (written, wait) = sync_channel(1);
+    let mut message = Message::Flush(written);
+    while let Err(std::sync::mpsc::TrySendError::Full(back)) = queue.try_send(message) {
+        if Instant::now() >= until {
+            return;
+        }
+        message = back;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now())); // late: the lines are lost
+}
+
+/// Lines that were lost since the start.
+pub fn dropped_lines() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Panics since the start.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
+}
+
+enum Message {
+    Line(Vec<u8>),
+    /// Answered when all before it was written.
+    Flush(SyncSender<()>),
+}
+
+/// The way into the queue. Each write is one line.
+#[derive(Clone)]
+struct Lines(SyncSender<Message>);
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Message::Line(line.to_vec())).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts the thread that writes to `out`; the queue to it.
+fn write_to(mut out: impl Write + Send + 'static) -> SyncSender<Message> {
+    let (queue, messages): (_, Receiver<Message>) = sync_channel(LINES_MAX);
+    let write = move || {
+        for message in messages {
+            match message {
+                Message::Line(line) => {
+                    if out.write_all(&line).is_err() {
+                        DROPPED.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Message::Flush(written) => drop(written.try_send(())), // whoever waited may be gone
+            }
+        }
+    };
+    std::thread::Builder::new().name("log".to_owned()).spawn(write).expect("a thread can be started");
+    queue
+}
+
+/// A [`Throttle`] for each of some names, which others may have invented.
+pub struct Throttles {
+    interval: Duration,
+    by_name: Mutex<HashMap<String, Throttle>>,
+}
+
+/// So many names have a throttle of their own; the rest share one.
+const THROTTLES_MAX: usize = 64;
+
+impl Throttles {
+    pub fn new(interval: Duration) -> Self {
+        Self { interval, by_name: Mutex::default() }
+    }
+
+    /// As [`Throttle::pass`], for this name.
+    pub fn pass(&self, name: &str) -> Option<u64> {
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = if by_name.len() < THROTTLES_MAX || by_name.contains_key(name) { name } else { "" };
+        by_name.entry(name.to_owned()).or_insert_with(|| Throttle::new(self.interval)).pass()
     }
 }
 
@@ -52,7 +181,7 @@ impl Throttle {
     /// `Some(n)`: log it now, and say that `n` before were not. `None`: do not.
     pub fn pass(&self) -> Option<u64> {
         let now = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0.is_some_and(|last| now.duration_since(last) < self.interval) {
             state.1 += 1;
             return None;
@@ -65,6 +194,41 @@ impl Throttle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pipe that nobody reads: a write to it never ends.
+    struct Blocked(Receiver<()>);
+
+    impl Write for Blocked {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_dropped_and_counted_and_nobody_waits() {
+        let before = dropped_lines();
+        let (reader, unread) = sync_channel(0);
+        let mut lines = Lines(write_to(Blocked(unread)));
+        for _ in 0..LINES_MAX + 10 {
+            lines.write_all(b"a line\n").expect("it never fails");
+        }
+        assert!((9..=10).contains(&(dropped_lines() - before)), "one may be on its way");
+        drop(reader);
+    }
+
+    #[test]
+    fn each_name_has_a_throttle_of_its_own_up_to_a_number_of_them() {
+        let throttles = Throttles::new(Duration::from_secs(3600));
+        assert_eq!((throttles.pass("a"), throttles.pass("a"), throttles.pass("b")), (Some(0), None, Some(0)));
+        let passed = (0..1000).filter(|n| throttles.pass(&n.to_string()).is_some()).count();
+        assert_eq!(passed, THROTTLES_MAX - 2 + 1);
+        assert_eq!(throttles.by_name.lock().expect("no panic").len(), THROTTLES_MAX + 1);
+    }
 
     #[test]
     fn a_throttle_passes_one_an_interval_and_counts_the_rest() {

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, Mistakes};
+use crate::telemetry;
 
 /// LiveChat webhooks, verified, on Kafka. 200 is sent only when the brokers or the disk have the event.
 #[derive(Parser)]
@@ -100,7 +101,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            anstream::eprintln!("error: the threads cannot be started: {error}");
+            complain(&Failure::Failed(format!("the threads cannot be started: {error}")));
             return ExitCode::FAILURE;
         }
     };
@@ -119,12 +120,27 @@ pub fn main() -> ExitCode {
     });
     runtime.shutdown_background(); // what still runs there has nothing to lose
     let (code, failure) = match outcome {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(()) => {
+            telemetry::flush();
+            return ExitCode::SUCCESS;
+        }
         Err(failure @ Failure::Usage(_)) => (64, failure),
         Err(failure @ Failure::Failed(_)) => (1, failure),
     };
-    anstream::eprintln!("{}error:{} {failure}", print::ERROR, print::ERROR.render_reset());
+    complain(&failure);
+    telemetry::flush();
     ExitCode::from(code)
+}
+
+/// Says why a command has failed: in the log, where there is one.
+fn complain(failure: &Failure) {
+    use std::io::Write as _;
+    if telemetry::is_started() {
+        tracing::error!("{failure}");
+    } else {
+        let style = print::ERROR;
+        let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {failure}"); // nowhere to tell of a terminal that is gone
+    }
 }
 
 /// Each connection is an open file, and each file of the spool, and the usual limit is 1,024: the soft limit goes up to what is

@@ -10,7 +10,7 @@ mod remedy;
 mod report;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -23,7 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
-use crate::telemetry::Throttle;
+use crate::telemetry::{Throttle, Throttles};
 pub use company::Busy;
 use company::Company;
 use health::Health;
@@ -380,15 +380,23 @@ impl ClientContext for Context {
     }
 }
 
-/// librdkafka's log lines in ours. What it calls an error is a warning here: it goes on by itself.
+/// librdkafka's log lines in ours, one in ten seconds of each facility: it repeats some for every partition. What it calls an error is a
+/// warning here: it goes on by itself.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    static BY_FACILITY: LazyLock<Throttles> = LazyLock::new(|| Throttles::new(Duration::from_secs(10)));
+    if matches!(level, RDKafkaLogLevel::Debug) {
+        tracing::debug!(target: "librdkafka", facility, message);
+        return;
+    }
+    let Some(suppressed) = BY_FACILITY.pass(facility) else { return };
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(target: "librdkafka", facility, message);
+            tracing::error!(target: "librdkafka", facility, suppressed, message);
         }
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => tracing::warn!(target: "librdkafka", facility, message),
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info => tracing::info!(target: "librdkafka", facility, message),
-        RDKafkaLogLevel::Debug => tracing::debug!(target: "librdkafka", facility, message),
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!(target: "librdkafka", facility, suppressed, message)
+        }
+        _ => tracing::info!(target: "librdkafka", facility, suppressed, message),
     }
 }
 

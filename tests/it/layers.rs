@@ -13,8 +13,10 @@ const ROWS: [&[&str]; 7] = [
     &["event", "metrics", "telemetry", "shutdown", "alarm"],
 ];
 
-/// Imports within a row: topics share the configuration of the client with publish, metrics list the event's labels.
-const WITHIN: [(&str, &str); 2] = [("topics", "publish"), ("metrics", "event")];
+/// Imports within a row: topics share the configuration of the client with publish, metrics list the event's labels and count what
+/// telemetry has lost, and who ends the process writes the last lines.
+const WITHIN: [(&str, &str); 4] =
+    [("topics", "publish"), ("metrics", "event"), ("metrics", "telemetry"), ("shutdown", "telemetry")];
 
 /// What the lower layers must not know.
 const FORBIDDEN: [(&str, &[&str]); 2] = [

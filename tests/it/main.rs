@@ -17,6 +17,7 @@ mod http_table;
 #[path = "../chaos/judge.rs"]
 mod judge;
 mod layers;
+mod logging;
 mod observability;
 mod outage;
 mod remedies;

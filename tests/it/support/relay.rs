@@ -56,6 +56,30 @@ impl Relay {
 
     /// Starts a relay and does not wait: its addresses are not known.
     pub fn spawn(brokers: &str, settings: Settings<'_>, env: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::spawn_logging_to(Stdio::piped(), brokers, settings, env, arguments)
+    }
+
+    /// As `start`, with a standard error of the caller's: nobody reads it here. Waits until it is alive.
+    pub fn start_logging_to(stderr: impl Into<Stdio>, brokers: &str, settings: Settings<'_>) -> Self {
+        let [webhooks, admin] = [free_address(), free_address()];
+        let [listen, admin_listen] = [format!("\"{webhooks}\""), format!("\"{admin}\"")];
+        let addresses = [("server.listen", listen.as_str()), ("admin.listen", admin_listen.as_str())];
+        let settings = [settings, &addresses].concat();
+        let mut relay = Self::spawn_logging_to(stderr.into(), brokers, &settings, &[], &[]);
+        (relay.webhooks, relay.admin) = (webhooks, admin);
+        await_that("both listeners are there", || {
+            [webhooks, admin].iter().all(|address| std::net::TcpStream::connect(address).is_ok())
+        });
+        relay
+    }
+
+    fn spawn_logging_to(
+        stderr: Stdio,
+        brokers: &str,
+        settings: Settings<'_>,
+        env: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("relay.toml");
         std::fs::write(&file, configuration(brokers, settings)).expect("a file");
@@ -65,19 +89,20 @@ impl Relay {
             .args(arguments)
             .envs(env.iter().copied())
             .stdin(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .expect("the relay's binary");
-        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let log = Arc::new(Log::default());
-        let writer = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                let mut lines = writer.lines.lock().expect("no panic holds it");
-                let _ = writeln!(lines, "{line}");
-                writer.grown.notify_all();
-            }
-        });
+        if let Some(stderr) = child.stderr.take() {
+            let writer = Arc::clone(&log);
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    let mut lines = writer.lines.lock().expect("no panic holds it");
+                    let _ = writeln!(lines, "{line}");
+                    writer.grown.notify_all();
+                }
+            });
+        }
         Self {
             guard: Guard::new(&child, directory.path()),
             child,
@@ -160,6 +185,11 @@ impl Relay {
         let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {series} in:\n{text}"))
     }
+}
+
+/// An address of this machine that nobody listens on.
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 impl Drop for Relay {
