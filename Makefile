@@ -1,11 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos check guard bench bench-plots profile fuzz contract consumers kafka help
-
-# What is shipped and measured is optimized by what runs in the relay under load (CONTRIBUTING.md, "The profile"). Code that has
-# changed since is built as if there were no profile, without a word.
-RELEASE = RUSTFLAGS="$$RUSTFLAGS $(patsubst %,-Cprofile-use=%,$(firstword $(wildcard $(CURDIR)/pgo/*.profdata))) -Cllvm-args=-no-pgo-warn-mismatch"
+.PHONY: demo release test chaos check guard bench bench-plots fuzz contract consumers kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -13,10 +9,8 @@ help: ## Say what there is
 demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ctrl-C ends
 	cargo run --release --locked -- demo
 
-# With a benchmark beside it: a dependency has all the features that anything in one build asks for, and with others it has other
-# names, which the profile does not know.
 release: ## Build target/release/livechat-relay, as it is meant to run
-	$(RELEASE) cargo build --release --locked --bin livechat-relay --bench throughput
+	cargo build --release --locked
 
 test: ## Run all tests, real Apache Kafka included
 	scripts/ensure.sh jdk maven promtool openssl
@@ -26,7 +20,7 @@ test: ## Run all tests, real Apache Kafka included
 chaos: ## Kill, freeze, cut and fill everything under load; no accepted event may be lost (25 minutes)
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
-	$(RELEASE) cargo test --release --locked --test chaos -- --full
+	cargo test --release --locked --test chaos -- --full
 
 check: ## Formatting, lints and documentation, as CI wants them
 	cargo fmt --check
@@ -35,23 +29,18 @@ check: ## Formatting, lints and documentation, as CI wants them
 
 guard: ## What an event costs in instructions, against the committed baseline (WRITE=1 writes that anew)
 	scripts/ensure.sh valgrind
-	$(RELEASE) cargo bench --locked --bench instructions -- $(if $(WRITE),--write)
+	cargo bench --locked --bench instructions -- $(if $(WRITE),--write)
 
 bench: ## Cost of the pure steps, and the relay against the floor program on a real Kafka and on a mock cluster
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
-	$(RELEASE) cargo bench --locked --bench steps -- --noplot --discard-baseline --warm-up-time 1 --measurement-time 1
-	$(RELEASE) cargo bench --locked --bench throughput
+	cargo bench --locked --bench steps -- --noplot --discard-baseline --warm-up-time 1 --measurement-time 1
+	cargo bench --locked --bench throughput
 
 bench-plots: ## How cost grows, and the footprint: docs/performance/ anew (BENCH="--only apps --runs 3"; all: 11 minutes)
 	scripts/ensure.sh jdk maven gnuplot
 	scripts/kafka.sh fetch
-	$(RELEASE) cargo bench --locked --bench throughput -- growth $(BENCH)
-
-profile: ## What runs in the relay under load, for the release build: pgo/ anew (10 minutes)
-	scripts/ensure.sh jdk maven curl llvm-profdata-19
-	scripts/kafka.sh fetch
-	scripts/profile.sh
+	cargo bench --locked --bench throughput -- growth $(BENCH)
 
 consumers: ## The example consumers in four languages against a real Kafka and the real relay
 	cargo test --locked --no-run

@@ -45,7 +45,6 @@ package_of() {
     systemd-analyze) echo systemd ;;
     rg) echo ripgrep ;;
     go) echo golang-go ;;
-    llvm-profdata-*) echo "llvm-${1##*-}" ;;
     node) echo nodejs npm ;;
     *) echo "$1" ;;
   esac
