@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos check guard bench bench-plots fuzz fuzz-corpus contract consumers kafka help
+.PHONY: demo release test chaos check guard bench bench-growth fuzz fuzz-corpus contract consumers kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -27,18 +27,18 @@ check: ## Formatting, lints and documentation, as CI wants them
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
 
-guard: ## What an event costs in instructions, against the committed baseline (WRITE=1 writes that anew)
+guard: ## What an event costs in instructions, against the committed baseline (WRITE=1 rewrites the baseline)
 	scripts/ensure.sh valgrind
 	cargo bench --locked --bench instructions -- $(if $(WRITE),--write)
 
-bench: ## Cost of the pure steps, and the relay against the floor program on a real Kafka and on a mock cluster
+bench: ## The pure steps; the relay against the best floor on a real Kafka and on a mock cluster (BENCH="--only kafka": no more than that)
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
-	cargo bench --locked --bench steps -- --noplot --discard-baseline --warm-up-time 1 --measurement-time 1
-	cargo bench --locked --bench throughput
+	$(if $(BENCH),,cargo bench --locked --bench steps -- --noplot --discard-baseline --warm-up-time 1 --measurement-time 1)
+	cargo bench --locked --bench throughput -- $(BENCH)
 
-bench-plots: ## How cost grows, and the footprint: docs/performance/ anew (BENCH="--only apps --runs 3"; all: 11 minutes)
-	scripts/ensure.sh jdk maven gnuplot
+bench-growth: ## How cost grows, and the footprint (BENCH="--only body --runs 10"; all: 10 minutes)
+	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
 	cargo bench --locked --bench throughput -- growth $(BENCH)
 
