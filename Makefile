@@ -46,7 +46,7 @@ consumers: ## The example consumers in four languages against a real Kafka and t
 	cargo test --locked --no-run
 	scripts/check-consumers.sh
 
-contract: ## Write contract/ anew from the catalogue of actions
+contract: ## Rewrite contract/ from the catalogue of actions
 	cargo build --locked
 	rm -rf contract
 	cargo run --locked --quiet -- contract --out contract
