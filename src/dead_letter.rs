@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::event::Record;
 use crate::metrics::Metrics;
+use crate::outcome::Unavailable;
 use crate::publish::{Failure, Publisher};
 use crate::spool::{Entry, Parked, Spool};
 
@@ -27,14 +28,14 @@ impl DeadLetters {
     /// Lays `entry` down, which failed with `failure`; `from` its lane's place, where it stands in the spool: then it is there no more.
     ///
     /// # Errors
-    /// Where neither the brokers nor the disk took it: one of [`crate::metrics::UNAVAILABLE`].
+    /// Where neither the brokers nor the disk took it: why not.
     pub async fn lay_down(
         &self,
         mut entry: Entry,
         failure: Failure,
         from: Option<(Arc<str>, u64)>,
-    ) -> Result<(), &'static str> {
-        let reason = failure.parking();
+    ) -> Result<(), Unavailable> {
+        let reason = failure.dead_letter_reason().label();
         tracing::warn!(topic = &*entry.record.topic, reason, error = ?failure.code, "a record became a dead letter");
         if self.publish(&entry.record, failure).await.is_ok() {
             self.metrics.dead_letters.with_label_values(&["topic", reason]).inc();
@@ -52,12 +53,13 @@ impl DeadLetters {
                 Ok(())
             }
             Ok(Err(refused)) => Err(refused.reason()),
-            Err(_) => Err("spool_failed"),
+            Err(_) => Err(Unavailable::SpoolFailed),
         }
     }
 
     async fn publish(&self, record: &Record, failure: Failure) -> Result<(), Failure> {
-        let told = [record.topic.to_string(), failure.parking().to_owned(), format!("{:?}", failure.code)];
+        let told =
+            [record.topic.to_string(), failure.dead_letter_reason().label().to_owned(), format!("{:?}", failure.code)];
         let mut letter = Record { topic: Arc::clone(&self.topic), ..record.clone() };
         letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(told.map(Cow::Owned)));
         self.publisher.published(letter).await

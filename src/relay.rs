@@ -90,7 +90,7 @@ pub enum Outcome {
     Dropped,
     /// It is the sender's fault.
     Rejected(Rejection),
-    /// It could not be made durable, for this reason (one of [`crate::metrics::UNAVAILABLE`]); the sender should try again.
+    /// It could not be made durable, for this reason (the label of an [`Unavailable`](crate::outcome::Unavailable)); the sender should try again.
     Unavailable(&'static str),
 }
 
@@ -344,8 +344,8 @@ impl Relay {
             Tried::Acked => Outcome::Published,
             Tried::Failed(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
             Tried::Failed(_) if self.0.shutdown.giving_up.is_cancelled() => Outcome::Unavailable("shutting_down"),
-            Tried::Failed(failure) => Outcome::Unavailable(failure.reason()),
-            Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason()),
+            Tried::Failed(failure) => Outcome::Unavailable(failure.reason().label()),
+            Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason().label()),
         }
     }
 
@@ -367,7 +367,7 @@ impl Relay {
         let ticket = spool.ticket(&record.topic);
         let unspooled = match spool.append(ticket, record).await {
             Ok(Ok(())) => return Outcome::Spooled,
-            Ok(Err(refused)) => refused.reason(),
+            Ok(Err(refused)) => refused.reason().label(),
             Err(_) => "spool_failed",
         };
         match refused {
@@ -388,7 +388,7 @@ impl Relay {
     async fn lay_down(&self, record: Record, failure: Failure) -> Outcome {
         match self.0.dead_letters.lay_down(Entry::new(record), failure, None).await {
             Ok(()) => Outcome::Parked,
-            Err(reason) => Outcome::Unavailable(reason),
+            Err(reason) => Outcome::Unavailable(reason.label()),
         }
     }
 

@@ -23,6 +23,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
+use crate::outcome::{DeadLetterReason, Unavailable};
 use crate::telemetry::{Throttle, Throttles};
 pub use company::Busy;
 use company::Company;
@@ -127,22 +128,22 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
-    pub const fn reason(&self) -> &'static str {
+    /// Why the event is answered 503, where nothing else helps.
+    pub fn reason(&self) -> Unavailable {
         match (self.remedy, self.code) {
-            (_, RDKafkaErrorCode::QueueFull) => "queue_full",
-            (Remedy::Park, _) => self.parking(),
-            _ => "kafka",
+            (_, RDKafkaErrorCode::QueueFull) => Unavailable::QueueFull,
+            (Remedy::Park, _) => self.dead_letter_reason().into(),
+            _ => Unavailable::Kafka,
         }
     }
 
-    /// Why it is a dead letter, where it is one: one of [`crate::metrics::PARKED`].
-    pub const fn parking(&self) -> &'static str {
+    /// Why the record is a dead letter, where it is one.
+    pub const fn dead_letter_reason(&self) -> DeadLetterReason {
         match self.code {
             RDKafkaErrorCode::MessageSizeTooLarge
             | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::MessageBatchTooLarge => "too_large",
-            _ => "invalid",
+            | RDKafkaErrorCode::MessageBatchTooLarge => DeadLetterReason::TooLarge,
+            _ => DeadLetterReason::Invalid,
         }
     }
 
@@ -464,10 +465,10 @@ mod tests {
         let reason = |bytes| {
             publisher.publish(record(bytes)).now_or_never().and_then(Result::err).map(|failure| failure.reason())
         };
-        assert_eq!(reason((1 << 20) + 1024 + 1), Some("too_large"));
+        assert_eq!(reason((1 << 20) + 1024 + 1), Some(Unavailable::TooLarge));
         let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);
-        assert_eq!(taken[10], Some("queue_full"));
+        assert_eq!(taken[10], Some(Unavailable::QueueFull));
     }
 
     /// The first request is refused, the second, under way at the same time, is taken: librdkafka reports success for both.
