@@ -7,7 +7,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +19,7 @@ pub struct Shutdown {
     pub closing: CancellationToken,
     /// Who still waits for Kafka gives up and answers.
     pub giving_up: CancellationToken,
-    passed: Arc<CachePadded<Passed>>,
+    passed: Arc<Passed>,
     failure: Arc<Failure>,
 }
 
@@ -58,8 +57,7 @@ impl Drop for Vital {
     }
 }
 
-/// The moments that have come, for those who ask with every request: the tokens take a lock to answer. Apart from all else in
-/// memory, so that nobody's writing next to it makes them wait.
+/// The moments that have come, for those who ask with every request: the tokens take a lock to answer.
 #[derive(Debug, Default)]
 struct Passed {
     draining: AtomicBool,

@@ -94,8 +94,8 @@ impl Daemon {
         let listener = bind("server.listen", &config.server.listener)?;
         let admin_listener = bind("admin.listen", &config.admin)?;
         let bad_properties = |e| Failure::Usage(format!("kafka.properties: {e}"));
-        let publisher = Publisher::new(config.kafka.clone(), Arc::clone(&metrics)).map_err(bad_properties)?;
-        let publisher = Arc::new(publisher);
+        let publisher = Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone());
+        let publisher = Arc::new(publisher.map_err(bad_properties)?);
         let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
         let topics = Arc::new(topics.map_err(|e| Failure::Usage(e.to_string()))?);
         let webhooks = listener.local_addr().map_err(Failure::failed)?;

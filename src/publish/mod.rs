@@ -3,7 +3,6 @@
 //! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
 //! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
 
-mod company;
 mod health;
 mod polled;
 mod remedy;
@@ -24,9 +23,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::{DeadLetterReason, Unavailable};
+use crate::shutdown::Shutdown;
 use crate::telemetry::{Throttle, Throttles};
-pub use company::Busy;
-use company::Company;
 use health::Health;
 use polled::Polled;
 pub use remedy::{REMEDIES, Remedy};
@@ -40,7 +38,6 @@ pub struct Config {
     pub client_id: String,
     pub publish_deadline: Duration,
     pub linger: Duration,
-    pub busy: Busy,
     pub compression: String,
     pub queue_bytes_max: u64,
     pub queue_records_max: u64,
@@ -169,6 +166,7 @@ pub struct Publisher {
     producer: RwLock<Arc<Polled>>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    shutdown: Shutdown,
     rebuilt: Throttle,
 }
 
@@ -177,10 +175,10 @@ impl Publisher {
     ///
     /// # Errors
     /// When librdkafka does not accept the configuration: a property in `kafka.properties` is wrong.
-    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, KafkaError> {
+    pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, KafkaError> {
         let health = Arc::<Health>::default();
-        let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health)?));
-        Ok(Self { config, producer, metrics, health, rebuilt: Throttle::new(Duration::from_secs(1)) })
+        let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health, &shutdown)?));
+        Ok(Self { config, producer, metrics, health, shutdown, rebuilt: Throttle::new(Duration::from_secs(1)) })
     }
 
     /// Hands `record` over. What becomes of it is told by the report that is returned, whether someone waits for it or not.
@@ -188,7 +186,7 @@ impl Publisher {
         let slot = Arc::new(Slot::new(record, Instant::now()));
         self.metrics.records_in_flight.inc();
         let current = self.current();
-        current.send(&slot, self.metrics.records_in_flight.get());
+        current.send(&slot);
         let is_beyond_help = current.client().context().is_beyond_help.load(Relaxed);
         drop(current);
         if is_beyond_help {
@@ -247,13 +245,11 @@ impl Publisher {
     /// # Errors
     /// When records are left without one.
     pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.shared().hurry();
         self.shared().flush(timeout)
     }
 
     /// Whoever still waits for a report has one soon: what the brokers have not acked is given up. Blocks until it is.
     pub fn give_up(&self) {
-        self.shared().hurry();
         self.shared().purge(PurgeConfig::default().queue().inflight());
     }
 
@@ -273,7 +269,7 @@ impl Publisher {
             return;
         }
         tracing::warn!(reason, "the Kafka producer is built anew");
-        match producer(&self.config, &self.metrics, &self.health) {
+        match producer(&self.config, &self.metrics, &self.health, &self.shutdown) {
             Ok(new) => {
                 let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
                 let old = std::mem::replace(&mut *current, Arc::new(new));
@@ -287,23 +283,26 @@ impl Publisher {
     }
 }
 
-fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Result<Polled, KafkaError> {
+fn producer(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+    shutdown: &Shutdown,
+) -> Result<Polled, KafkaError> {
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
     let context = Context {
         metrics,
         health,
-        company: Arc::new(Company::new(config.busy)),
         is_beyond_help: AtomicBool::new(false),
         logged: Throttle::new(Duration::from_secs(10)),
     };
-    Polled::new(&config.producer(), context)
+    Polled::new(&config.producer(), context, shutdown.vital("reports"))
 }
 
 /// Receives what librdkafka has to say, on whichever thread asks for it.
 struct Context {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
-    company: Arc<Company>,
     /// It is in a fatal state, and takes nothing any more.
     is_beyond_help: AtomicBool,
     logged: Throttle,
@@ -348,7 +347,6 @@ impl ProducerContext for Context {
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => {
                 self.health.acked(message.topic(), now);
-                self.company.acked(took);
                 Ok(())
             }
             // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
@@ -413,7 +411,6 @@ mod tests {
             client_id: "test".to_owned(),
             publish_deadline: Duration::from_secs(4),
             linger: Duration::from_micros(500),
-            busy: Busy { records: 1, linger: Duration::ZERO },
             compression: "zstd".to_owned(),
             queue_bytes_max: 1 << 20,
             queue_records_max: 10,
@@ -455,7 +452,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_that_is_too_large_or_one_too_many_is_told_at_once() {
-        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new())).expect("a producer");
+        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new()), Shutdown::default()).expect("a producer");
         let record = |bytes: usize| Record {
             topic: "t".into(),
             key: "k".to_owned(),
@@ -481,7 +478,7 @@ mod tests {
         mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
         // A record a request.
         let config = Config { brokers: mock.bootstrap_servers(), ..config(&[("batch.num.messages", "1")]) };
-        let publisher = Publisher::new(config, Arc::new(Metrics::new())).expect("a producer");
+        let publisher = Publisher::new(config, Arc::new(Metrics::new()), Shutdown::default()).expect("a producer");
         let record = |value: &str| Record {
             topic: "t".into(),
             key: "k".to_owned(),

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
+use crate::shutdown::Shutdown;
 use crate::spool::Way;
 
 const PARTITIONS: i32 = 3;
@@ -78,7 +79,6 @@ impl Stage {
             client_id: "test".to_owned(),
             publish_deadline: PUBLISH_DEADLINE,
             linger: Duration::ZERO,
-            busy: publish::Busy { records: 100, linger: Duration::from_millis(2) },
             compression: "none".to_owned(),
             queue_bytes_max: 64 << 20,
             queue_records_max: 10_000,
@@ -87,7 +87,8 @@ impl Stage {
             record_bytes_max: 1 << 20,
             properties: PROPERTIES.map(|(name, value)| (name.to_owned(), SecretString::from(value))).to_vec(),
         };
-        let publisher = Arc::new(Publisher::new(config, Arc::clone(&metrics)).expect("a producer"));
+        let publisher =
+            Arc::new(Publisher::new(config, Arc::clone(&metrics), Shutdown::default()).expect("a producer"));
         let directory = tempfile::tempdir().expect("a directory");
         let config = crate::spool::Config {
             directory: directory.path().to_owned(),
