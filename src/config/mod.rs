@@ -238,10 +238,13 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
 }
 
 fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
-    let mut properties = Vec::new();
+    let mut properties: Vec<(String, SecretString)> = Vec::new();
     for (name, value) in r.table("kafka.properties") {
         let key = format!("kafka.properties.\"{name}\"");
-        if let Some(why) = publish::Config::refusal(&name) {
+        let is_same = |(other, _): &&(String, _)| publish::canonical(other) == publish::canonical(&name);
+        if let Some((other, _)) = properties.iter().find(is_same) {
+            r.mistake(&key, &format!("and \"{other}\" are two names of one property; keep one of them"));
+        } else if let Some(why) = publish::Config::refusal(&name) {
             r.mistake(&key, &format!("may not be set: {why}"));
         } else if let Some(value) = r.secret(&key, &value) {
             properties.push((name, value));

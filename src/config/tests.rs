@@ -196,6 +196,22 @@ fn names_that_kafka_takes_for_one_are_refused() {
 }
 
 #[test]
+fn two_names_of_one_property_are_a_mistake_that_names_both() {
+    let of = |properties: &str| mistakes(&format!("[kafka.properties]\n{properties}"));
+    for [one, other] in [
+        ["linger.ms", "queue.buffering.max.ms"],
+        ["compression.type", "topic.compression.codec"],
+        ["max.in.flight", "max.in.flight.requests.per.connection"],
+        ["retries", "topic.retries"],
+    ] {
+        let found = of(&format!("\"{other}\" = \"1\"\n\"{one}\" = \"1\""));
+        assert!(found.len() == 1 && found[0].contains(one) && found[0].contains(other), "{found:?}");
+    }
+    assert_eq!(of("\"topic.acks\" = \"1\"\n\"topic.partitioner\" = \"consistent\"").len(), 2);
+    assert_eq!(of("\"topic.metadata.refresh.interval.ms\" = \"1000\"\n\"retries\" = \"7\""), Vec::<String>::new());
+}
+
+#[test]
 fn a_batch_waits_less_than_a_record_may_take() {
     let set = |linger: &str| mistakes(&format!("[kafka]\npublish_deadline = \"500ms\"\nlinger = \"{linger}\""));
     for linger in ["0ms", "2ms", "499ms"] {

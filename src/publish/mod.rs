@@ -3,6 +3,7 @@
 //! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
 //! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
 
+mod config;
 mod health;
 mod polled;
 mod remedy;
@@ -14,106 +15,22 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::{DeadLetterReason, Unavailable};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Throttle, Throttles};
+pub use config::{Config, Unusable, canonical};
 use health::Health;
 use polled::Polled;
 pub use remedy::{REMEDIES, Remedy};
 pub use report::Report;
 use report::Slot;
-
-/// `[kafka]`: how to reach the brokers and what to ask of them.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub brokers: String,
-    pub client_id: String,
-    pub publish_deadline: Duration,
-    pub linger: Duration,
-    pub compression: String,
-    pub queue_bytes_max: u64,
-    pub queue_records_max: u64,
-    pub start_timeout: Duration,
-    pub probe_interval: Duration,
-    /// The largest record that the relay can make: the largest body and its envelope.
-    pub record_bytes_max: u64,
-    /// librdkafka's own, as given. Values may be passwords.
-    pub properties: Vec<(String, SecretString)>,
-}
-
-/// What the headers of a dead letter may add to its record.
-const DEAD_LETTER_BYTES_MAX: u64 = 1024;
-
-/// Properties that would break a promise, and why each is refused.
-const REFUSED: [(&str, &str); 13] = [
-    ("acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
-    ("request.required.acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
-    ("enable.idempotence", "without it a retry could duplicate or reorder events; it is always on"),
-    ("partitioner", "Java consumers and producers must agree on partitions; it is always `murmur2_random`"),
-    ("transactional.id", "each event stands for itself; the relay uses no transactions"),
-    ("bootstrap.servers", "set kafka.brokers instead"),
-    ("metadata.broker.list", "set kafka.brokers instead"),
-    ("client.id", "set kafka.client_id instead"),
-    ("message.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
-    ("delivery.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
-    ("message.max.bytes", "it follows from server.body_bytes_max"),
-    ("test.mock.num.brokers", "it would swap your brokers for a mock; `livechat-relay demo` has one"),
-    ("delivery.report.only.error", "200 waits for the report of every event"),
-];
-
-impl Config {
-    /// Why a property may not be set, if so.
-    pub fn refusal(property: &str) -> Option<&'static str> {
-        REFUSED.iter().find(|(name, _)| *name == property).map(|(_, why)| *why)
-    }
-
-    /// What every client of the cluster needs: addresses, security, and whatever else the operator has set.
-    pub fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set("client.id", &self.client_id)
-            .set("socket.keepalive.enable", "true")
-            .set("reconnect.backoff.max.ms", "1000") // a broker that is back is found within a second or so
-            .set("socket.connection.setup.timeout.ms", "5000")
-            .set("ssl.ca.location", "probe") // OpenSSL is linked in, and would look where no system has its CA certificates
-            .set_log_level(RDKafkaLogLevel::Info);
-        for (name, value) in &self.properties {
-            config.set(name, value.expose_secret());
-        }
-        config
-    }
-
-    /// What the producer needs besides: the promises, and how records are collected.
-    pub fn producer(&self) -> ClientConfig {
-        let mut config = self.client();
-        // What the operator has set goes before ours, under either of its names: of two, librdkafka takes any.
-        let mut default = |names: &[&str], value: String| {
-            if names.iter().all(|name| config.get(name).is_none()) {
-                config.set(names[0], value);
-            }
-        };
-        default(&["linger.ms", "queue.buffering.max.ms"], (self.linger.as_secs_f64() * 1000.0).to_string());
-        default(&["compression.codec", "compression.type"], self.compression.clone());
-        default(&["queue.buffering.max.kbytes"], (self.queue_bytes_max / 1024).to_string());
-        default(&["queue.buffering.max.messages"], self.queue_records_max.to_string());
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", self.publish_deadline.as_millis().to_string())
-            .set("message.max.bytes", (self.record_bytes_max + DEAD_LETTER_BYTES_MAX).to_string());
-        config
-    }
-}
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -174,8 +91,8 @@ impl Publisher {
     /// Starts a producer; it looks for its brokers in the background.
     ///
     /// # Errors
-    /// When librdkafka does not accept the configuration: a property in `kafka.properties` is wrong.
-    pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, KafkaError> {
+    /// [`Unusable`]: a property in `kafka.properties` is wrong.
+    pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, Unusable> {
         let health = Arc::<Health>::default();
         let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health, &shutdown)?));
         Ok(Self { config, producer, metrics, health, shutdown, rebuilt: Throttle::new(Duration::from_secs(1)) })
@@ -288,7 +205,7 @@ fn producer(
     metrics: &Arc<Metrics>,
     health: &Arc<Health>,
     shutdown: &Shutdown,
-) -> Result<Polled, KafkaError> {
+) -> Result<Polled, Unusable> {
     let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
     let context = Context {
         metrics,
@@ -296,7 +213,7 @@ fn producer(
         is_beyond_help: AtomicBool::new(false),
         logged: Throttle::new(Duration::from_secs(10)),
     };
-    Polled::new(&config.producer(), context, shutdown.vital("reports"))
+    Polled::new(config, context, shutdown.vital("reports"))
 }
 
 /// Receives what librdkafka has to say, on whichever thread asks for it.
@@ -403,52 +320,8 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 mod tests {
     use futures_util::FutureExt as _;
 
+    use super::config::tests::config;
     use super::*;
-
-    fn config(properties: &[(&str, &str)]) -> Config {
-        Config {
-            brokers: "127.0.0.1:1".to_owned(),
-            client_id: "test".to_owned(),
-            publish_deadline: Duration::from_secs(4),
-            linger: Duration::from_micros(500),
-            compression: "zstd".to_owned(),
-            queue_bytes_max: 1 << 20,
-            queue_records_max: 10,
-            start_timeout: Duration::from_secs(1),
-            probe_interval: Duration::from_secs(1),
-            record_bytes_max: 1 << 20,
-            properties: properties.iter().map(|(n, v)| ((*n).to_owned(), SecretString::from(*v))).collect(),
-        }
-    }
-
-    #[test]
-    fn the_promises_are_set_whatever_else_is() {
-        let set = config(&[("linger.ms", "7"), ("security.protocol", "sasl_ssl")]).producer();
-        for (name, value) in [
-            ("acks", "all"),
-            ("enable.idempotence", "true"),
-            ("partitioner", "murmur2_random"),
-            ("message.timeout.ms", "4000"),
-            ("message.max.bytes", "1049600"),
-            ("linger.ms", "7"),
-            ("security.protocol", "sasl_ssl"),
-        ] {
-            assert_eq!(set.get(name), Some(value), "{name}");
-        }
-        assert_eq!(config(&[]).producer().get("linger.ms"), Some("0.5"));
-        let aliased = config(&[("queue.buffering.max.ms", "7"), ("compression.type", "gzip")]).producer();
-        assert_eq!((aliased.get("linger.ms"), aliased.get("compression.codec")), (None, None));
-        assert!(REFUSED.iter().all(|(name, _)| Config::refusal(name).is_some()));
-    }
-
-    #[test]
-    fn librdkafka_has_what_clusters_ask_for() {
-        let built_in =
-            ClientConfig::new().create_native_config().and_then(|c| c.get("builtin.features")).expect("a property");
-        for feature in ["ssl", "sasl_plain", "sasl_scram", "sasl_oauthbearer", "gzip", "snappy", "lz4", "zstd"] {
-            assert!(built_in.split(',').any(|f| f.trim_matches('\0') == feature), "{feature} is not in {built_in}");
-        }
-    }
 
     #[tokio::test]
     async fn a_record_that_is_too_large_or_one_too_many_is_told_at_once() {

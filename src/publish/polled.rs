@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::config::ClientConfig;
-use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use super::Context;
 use super::report::Slot;
+use super::{Config, Context, Unusable};
 use crate::shutdown::Vital;
 
 /// How long reports are taken before the thread looks whether it should end. Each is delivered as it comes all the while.
@@ -29,8 +27,10 @@ pub(super) struct Polled {
 }
 
 impl Polled {
-    pub(super) fn new(config: &ClientConfig, context: Context, vital: Vital) -> Result<Self, KafkaError> {
-        let producer: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
+    pub(super) fn new(config: &Config, context: Context, vital: Vital) -> Result<Self, Unusable> {
+        let client = config.producer();
+        let producer: Arc<BaseProducer<Context>> = Arc::new(client.create_with_context(context)?);
+        config.read_back(&client)?;
         let stop = Arc::<AtomicBool>::default();
         let (polled, stopped) = (Arc::clone(&producer), Arc::clone(&stop));
         let take_reports = move || {

@@ -20,6 +20,7 @@ mod layers;
 mod logging;
 mod observability;
 mod outage;
+mod producer;
 mod remedies;
 mod retries;
 mod samples;
