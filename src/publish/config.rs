@@ -112,6 +112,9 @@ impl Config {
             .set("bootstrap.servers", &self.brokers)
             .set("client.id", &self.client_id)
             .set("socket.keepalive.enable", "true")
+            // Brokers with auto.create.topics.enable make each topic that a request for metadata names, with settings of their own: the
+            // probe's and librdkafka's own refreshes would bring a deleted topic back. A producer lets them, unless it is told.
+            .set("allow.auto.create.topics", "false")
             .set("reconnect.backoff.max.ms", "1000") // a broker that is back is found within a second or so
             .set("socket.connection.setup.timeout.ms", "5000")
             .set("ssl.ca.location", "probe") // OpenSSL is linked in, and would look where no system has its CA certificates

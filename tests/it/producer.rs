@@ -3,7 +3,9 @@
 
 use std::process::{Command, Output};
 
-use crate::support::relay::SECRET;
+use crate::support::kafka::Kafka;
+use crate::support::relay::{Relay, SECRET, await_that};
+use crate::support::{chat_id, http, incoming_event};
 
 /// Runs a command to its end with this configuration.
 fn run(command: &str, brokers: &str, more: &str) -> Output {
@@ -37,4 +39,29 @@ fn a_guarantee_cannot_be_configured_away_under_any_name() {
         let text = text(&output);
         assert!(output.status.code() == Some(code) && text.contains("`max.in.flight` must be set <= 5"), "{text}");
     }
+}
+
+#[test]
+fn neither_a_probe_nor_check_makes_a_topic_where_brokers_make_what_they_are_asked_for() {
+    let Some(kafka) = Kafka::start_or_skip(1, &[("auto.create.topics.enable", "true")]) else { return };
+    // librdkafka's own refreshes come often, too.
+    let properties = r#"{ "topic.metadata.refresh.interval.ms" = "100" }"#;
+    let settings = [("kafka.probe_interval", "\"200ms\""), ("kafka.properties", properties)];
+    let relay = Relay::start(kafka.bootstrap(), &settings).ready();
+    await_that("200", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 200);
+
+    // The topic that the probe asks for, and one that the producer knows.
+    let deleted = [kafka.topics().remove(0), "livechat.incoming_event".to_owned()];
+    deleted.iter().for_each(|topic| kafka.delete_topic(topic));
+    for _ in 0..3 {
+        kafka.pause(0);
+        await_that("a probe has failed", || relay.metric("livechat_relay_kafka_up") == 0.0);
+        kafka.resume(0);
+        await_that("a probe was answered", || relay.metric("livechat_relay_kafka_up") == 1.0);
+    }
+    let output = run("check", kafka.bootstrap(), "");
+    assert!(text(&output).contains("2 missing; serve creates them"), "{}", text(&output));
+    let topics = kafka.topics();
+    assert!(deleted.iter().all(|topic| !topics.contains(topic)), "{deleted:?} of {topics:?}");
+    assert_eq!(topics.len(), 46);
 }
