@@ -226,7 +226,7 @@ impl Relay {
             let account = Account { action, claim, began: std::time::Instant::now() };
             return self.detour(record, account, Tried::Not, deadline).await;
         }
-        let report = self.0.publisher.publish(record);
+        let report = self.0.publisher.publish(record, None);
         let began = report.since();
         let account = Some(Account { action, claim, began });
         let until = self.patience(began.into(), deadline);
@@ -338,7 +338,7 @@ impl Relay {
             && Instant::now() < deadline
         {
             let until = Instant::now() + self.0.publisher.report_deadline_max();
-            tried = reported(&mut self.0.publisher.publish(record.clone()), sleep_until(until)).await;
+            tried = reported(&mut self.0.publisher.publish(record.clone(), None), sleep_until(until)).await;
         }
         match tried {
             Tried::Acked => Outcome::Published,
@@ -353,7 +353,7 @@ impl Relay {
     async fn through_the_spool(&self, spool: &Spool, record: Record, tried: Tried, deadline: Instant) -> Outcome {
         let tried = match tried {
             Tried::Not if !self.is_hopeless(spool) && spool.way(&record.topic).await == Way::Direct => {
-                let mut report = self.0.publisher.publish(record.clone());
+                let mut report = self.0.publisher.publish(record.clone(), None);
                 reported(&mut report, sleep_until(self.patience(Instant::now(), deadline))).await
             }
             tried => tried,

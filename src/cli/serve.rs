@@ -101,7 +101,12 @@ impl Daemon {
         let webhooks = listener.local_addr().map_err(Failure::failed)?;
         let admin_address = admin_listener.local_addr().map_err(Failure::failed)?;
 
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), shutdown.clone(), spool.clone().map(Desk)));
+        let admin = Arc::new(Admin::new(
+            Arc::clone(&metrics),
+            Arc::clone(&publisher),
+            shutdown.clone(),
+            spool.clone().map(Desk),
+        ));
         let admin = tokio::spawn(http::serve(admin_listener, config.admin.limits, admin, shutdown.clone()));
 
         let preparing = prepare_at_start(&topics, spool.is_some()).await?;

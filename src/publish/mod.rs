@@ -5,11 +5,11 @@
 
 mod config;
 mod health;
-mod polled;
+mod producer;
 mod remedy;
 mod report;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -27,10 +27,10 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::{Throttle, Throttles};
 pub use config::{Config, Unusable, canonical};
 use health::Health;
-use polled::Polled;
+use producer::Polled;
 pub use remedy::{REMEDIES, Remedy};
-pub use report::Report;
-use report::Slot;
+pub use report::{Held, Report};
+use report::{InFlight, Slot};
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +85,7 @@ pub struct Publisher {
     health: Arc<Health>,
     shutdown: Shutdown,
     rebuilt: Throttle,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl Publisher {
@@ -95,15 +96,16 @@ impl Publisher {
     pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, Unusable> {
         let health = Arc::<Health>::default();
         let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health, &shutdown)?));
-        Ok(Self { config, producer, metrics, health, shutdown, rebuilt: Throttle::new(Duration::from_secs(1)) })
+        let rebuilt = Throttle::new(Duration::from_secs(1));
+        Ok(Self { config, producer, metrics, health, shutdown, rebuilt, in_flight: Arc::default() })
     }
 
-    /// Hands `record` over. What becomes of it is told by the report that is returned, whether someone waits for it or not.
-    pub fn publish(&self, record: Record) -> Report {
+    /// Hands `record` over. The report that is returned says what becomes of it, whether someone waits for it or not; `held` is
+    /// released when it is there.
+    pub fn publish(&self, record: Record, held: Option<Held>) -> Report {
         let slot = Arc::new(Slot::new(record, Instant::now()));
-        self.metrics.records_in_flight.inc();
         let current = self.current();
-        current.send(&slot);
+        current.send(InFlight::new(Arc::clone(&slot), &self.in_flight, held));
         let is_beyond_help = current.client().context().is_beyond_help.load(Relaxed);
         drop(current);
         if is_beyond_help {
@@ -118,8 +120,13 @@ impl Publisher {
     /// # Errors
     /// A [`Failure`]; unless it came from the brokers, the record may be there all the same.
     pub async fn published(&self, record: Record) -> Result<(), Failure> {
-        let report = self.publish(record);
+        let report = self.publish(record, None);
         tokio::time::timeout(self.report_deadline_max(), report).await.unwrap_or(Err(Failure::gone()))
+    }
+
+    /// How many records have no report yet.
+    pub fn records_in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
     }
 
     /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
@@ -237,14 +244,13 @@ impl Context {
     }
 
     /// The producer did not take a record: nothing was or will be sent.
-    fn refused(&self, error: &KafkaError, slot: &Slot) {
+    fn refused(&self, error: &KafkaError, in_flight: InFlight) {
         self.count(error);
-        self.metrics.records_in_flight.dec();
         let failure = Failure::of(error);
         if failure.remedy == Remedy::Rebuild {
             self.is_beyond_help.store(true, Relaxed);
         }
-        slot.fill(Err(failure), Instant::now());
+        in_flight.report(Err(failure), Instant::now());
     }
 
     fn count(&self, error: &KafkaError) {
@@ -254,12 +260,12 @@ impl Context {
 }
 
 impl ProducerContext for Context {
-    type DeliveryOpaque = Arc<Slot>;
+    type DeliveryOpaque = Box<InFlight>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, in_flight: Box<InFlight>) {
         let now = Instant::now();
-        let took = now.saturating_duration_since(slot.since);
-        self.metrics.records_in_flight.dec();
+        let since = in_flight.slot().since;
+        let took = now.saturating_duration_since(since);
         self.metrics.publish_seconds.observe(took.as_secs_f64());
         let outcome = match result {
             Ok(message) if message.offset() >= 0 => {
@@ -269,12 +275,10 @@ impl ProducerContext for Context {
             // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
             // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
             // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
-            Ok(message) => {
-                Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, slot.since))
-            }
-            Err((error, message)) => Err(self.failed(error, message, slot.since)),
+            Ok(message) => Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, since)),
+            Err((error, message)) => Err(self.failed(error, message, since)),
         };
-        slot.fill(outcome, now);
+        in_flight.report(outcome, now);
     }
 }
 
@@ -333,12 +337,49 @@ mod tests {
             value: vec![b'x'; bytes],
         };
         let reason = |bytes| {
-            publisher.publish(record(bytes)).now_or_never().and_then(Result::err).map(|failure| failure.reason())
+            publisher.publish(record(bytes), None).now_or_never().and_then(Result::err).map(|failure| failure.reason())
         };
         assert_eq!(reason((1 << 20) + 1024 + 1), Some(Unavailable::TooLarge));
         let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);
         assert_eq!(taken[10], Some(Unavailable::QueueFull));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_is_in_flight_and_what_is_held_for_it_is_kept_until_its_report_is_there() {
+        use rdkafka::mocking::MockCluster;
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("t", 1, 1).expect("a topic");
+        let config = Config { brokers: mock.bootstrap_servers(), ..config(&[]) };
+        let publisher = Publisher::new(config, Arc::new(Metrics::new()), Shutdown::default()).expect("a producer");
+        let record = Record { topic: "t".into(), key: "k".to_owned(), headers: Vec::new(), value: Vec::new() };
+        let publish = || {
+            let held: Held = Arc::new(());
+            let released = Arc::downgrade(&held);
+            (publisher.publish(record.clone(), Some(held)), move || released.upgrade().is_none())
+        };
+        let (report, is_released) = publish();
+        assert_eq!(report.await, Ok(()));
+        assert!(is_released() && publisher.records_in_flight() == 0, "it was acked");
+
+        mock.broker_round_trip_time(1, Duration::from_secs(3600)).expect("it is slow");
+        let (report, is_released) = publish();
+        drop(report);
+        assert!(!is_released() && publisher.records_in_flight() == 1, "librdkafka has it, though no task waits");
+        let (report, is_released_too) = publish();
+        publisher.give_up();
+        assert!(report.await.is_err());
+        let all = async {
+            while !(is_released() && is_released_too() && publisher.records_in_flight() == 0) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("both were given up");
+
+        mock.broker_round_trip_time(1, Duration::ZERO).expect("it is fast");
+        let too_large = Record { value: vec![b'x'; 2 << 20], ..record.clone() };
+        assert!(publisher.publish(too_large, None).await.is_err());
+        assert_eq!(publisher.records_in_flight(), 0, "it was never taken");
     }
 
     /// The first request is refused, the second, under way at the same time, is taken: librdkafka reports success for both.
@@ -358,7 +399,7 @@ mod tests {
             headers: Vec::new(),
             value: value.as_bytes().to_vec(),
         };
-        let reports = ["one", "two"].map(|value| publisher.publish(record(value)));
+        let reports = ["one", "two"].map(|value| publisher.publish(record(value), None));
         let [one, two] = reports.map(async |report| report.await);
         assert_eq!(one.await.map_err(|failure| failure.code), Err(RDKafkaErrorCode::NoOffset));
         assert_eq!(two.await, Ok(()));

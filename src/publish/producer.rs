@@ -12,7 +12,7 @@ use std::time::Duration;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use super::report::Slot;
+use super::report::InFlight;
 use super::{Config, Context, Unusable};
 use crate::shutdown::Vital;
 
@@ -44,18 +44,19 @@ impl Polled {
         Ok(Self { producer, stop, reports_thread })
     }
 
-    /// Hands a record over; what becomes of it is told to its slot.
-    pub(super) fn send(&self, slot: &Arc<Slot>) {
+    /// Hands a record over; its report says what becomes of it.
+    pub(super) fn send(&self, in_flight: InFlight) {
+        let slot = Arc::clone(in_flight.slot());
         let record = &slot.record;
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers =
             record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
-        let message = BaseRecord::with_opaque_to(&record.topic, Arc::clone(slot))
+        let message = BaseRecord::with_opaque_to(&record.topic, Box::new(in_flight))
             .key(record.key.as_str())
             .payload(&record.value)
             .headers(headers);
-        if let Err((error, _)) = self.producer.send(message) {
-            self.producer.context().refused(&error, slot);
+        if let Err((error, message)) = self.producer.send(message) {
+            self.producer.context().refused(&error, *message.delivery_opaque);
         }
     }
 }
