@@ -37,7 +37,7 @@ pub struct Metrics {
     pub secret_keys: IntCounterVec,
     /// Delivery reports and errors of the client, by librdkafka's name for them.
     pub kafka_errors: IntCounterVec,
-    /// Producers that were given up and built anew.
+    /// Producers that were replaced.
     pub producer_rebuilds: IntCounter,
     pub connections: IntGauge,
     pub bytes_in_flight: IntGauge,
@@ -171,7 +171,7 @@ impl Metrics {
             producer_rebuilds: counter(
                 r,
                 "producer_rebuilds_total",
-                "Kafka producers given up and built anew: after a fatal error, or because a topic went on failing while the brokers answer. A rise: look at the log.",
+                "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. A rise: look at the log.",
             ),
             connections: gauge(
                 r,

@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::alarm::Alarm;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetters, Resolved};
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
 use crate::event::route::{UNLISTED, route};
 use crate::event::verify::verify;
 use crate::event::{Event, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
 use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
-use crate::publish::{Failure, Publisher, Remedy, Report};
+use crate::publish::{Failure, Publisher, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::{Entry, Spool, Way};
 use crate::telemetry::Throttle;
@@ -342,7 +342,7 @@ impl Relay {
         }
         match tried {
             Tried::Acked => Outcome::Published,
-            Tried::Failed(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
+            Tried::Failed(failure) if failure.is_refused() => self.resolve(record).await,
             Tried::Failed(_) if self.0.shutdown.giving_up.is_cancelled() => Outcome::Unavailable("shutting_down"),
             Tried::Failed(failure) => Outcome::Unavailable(failure.reason().label()),
             Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason().label()),
@@ -360,8 +360,8 @@ impl Relay {
         };
         let refused = match tried {
             Tried::Acked => return Outcome::Published,
-            // Perhaps another record of its batch is to blame: the replay sends it by itself.
-            Tried::Failed(failure) if failure.remedy == Remedy::Park => Some((failure, record.clone())),
+            // The replay sends it alone.
+            Tried::Failed(failure) if failure.is_refused() => Some(record.clone()),
             Tried::Failed(_) | Tried::Not | Tried::Late => None,
         };
         let ticket = spool.ticket(&record.topic);
@@ -371,7 +371,7 @@ impl Relay {
             Err(_) => "spool_failed",
         };
         match refused {
-            Some((failure, record)) => self.lay_down(record, failure).await,
+            Some(record) => self.resolve(record).await,
             None => Outcome::Unavailable(unspooled),
         }
     }
@@ -385,10 +385,11 @@ impl Relay {
         }
     }
 
-    async fn lay_down(&self, record: Record, failure: Failure) -> Outcome {
-        match self.0.dead_letters.lay_down(Entry::new(record), failure, None).await {
-            Ok(()) => Outcome::Parked,
-            Err(reason) => Outcome::Unavailable(reason.label()),
+    async fn resolve(&self, record: Record) -> Outcome {
+        match self.0.dead_letters.resolve(Entry::new(record), None).await {
+            Ok(Resolved::Published) => Outcome::Published,
+            Ok(Resolved::DeadLetter) => Outcome::Parked,
+            Err(unresolved) => Outcome::Unavailable(unresolved.reason().label()),
         }
     }
 

@@ -36,6 +36,8 @@ pub enum Unusable {
     NotOurs { name: &'static str, found: String, wanted: String },
     #[error(transparent)]
     Client(KafkaError),
+    #[error("a thread for delivery reports cannot be started: {0}")]
+    Thread(std::io::Error),
 }
 
 impl From<KafkaError> for Unusable {
@@ -141,6 +143,13 @@ impl Config {
         for (name, value) in self.guarantees() {
             config.set(name, value);
         }
+        config
+    }
+
+    /// As [`Config::producer`], for batches of one record each.
+    pub(super) fn producer_alone(&self) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("batch.num.messages", "1").set("linger.ms", "0");
         config
     }
 

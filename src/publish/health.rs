@@ -55,7 +55,7 @@ impl Health {
     /// A record that was handed over at `since` has failed. That a topic fails which has failed before says nothing of the others.
     pub(super) fn failed(&self, topic: &str, remedy: Remedy, since: Instant) {
         let now = Instant::now();
-        if matches!(remedy, Remedy::Wait | Remedy::Mend | Remedy::Rebuild) {
+        if matches!(remedy, Remedy::Wait | Remedy::Operator | Remedy::Rebuild) {
             let mut failing = self.failing();
             let is_news = !failing.contains_key(topic);
             if is_news && remedy == Remedy::Wait && self.acked.load(Ordering::Relaxed) < self.micros(since) {
@@ -108,7 +108,7 @@ mod tests {
         assert!(health.is_away());
         health.acked("a", Instant::now());
         assert!(!health.is_away());
-        health.failed("c", Remedy::Mend, Instant::now() + Duration::from_millis(1));
+        health.failed("c", Remedy::Operator, Instant::now() + Duration::from_millis(1));
         assert!(!health.is_away(), "a topic's own trouble says nothing of the others");
     }
 

@@ -9,25 +9,22 @@ mod producer;
 mod remedy;
 mod report;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::producer::Producer as _;
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::{DeadLetterReason, Unavailable};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{Throttle, Throttles};
+use crate::telemetry::Throttles;
 pub use config::{Config, Unusable, canonical};
 use health::Health;
-use producer::Polled;
+use producer::{Client, Common, Producer};
 pub use remedy::{REMEDIES, Remedy};
 pub use report::{Held, Report};
 use report::{InFlight, Slot};
@@ -46,7 +43,7 @@ impl Failure {
     pub fn reason(&self) -> Unavailable {
         match (self.remedy, self.code) {
             (_, RDKafkaErrorCode::QueueFull) => Unavailable::QueueFull,
-            (Remedy::Park, _) => self.dead_letter_reason().into(),
+            (Remedy::DeadLetter, _) => self.dead_letter_reason().into(),
             _ => Unavailable::Kafka,
         }
     }
@@ -59,6 +56,11 @@ impl Failure {
             | RDKafkaErrorCode::MessageBatchTooLarge => DeadLetterReason::TooLarge,
             _ => DeadLetterReason::Invalid,
         }
+    }
+
+    /// Whether it is to be sent again in a batch of its own ([`Publisher::published_alone`]).
+    pub const fn is_refused(&self) -> bool {
+        matches!(self.remedy, Remedy::Alone | Remedy::DeadLetter)
     }
 
     /// Its request failed once, and librdkafka took a later one's ack for its own: the brokers are there, and may not have it.
@@ -77,14 +79,12 @@ impl Failure {
     }
 }
 
-/// Hands records to an idempotent producer, which is replaced when it is beyond help.
+/// Hands records to idempotent producers, each of which is replaced when its state is fatal.
 pub struct Publisher {
-    config: Config,
-    producer: RwLock<Arc<Polled>>,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    shutdown: Shutdown,
-    rebuilt: Throttle,
+    common: Arc<Common>,
+    batched: Producer,
+    /// For records that were refused with their batch.
+    alone: Producer,
     in_flight: Arc<AtomicUsize>,
 }
 
@@ -94,33 +94,43 @@ impl Publisher {
     /// # Errors
     /// [`Unusable`]: a property in `kafka.properties` is wrong.
     pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, Unusable> {
-        let health = Arc::<Health>::default();
-        let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health, &shutdown)?));
-        let rebuilt = Throttle::new(Duration::from_secs(1));
-        Ok(Self { config, producer, metrics, health, shutdown, rebuilt, in_flight: Arc::default() })
+        let common = Arc::new(Common { config, metrics, health: Health::default(), shutdown });
+        let batched = Producer::new(&common, common.config.producer());
+        batched.client()?;
+        let alone = Producer::new(&common, common.config.producer_alone());
+        Ok(Self { common, batched, alone, in_flight: Arc::default() })
     }
 
     /// Hands `record` over. The report that is returned says what becomes of it, whether someone waits for it or not; `held` is
     /// released when it is there.
     pub fn publish(&self, record: Record, held: Option<Held>) -> Report {
-        let slot = Arc::new(Slot::new(record, Instant::now()));
-        let current = self.current();
-        current.send(InFlight::new(Arc::clone(&slot), &self.in_flight, held));
-        let is_beyond_help = current.client().context().is_beyond_help.load(Relaxed);
-        drop(current);
-        if is_beyond_help {
-            self.rebuild("the producer is in a fatal state");
-        }
-        Report::new(slot)
+        self.hand_over(&self.batched, record, held)
     }
 
-    /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken. (A producer
-    /// that is replaced may end without having reported all.)
+    /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken.
     ///
     /// # Errors
     /// A [`Failure`]; unless it came from the brokers, the record may be there all the same.
     pub async fn published(&self, record: Record) -> Result<(), Failure> {
-        let report = self.publish(record, None);
+        self.reported(self.publish(record, None)).await
+    }
+
+    /// As `published`, in a batch of its own: a broker refuses a batch whole for one record in it, or because it is too large
+    /// altogether. What is refused here is refused for its own sake, and the failure is its own.
+    ///
+    /// # Errors
+    /// As `published`.
+    pub async fn published_alone(&self, record: Record) -> Result<(), Failure> {
+        self.reported(self.hand_over(&self.alone, record, None)).await
+    }
+
+    fn hand_over(&self, producer: &Producer, record: Record, held: Option<Held>) -> Report {
+        let slot = Arc::new(Slot::new(record, Instant::now()));
+        producer.send(InFlight::new(Arc::clone(&slot), &self.in_flight, held));
+        Report::new(slot)
+    }
+
+    async fn reported(&self, report: Report) -> Result<(), Failure> {
         tokio::time::timeout(self.report_deadline_max(), report).await.unwrap_or(Err(Failure::gone()))
     }
 
@@ -134,169 +144,61 @@ impl Publisher {
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
-        if let Some((_, why)) = self.shared().client().fatal_error() {
-            self.rebuild(&why);
+        for producer in [&self.batched, &self.alone] {
+            if let Some((_, why)) = producer.existing().and_then(|client| client.client().fatal_error()) {
+                producer.replace(&why);
+            }
         }
-        self.shared().client().fetch_metadata(Some(topic), timeout).map(drop)?;
-        if let Some(topic) = self.health.stuck(Instant::now()) {
-            self.rebuild(&format!("the brokers answer, and yet nothing has reached the topic {topic} for long"));
+        if let Some(client) = self.batched.existing() {
+            client.client().fetch_metadata(Some(topic), timeout)?;
+        }
+        if let Some(topic) = self.common.health.stuck(Instant::now()) {
+            let why = format!("the brokers answer, and yet nothing has reached the topic {topic} for long");
+            for producer in [&self.batched, &self.alone] {
+                if producer.existing().is_some() {
+                    producer.replace(&why);
+                }
+            }
         }
         Ok(())
     }
 
     /// Whether nothing has been acked since records began to fail: another one would likely fail, too.
     pub fn is_away(&self) -> bool {
-        self.health.is_away()
+        self.common.health.is_away()
     }
 
     /// Sets what [`Publisher::is_away`] says until the next report.
     pub fn presume_away(&self, is_away: bool) {
-        self.health.presume_away(is_away);
+        self.common.health.presume_away(is_away);
     }
 
     /// For how long a report may be late: librdkafka looks for records that have timed out once a second.
     pub fn report_deadline(&self) -> Duration {
-        self.config.publish_deadline + Duration::from_millis(1200)
+        self.common.config.publish_deadline + Duration::from_millis(1200)
     }
 
-    /// A report that is later than this will not come any more: its producer was replaced, and has ended without it.
+    /// A report that is later than this comes from a producer that was replaced, or from one that waits for the system, as for a
+    /// name to be resolved.
     pub fn report_deadline_max(&self) -> Duration {
         self.report_deadline() + Duration::from_secs(10)
     }
 
-    /// Waits until every record handed over has its report; blocks up to `timeout`.
+    /// Waits until every record handed over has its report; blocks up to `timeout` for each producer.
     ///
     /// # Errors
     /// When records are left without one.
     pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.shared().flush(timeout)
+        self.clients().try_for_each(|client| client.flush(timeout))
     }
 
     /// Whoever still waits for a report has one soon: what the brokers have not acked is given up. Blocks until it is.
     pub fn give_up(&self) {
-        self.shared().purge(PurgeConfig::default().queue().inflight());
+        self.clients().for_each(|client| client.give_up());
     }
 
-    /// For a moment: while it is borrowed, it cannot be replaced, nor can others borrow it whom that makes wait.
-    fn current(&self) -> RwLockReadGuard<'_, Arc<Polled>> {
-        self.producer.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For what may block.
-    fn shared(&self) -> Arc<Polled> {
-        Arc::clone(&self.current())
-    }
-
-    /// A fatal state of the idempotent producer never ends by itself; a new producer has none. At most one a second.
-    fn rebuild(&self, reason: &str) {
-        if self.rebuilt.pass().is_none() {
-            return;
-        }
-        tracing::warn!(reason, "the Kafka producer is built anew");
-        match producer(&self.config, &self.metrics, &self.health, &self.shutdown) {
-            Ok(new) => {
-                let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
-                let old = std::mem::replace(&mut *current, Arc::new(new));
-                drop(current);
-                self.metrics.producer_rebuilds.inc();
-                // Its end reports what it still had as failed, and may block on that for half a second.
-                std::thread::spawn(move || drop(old));
-            }
-            Err(error) => tracing::error!(%error, "the Kafka producer cannot be built anew"),
-        }
-    }
-}
-
-fn producer(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    health: &Arc<Health>,
-    shutdown: &Shutdown,
-) -> Result<Polled, Unusable> {
-    let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
-    let context = Context {
-        metrics,
-        health,
-        is_beyond_help: AtomicBool::new(false),
-        logged: Throttle::new(Duration::from_secs(10)),
-    };
-    Polled::new(config, context, shutdown.vital("reports"))
-}
-
-/// Receives what librdkafka has to say, on whichever thread asks for it.
-struct Context {
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    /// It is in a fatal state, and takes nothing any more.
-    is_beyond_help: AtomicBool,
-    logged: Throttle,
-}
-
-impl Context {
-    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, since: Instant) -> Failure {
-        self.count(error);
-        if let Some(unlogged) = self.logged.pass() {
-            tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
-        }
-        let failure = Failure::of(error);
-        self.health.failed(message.topic(), failure.remedy, since);
-        failure
-    }
-
-    /// The producer did not take a record: nothing was or will be sent.
-    fn refused(&self, error: &KafkaError, in_flight: InFlight) {
-        self.count(error);
-        let failure = Failure::of(error);
-        if failure.remedy == Remedy::Rebuild {
-            self.is_beyond_help.store(true, Relaxed);
-        }
-        in_flight.report(Err(failure), Instant::now());
-    }
-
-    fn count(&self, error: &KafkaError) {
-        let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
-        self.metrics.kafka_errors.with_label_values(&[&code]).inc();
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = Box<InFlight>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, in_flight: Box<InFlight>) {
-        let now = Instant::now();
-        let since = in_flight.slot().since;
-        let took = now.saturating_duration_since(since);
-        self.metrics.publish_seconds.observe(took.as_secs_f64());
-        let outcome = match result {
-            Ok(message) if message.offset() >= 0 => {
-                self.health.acked(message.topic(), now);
-                Ok(())
-            }
-            // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
-            // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
-            // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
-            Ok(message) => Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, since)),
-            Err((error, message)) => Err(self.failed(error, message, since)),
-        };
-        in_flight.report(outcome, now);
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.count(&error);
-        if let Some(unlogged) = self.logged.pass() {
-            tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
-        }
-    }
-
-    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        Err("the relay makes no tokens of its own; set \"sasl.oauthbearer.method\" = \"oidc\" in kafka.properties"
-            .into())
+    fn clients(&self) -> impl Iterator<Item = Arc<Client>> {
+        [&self.batched, &self.alone].into_iter().filter_map(Producer::existing)
     }
 }
 

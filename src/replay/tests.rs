@@ -225,6 +225,27 @@ async fn whatever_the_brokers_answer_each_key_is_replayed_in_its_order_and_nothi
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_becomes_a_dead_letter() {
+    const NUMBERS: usize = 20;
+    let (mock, stage) = Stage::new();
+    for number in 0..NUMBERS {
+        for key in 0..KEYS {
+            stage.append(stage.record(key, number)).await;
+        }
+    }
+    // The first record of a lane is sent by itself; of those after it, one a key at once. What is refused here is their first batch.
+    mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let replaying = stage.replay();
+    stage.is_direct().await;
+    assert_in_order(&stage.orders(&mock), &[NUMBERS; KEYS]);
+    let metrics = &stage.dead_letters.metrics;
+    assert!(metrics.kafka_errors.with_label_values(&["MessageSizeTooLarge"]).get() >= 1);
+    let of = |to: &str| metrics.dead_letters.with_label_values(&[to, "too_large"]).get();
+    assert_eq!((of("topic"), of("disk"), metrics.replayed.get()), (0, 0, (NUMBERS * KEYS) as u64));
+    stage.end(replaying).await;
+}
+
 /// What the senders have done.
 #[derive(Debug, Default)]
 struct Sent {
