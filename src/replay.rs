@@ -280,7 +280,7 @@ impl Lane {
     /// Logs why a topic takes no events, where that is its own matter: what all have in common is logged once, by others.
     fn log(&self, failure: Failure) -> bool {
         let (topic, code) = (&*self.topic, failure.code);
-        if failure.remedy == Remedy::Operator {
+        if matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
             tracing::error!(topic, ?code, "the topic takes no events until someone fixes it: they wait in the spool");
             return true;
         }

@@ -113,8 +113,9 @@ pub(super) struct Client {
 
 impl Client {
     fn new(common: &Arc<Common>, config: &ClientConfig) -> Result<Self, Unusable> {
-        let logged = Throttle::new(Duration::from_secs(10));
-        let context = Context { common: Arc::clone(common), is_fatal: AtomicBool::new(false), logged };
+        let [logged, clocks_logged] = [(); 2].map(|()| Throttle::new(Duration::from_secs(10)));
+        let is_fatal = AtomicBool::new(false);
+        let context = Context { common: Arc::clone(common), is_fatal, logged, clocks_logged };
         let producer: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
         common.config.read_back(config)?;
         let stop = Arc::<AtomicBool>::default();
@@ -185,16 +186,26 @@ pub(super) struct Context {
     /// It takes nothing any more.
     is_fatal: AtomicBool,
     logged: Throttle,
+    clocks_logged: Throttle,
 }
 
 impl Context {
     fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, since: Instant) -> Failure {
         self.count(error);
-        if let Some(unlogged) = self.logged.pass() {
-            tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
+        let (failure, topic) = (Failure::of(error), message.topic());
+        let is_clocks = failure.remedy == Remedy::Clocks;
+        let throttle = if is_clocks { &self.clocks_logged } else { &self.logged };
+        match throttle.pass() {
+            None => {}
+            Some(unlogged) if is_clocks => tracing::error!(
+                topic,
+                %error,
+                unlogged,
+                "the clocks of the relay and of the brokers differ by more than the topic allows: correct the clock, or its message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+            ),
+            Some(unlogged) => tracing::warn!(topic, %error, unlogged, "Kafka did not take a record"),
         }
-        let failure = Failure::of(error);
-        self.common.health.failed(message.topic(), failure.remedy, since);
+        self.common.health.failed(topic, failure.remedy, since);
         failure
     }
 

@@ -10,6 +10,9 @@ pub enum Remedy {
     Wait,
     /// An operator has to act: on the topic, the permissions, or the brokers. The topic's lane waits in the spool; others go on.
     Operator,
+    /// The clocks of the relay and of the brokers differ by more than the topic allows. The lane waits in the spool, until either clock, or
+    /// the topic's setting, is right: the timestamp is that of the attempt.
+    Clocks,
     /// The record is not to blame, but another one of its batch. It is sent again, alone.
     Alone,
     /// The record is refused; or its batch is, whole, for the sake of another record in it. It is sent again, alone; what is refused
@@ -20,7 +23,7 @@ pub enum Remedy {
 }
 
 use RDKafkaErrorCode as Code;
-use Remedy::{Alone, DeadLetter, Operator, Rebuild, Wait};
+use Remedy::{Alone, Clocks, DeadLetter, Operator, Rebuild, Wait};
 
 /// The table. The first column is librdkafka's name, under which the metric `livechat_relay_kafka_errors_total` has it, too.
 pub const REMEDIES: [(Code, Remedy); 59] = [
@@ -29,7 +32,7 @@ pub const REMEDIES: [(Code, Remedy); 59] = [
     (Code::InvalidMessageSize, DeadLetter),
     (Code::MessageBatchTooLarge, DeadLetter),
     (Code::InvalidRecord, DeadLetter),
-    (Code::InvalidTimestamp, DeadLetter),
+    (Code::InvalidTimestamp, Clocks),
     (Code::InvalidDifferentRecord, Alone),
     // The topic: missing, forbidden, or set so that nothing can be written.
     (Code::UnknownTopic, Operator),

@@ -25,6 +25,10 @@ mod remedies;
 mod retries;
 mod samples;
 mod security;
+// The shifted clock of tests/chaos.
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
+#[path = "../chaos/shim.rs"]
+mod shim;
 mod spool;
 mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]

@@ -166,7 +166,7 @@ const CASES: [(Becomes, &[Code]); 5] = [
         Code::ClusterAuthorizationFailed, Code::PolicyViolation, Code::InvalidConfig, Code::UnsupportedForMessageFormat,
         Code::UnsupportedCompressionType, Code::UnsupportedVersion, Code::UnsupportedFeature, Code::InvalidRequest,
         Code::InvalidRequiredAcks, Code::Authentication, Code::SaslAuthenticationFailed, Code::UnsupportedSASLMechanism,
-        Code::MessageTimedOut, Code::AllBrokersDown, Code::Resolve, Code::NetworkException, Code::FencedLeaderEpoch,
+        Code::InvalidTimestamp, Code::MessageTimedOut, Code::AllBrokersDown, Code::Resolve, Code::NetworkException, Code::FencedLeaderEpoch,
         Code::UnknownLeaderEpoch, Code::ISRInsufficient, Code::ThrottlingQuotaExceeded, Code::QueueFull, Code::PurgeQueue,
         Code::PurgeInflight, Code::Unknown, Code::InvalidProducerEpoch, Code::InvalidProducerIdMapping, Code::ProducerFenced,
         Code::BadMessage, Code::InvalidDifferentRecord, Code::NoOffset,
@@ -174,7 +174,7 @@ const CASES: [(Becomes, &[Code]); 5] = [
         Code::Fatal, Code::Fenced, Code::Inconsistent,
     ]),
     (Becomes::DeadLetter("too_large"), &[Code::MessageSizeTooLarge, Code::InvalidMessageSize, Code::MessageBatchTooLarge]),
-    (Becomes::DeadLetter("invalid"), &[Code::InvalidRecord, Code::InvalidTimestamp]),
+    (Becomes::DeadLetter("invalid"), &[Code::InvalidRecord]),
     (Becomes::Rebuilt, &[Code::OutOfOrderSequenceNumber]),
 ];
 
