@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Read [`event`], then [`relay`], then [`publish`], [`spool`] and [`replay`]; [`cli`] wires them. Imports go only downward:
-//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, window → event, metrics, telemetry, shutdown, alarm`.
+//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, window → event, metrics, telemetry, shutdown, alarm →
+//! outcome`.
 
 #![forbid(unsafe_code)]
 
@@ -33,5 +34,6 @@ pub mod window;
 // side: tools that know nothing of the rest
 pub mod alarm;
 pub mod metrics;
+pub mod outcome;
 pub mod shutdown;
 pub mod telemetry;

@@ -8,6 +8,7 @@ use prometheus::{
 };
 
 use crate::event::{Fault, Rejection, actions, route::UNLISTED};
+use crate::outcome::{DeadLetterReason, Unavailable};
 use crate::telemetry;
 
 /// The label for App Webhooks, whose events are no actions.
@@ -36,7 +37,7 @@ pub struct Metrics {
     pub secret_keys: IntCounterVec,
     /// Delivery reports and errors of the client, by librdkafka's name for them.
     pub kafka_errors: IntCounterVec,
-    /// Producers that were given up and built anew.
+    /// Producers that were replaced.
     pub producer_rebuilds: IntCounter,
     pub connections: IntGauge,
     pub bytes_in_flight: IntGauge,
@@ -86,22 +87,6 @@ pub enum Fate {
     Dropped,
     Unavailable,
 }
-
-/// Why an event could not be made durable, as labels.
-pub const UNAVAILABLE: [&str; 9] = [
-    "kafka",
-    "deadline",
-    "queue_full",
-    "too_large",
-    "invalid",
-    "overloaded",
-    "shutting_down",
-    "spool_full",
-    "spool_failed",
-];
-
-/// Why a record became a dead letter, as labels.
-pub const PARKED: [&str; 3] = ["too_large", "invalid", "corrupted"];
 
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
 
@@ -186,7 +171,7 @@ impl Metrics {
             producer_rebuilds: counter(
                 r,
                 "producer_rebuilds_total",
-                "Kafka producers given up and built anew: after a fatal error, or because a topic went on failing while the brokers answer. A rise: look at the log.",
+                "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. A rise: look at the log.",
             ),
             connections: gauge(
                 r,
@@ -282,10 +267,12 @@ impl Metrics {
         Rejection::ALL.iter().for_each(|r| self.rejected.with_label_values(&[r.reason()]).inc_by(0));
         Fault::ALL.iter().for_each(|f| self.faults.with_label_values(&[f.reason()]).inc_by(0));
         ["dropped", "joined"].iter().for_each(|result| self.retries.with_label_values(&[result]).inc_by(0));
-        for (to, reason) in ["topic", "disk"].into_iter().flat_map(|to| PARKED.map(|reason| (to, reason))) {
-            self.dead_letters.with_label_values(&[to, reason]).inc_by(0);
+        for reason in DeadLetterReason::ALL {
+            ["topic", "disk"]
+                .iter()
+                .for_each(|to| self.dead_letters.with_label_values(&[to, reason.label()]).inc_by(0));
         }
-        UNAVAILABLE.iter().for_each(|reason| self.unavailable.with_label_values(&[reason]).inc_by(0));
+        Unavailable::ALL.iter().for_each(|reason| self.unavailable.with_label_values(&[reason.label()]).inc_by(0));
         for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
             self.requests.with_label_values(&[code]).inc_by(0);
         }

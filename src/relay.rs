@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::alarm::Alarm;
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetters, Resolved};
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
 use crate::event::route::{UNLISTED, route};
 use crate::event::verify::verify;
 use crate::event::{Event, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
 use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
-use crate::publish::{Failure, Publisher, Remedy, Report};
+use crate::publish::{Failure, Publisher, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::{Entry, Spool, Way};
 use crate::telemetry::Throttle;
@@ -90,7 +90,7 @@ pub enum Outcome {
     Dropped,
     /// It is the sender's fault.
     Rejected(Rejection),
-    /// It could not be made durable, for this reason (one of [`crate::metrics::UNAVAILABLE`]); the sender should try again.
+    /// It could not be made durable, for this reason (the label of an [`Unavailable`](crate::outcome::Unavailable)); the sender should try again.
     Unavailable(&'static str),
 }
 
@@ -226,7 +226,7 @@ impl Relay {
             let account = Account { action, claim, began: std::time::Instant::now() };
             return self.detour(record, account, Tried::Not, deadline).await;
         }
-        let report = self.0.publisher.publish(record);
+        let report = self.0.publisher.publish(record, None);
         let began = report.since();
         let account = Some(Account { action, claim, began });
         let until = self.patience(began.into(), deadline);
@@ -338,14 +338,14 @@ impl Relay {
             && Instant::now() < deadline
         {
             let until = Instant::now() + self.0.publisher.report_deadline_max();
-            tried = reported(&mut self.0.publisher.publish(record.clone()), sleep_until(until)).await;
+            tried = reported(&mut self.0.publisher.publish(record.clone(), None), sleep_until(until)).await;
         }
         match tried {
             Tried::Acked => Outcome::Published,
-            Tried::Failed(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
+            Tried::Failed(failure) if failure.is_refused() => self.resolve(record).await,
             Tried::Failed(_) if self.0.shutdown.giving_up.is_cancelled() => Outcome::Unavailable("shutting_down"),
-            Tried::Failed(failure) => Outcome::Unavailable(failure.reason()),
-            Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason()),
+            Tried::Failed(failure) => Outcome::Unavailable(failure.reason().label()),
+            Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason().label()),
         }
     }
 
@@ -353,25 +353,25 @@ impl Relay {
     async fn through_the_spool(&self, spool: &Spool, record: Record, tried: Tried, deadline: Instant) -> Outcome {
         let tried = match tried {
             Tried::Not if !self.is_hopeless(spool) && spool.way(&record.topic).await == Way::Direct => {
-                let mut report = self.0.publisher.publish(record.clone());
+                let mut report = self.0.publisher.publish(record.clone(), None);
                 reported(&mut report, sleep_until(self.patience(Instant::now(), deadline))).await
             }
             tried => tried,
         };
         let refused = match tried {
             Tried::Acked => return Outcome::Published,
-            // Perhaps another record of its batch is to blame: the replay sends it by itself.
-            Tried::Failed(failure) if failure.remedy == Remedy::Park => Some((failure, record.clone())),
+            // The replay sends it alone.
+            Tried::Failed(failure) if failure.is_refused() => Some(record.clone()),
             Tried::Failed(_) | Tried::Not | Tried::Late => None,
         };
         let ticket = spool.ticket(&record.topic);
         let unspooled = match spool.append(ticket, record).await {
             Ok(Ok(())) => return Outcome::Spooled,
-            Ok(Err(refused)) => refused.reason(),
+            Ok(Err(refused)) => refused.reason().label(),
             Err(_) => "spool_failed",
         };
         match refused {
-            Some((failure, record)) => self.lay_down(record, failure).await,
+            Some(record) => self.resolve(record).await,
             None => Outcome::Unavailable(unspooled),
         }
     }
@@ -385,10 +385,11 @@ impl Relay {
         }
     }
 
-    async fn lay_down(&self, record: Record, failure: Failure) -> Outcome {
-        match self.0.dead_letters.lay_down(Entry::new(record), failure, None).await {
-            Ok(()) => Outcome::Parked,
-            Err(reason) => Outcome::Unavailable(reason),
+    async fn resolve(&self, record: Record) -> Outcome {
+        match self.0.dead_letters.resolve(Entry::new(record), None).await {
+            Ok(Resolved::Published) => Outcome::Published,
+            Ok(Resolved::DeadLetter) => Outcome::Parked,
+            Err(unresolved) => Outcome::Unavailable(unresolved.reason().label()),
         }
     }
 

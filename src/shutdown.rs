@@ -2,12 +2,11 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -20,11 +19,45 @@ pub struct Shutdown {
     pub closing: CancellationToken,
     /// Who still waits for Kafka gives up and answers.
     pub giving_up: CancellationToken,
-    passed: Arc<CachePadded<Passed>>,
+    passed: Arc<Passed>,
+    failure: Arc<Failure>,
 }
 
-/// The moments that have come, for those who ask with every request: the tokens take a lock to answer. Apart from all else in
-/// memory, so that nobody's writing next to it makes them wait.
+/// Why the process has to end though nobody has asked for it.
+#[derive(Debug, Default)]
+struct Failure {
+    reason: OnceLock<String>,
+    is_known: CancellationToken,
+}
+
+/// Held by a thread or a task that the daemon cannot do without. Where it is dropped before the stop has begun, as it is by a
+/// panic, [`Shutdown::failed`] reports it.
+#[must_use = "dropped, it reports that its thread has ended"]
+#[derive(Debug)]
+pub struct Vital {
+    name: &'static str,
+    shutdown: Shutdown,
+    is_done: bool,
+}
+
+impl Vital {
+    /// The thread ends as it should: it is needed no longer.
+    pub fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if !self.is_done && !self.shutdown.is_draining() {
+            let failure = &self.shutdown.failure;
+            let _ = failure.reason.set(format!("the {} thread has ended", self.name)); // the first reason stays
+            failure.is_known.cancel();
+        }
+    }
+}
+
+/// The moments that have come, for those who ask with every request: the tokens take a lock to answer.
 #[derive(Debug, Default)]
 struct Passed {
     draining: AtomicBool,
@@ -32,6 +65,17 @@ struct Passed {
 }
 
 impl Shutdown {
+    /// A guard for the thread of this name, without which the daemon cannot go on.
+    pub fn vital(&self, name: &'static str) -> Vital {
+        Vital { name, shutdown: self.clone(), is_done: false }
+    }
+
+    /// Waits until a vital thread has ended before the stop began; the reason to end the process.
+    pub async fn failed(&self) -> String {
+        self.failure.is_known.cancelled().await;
+        self.failure.reason.get().cloned().unwrap_or_default()
+    }
+
     /// Whether `draining` has come.
     pub fn is_draining(&self) -> bool {
         self.passed.draining.load(Ordering::Relaxed)
@@ -101,6 +145,34 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_vital_thread_that_panics_or_returns_is_reported_by_its_name() {
+        for work in [(|| panic!("as a test wants it")) as fn(), || ()] {
+            let shutdown = Shutdown::default();
+            let [first, second] = ["reports", "spool"].map(|name| shutdown.vital(name));
+            let thread = std::thread::spawn(move || {
+                let _vital = first;
+                work();
+            });
+            assert_eq!(shutdown.failed().await, "the reports thread has ended");
+            let _ = thread.join(); // it may have panicked
+            drop(second);
+            assert_eq!(shutdown.failed().await, "the reports thread has ended", "the first reason stays");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vital_thread_that_is_done_or_ends_after_the_stop_began_is_no_failure() {
+        use futures_util::FutureExt as _;
+        let shutdown = Shutdown::default();
+        shutdown.vital("reports").done();
+        assert_eq!(shutdown.failed().now_or_never(), None);
+        let last = shutdown.vital("spool");
+        shutdown.run(Duration::ZERO, Duration::ZERO, async {}).await;
+        drop(last);
+        assert_eq!(shutdown.failed().now_or_never(), None);
+    }
 
     #[tokio::test]
     async fn whoever_waits_for_the_closing_is_woken_by_it() {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{Failure, Source, print};
 use crate::config::{self, Config};
 use crate::publish::Publisher;
+use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable, store};
 use crate::topics::{Topics, Trouble};
 
@@ -75,7 +76,7 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));
     let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
     let names = config.policy.topics();
-    let built = Publisher::new(config.kafka.clone(), metrics).map(drop).map_err(Trouble::Client);
+    let built = Publisher::new(config.kafka.clone(), metrics, Shutdown::default()).map(drop).map_err(Trouble::from);
     let topics = built.and_then(|()| Topics::new(names, config.topics.clone(), &config.kafka));
     let topics = match topics {
         Ok(topics) => topics,

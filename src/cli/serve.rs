@@ -94,14 +94,19 @@ impl Daemon {
         let listener = bind("server.listen", &config.server.listener)?;
         let admin_listener = bind("admin.listen", &config.admin)?;
         let bad_properties = |e| Failure::Usage(format!("kafka.properties: {e}"));
-        let publisher = Publisher::new(config.kafka.clone(), Arc::clone(&metrics)).map_err(bad_properties)?;
-        let publisher = Arc::new(publisher);
+        let publisher = Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone());
+        let publisher = Arc::new(publisher.map_err(bad_properties)?);
         let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
         let topics = Arc::new(topics.map_err(|e| Failure::Usage(e.to_string()))?);
         let webhooks = listener.local_addr().map_err(Failure::failed)?;
         let admin_address = admin_listener.local_addr().map_err(Failure::failed)?;
 
-        let admin = Arc::new(Admin::new(Arc::clone(&metrics), shutdown.clone(), spool.clone().map(Desk)));
+        let admin = Arc::new(Admin::new(
+            Arc::clone(&metrics),
+            Arc::clone(&publisher),
+            shutdown.clone(),
+            spool.clone().map(Desk),
+        ));
         let admin = tokio::spawn(http::serve(admin_listener, config.admin.limits, admin, shutdown.clone()));
 
         let preparing = prepare_at_start(&topics, spool.is_some()).await?;

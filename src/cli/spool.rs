@@ -19,6 +19,7 @@ use crate::dead_letter::DeadLetters;
 use crate::desk::{Ask, Item, Status};
 use crate::publish::Publisher;
 use crate::replay;
+use crate::shutdown::Shutdown;
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -263,8 +264,8 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
         return Err(Failure::Failed("the relay publishes by itself".to_owned()));
     };
     let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), std::env::vars())?;
-    let publisher =
-        Publisher::new(kafka, Arc::clone(metrics)).map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
+    let publisher = Publisher::new(kafka, Arc::clone(metrics), Shutdown::default());
+    let publisher = publisher.map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
     let dead_letters = DeadLetters {
         topic: Arc::from(format!("{prefix}{DEAD_LETTER}")),
         publisher: Arc::new(publisher),

@@ -210,8 +210,11 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
     let client_id = r.get("kafka.client_id");
     let publish_deadline = r.time("kafka.publish_deadline", Duration::from_millis(100), 60 * SECOND);
     let linger = r.time("kafka.linger", Duration::ZERO, SECOND);
-    let busy_records = r.number("kafka.busy_records", 1, 10_000_000);
-    let busy_linger = r.time("kafka.busy_linger", Duration::ZERO, SECOND);
+    if let (Some(linger), Some(deadline)) = (linger, publish_deadline)
+        && (deadline..=SECOND).contains(&linger)
+    {
+        r.mistake("kafka.linger", "is not shorter than kafka.publish_deadline: no record would be sent in time");
+    }
     let compression = r.one_of("kafka.compression", &["none", "gzip", "snappy", "lz4", "zstd"]);
     let queue_bytes_max = r.size("kafka.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(2));
     let queue_records_max = r.number("kafka.queue_records_max", 1, 10_000_000);
@@ -224,7 +227,6 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
         client_id: client_id?,
         publish_deadline: publish_deadline?,
         linger: linger?,
-        busy: publish::Busy { records: busy_records?, linger: busy_linger? },
         compression: compression?,
         queue_bytes_max: queue_bytes_max? as u64,
         queue_records_max: queue_records_max?,
@@ -236,10 +238,13 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
 }
 
 fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
-    let mut properties = Vec::new();
+    let mut properties: Vec<(String, SecretString)> = Vec::new();
     for (name, value) in r.table("kafka.properties") {
         let key = format!("kafka.properties.\"{name}\"");
-        if let Some(why) = publish::Config::refusal(&name) {
+        let is_same = |(other, _): &&(String, _)| publish::canonical(other) == publish::canonical(&name);
+        if let Some((other, _)) = properties.iter().find(is_same) {
+            r.mistake(&key, &format!("and \"{other}\" are two names of one property; keep one of them"));
+        } else if let Some(why) = publish::Config::refusal(&name) {
             r.mistake(&key, &format!("may not be set: {why}"));
         } else if let Some(value) = r.secret(&key, &value) {
             properties.push((name, value));

@@ -196,14 +196,30 @@ fn names_that_kafka_takes_for_one_are_refused() {
 }
 
 #[test]
-fn the_wait_for_company_has_its_limits() {
-    let set = |name: &str, value: &str| mistakes(&format!("[kafka]\n{name} = {value}"));
-    for (name, value) in [("busy_records", "1"), ("busy_linger", "\"0ms\""), ("busy_linger", "\"1s\"")] {
-        assert_eq!(set(name, value), Vec::<String>::new(), "{name} {value}");
+fn two_names_of_one_property_are_a_mistake_that_names_both() {
+    let of = |properties: &str| mistakes(&format!("[kafka.properties]\n{properties}"));
+    for [one, other] in [
+        ["linger.ms", "queue.buffering.max.ms"],
+        ["compression.type", "topic.compression.codec"],
+        ["max.in.flight", "max.in.flight.requests.per.connection"],
+        ["retries", "topic.retries"],
+    ] {
+        let found = of(&format!("\"{other}\" = \"1\"\n\"{one}\" = \"1\""));
+        assert!(found.len() == 1 && found[0].contains(one) && found[0].contains(other), "{found:?}");
     }
-    for (name, value) in [("busy_records", "0"), ("busy_linger", "\"1001ms\""), ("busy_linger", "\"-1ms\"")] {
-        let told = set(name, value);
-        assert!(told.len() == 1 && told[0].starts_with(&format!("kafka.{name}: ")), "{told:?}");
+    assert_eq!(of("\"topic.acks\" = \"1\"\n\"topic.partitioner\" = \"consistent\"").len(), 2);
+    assert_eq!(of("\"topic.metadata.refresh.interval.ms\" = \"1000\"\n\"retries\" = \"7\""), Vec::<String>::new());
+}
+
+#[test]
+fn a_batch_waits_less_than_a_record_may_take() {
+    let set = |linger: &str| mistakes(&format!("[kafka]\npublish_deadline = \"500ms\"\nlinger = \"{linger}\""));
+    for linger in ["0ms", "2ms", "499ms"] {
+        assert_eq!(set(linger), Vec::<String>::new(), "{linger}");
+    }
+    for linger in ["-1ms", "500ms", "1001ms"] {
+        let found = set(linger);
+        assert!(found.len() == 1 && found[0].starts_with("kafka.linger: "), "{found:?}");
     }
 }
 

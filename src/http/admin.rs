@@ -14,19 +14,21 @@ use super::{Answer, Connection, Handler};
 
 use crate::desk::{Ask, Desk, Trouble};
 use crate::metrics::Metrics;
+use crate::publish::Publisher;
 use crate::shutdown::Shutdown;
 
 /// `[admin]`'s answers.
 pub struct Admin {
     metrics: Arc<Metrics>,
+    publisher: Arc<Publisher>,
     shutdown: Shutdown,
     /// Where there is a spool.
     desk: Option<Desk>,
 }
 
 impl Admin {
-    pub const fn new(metrics: Arc<Metrics>, shutdown: Shutdown, desk: Option<Desk>) -> Self {
-        Self { metrics, shutdown, desk }
+    pub const fn new(metrics: Arc<Metrics>, publisher: Arc<Publisher>, shutdown: Shutdown, desk: Option<Desk>) -> Self {
+        Self { metrics, publisher, shutdown, desk }
     }
 
     fn ready(&self) -> (StatusCode, &'static str) {
@@ -70,6 +72,8 @@ impl Admin {
         }
         match uri.path() {
             "/metrics" => {
+                let in_flight = self.publisher.records_in_flight();
+                self.metrics.records_in_flight.set(i64::try_from(in_flight).unwrap_or(i64::MAX));
                 answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(self.metrics.text()))
             }
             "/livez" => text(StatusCode::OK, "alive\n"),

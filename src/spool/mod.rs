@@ -28,6 +28,7 @@ pub use store::{Contents, Size, Store};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
+use crate::outcome::Unavailable;
 use writer::Opened;
 
 /// `[spool]`.
@@ -68,11 +69,10 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
-    pub const fn reason(self) -> &'static str {
+    pub const fn reason(self) -> Unavailable {
         match self {
-            Self::Full => "spool_full",
-            Self::Failed => "spool_failed",
+            Self::Full => Unavailable::SpoolFull,
+            Self::Failed => Unavailable::SpoolFailed,
         }
     }
 }
