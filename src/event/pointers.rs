@@ -28,12 +28,18 @@ impl<'a> Found<'a> {
                     *if depth + 1 == path.len() { &mut here } else { &mut deeper } |= 1 << i;
                 }
             }
+            // A member that stands twice: the last one counts, whole, as it does for most parsers.
+            let mut before = deeper;
+            while before != 0 {
+                self.0[before.trailing_zeros() as usize] = None;
+                before &= before - 1;
+            }
             let value = match deeper {
                 0 => members.value()?,
                 deeper => members.object(|inner| self.walk(pointers, deeper, depth + 1, inner))?,
             };
             while here != 0 {
-                self.0[here.trailing_zeros() as usize] = Some(value); // a name that stands twice: the last counts, as it does for most parsers
+                self.0[here.trailing_zeros() as usize] = Some(value);
                 here &= here - 1;
             }
         }

@@ -138,6 +138,9 @@ fn cut(body: &str, members: &[Member<'_>], i: usize) -> Range<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
 
     fn why(body: &[u8]) -> Rejection {
@@ -212,6 +215,67 @@ mod tests {
         assert_eq!(found(&format!(r#"{{"action":"thread_closed",{payload}}}"#)), expected);
         assert_eq!(found(&format!(r#"{{{payload},"action":"thread_closed"}}"#)), expected);
         assert_eq!(found(&format!(r#"{{{payload},"action":"unheard_of"}}"#)), (None, vec![]));
+    }
+
+    /// The values that an action's pointers lead to, with the path of each.
+    fn found(body: &str) -> Vec<(String, Option<String>)> {
+        let delivery = receive(body.as_bytes()).expect("well-formed");
+        let pointers = delivery.known.map_or(&[][..], |action| action.pointers).iter();
+        let path = |path: &[&str]| path.iter().map(|name| format!("/{name}")).collect();
+        pointers.zip(delivery.found.values()).map(|((_, to), raw)| (path(to), raw.map(str::to_owned))).collect()
+    }
+
+    #[test]
+    fn of_a_member_that_stands_twice_the_last_counts_whole_at_every_depth() {
+        for (payload, chat, thread) in [
+            (r#"{"chat":{"id":"A"},"chat":{}}"#, None, None),
+            (r#"{"chat":{"id":"A"},"chat":{"id":"B"}}"#, Some(r#""B""#), None),
+            (r#"{"chat":{"id":"A"},"chat":1}"#, None, None),
+            (r#"{"chat":1,"chat":{"id":"A"}}"#, Some(r#""A""#), None),
+            (r#"{"chat":{"id":"A","id":null}}"#, Some("null"), None),
+            (r#"{"chat":{"id":"A","thread":{"id":"T"},"thread":{"x":1}}}"#, Some(r#""A""#), None),
+            (r#"{"chat":{"thread":{"id":"T"}},"c\u0068at":{"id":"A"}}"#, Some(r#""A""#), None),
+            (r#"{"chat":{"thread":{"id":"T","id":"U"}}}"#, None, Some(r#""U""#)),
+        ] {
+            for body in [
+                format!(r#"{{"action":"incoming_chat","payload":{payload}}}"#),
+                format!(r#"{{"payload":{payload},"action":"incoming_chat"}}"#),
+            ] {
+                let found = found(&body);
+                assert_eq!((found[0].1.as_deref(), found[1].1.as_deref()), (chat, thread), "{body}");
+            }
+        }
+    }
+
+    /// Objects in which names stand twice more often than not.
+    fn object() -> impl Strategy<Value = String> {
+        let leaf = proptest::sample::select(vec!["1", "null", "{}", "[]", r#""A""#, r#""\u00e9""#, r#"[{"id":1}]"#]);
+        leaf.prop_map(str::to_owned).prop_recursive(4, 24, 6, |inner| {
+            let name =
+                proptest::sample::select(vec!["chat", "thread", "thre\\u0061d", "id", "created_at", "timestamp", "x"]);
+            proptest::collection::vec((name, inner), 0..6).prop_map(|members| {
+                let members: Vec<_> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+                format!("{{{}}}", members.join(","))
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn pointers_lead_to_what_a_map_of_the_payload_has(payload in object(), is_action_first in any::<bool>()) {
+            let action = r#""action":"incoming_chat""#;
+            let body = if is_action_first {
+                format!(r#"{{{action},"payload":{payload}}}"#)
+            } else {
+                format!(r#"{{"payload":{payload},{action}}}"#)
+            };
+            // Of members that stand twice, serde_json's map keeps the last one.
+            let map: Value = serde_json::from_str(&payload).expect("JSON");
+            for (path, raw) in found(&body) {
+                let raw: Option<Value> = raw.map(|raw| serde_json::from_str(&raw).expect("JSON"));
+                prop_assert_eq!(raw.as_ref(), map.pointer(&path), "{} {}", payload, path);
+            }
+        }
     }
 
     #[test]
