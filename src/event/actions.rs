@@ -255,6 +255,10 @@ mod tests {
         for a in ACTIONS {
             assert!(a.pointers.len() <= POINTERS_MAX, "{}", a.name);
             assert!(a.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", a.name);
+            let paths = a.pointers.iter().enumerate().map(|(i, (_, path))| (i, path));
+            let leads_on =
+                |(i, path): (usize, &&[&str])| paths.clone().any(|(j, other)| i != j && other.starts_with(path));
+            assert!(!paths.clone().any(leads_on), "{}: a pointer leads to another one or beyond", a.name);
             let has = |slot: &Slot| a.pointers.iter().any(|(s, _)| s == slot);
             assert!(a.key.iter().all(has), "{}: a key without a pointer", a.name);
             if let Strong(slots) = a.identity {

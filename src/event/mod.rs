@@ -15,8 +15,8 @@ pub mod route;
 pub mod verify;
 
 pub mod actions;
+mod json;
 mod pointers;
-mod scan;
 
 pub use normalize::{Event, Fault, Receipt, RetryKey};
 pub use receive::Delivery;

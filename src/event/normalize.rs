@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::actions::{Action, Identity, Pointer, Slot};
+use super::json;
 use super::pointers::Found;
-use super::receive;
-use super::scan;
+use super::receive::Object;
 use super::{Rejection, Verified};
 
 /// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60; what is longer is none of them.
@@ -195,9 +195,9 @@ pub const APP_EVENTS: [&str; 6] = [
 /// # Errors
 /// A [`Rejection`] when the body is no JSON object, has a member twice, or lacks `event` or `payload`.
 pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result<Event<'a>, Rejection> {
-    let (body, members) = receive::members_of(body, |_, members| members.value())?;
+    let Object { text: body, members, .. } = Object::read(body)?;
     let value = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.value);
-    let happened = value("event").and_then(scan::string).ok_or(Rejection::NoAction)?;
+    let happened = value("event").and_then(json::string).ok_or(Rejection::NoAction)?;
     let payload = value("payload").ok_or(Rejection::NoPayload)?;
     let mut faults = Vec::new();
     let tenant = tenant(value("organizationID"), value("licenseID"), &mut faults);
@@ -224,7 +224,7 @@ pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result
 /// The text of each slot that the pointers lead to. A pointer that leads to nothing usable leaves its slot to the next one.
 fn slots<'a>(pointers: &[Pointer], found: Found<'a>, faults: &mut Vec<Fault>) -> Slots<'a> {
     let mut slots = Slots::default();
-    for (&(slot, _), raw) in pointers.iter().zip(found.values()) {
+    for (&(slot, _), raw) in pointers.iter().zip(found) {
         if slots[slot as usize].is_none() {
             slots[slot as usize] = text(raw, faults);
         }
@@ -240,7 +240,7 @@ fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str
         [b'"', inner @ .., b'"'] if is_short(inner.len()) && is_printable(inner) => {
             Ok(Cow::Borrowed(&raw[1..raw.len() - 1]))
         }
-        [b'"', ..] => scan::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
+        [b'"', ..] => json::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
         _ if is_integer(raw) => Ok(Cow::Borrowed(raw)),
         _ => Err(Fault::WrongType),
     };

@@ -2,12 +2,17 @@
 //! action's pointers lead to.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
+
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed as _, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::Rejection;
 use super::actions::{self, Action};
-use super::pointers::Found;
-use super::scan::{self, NotJson};
+use super::json;
+use super::pointers::{Found, Walk};
 
 /// More members than LiveChat's envelope has or is likely to get (7 in API 3.6); a bound on what a stranger makes us do.
 pub const MEMBERS_MAX: usize = 64;
@@ -29,49 +34,42 @@ pub struct Delivery<'a> {
     pub(super) additional_data: Option<&'a str>,
 }
 
-/// Reads the envelope out of `body` without copying it.
+/// Reads a webhook out of `body` without copying it.
 ///
 /// # Errors
 /// A [`Rejection`] when the body is no JSON object with an `action` and a `payload`, or has a member twice: the sender
 /// has to send something else.
 pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
-    let (mut action, mut known, mut found) = (None, None, None);
-    let (body, members) = members_of(body, |name, members| match (name, known) {
-        ("action", _) => {
-            let raw = members.value()?;
-            action = scan::string(raw);
-            known = action.as_deref().and_then(actions::find);
-            Ok(raw)
-        }
-        ("payload", Some(action)) => look(action, members, &mut found),
-        _ => members.value(),
-    })?;
-    let (mut secret, mut payload) = (None, None);
+    let Object { text, members, known, found } = Object::read(body)?;
+    let (mut secret, mut action, mut payload) = (None, None, None);
     let (mut webhook_id, mut organization_id, mut license_id, mut additional_data) = (None, None, None, None);
     for (i, member) in members.iter().enumerate() {
+        let value = Some(member.value);
         match &*member.name {
-            "secret_key" => secret = Some((member.value, cut(body, &members, i))),
-            "payload" => payload = Some(member.value),
-            "webhook_id" => webhook_id = Some(member.value),
-            "organization_id" => organization_id = Some(member.value),
-            "license_id" => license_id = Some(member.value),
-            "additional_data" => additional_data = Some(member.value),
+            "secret_key" => secret = Some((member.value, cut(&members, i))),
+            "action" => action = json::string(member.value),
+            "payload" => payload = value,
+            "webhook_id" => webhook_id = value,
+            "organization_id" => organization_id = value,
+            "license_id" => license_id = value,
+            "additional_data" => additional_data = value,
             _ => {}
         }
     }
     let action = action.ok_or(Rejection::NoAction)?;
     let payload = payload.ok_or(Rejection::NoPayload)?;
-    if let (Some(action), None) = (known, found) {
-        // The payload came before its action, which LiveChat's never does.
-        look(action, &mut scan::Members::before(payload), &mut found).map_err(|NotJson| Rejection::NotJson)?;
-    }
+    let found = match (found, known) {
+        (Some(found), _) => found,
+        (None, Some(action)) => look_again(action, payload)?,
+        (None, None) => Found::default(),
+    };
     Ok(Delivery {
-        body,
+        body: text,
         secret,
         action,
         known,
         payload,
-        found: found.unwrap_or_default(),
+        found,
         webhook_id,
         organization_id,
         license_id,
@@ -79,46 +77,101 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
     })
 }
 
-/// Reads the payload, and notes what the pointers of its action lead to.
-fn look<'a>(
-    action: &Action,
-    members: &mut scan::Members<'a>,
-    found: &mut Option<Found<'a>>,
-) -> Result<&'a str, NotJson> {
-    members.object(|payload| found.insert(Found::default()).look(action.pointers, payload))
+/// What the pointers of an action lead to in a payload that came before its action, as LiveChat's never does, or is no object.
+fn look_again<'a>(action: &Action, payload: &'a str) -> Result<Found<'a>, Rejection> {
+    let mut found = Found::default();
+    if payload.starts_with('{') {
+        let walk = Walk { text: payload, pointers: action.pointers, path: &[], found: &mut found };
+        let mut json = serde_json::Deserializer::from_str(payload);
+        walk.deserialize(&mut json).map_err(|_| Rejection::NotJson)?;
+    }
+    Ok(found)
 }
 
-/// A member of the outer object: its decoded name, and where its raw text stands in the body.
+/// A member of the body's object: its decoded name, its raw value, and where both are in the body.
 pub(super) struct Member<'a> {
     pub(super) name: Cow<'a, str>,
-    /// Where the name begins in the body.
-    at: usize,
     pub(super) value: &'a str,
+    /// From the quote that opens the name to the end of the value.
+    range: Range<usize>,
 }
 
-/// The members of the body's one object, in their order, none of them twice; `value` reads the value of each.
-pub(super) fn members_of<'a>(
-    body: &'a [u8],
-    mut value: impl FnMut(&str, &mut scan::Members<'a>) -> Result<&'a str, NotJson>,
-) -> Result<(&'a str, Vec<Member<'a>>), Rejection> {
-    let not_json = |NotJson| Rejection::NotJson;
-    let body = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?;
-    let body = body.trim_matches([' ', '\t', '\r', '\n']); // JSON's white space: around the object, no part of it
-    let other = || if scan::is_json(body) { Rejection::NotAnObject } else { Rejection::NotJson };
-    let mut walk = scan::Members::of(body).ok_or_else(other)?;
-    let mut members = Vec::with_capacity(8);
-    while let Some(name) = walk.name().map_err(not_json)? {
-        let (at, name) = (name.at, name.text.ok_or(Rejection::NotJson)?);
-        let value = value(&name, &mut walk).map_err(not_json)?;
-        members.push(Member { name, at, value });
-        if members.len() > MEMBERS_MAX {
-            return Err(Rejection::TooManyMembers);
+/// The object that a body is.
+pub(super) struct Object<'a> {
+    /// The body without the white space around it.
+    pub(super) text: &'a str,
+    /// In their order, none of them twice.
+    pub(super) members: Vec<Member<'a>>,
+    /// The catalogue's entry for its action.
+    known: Option<&'static Action>,
+    /// What the pointers of that lead to in its payload, where the action comes first and the payload is an object.
+    found: Option<Found<'a>>,
+}
+
+impl<'a> Object<'a> {
+    /// Reads the body, once.
+    pub(super) fn read(body: &'a [u8]) -> Result<Self, Rejection> {
+        let text = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?.trim_matches(json::SPACE);
+        if !text.starts_with('{') {
+            let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
+            return Err(if is_json { Rejection::NotAnObject } else { Rejection::NotJson });
+        }
+        if !text.ends_with('}') {
+            return Err(Rejection::NotJson); // the last value ends where this brace is
+        }
+        let mut json = serde_json::Deserializer::from_str(text);
+        let object = json.deserialize_map(Reader { text }).map_err(|_| Rejection::NotJson)?;
+        json.end().map_err(|_| Rejection::NotJson)?;
+        if object.members.len() > MEMBERS_MAX {
+            Err(Rejection::TooManyMembers)
+        } else if has_twins(&object.members) {
+            Err(Rejection::MemberTwice)
+        } else {
+            Ok(object)
         }
     }
-    if !walk.is_over() {
-        return Err(Rejection::NotJson);
+}
+
+/// Reads an [`Object`] from `text`.
+struct Reader<'a> {
+    text: &'a str,
+}
+
+impl<'a> Visitor<'a> for Reader<'a> {
+    type Value = Object<'a>;
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("an object")
     }
-    if has_twins(&members) { Err(Rejection::MemberTwice) } else { Ok((body, members)) }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Object<'a>, A::Error> {
+        let text = self.text;
+        let (mut members, mut found, mut known) = (Vec::with_capacity(8), None, None::<&'static Action>);
+        let mut next = map.next_key::<&RawValue>()?;
+        while let Some(raw_name) = next {
+            let name = json::string(raw_name.get()).ok_or_else(|| A::Error::custom("a name is not Unicode"))?;
+            match (&*name, known) {
+                ("action", _) => {
+                    known = json::string(map.next_value::<&RawValue>()?.get()).and_then(|name| actions::find(&name))
+                }
+                ("payload", Some(action)) if json::is_object(text, raw_name) => {
+                    let found = found.insert(Found::default());
+                    map.next_value_seed(Walk { text, pointers: action.pointers, path: &[], found })?;
+                }
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+            next = map.next_key()?;
+            // What was walked through has no raw value: every value is what stands between two names.
+            let start = json::offset(text, raw_name.get());
+            let end = next.map_or(text.len() - 1, |next| json::offset(text, next.get()));
+            let value = json::value_between(text, start + raw_name.get().len(), end);
+            let range = start..json::offset(text, value) + value.len();
+            if members.len() <= MEMBERS_MAX {
+                members.push(Member { name, value, range }); // one too many is kept, so that the body is refused
+            }
+        }
+        Ok(Object { text, members, known, found })
+    }
 }
 
 /// Names are compared as decoded: `"action"` and `"\u0061ction"` are one name to every JSON parser behind us.
@@ -127,17 +180,20 @@ fn has_twins(members: &[Member<'_>]) -> bool {
 }
 
 /// The bytes of member `i` with the one comma that must go with it.
-fn cut(body: &str, members: &[Member<'_>], i: usize) -> Range<usize> {
-    let end = |m: &Member<'_>| m.value.as_ptr() as usize - body.as_ptr() as usize + m.value.len();
+fn cut(members: &[Member<'_>], i: usize) -> Range<usize> {
+    let range = &members[i].range;
     match (members.get(i + 1), i.checked_sub(1)) {
-        (Some(next), _) => members[i].at..next.at,
-        (None, Some(previous)) => end(&members[previous])..end(&members[i]),
-        (None, None) => members[i].at..end(&members[i]),
+        (Some(next), _) => range.start..next.range.start,
+        (None, Some(previous)) => members[previous].range.end..range.end,
+        (None, None) => range.clone(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
 
     fn why(body: &[u8]) -> Rejection {
@@ -204,7 +260,7 @@ mod tests {
     fn the_members_may_come_in_any_order() {
         let found = |body: &str| {
             let delivery = receive(body.as_bytes()).expect("well-formed");
-            let found: Vec<_> = delivery.found.values().flatten().map(str::to_owned).collect();
+            let found: Vec<_> = delivery.found.into_iter().flatten().map(str::to_owned).collect();
             (delivery.known.map(|action| action.name), found)
         };
         let payload = r#""payload" : {"id":1,"thread_id":"T1","chat_id":"C1"}"#;
@@ -212,6 +268,121 @@ mod tests {
         assert_eq!(found(&format!(r#"{{"action":"thread_closed",{payload}}}"#)), expected);
         assert_eq!(found(&format!(r#"{{{payload},"action":"thread_closed"}}"#)), expected);
         assert_eq!(found(&format!(r#"{{{payload},"action":"unheard_of"}}"#)), (None, vec![]));
+    }
+
+    /// The values that an action's pointers lead to, with the path of each.
+    fn found(body: &str) -> Vec<(String, Option<String>)> {
+        let delivery = receive(body.as_bytes()).expect("well-formed");
+        let pointers = delivery.known.map_or(&[][..], |action| action.pointers).iter();
+        let path = |path: &[&str]| path.iter().map(|name| format!("/{name}")).collect();
+        pointers.zip(delivery.found).map(|((_, to), raw)| (path(to), raw.map(str::to_owned))).collect()
+    }
+
+    #[test]
+    fn of_a_member_that_stands_twice_the_last_counts_whole_at_every_depth() {
+        for (payload, chat, thread) in [
+            (r#"{"chat":{"id":"A"},"chat":{}}"#, None, None),
+            (r#"{"chat":{"id":"A"},"chat":{"id":"B"}}"#, Some(r#""B""#), None),
+            (r#"{"chat":{"id":"A"},"chat":1}"#, None, None),
+            (r#"{"chat":1,"chat":{"id":"A"}}"#, Some(r#""A""#), None),
+            (r#"{"chat":{"id":"A","id":null}}"#, Some("null"), None),
+            (r#"{"chat":{"id":"A","thread":{"id":"T"},"thread":{"x":1}}}"#, Some(r#""A""#), None),
+            (r#"{"chat":{"thread":{"id":"T"}},"c\u0068at":{"id":"A"}}"#, Some(r#""A""#), None),
+            (r#"{"chat":{"thread":{"id":"T","id":"U"}}}"#, None, Some(r#""U""#)),
+        ] {
+            for body in [
+                format!(r#"{{"action":"incoming_chat","payload":{payload}}}"#),
+                format!(r#"{{"payload":{payload},"action":"incoming_chat"}}"#),
+            ] {
+                let found = found(&body);
+                assert_eq!((found[0].1.as_deref(), found[1].1.as_deref()), (chat, thread), "{body}");
+            }
+        }
+    }
+
+    /// Objects in which names stand twice more often than not.
+    fn object() -> impl Strategy<Value = String> {
+        let leaf = proptest::sample::select(vec!["1", "null", "{}", "[]", r#""A""#, r#""\u00e9""#, r#"[{"id":1}]"#]);
+        leaf.prop_map(str::to_owned).prop_recursive(4, 24, 6, |inner| {
+            let name =
+                proptest::sample::select(vec!["chat", "thread", "thre\\u0061d", "id", "created_at", "timestamp", "x"]);
+            proptest::collection::vec((name, inner), 0..6).prop_map(|members| {
+                let members: Vec<_> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+                format!("{{{}}}", members.join(","))
+            })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn pointers_lead_to_what_a_map_of_the_payload_has(payload in object(), is_action_first in any::<bool>()) {
+            let action = r#""action":"incoming_chat""#;
+            let body = if is_action_first {
+                format!(r#"{{{action},"payload":{payload}}}"#)
+            } else {
+                format!(r#"{{"payload":{payload},{action}}}"#)
+            };
+            // Of members that stand twice, serde_json's map keeps the last one.
+            let map: Value = serde_json::from_str(&payload).expect("JSON");
+            for (path, raw) in found(&body) {
+                let raw: Option<Value> = raw.map(|raw| serde_json::from_str(&raw).expect("JSON"));
+                prop_assert_eq!(raw.as_ref(), map.pointer(&path), "{} {}", payload, path);
+            }
+        }
+    }
+
+    /// Pieces of JSON in any order: more often nearly JSON than any text would be.
+    fn pieces() -> impl Strategy<Value = String> {
+        let common =
+            vec!["{", "}", "[", "]", ",", ":", " ", "\"", "\\", "\"a\":", "1", "0", "-", ".", "e", "null", "true"];
+        let rare = vec!["\"text\"", "\"\\u00e9\"", "\\u", "é", "\n", "\t", "{\"b\":2}", "[3]", "x"];
+        let piece = prop_oneof![8 => proptest::sample::select(common), 2 => proptest::sample::select(rare)];
+        proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    }
+
+    /// An object's members, written as JSON, each with white space before its name, its colon, its value and what follows.
+    fn spaced_members() -> impl Strategy<Value = Vec<(String, String, [String; 4])>> {
+        let value = prop_oneof![
+            object(),
+            ".{0,8}".prop_map(|text| Value::from(text).to_string()),
+            proptest::sample::select(vec!["-1.5e3", "1e999", "[ ]", "[\",\", 2 ]", "null", r#""\ud800""#])
+                .prop_map(str::to_owned),
+        ];
+        let name = ".{0,4}".prop_map(|name| Value::from(name).to_string());
+        let member = (name, value, std::array::from_fn(|_| "[ \t\r\n]{0,2}"));
+        proptest::collection::vec(member, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn json_is_what_serde_json_takes_for_json(body in prop_oneof![pieces(), pieces().prop_map(|p| format!("{{{p}")), ".*"]) {
+            let is_json = serde_json::from_str::<IgnoredAny>(&body).is_ok();
+            let is_taken = !matches!(Object::read(body.as_bytes()).err(), Some(Rejection::NotJson));
+            prop_assert_eq!(is_taken, is_json);
+        }
+
+        #[test]
+        fn members_are_what_stands_between_names_without_the_space(members in spaced_members()) {
+            let written: Vec<_> =
+                members.iter().map(|(name, value, [a, b, c, d])| format!("{a}{name}{b}:{c}{value}{d}")).collect();
+            let body = format!("{{{}}}", written.join(","));
+            let mut names: Vec<_> = members.iter().map(|(name, ..)| name).collect();
+            names.sort();
+            names.dedup();
+            match Object::read(body.as_bytes()) {
+                Ok(object) => {
+                    let read = object.members.iter().map(|m| (Value::from(&*m.name).to_string(), m.value.to_owned()));
+                    let expected = members.iter().map(|(name, value, _)| (name.clone(), value.clone()));
+                    prop_assert!(read.eq(expected), "{}", body);
+                    for m in &object.members {
+                        prop_assert!(body[m.range.clone()].starts_with('"') && body[m.range.clone()].ends_with(m.value), "{}", body);
+                    }
+                }
+                Err(rejection) => prop_assert!(rejection == Rejection::MemberTwice && names.len() < members.len(), "{}", body),
+            }
+        }
     }
 
     #[test]
@@ -222,6 +393,8 @@ mod tests {
         };
         assert!(receive(body(MEMBERS_MAX).as_bytes()).is_ok());
         assert_eq!(why(body(MEMBERS_MAX + 1).as_bytes()), Rejection::TooManyMembers);
+        assert_eq!(why(body(1000).as_bytes()), Rejection::TooManyMembers);
+        assert_eq!(why(body(1000).trim_end_matches('}').as_bytes()), Rejection::NotJson);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::actions::Action;
 use super::pointers::Found;
-use super::{Delivery, Rejection, scan};
+use super::{Delivery, Rejection, json};
 
 /// The active secret keys of an app, by name. Several, because the only way to change the key of a LiveChat webhook is
 /// to register it anew, and meanwhile both keys arrive. Keeps digests, so that no key can leak from here.
@@ -74,7 +74,7 @@ pub struct Verified<'a> {
 /// [`Rejection::Unauthorized`] when the key is missing, no string, or none of the ring's.
 pub fn verify<'a>(delivery: Delivery<'a>, keyring: &Keyring) -> Result<(Verified<'a>, usize), Rejection> {
     let (secret, cut) = delivery.secret.ok_or(Rejection::Unauthorized)?;
-    let secret = scan::string(secret).ok_or(Rejection::Unauthorized)?;
+    let secret = json::string(secret).ok_or(Rejection::Unauthorized)?;
     let key = keyring.find(&secret).ok_or(Rejection::Unauthorized)?;
     let verified = Verified {
         data: [&delivery.body[..cut.start], &delivery.body[cut.end..]],
