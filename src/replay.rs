@@ -134,7 +134,7 @@ impl Lane {
             let again_at = self.backoff.as_ref().map(|backoff| backoff.again_at);
             let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.in_flight.is_empty();
             tokio::select! {
-                Some((number, fate)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settled(number, fate),
+                Some((number, attempt)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settled(number, attempt),
                 () = self.signals.more.notified() => self.is_at_end = false,
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if is_waiting => {}
@@ -190,23 +190,23 @@ impl Lane {
         self.held_bytes += bytes;
     }
 
-    /// Bytes that are no entry any more: kept for a person, out of the lane's way.
+    /// Bytes that are no entry any more are kept as a dead letter on the disk, out of the lane's way.
     async fn set_aside(&mut self, number: u64, error: String, value: Vec<u8>) -> bool {
         tracing::error!(
             topic = &*self.topic,
             number,
             error,
-            "an entry of the spool cannot be read: it is parked as it is"
+            "an entry of the spool cannot be read: its bytes are kept as a dead letter"
         );
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
         let at_ms = jiff::Timestamp::now().as_millisecond();
         let parked = Some(Parked { reason: CORRUPTED.to_owned(), error, at_ms });
         let entry = Entry { parked, ..Entry::new(record) };
-        let is_parked = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await == Ok(Ok(()));
-        if is_parked {
+        let is_kept = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await == Ok(Ok(()));
+        if is_kept {
             self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
         }
-        is_parked
+        is_kept
     }
 
     /// Sends what is ready; while the lane backs off one record, when it is time for it.
@@ -299,7 +299,7 @@ impl Lane {
         (self.held_bytes, self.next, self.is_at_end) = (0, 0, false);
     }
 
-    /// When all is read and on its way, and the brokers take it, who comes now waits for the last ack.
+    /// When all is read and in flight, and the brokers take it, new events wait for the last ack.
     fn close_the_gate(&self) {
         if self.backoff.is_none() && self.is_at_end && self.held.len() as u64 <= CLOSE_AT {
             self.spool.lanes(|lanes| lanes.close(&self.topic));

@@ -1,4 +1,4 @@
-//! How the topics fare, by their delivery reports: whether the cluster is away, and whether a producer is stuck.
+//! What the delivery reports say of topics and brokers: whether the cluster is away, and whether a producer is stuck.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use super::Remedy;
 /// So long may a topic fail, while the brokers answer, before the producer is suspected; doubled each time after that.
 const SUSPICION: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(3600));
 
-/// Written by the thread that delivers the reports, read by everybody.
+/// Written by the threads that take the reports, read with each record.
 pub(super) struct Health {
     start: Instant,
     /// When the last ack came, in microseconds since `start`.
@@ -75,7 +75,7 @@ impl Health {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// A topic that has failed for so long that the producer is to be suspected. Asked while the brokers answer.
+    /// A topic that has failed for so long, while the brokers answer, that its producer is suspected.
     pub(super) fn stuck(&self, now: Instant) -> Option<String> {
         let mut failing = self.failing();
         let (topic, state) = failing.iter_mut().find(|(_, state)| state.suspected_at <= now)?;

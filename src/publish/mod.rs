@@ -1,7 +1,7 @@
-//! [`Record`] → broker ack. Knows librdkafka; tells the rest only what to do about a failure.
+//! [`Record`] → broker ack. Knows librdkafka; of a failure the rest learns what helps.
 //!
-//! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
-//! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
+//! A record is handed over before the first wait, so that a caller who stops waiting for its report does not call it
+//! back. Producers are idempotent and ask for the acks of all in-sync replicas; neither can be configured away.
 
 mod config;
 mod health;
@@ -101,8 +101,8 @@ impl Publisher {
         Ok(Self { common, batched, alone, in_flight: Arc::default() })
     }
 
-    /// Hands `record` over. The report that is returned says what becomes of it, whether someone waits for it or not; `held` is
-    /// released when it is there.
+    /// Hands `record` over; the report says what becomes of it. `held` is kept until the report is there, whether a task waits for it
+    /// or not.
     pub fn publish(&self, record: Record, held: Option<Held>) -> Report {
         self.hand_over(&self.batched, record, held)
     }
@@ -192,7 +192,7 @@ impl Publisher {
         self.clients().try_for_each(|client| client.flush(timeout))
     }
 
-    /// Whoever still waits for a report has one soon: what the brokers have not acked is given up. Blocks until it is.
+    /// Gives up what the brokers have not acked: its reports come soon. Blocks until it is given up.
     pub fn give_up(&self) {
         self.clients().for_each(|client| client.give_up());
     }
@@ -225,40 +225,61 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::config::tests::config;
     use super::*;
 
-    #[tokio::test]
-    async fn a_record_that_is_too_large_or_one_too_many_is_told_at_once() {
-        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new()), Shutdown::default()).expect("a producer");
-        let record = |bytes: usize| Record {
-            topic: "t".into(),
-            key: "k".to_owned(),
-            headers: Vec::new(),
-            value: vec![b'x'; bytes],
+    /// Nothing takes so long.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// A mock cluster with the topic `t`, and a publisher that reaches it.
+    fn stage(properties: &[(&str, &str)]) -> (MockCluster<'static, DefaultProducerContext>, Publisher, Shutdown) {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("t", 1, 1).expect("a topic");
+        let (config, shutdown) =
+            (Config { brokers: mock.bootstrap_servers(), ..config(properties) }, Shutdown::default());
+        let publisher = Publisher::new(config, Arc::new(Metrics::new()), shutdown.clone()).expect("a producer");
+        (mock, publisher, shutdown)
+    }
+
+    fn record(value: &[u8]) -> Record {
+        Record { topic: "t".into(), key: "k".to_owned(), headers: Vec::new(), value: value.to_vec() }
+    }
+
+    async fn until(condition: impl Fn() -> bool) {
+        let all = async {
+            while !condition() {
+                tokio::task::yield_now().await;
+            }
         };
+        tokio::time::timeout(DEADLINE, all).await.expect("in time");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_too_large_or_one_too_many_is_refused_at_once() {
+        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new()), Shutdown::default());
+        let publisher = publisher.expect("a producer");
         let reason = |bytes| {
-            publisher.publish(record(bytes), None).now_or_never().and_then(Result::err).map(|failure| failure.reason())
+            let report = publisher.publish(record(&vec![b'x'; bytes]), None);
+            report.now_or_never().and_then(Result::err).map(|failure| failure.reason())
         };
         assert_eq!(reason((1 << 20) + 1024 + 1), Some(Unavailable::TooLarge));
         let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);
         assert_eq!(taken[10], Some(Unavailable::QueueFull));
+        assert_eq!(publisher.records_in_flight(), 10, "what was refused is not in flight");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_record_is_in_flight_and_what_is_held_for_it_is_kept_until_its_report_is_there() {
-        use rdkafka::mocking::MockCluster;
-        let mock = MockCluster::new(1).expect("a mock cluster");
-        mock.create_topic("t", 1, 1).expect("a topic");
-        let config = Config { brokers: mock.bootstrap_servers(), ..config(&[]) };
-        let publisher = Publisher::new(config, Arc::new(Metrics::new()), Shutdown::default()).expect("a producer");
-        let record = Record { topic: "t".into(), key: "k".to_owned(), headers: Vec::new(), value: Vec::new() };
+        let (mock, publisher, _) = stage(&[]);
         let publish = || {
             let held: Held = Arc::new(());
             let released = Arc::downgrade(&held);
-            (publisher.publish(record.clone(), Some(held)), move || released.upgrade().is_none())
+            (publisher.publish(record(b"x"), Some(held)), move || released.upgrade().is_none())
         };
         let (report, is_released) = publish();
         assert_eq!(report.await, Ok(()));
@@ -268,40 +289,65 @@ mod tests {
         let (report, is_released) = publish();
         drop(report);
         assert!(!is_released() && publisher.records_in_flight() == 1, "librdkafka has it, though no task waits");
-        let (report, is_released_too) = publish();
         publisher.give_up();
-        assert!(report.await.is_err());
-        let all = async {
-            while !(is_released() && is_released_too() && publisher.records_in_flight() == 0) {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), all).await.expect("both were given up");
+        until(|| is_released() && publisher.records_in_flight() == 0).await;
+    }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_producer_that_is_replaced_reports_all_that_it_had_and_the_next_one_publishes() {
+        let (mock, publisher, shutdown) = stage(&[]);
+        mock.broker_round_trip_time(1, Duration::from_secs(3600)).expect("it is slow");
+        let reports: Vec<_> = (0..5).map(|_| publisher.publish(record(b"x"), None)).collect();
+        publisher.batched.replace("a test wants it");
+        for report in reports {
+            assert!(tokio::time::timeout(DEADLINE, report).await.expect("a report").is_err());
+        }
+        until(|| publisher.records_in_flight() == 0).await;
         mock.broker_round_trip_time(1, Duration::ZERO).expect("it is fast");
-        let too_large = Record { value: vec![b'x'; 2 << 20], ..record.clone() };
-        assert!(publisher.publish(too_large, None).await.is_err());
-        assert_eq!(publisher.records_in_flight(), 0, "it was never taken");
+        let mut published = publisher.published(record(b"y")).await;
+        let since = Instant::now();
+        while published.is_err() && since.elapsed() < DEADLINE {
+            published = publisher.published(record(b"y")).await; // its first connection was to a slow broker
+        }
+        assert_eq!(published, Ok(()));
+        drop(publisher);
+        assert_eq!(shutdown.failed().now_or_never(), None, "threads that are needed no longer may end");
+    }
+
+    /// The thread runs what is done when a record's report is there.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_of_the_thread_that_takes_the_reports_is_a_reason_to_end() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("as a test wants it");
+            }
+        }
+        let (_mock, publisher, shutdown) = stage(&[]);
+        drop(publisher.publish(record(b"x"), Some(Arc::new(Bomb))));
+        let reason = tokio::time::timeout(DEADLINE, shutdown.failed()).await.expect("it is noticed");
+        assert_eq!(reason, "the reports thread has ended");
+    }
+
+    /// A broker that refuses batches of several records, and takes each record by itself.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_refused_with_its_batch_is_taken_alone() {
+        let (mock, publisher, _) = stage(&[("linger.ms", "1000")]);
+        mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+        let reports: Vec<_> = (0..5).map(|_| publisher.publish(record(b"x"), None)).collect();
+        for report in reports {
+            let failure = report.await.expect_err("the batch is refused whole");
+            assert!(failure.is_refused() && failure.remedy == Remedy::DeadLetter);
+            assert_eq!(publisher.published_alone(record(b"x")).await, Ok(()));
+        }
     }
 
     /// The first request is refused, the second, under way at the same time, is taken: librdkafka reports success for both.
     #[tokio::test(flavor = "multi_thread")]
     async fn an_ack_that_no_broker_gave_is_none() {
-        use rdkafka::mocking::MockCluster;
-        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-        let mock = MockCluster::new(1).expect("a mock cluster");
-        mock.create_topic("t", 1, 1).expect("a topic");
+        let (mock, publisher, _) = stage(&[("batch.num.messages", "1")]); // a record a request
         mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
-        // A record a request.
-        let config = Config { brokers: mock.bootstrap_servers(), ..config(&[("batch.num.messages", "1")]) };
-        let publisher = Publisher::new(config, Arc::new(Metrics::new()), Shutdown::default()).expect("a producer");
-        let record = |value: &str| Record {
-            topic: "t".into(),
-            key: "k".to_owned(),
-            headers: Vec::new(),
-            value: value.as_bytes().to_vec(),
-        };
-        let reports = ["one", "two"].map(|value| publisher.publish(record(value), None));
+        let reports = [b"one", b"two"].map(|value| publisher.publish(record(value), None));
         let [one, two] = reports.map(async |report| report.await);
         assert_eq!(one.await.map_err(|failure| failure.code), Err(RDKafkaErrorCode::NoOffset));
         assert_eq!(two.await, Ok(()));

@@ -146,8 +146,8 @@ impl Client {
         self.producer.purge(PurgeConfig::default().queue().inflight());
     }
 
-    /// Gives all up, and waits for the last report, however long it takes: a client that is destroyed before takes the others with it,
-    /// and what was held for their records would stay so.
+    /// Gives all up, and waits for the last report, which comes when its record or its request has timed out at the latest: reports that a
+    /// destroyed client still has never come, and what is held for their records would be kept for the life of the process.
     fn end(&self) {
         self.give_up();
         while self.producer.flush(Duration::from_secs(1)).is_err() {}
@@ -238,7 +238,7 @@ impl ProducerContext for Context {
                 self.common.health.acked(message.topic(), now);
                 Ok(())
             }
-            // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
+            // librdkafka takes a later batch's ack for this record's, too, where its own request has failed and may have
             // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
             // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
             Ok(message) => Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, since)),

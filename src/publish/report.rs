@@ -1,4 +1,4 @@
-//! The way of a delivery report: from the thread that polls the producer to the task that waits for one record, and what is held until then.
+//! A delivery report: from the thread that polls the producer to the task that waits for one record; and what is held until then.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -15,8 +15,8 @@ use crate::event::Record;
 /// What a caller holds for a record until its report is there, such as its part of a budget of memory.
 pub type Held = Arc<dyn Any + Send + Sync>;
 
-/// Goes through librdkafka with a record, and ends with its copy of it: the record counts as in flight, and what is held for it is
-/// released, when there is a report, whether a task still waits for that or not.
+/// Goes through librdkafka with a record, and ends with librdkafka's copy of that. Until then the record counts as in flight, and what is
+/// held for it is kept, whether a task still waits for the report or not.
 pub(super) struct InFlight {
     slot: Arc<Slot>,
     records: Arc<AtomicUsize>,
@@ -33,7 +33,7 @@ impl InFlight {
         &self.slot
     }
 
-    /// The report is there; it reaches whoever waits after all else was released.
+    /// The report is there; it reaches the task that waits after all else was released.
     pub(super) fn report(self, outcome: Result<(), Failure>, now: Instant) {
         let slot = Arc::clone(&self.slot);
         drop(self);
@@ -67,7 +67,7 @@ impl Slot {
 }
 
 /// The report of one record: resolves when the broker has acked it, or librdkafka has given it up, which it does by
-/// `publish_deadline` and a second. Nothing is called back by dropping it; of clones, the last to wait is told.
+/// `publish_deadline` and a second. Dropping it calls nothing back. Of clones, the last one that was polled is woken.
 #[derive(Clone)]
 pub struct Report(Arc<Slot>);
 
@@ -81,12 +81,12 @@ impl Report {
         self.0.since
     }
 
-    /// When it came, once it is here.
+    /// When the report came, once it is there.
     pub fn came(&self) -> Option<Instant> {
         self.0.filled.get().map(|(_, at)| *at)
     }
 
-    /// The record that it is of, for another way.
+    /// The record that it is of.
     pub fn record(&self) -> Record {
         self.0.record.clone()
     }

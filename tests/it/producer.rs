@@ -111,7 +111,7 @@ impl Clocked {
         http::post(self.relay.webhooks, incoming_event(chat, number)).status
     }
 
-    /// Eight events of different chats in one batch, whose errors Kafka tells no more of than that they are invalid.
+    /// Eight events of different chats in one batch: of each Kafka reports no more than that it is invalid.
     fn post_eight(&self) -> Vec<(String, u16)> {
         let chats: Vec<String> = (0..8).map(|_| chat_id()).collect();
         std::thread::scope(|scope| {

@@ -472,7 +472,7 @@ fn what_was_under_way_in_a_producer_that_is_replaced_is_published_by_the_next() 
 }
 
 #[test]
-fn wrong_addresses_and_wrong_security_are_told_and_what_came_meanwhile_is_published_once_they_are_right() {
+fn wrong_addresses_and_wrong_security_are_logged_and_what_came_meanwhile_is_published_once_they_are_right() {
     let security = |protocol: &str| {
         let sasl = r#""sasl.mechanism" = "PLAIN", "sasl.username" = "relay", "sasl.password" = "wrong""#;
         format!(r#"{{ "security.protocol" = "{protocol}", {sasl} }}"#)
@@ -490,7 +490,7 @@ fn wrong_addresses_and_wrong_security_are_told_and_what_came_meanwhile_is_publis
         let (directory, chat) = (tempfile::tempdir().expect("a directory"), chat_id());
         let relay = start(brokers, &directory, settings);
         assert_eq!(http::post(relay.webhooks, incoming_event(&chat, 1)).status, 200, "{code}");
-        await_that("the log tells it", || relay.log().contains(&format!("Global error: {code}")));
+        await_that("it is logged", || relay.log().contains(&format!("Global error: {code}")));
         assert_eq!(spooled(&relay), 1.0);
         drop(relay);
 
