@@ -12,8 +12,7 @@ use uuid::Uuid;
 use super::actions::{Action, Identity, Pointer, Slot};
 use super::json;
 use super::pointers::Found;
-use super::receive::Object;
-use super::{Rejection, Verified};
+use super::{Verified, VerifiedAppWebhook};
 
 /// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60; what is longer is none of them.
 pub const ATTRIBUTE_BYTES_MAX: usize = 256;
@@ -125,6 +124,7 @@ impl<'a> Event<'a> {
 
 /// Finds the attributes of a verified webhook.
 pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
+    let webhook = webhook.webhook();
     let mut faults = Vec::new();
     let action = webhook.known;
     let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
@@ -189,36 +189,30 @@ pub const APP_EVENTS: [&str; 6] = [
     "app.payment_cancelled",
 ];
 
-/// Finds the attributes of an App Webhook: another product of LiveChat's, with a body of another shape and no secret in
-/// it. Whoever calls this has verified the sender by other means.
-///
-/// # Errors
-/// A [`Rejection`] when the body is no JSON object, has a member twice, or lacks `event` or `payload`.
-pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result<Event<'a>, Rejection> {
-    let Object { text: body, members, .. } = Object::read(body)?;
-    let value = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.value);
-    let happened = value("event").and_then(json::string).ok_or(Rejection::NoAction)?;
-    let payload = value("payload").ok_or(Rejection::NoPayload)?;
+/// Finds the attributes of a verified App Webhook.
+pub fn normalize_app_webhook<'a>(webhook: VerifiedAppWebhook<'a>, receipt: Receipt<'a>) -> Event<'a> {
+    let webhook = webhook.webhook();
     let mut faults = Vec::new();
-    let tenant = tenant(value("organizationID"), value("licenseID"), &mut faults);
-    let name: Cow<'_, str> = if is_plain(&happened) { format!("app.{happened}").into() } else { "unlisted".into() };
+    let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
+    let name: Cow<'_, str> =
+        if is_plain(&webhook.event) { format!("app.{}", webhook.event).into() } else { "unlisted".into() };
     let mut slots = Slots::default();
-    slots[Slot::Time as usize] = text(value("date"), &mut faults);
-    Ok(Event {
+    slots[Slot::Time as usize] = text(webhook.date, &mut faults);
+    Event {
         action: None,
         id: (receipt.fresh_id)(),
         retry_key: None,
-        content_hash: half(hash([tenant.id(), &name, payload].map(str::as_bytes))),
+        content_hash: half(hash([tenant.id(), &name, webhook.payload].map(str::as_bytes))),
         webhook_id: None,
         app: receipt.app,
         time: time(&slots, &mut faults),
         recorded: receipt.time,
-        data: [body, ""],
+        data: [webhook.data, ""],
         name,
         tenant,
         faults,
         slots,
-    })
+    }
 }
 
 /// The text of each slot that the pointers lead to. A pointer that leads to nothing usable leaves its slot to the next one.
