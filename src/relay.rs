@@ -14,10 +14,10 @@ use crate::alarm::Alarm;
 use crate::dead_letter::DeadLetters;
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
-use crate::event::route::{UNLISTED, route};
+use crate::event::route::route;
 use crate::event::verify::{verify, verify_app_webhook};
 use crate::event::{Event, Key, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
-use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
+use crate::metrics::{Fate, Metrics};
 use crate::publish::{Failure, Publisher, Remedy, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::{Entry, Spool, Way};
@@ -184,12 +184,10 @@ impl Relay {
         for fault in &event.faults {
             self.0.metrics.faults.with_label_values(&[fault.reason()]).inc();
         }
-        let action = match posted {
-            Posted::Webhook { .. } => event.action.map_or(UNLISTED, |action| action.name),
-            Posted::AppWebhook { .. } => APP_WEBHOOK,
-        };
-        let retry_key = event.retry_key;
-        Ok(Made { action, record: route(event, &app.routing, traceparent), retry_key })
+        let action = event.action_label;
+        let prepared = route(event, &app.routing, traceparent);
+        let retry_key = prepared.as_ref().and_then(|prepared| prepared.retry_key);
+        Ok(Made { action, record: prepared.map(|prepared| prepared.record), retry_key })
     }
 
     /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome. Nearly

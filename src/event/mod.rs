@@ -15,12 +15,13 @@ pub mod route;
 pub mod verify;
 
 pub mod actions;
+mod hash;
 mod json;
 mod pointers;
 
-pub use normalize::{Event, Fault, Receipt, RetryKey};
+pub use normalize::{Event, Fault, Receipt};
 pub use receive::Delivery;
-pub use route::{Keys, Mode, Record, Routing, Topics};
+pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use verify::{Key, Keyring, Verified, VerifiedAppWebhook};
 
 /// Why a webhook is the sender's fault. Closed: each variant is a metric label and an HTTP answer.
