@@ -7,12 +7,9 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
-use crate::event::{Fault, Rejection, actions, route::UNLISTED};
+use crate::event::{Fault, Rejection, actions, normalize::APP_WEBHOOK, route::UNLISTED};
 use crate::outcome::{DeadLetterReason, Unavailable};
 use crate::telemetry;
-
-/// The label for App Webhooks, whose events are no actions.
-pub const APP_WEBHOOK: &str = "app_webhook";
 
 /// The metrics of one relay, in a registry of their own.
 pub struct Metrics {

@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus::IntCounter;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -15,10 +14,10 @@ use crate::alarm::Alarm;
 use crate::dead_letter::{DeadLetters, Resolved};
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
-use crate::event::route::{UNLISTED, route};
-use crate::event::verify::verify;
-use crate::event::{Event, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
-use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
+use crate::event::route::route;
+use crate::event::verify::{verify, verify_app_webhook};
+use crate::event::{Event, Key, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
+use crate::metrics::{Fate, Metrics};
 use crate::publish::{Failure, Publisher, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::{Entry, Spool, Way};
@@ -104,13 +103,8 @@ impl From<Settled> for Outcome {
 #[derive(Clone)]
 pub struct Relay(Arc<Inner>);
 
-/// Counters of an app's secret keys, by their places in its ring.
-type KeyUses = Vec<IntCounter>;
-
 struct Inner {
     policy: Policy,
-    /// By the app's name, which is ours: its hash needs no protection.
-    key_uses: hashbrown::HashMap<String, KeyUses>,
     publisher: Arc<Publisher>,
     spool: Option<Spool>,
     dead_letters: DeadLetters,
@@ -133,24 +127,13 @@ impl Relay {
     pub fn new(policy: Policy, dead_letters: DeadLetters, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let (nobody, window) = (Keyring::new([]), Window::new(policy.retries));
         let rejections = Throttle::new(Duration::from_secs(10));
-        let uses = |app: &App| {
-            let uses = app.keyring.names().map(|key| metrics.secret_keys.with_label_values(&[&*app.name, key]));
-            (app.name.clone(), uses.collect())
-        };
-        let key_uses = policy.apps.values().chain(&policy.app_webhooks).map(uses).collect();
+        for app in policy.apps.values().chain(&policy.app_webhooks) {
+            app.keyring
+                .keys()
+                .for_each(|key| metrics.secret_keys.with_label_values(&[&*app.name, key.name()]).inc_by(0));
+        }
         let (publisher, spool) = (Arc::clone(&dead_letters.publisher), dead_letters.spool.clone());
-        Self(Arc::new(Inner {
-            policy,
-            key_uses,
-            publisher,
-            spool,
-            dead_letters,
-            window,
-            metrics,
-            shutdown,
-            rejections,
-            nobody,
-        }))
+        Self(Arc::new(Inner { policy, publisher, spool, dead_letters, window, metrics, shutdown, rejections, nobody }))
     }
 
     pub fn policy(&self) -> &Policy {
@@ -183,7 +166,7 @@ impl Relay {
     fn record(&self, posted: Posted<'_>, body: &[u8], traceparent: Option<&str>) -> Result<Made, Rejection> {
         let policy = &self.0.policy;
         let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7 };
-        let (app, key, event): (&App, usize, Event<'_>) = match posted {
+        let (app, key, event): (&App, &Key, Event<'_>) = match posted {
             Posted::Webhook { app } => {
                 let app = policy.apps.get(app);
                 let (webhook, key) = verify(receive(body)?, app.map_or(&self.0.nobody, |app| &app.keyring))?;
@@ -192,22 +175,19 @@ impl Relay {
             }
             Posted::AppWebhook { token } => {
                 let app = policy.app_webhooks.as_ref().ok_or(Rejection::Unauthorized)?;
-                if !app.keyring.fits(token) {
-                    return Err(Rejection::Unauthorized);
-                }
-                (app, 0, normalize_app_webhook(body, receipt(&app.name))?)
+                let (webhook, key) = verify_app_webhook(token, body, &app.keyring)?;
+                (app, key, normalize_app_webhook(webhook, receipt(&app.name)))
             }
         };
-        self.0.key_uses[&app.name][key].inc();
+        key.count_use();
+        self.0.metrics.secret_keys.with_label_values(&[&*app.name, key.name()]).inc();
         for fault in &event.faults {
             self.0.metrics.faults.with_label_values(&[fault.reason()]).inc();
         }
-        let action = match posted {
-            Posted::Webhook { .. } => event.action.map_or(UNLISTED, |action| action.name),
-            Posted::AppWebhook { .. } => APP_WEBHOOK,
-        };
-        let retry_key = event.retry_key;
-        Ok(Made { action, record: route(event, &app.routing, traceparent), retry_key })
+        let action = event.action_label;
+        let prepared = route(event, &app.routing, traceparent);
+        let retry_key = prepared.as_ref().and_then(|prepared| prepared.retry_key);
+        Ok(Made { action, record: prepared.map(|prepared| prepared.record), retry_key })
     }
 
     /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome. Nearly

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Failure, Source, print};
 use crate::config::{self, Config};
+use crate::event::Key;
 use crate::publish::Publisher;
 use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable, store};
@@ -70,7 +71,7 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     findings
         .push(Finding::new("configuration", Ok(format!("complete; webhooks on {}", config.server.listener.listen))));
     for app in apps {
-        let keys: Vec<_> = app.keyring.names().collect();
+        let keys: Vec<_> = app.keyring.keys().map(Key::name).collect();
         findings.push(Finding::new("app", Ok(format!("{}: secret keys {}", app.name, keys.join(", ")))));
     }
     findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));

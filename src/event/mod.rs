@@ -15,13 +15,14 @@ pub mod route;
 pub mod verify;
 
 pub mod actions;
+mod hash;
 mod json;
 mod pointers;
 
-pub use normalize::{Event, Fault, Receipt, RetryKey};
+pub use normalize::{Event, Fault, Receipt};
 pub use receive::Delivery;
-pub use route::{Keys, Mode, Record, Routing, Topics};
-pub use verify::{Keyring, Verified};
+pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
+pub use verify::{Key, Keyring, Verified, VerifiedAppWebhook};
 
 /// Why a webhook is the sender's fault. Closed: each variant is a metric label and an HTTP answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]

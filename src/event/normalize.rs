@@ -6,14 +6,14 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::actions::{Action, Identity, Pointer, Slot};
+use super::hash::hash;
 use super::json;
 use super::pointers::Found;
-use super::receive::Object;
-use super::{Rejection, Verified};
+use super::route::UNLISTED;
+use super::{Verified, VerifiedAppWebhook};
 
 /// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60; what is longer is none of them.
 pub const ATTRIBUTE_BYTES_MAX: usize = 256;
@@ -57,17 +57,17 @@ impl Fault {
     }
 }
 
-/// See [`Event::retry_key`].
-pub type RetryKey = [u8; 16];
-
 /// An event with its attributes; `data` is still borrowed from the body.
 pub struct Event<'a> {
-    /// The current name where the catalogue knows the action.
+    /// The catalogue's entry for the action.
     pub action: Option<&'static Action>,
+    /// What metrics call the action: its current name, [`UNLISTED`] or [`APP_WEBHOOK`].
+    pub action_label: &'static str,
     /// What the type ends in: the current name, or the delivered one where it is fit to be a name.
     pub name: Cow<'a, str>,
     /// Derived from the payload (version 8) or fresh (version 7).
     pub id: Uuid,
+    pub is_id_derived: bool,
     pub tenant: Tenant<'a>,
     pub webhook_id: Option<Cow<'a, str>>,
     pub app: &'a str,
@@ -77,12 +77,11 @@ pub struct Event<'a> {
     pub recorded: Timestamp,
     /// SHA-256 over tenant, name and payload, the first half of it: equal for the retries of one event.
     pub content_hash: [u8; 16],
-    /// Equal for the deliveries of one event that differ in nothing but their registration: a retry can be told by it.
-    /// None where the payload does not name its event.
-    pub retry_key: Option<RetryKey>,
     pub faults: Vec<Fault>,
     pub(super) slots: Slots<'a>,
     pub(super) data: [&'a str; 2],
+    /// Raw, as delivered.
+    pub(super) additional_data: Option<&'a str>,
 }
 
 /// Whose event it is: LiveChat names an organization (API 3.4 and later), a license (3.2, 3.3) or nobody (3.1).
@@ -125,6 +124,7 @@ impl<'a> Event<'a> {
 
 /// Finds the attributes of a verified webhook.
 pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
+    let webhook = webhook.webhook();
     let mut faults = Vec::new();
     let action = webhook.known;
     let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
@@ -132,16 +132,16 @@ pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
     let name = name(action, webhook.action);
     let time = time(&slots, &mut faults);
     let derived_id = derived_id(action, &tenant, &slots);
-    let content_hash = half(hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)));
-    let additional = webhook.additional_data;
     let event = Event {
+        action_label: action.map_or(UNLISTED, |action| action.name),
         id: derived_id.unwrap_or_else(receipt.fresh_id),
-        retry_key: derived_id.map(|id| retry_key(id, content_hash, additional)),
-        content_hash,
+        is_id_derived: derived_id.is_some(),
+        content_hash: hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)),
         webhook_id: text(webhook.webhook_id, &mut faults),
         app: receipt.app,
         recorded: receipt.time,
         data: webhook.data,
+        additional_data: webhook.additional_data,
         action,
         name,
         tenant,
@@ -170,7 +170,7 @@ fn name<'a>(action: Option<&'static Action>, delivered: Cow<'a, str>) -> Cow<'a,
     match action {
         Some(action) => Cow::Borrowed(action.name),
         None if is_plain(&delivered) => delivered,
-        None => Cow::Borrowed("unlisted"),
+        None => Cow::Borrowed(UNLISTED),
     }
 }
 
@@ -178,6 +178,9 @@ fn is_plain(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     (1..=64).contains(&name.len()) && name.bytes().all(plain)
 }
+
+/// What metrics call the events of App Webhooks, which have no action.
+pub const APP_WEBHOOK: &str = "app_webhook";
 
 /// What LiveChat calls the events of its App Webhooks: installations of an app, and payments for it.
 pub const APP_EVENTS: [&str; 6] = [
@@ -189,36 +192,32 @@ pub const APP_EVENTS: [&str; 6] = [
     "app.payment_cancelled",
 ];
 
-/// Finds the attributes of an App Webhook: another product of LiveChat's, with a body of another shape and no secret in
-/// it. Whoever calls this has verified the sender by other means.
-///
-/// # Errors
-/// A [`Rejection`] when the body is no JSON object, has a member twice, or lacks `event` or `payload`.
-pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result<Event<'a>, Rejection> {
-    let Object { text: body, members, .. } = Object::read(body)?;
-    let value = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.value);
-    let happened = value("event").and_then(json::string).ok_or(Rejection::NoAction)?;
-    let payload = value("payload").ok_or(Rejection::NoPayload)?;
+/// Finds the attributes of a verified App Webhook.
+pub fn normalize_app_webhook<'a>(webhook: VerifiedAppWebhook<'a>, receipt: Receipt<'a>) -> Event<'a> {
+    let webhook = webhook.webhook();
     let mut faults = Vec::new();
-    let tenant = tenant(value("organizationID"), value("licenseID"), &mut faults);
-    let name: Cow<'_, str> = if is_plain(&happened) { format!("app.{happened}").into() } else { "unlisted".into() };
+    let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
+    let name: Cow<'_, str> =
+        if is_plain(&webhook.event) { format!("app.{}", webhook.event).into() } else { UNLISTED.into() };
     let mut slots = Slots::default();
-    slots[Slot::Time as usize] = text(value("date"), &mut faults);
-    Ok(Event {
+    slots[Slot::Time as usize] = text(webhook.date, &mut faults);
+    Event {
         action: None,
+        action_label: APP_WEBHOOK,
         id: (receipt.fresh_id)(),
-        retry_key: None,
-        content_hash: half(hash([tenant.id(), &name, payload].map(str::as_bytes))),
+        is_id_derived: false,
+        content_hash: hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)),
         webhook_id: None,
         app: receipt.app,
         time: time(&slots, &mut faults),
         recorded: receipt.time,
-        data: [body, ""],
+        data: [webhook.data, ""],
+        additional_data: None,
         name,
         tenant,
         faults,
         slots,
-    })
+    }
 }
 
 /// The text of each slot that the pointers lead to. A pointer that leads to nothing usable leaves its slot to the next one.
@@ -289,32 +288,7 @@ fn derived_id(action: Option<&'static Action>, tenant: &Tenant<'_>, slots: &Slot
         return None;
     }
     let names = named_by.iter().filter_map(|&slot| slots[slot as usize].as_deref());
-    Some(Uuid::new_v8(half(hash([tenant.id(), action.name].into_iter().chain(names).map(str::as_bytes)))))
-}
-
-/// Two hashes are mixed as they are; what is usually empty is hashed where it is not.
-fn retry_key(id: Uuid, content_hash: [u8; 16], additional_data: Option<&str>) -> RetryKey {
-    let more = match additional_data {
-        None | Some("{}") => 0,
-        Some(more) => u128::from_ne_bytes(half(hash([more.as_bytes()]))),
-    };
-    (id.as_u128() ^ u128::from_ne_bytes(content_hash).rotate_left(64) ^ more).to_ne_bytes()
-}
-
-/// Each part goes in with its length before it, so that no two lists of parts are one text.
-fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
-}
-
-fn half(hash: [u8; 32]) -> [u8; 16] {
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash[..16]);
-    half
+    Some(Uuid::new_v8(hash([tenant.id(), action.name].into_iter().chain(names).map(str::as_bytes))))
 }
 
 #[cfg(test)]

@@ -19,9 +19,16 @@ pub const MEMBERS_MAX: usize = 64;
 
 /// A webhook as it was delivered, not yet verified. Holds the secret key: it has no `Debug`.
 pub struct Delivery<'a> {
-    pub(super) body: &'a str,
-    /// `secret_key` as delivered, and the bytes to leave out so that the rest is the object without it.
-    pub(super) secret: Option<(&'a str, Range<usize>)>,
+    /// `secret_key` as delivered, raw.
+    pub(super) secret_key: Option<&'a str>,
+    pub(super) webhook: Webhook<'a>,
+}
+
+/// What a webhook says, without its secret key. Values are raw.
+pub(super) struct Webhook<'a> {
+    /// The delivered object without its secret key: the bytes before and after it.
+    pub(super) data: [&'a str; 2],
+    /// Decoded.
     pub(super) action: Cow<'a, str>,
     /// The catalogue's entry for it.
     pub(super) known: Option<&'static Action>,
@@ -40,40 +47,49 @@ pub struct Delivery<'a> {
 /// A [`Rejection`] when the body is no JSON object with an `action` and a `payload`, or has a member twice: the sender
 /// has to send something else.
 pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
-    let Object { text, members, known, found } = Object::read(body)?;
-    let (mut secret, mut action, mut payload) = (None, None, None);
-    let (mut webhook_id, mut organization_id, mut license_id, mut additional_data) = (None, None, None, None);
-    for (i, member) in members.iter().enumerate() {
-        let value = Some(member.value);
-        match &*member.name {
-            "secret_key" => secret = Some((member.value, cut(&members, i))),
-            "action" => action = json::string(member.value),
-            "payload" => payload = value,
-            "webhook_id" => webhook_id = value,
-            "organization_id" => organization_id = value,
-            "license_id" => license_id = value,
-            "additional_data" => additional_data = value,
-            _ => {}
-        }
-    }
-    let action = action.ok_or(Rejection::NoAction)?;
-    let payload = payload.ok_or(Rejection::NoPayload)?;
-    let found = match (found, known) {
+    let object = Object::read(body)?;
+    let action = object.value("action").and_then(json::string).ok_or(Rejection::NoAction)?;
+    let payload = object.value("payload").ok_or(Rejection::NoPayload)?;
+    let found = match (object.found, object.known) {
         (Some(found), _) => found,
         (None, Some(action)) => look_again(action, payload)?,
         (None, None) => Found::default(),
     };
-    Ok(Delivery {
-        body: text,
-        secret,
+    let webhook = Webhook {
+        data: object.without("secret_key"),
         action,
-        known,
+        known: object.known,
         payload,
         found,
-        webhook_id,
-        organization_id,
-        license_id,
-        additional_data,
+        webhook_id: object.value("webhook_id"),
+        organization_id: object.value("organization_id"),
+        license_id: object.value("license_id"),
+        additional_data: object.value("additional_data"),
+    };
+    Ok(Delivery { secret_key: object.value("secret_key"), webhook })
+}
+
+/// An App Webhook: another product of LiveChat's, with a body of another shape and no secret key in it. Values are raw.
+pub(super) struct AppWebhook<'a> {
+    pub(super) data: &'a str,
+    /// Decoded.
+    pub(super) event: Cow<'a, str>,
+    pub(super) payload: &'a str,
+    pub(super) date: Option<&'a str>,
+    pub(super) organization_id: Option<&'a str>,
+    pub(super) license_id: Option<&'a str>,
+}
+
+/// Reads an App Webhook out of `body` without copying it; fails as [`receive`] does, where `event` stands for `action`.
+pub(super) fn receive_app_webhook(body: &[u8]) -> Result<AppWebhook<'_>, Rejection> {
+    let object = Object::read(body)?;
+    Ok(AppWebhook {
+        data: object.text,
+        event: object.value("event").and_then(json::string).ok_or(Rejection::NoAction)?,
+        payload: object.value("payload").ok_or(Rejection::NoPayload)?,
+        date: object.value("date"),
+        organization_id: object.value("organizationID"),
+        license_id: object.value("licenseID"),
     })
 }
 
@@ -89,19 +105,19 @@ fn look_again<'a>(action: &Action, payload: &'a str) -> Result<Found<'a>, Reject
 }
 
 /// A member of the body's object: its decoded name, its raw value, and where both are in the body.
-pub(super) struct Member<'a> {
-    pub(super) name: Cow<'a, str>,
-    pub(super) value: &'a str,
+struct Member<'a> {
+    name: Cow<'a, str>,
+    value: &'a str,
     /// From the quote that opens the name to the end of the value.
     range: Range<usize>,
 }
 
 /// The object that a body is.
-pub(super) struct Object<'a> {
+struct Object<'a> {
     /// The body without the white space around it.
-    pub(super) text: &'a str,
+    text: &'a str,
     /// In their order, none of them twice.
-    pub(super) members: Vec<Member<'a>>,
+    members: Vec<Member<'a>>,
     /// The catalogue's entry for its action.
     known: Option<&'static Action>,
     /// What the pointers of that lead to in its payload, where the action comes first and the payload is an object.
@@ -110,7 +126,7 @@ pub(super) struct Object<'a> {
 
 impl<'a> Object<'a> {
     /// Reads the body, once.
-    pub(super) fn read(body: &'a [u8]) -> Result<Self, Rejection> {
+    fn read(body: &'a [u8]) -> Result<Self, Rejection> {
         let text = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?.trim_matches(json::SPACE);
         if !text.starts_with('{') {
             let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
@@ -128,6 +144,23 @@ impl<'a> Object<'a> {
             Err(Rejection::MemberTwice)
         } else {
             Ok(object)
+        }
+    }
+
+    /// The raw value of a member.
+    fn value(&self, name: &str) -> Option<&'a str> {
+        self.members.iter().find(|member| member.name == name).map(|member| member.value)
+    }
+
+    /// The text without a member and the one comma that must go with it: the bytes before and after it.
+    fn without(&self, name: &str) -> [&'a str; 2] {
+        let members = &self.members;
+        let Some(i) = members.iter().position(|member| member.name == name) else { return [self.text, ""] };
+        let Range { start, end } = members[i].range;
+        match (members.get(i + 1), i.checked_sub(1)) {
+            (Some(next), _) => [&self.text[..start], &self.text[next.range.start..]],
+            (None, Some(previous)) => [&self.text[..members[previous].range.end], &self.text[end..]],
+            (None, None) => [&self.text[..start], &self.text[end..]],
         }
     }
 }
@@ -179,16 +212,6 @@ fn has_twins(members: &[Member<'_>]) -> bool {
     members.iter().enumerate().any(|(i, m)| members[..i].iter().any(|earlier| earlier.name == m.name))
 }
 
-/// The bytes of member `i` with the one comma that must go with it.
-fn cut(members: &[Member<'_>], i: usize) -> Range<usize> {
-    let range = &members[i].range;
-    match (members.get(i + 1), i.checked_sub(1)) {
-        (Some(next), _) => range.start..next.range.start,
-        (None, Some(previous)) => members[previous].range.end..range.end,
-        (None, None) => range.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -205,12 +228,12 @@ mod tests {
         let body =
             br#" { "webhook_id" : "w", "action":"incoming_event" ,"payload": {"a" : [1, 2]} , "organization_id":"o"} "#;
         let delivery = receive(body).expect("well-formed");
-        assert_eq!(delivery.action, "incoming_event");
-        assert!(matches!(delivery.action, Cow::Borrowed(_)));
-        assert_eq!(delivery.payload, r#"{"a" : [1, 2]}"#);
-        assert_eq!(delivery.webhook_id, Some(r#""w""#));
-        assert_eq!(delivery.organization_id, Some(r#""o""#));
-        assert!(delivery.license_id.is_none() && delivery.secret.is_none());
+        let webhook = &delivery.webhook;
+        assert!(matches!(webhook.action, Cow::Borrowed("incoming_event")));
+        assert_eq!(webhook.payload, r#"{"a" : [1, 2]}"#);
+        assert_eq!(webhook.webhook_id, Some(r#""w""#));
+        assert_eq!(webhook.organization_id, Some(r#""o""#));
+        assert!(webhook.license_id.is_none() && delivery.secret_key.is_none());
     }
 
     #[test]
@@ -252,16 +275,16 @@ mod tests {
     fn any_payload_is_a_payload() {
         for payload in ["{}", "[]", "null", "1", "\"\"", "[{\"id\":1}]"] {
             let body = format!(r#"{{"action":"a","payload":{payload}}}"#);
-            assert_eq!(receive(body.as_bytes()).expect("well-formed").payload, payload);
+            assert_eq!(receive(body.as_bytes()).expect("well-formed").webhook.payload, payload);
         }
     }
 
     #[test]
     fn the_members_may_come_in_any_order() {
         let found = |body: &str| {
-            let delivery = receive(body.as_bytes()).expect("well-formed");
-            let found: Vec<_> = delivery.found.into_iter().flatten().map(str::to_owned).collect();
-            (delivery.known.map(|action| action.name), found)
+            let Webhook { known, found, .. } = receive(body.as_bytes()).expect("well-formed").webhook;
+            let found: Vec<_> = found.into_iter().flatten().map(str::to_owned).collect();
+            (known.map(|action| action.name), found)
         };
         let payload = r#""payload" : {"id":1,"thread_id":"T1","chat_id":"C1"}"#;
         let expected = (Some("chat_deactivated"), vec![r#""C1""#.to_owned(), r#""T1""#.to_owned()]);
@@ -272,10 +295,10 @@ mod tests {
 
     /// The values that an action's pointers lead to, with the path of each.
     fn found(body: &str) -> Vec<(String, Option<String>)> {
-        let delivery = receive(body.as_bytes()).expect("well-formed");
-        let pointers = delivery.known.map_or(&[][..], |action| action.pointers).iter();
+        let Webhook { known, found, .. } = receive(body.as_bytes()).expect("well-formed").webhook;
+        let pointers = known.map_or(&[][..], |action| action.pointers).iter();
         let path = |path: &[&str]| path.iter().map(|name| format!("/{name}")).collect();
-        pointers.zip(delivery.found).map(|((_, to), raw)| (path(to), raw.map(str::to_owned))).collect()
+        pointers.zip(found).map(|((_, to), raw)| (path(to), raw.map(str::to_owned))).collect()
     }
 
     #[test]
@@ -401,7 +424,7 @@ mod tests {
     fn a_hundred_thousand_levels_do_not_overflow_the_stack() {
         let deep = 100_000;
         let body = format!(r#"{{"action":"a","payload":{}{}}}"#, "[".repeat(deep), "]".repeat(deep));
-        assert_eq!(receive(body.as_bytes()).expect("well-formed").payload.len(), 2 * deep);
+        assert_eq!(receive(body.as_bytes()).expect("well-formed").webhook.payload.len(), 2 * deep);
         assert_eq!(why(format!(r#"{{"action":"a","payload":{}"#, "[".repeat(deep)).as_bytes()), Rejection::NotJson);
     }
 }

@@ -10,6 +10,7 @@ use jiff::fmt::temporal::DateTimePrinter;
 use sha2::Sha256;
 
 use super::actions::{self, Slot};
+use super::hash::hash;
 use super::normalize::{APP_EVENTS, Event, Tenant};
 
 /// What the envelope may add to `data`, in bytes: sixteen attributes at their longest, escaped, and the names.
@@ -130,17 +131,39 @@ pub struct Record {
     pub value: Vec<u8>,
 }
 
-/// Decides the topic and writes the record; `None` for an action that is to be dropped.
-pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<Record> {
+/// A record that is ready for Kafka, and what the relay has to know of its event beyond it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedRecord {
+    pub record: Record,
+    /// As in [`Event::action_label`].
+    pub action: &'static str,
+    /// `None` where the payload does not name its event: a retry cannot be told from a second event.
+    pub retry_key: Option<RetryKey>,
+}
+
+/// Equal for deliveries that would put one event in one place twice: the same app, topic and key, the same id, and the same
+/// content but for the registration. What differs in any of these is published.
+pub type RetryKey = [u8; 16];
+
+/// Decides topic and key, and writes the record; `None` for an action that is to be dropped.
+pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<PreparedRecord> {
     let Route::Topic(topic) = routing.topics.of(&event) else { return None };
     let key = routing.keys.of(event.key());
+    let retry_key = event.is_id_derived.then(|| retry_key(&event, topic, &key));
     let (content_type, mut headers, value) = match routing.mode {
         Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, routing, &key)),
         Mode::Binary => ("application/json", ce_headers(&event, routing, &key), event.data().concat().into_bytes()),
     };
     headers.insert(0, ("content-type".into(), content_type.into()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned().into())));
-    Some(Record { topic: Arc::clone(topic), key, headers, value })
+    let record = Record { topic: Arc::clone(topic), key, headers, value };
+    Some(PreparedRecord { record, action: event.action_label, retry_key })
+}
+
+fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {
+    let additional_data = event.additional_data.unwrap_or_default();
+    let [app, topic, key, additional_data] = [event.app, topic, key, additional_data].map(str::as_bytes);
+    hash([app, topic, key, event.id.as_bytes(), &event.content_hash, additional_data])
 }
 
 /// The structured mode's value.
@@ -306,7 +329,10 @@ const UNESCAPED: [bool; 256] = {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Keyring, Receipt, normalize::normalize, receive::receive, verify::verify};
+    use super::super::normalize::{normalize, normalize_app_webhook};
+    use super::super::receive::receive;
+    use super::super::verify::{verify, verify_app_webhook};
+    use super::super::{Keyring, Receipt};
     use super::*;
     use proptest::prelude::*;
     use secrecy::SecretString;
@@ -317,11 +343,15 @@ mod tests {
     }
 
     fn record_with(body: &str, mode: Mode, keys: Keys) -> Option<Record> {
-        let topics = Topics::new("livechat.", |name| (name == "thread_tagged").then_some(Route::Drop));
+        prepared(body, "default", "livechat.", mode, keys).map(|prepared| prepared.record)
+    }
+
+    fn prepared(body: &str, app: &str, prefix: &str, mode: Mode, keys: Keys) -> Option<PreparedRecord> {
+        let topics = Topics::new(prefix, |name| (name == "thread_tagged").then_some(Route::Drop));
         let routing = Routing { topics, mode, keys, api_version: None };
         let keyring = Keyring::new([("only".to_owned(), &SecretString::from("k"))]);
         let receipt = Receipt {
-            app: "default",
+            app,
             time: "2026-11-22T14:27:51.1029Z".parse().expect("a time"),
             fresh_id: || uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
         };
@@ -386,6 +416,42 @@ mod tests {
     }
 
     #[test]
+    fn a_delivery_is_a_retry_only_of_one_with_the_same_destination_and_content() {
+        let retry_key = |body: &str, app: &str, prefix: &str, keys: Keys| {
+            prepared(body, app, prefix, Mode::Structured, keys).expect("a record").retry_key
+        };
+        let plain = |body: &str| retry_key(body, "production", "livechat.", Keys::Plain);
+        let first = plain(EVENT);
+        assert!(first.is_some());
+        assert_eq!(plain(&EVENT.replace(r#""w1""#, r#""w2""#)), first, "another registration");
+        for (other, what) in [
+            (retry_key(EVENT, "staging", "livechat.", Keys::Plain), "another app"),
+            (retry_key(EVENT, "production", "staging.livechat.", Keys::Plain), "another topic"),
+            (retry_key(EVENT, "production", "livechat.", Keys::hashed(b"pepper")), "another key"),
+            // Where parts were hashed without their lengths, these two would be one text.
+            (retry_key(EVENT, "productionl", "ivechat.", Keys::Plain), "another app and topic"),
+            (plain(&EVENT.replace("o-1", "o-2")), "another tenant"),
+            (plain(&EVENT.replace("T1_2", "T1_3")), "another event"),
+            (plain(&EVENT.replace("ann@", "bob@")), "another payload"),
+            (plain(&EVENT.replace(r#""additional_data":{}"#, r#""additional_data":{"a":1}"#)), "more additional data"),
+        ] {
+            assert!(other.is_some() && other != first, "{what}");
+        }
+        assert_eq!(plain(&EVENT.replace("incoming_event", "event_updated")), None, "it does not name its event");
+    }
+
+    #[test]
+    fn what_metrics_call_an_action_is_a_name_of_the_catalogue() {
+        let label = |action: &str| {
+            let body = EVENT.replace("incoming_event", action);
+            prepared(&body, "default", "livechat.", Mode::Structured, Keys::Plain).expect("a record").action
+        };
+        assert_eq!(label("incoming_event"), "incoming_event");
+        assert_eq!(label("thread_closed"), "chat_deactivated");
+        assert_eq!(label("chat_cloned"), "unlisted");
+    }
+
+    #[test]
     fn hashed_keys_keep_apart_and_together_what_plain_keys_do_and_show_nothing() {
         let hashed =
             |body: &str, secret: &[u8]| record_with(body, Mode::Structured, Keys::hashed(secret)).expect("a record");
@@ -406,8 +472,14 @@ mod tests {
         assert_eq!(topics.names().len(), 7);
         let routing =
             Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: Some("3.6".to_owned()) };
-        let event = |body: &'static str| super::super::normalize::normalize_app_webhook(body.as_bytes(), receipt);
-        let record = route(event(body).expect("well-formed"), &routing, None).expect("a record");
+        let keyring = Keyring::new([("path".to_owned(), &SecretString::from("token"))]);
+        let event = |body: &'static str| {
+            let (webhook, _) = verify_app_webhook("token", body.as_bytes(), &keyring).expect("verified");
+            normalize_app_webhook(webhook, receipt)
+        };
+        let prepared = route(event(body), &routing, None).expect("a record");
+        assert_eq!((prepared.action, prepared.retry_key), ("app_webhook", None));
+        let record = prepared.record;
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.app.payment_collected", "o-1"));
         let value = String::from_utf8(record.value).expect("text");
         assert!(
@@ -416,10 +488,8 @@ mod tests {
         );
         assert!(value.contains(r#""app":"app-webhooks","apiversion":"3.6","#), "{value}");
         assert!(value.ends_with(&format!(r#","data":{}}}"#, body.trim())));
-        let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#).expect("well-formed");
-        assert_eq!(&*route(unknown, &routing, None).expect("a record").topic, "livechat.unlisted");
-        assert_eq!(event(r#"{"payload":{}}"#).err(), Some(super::super::Rejection::NoAction));
-        assert_eq!(event(r#"{"event":"x"}"#).err(), Some(super::super::Rejection::NoPayload));
+        let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#);
+        assert_eq!(&*route(unknown, &routing, None).expect("a record").record.topic, "livechat.unlisted");
     }
 
     #[test]

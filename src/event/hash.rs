@@ -1,0 +1,15 @@
+//! The one hash behind derived ids, content hashes and retry keys.
+
+use sha2::{Digest, Sha256};
+
+/// The first half of the SHA-256 over the parts. Each part goes in behind its length, so that no two lists of parts are one text.
+pub fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&hash.finalize()[..16]);
+    half
+}
