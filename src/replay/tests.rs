@@ -234,6 +234,11 @@ async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_be
             stage.append(stage.record(key, number)).await;
         }
     }
+    // Its producer takes longer than PUBLISH_DEADLINE to connect: what times out meanwhile would be sent in a batch again.
+    mock.create_topic("other", 1, 1).expect("a topic");
+    let other = Record { topic: "other".into(), ..stage.record(0, 0) };
+    let connected = async { while stage.publisher.published_alone(other.clone()).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, connected).await.expect("a producer");
     // The first record of a lane is sent by itself; of those after it, one a key at once. What is refused here is their first batch.
     mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
     let replaying = stage.replay();

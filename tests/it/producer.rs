@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use crate::shim::{self, Knob, Shim};
 use crate::support::kafka::{self, Kafka};
-use crate::support::relay::{Relay, SECRET, Settings, await_that};
+use crate::support::relay::{Relay, SECRET, await_that};
 use crate::support::{chat_id, http, incoming_event};
 
 /// Runs a command to its end with this configuration.
@@ -80,8 +80,9 @@ struct Clocked {
 const TWO_HOURS: i64 = 7200;
 
 impl Clocked {
-    fn start(prefix: &str, settings: impl Fn(&str) -> Vec<(&'static str, String)>) -> Option<Self> {
+    fn start(has_spool: bool) -> Option<Self> {
         let kafka = kafka::shared_or_skip()?;
+        let prefix = format!("clock-{}.", chat_id());
         if let Some(why) = shim::no_compiler() {
             assert!(std::env::var_os("CI").is_none(), "{why}");
             return None;
@@ -89,22 +90,33 @@ impl Clocked {
         let directory = tempfile::tempdir().expect("a directory");
         let spool = directory.path().join("spool");
         let shim = Shim::new(&directory.path().join("shim"), &spool);
-        let mut all = settings(&format!("\"{}\"", spool.display()));
-        all.extend([
+        let directory_setting = has_spool.then(|| ("spool.directory", format!("\"{}\"", spool.display())));
+        let settings: Vec<_> = [
             ("topics.prefix", format!("{prefix:?}")),
             ("topics.partitions", "1".to_owned()),
             ("kafka.linger", "\"500ms\"".to_owned()),
             // What the broker's default has been since 4.0.
             ("topics.settings", "{ \"message.timestamp.after.max.ms\" = \"3600000\" }".to_owned()),
-        ]);
-        let all: Vec<_> = all.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        ]
+        .into_iter()
+        .chain(directory_setting)
+        .collect();
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
         let environment = shim.environment();
         let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let relay =
-            Relay::launch(kafka.bootstrap(), Settings::from(&all[..]), &environment).expect("it starts").ready();
+        let relay = Relay::launch(kafka.bootstrap(), &settings, &environment).expect("it starts").ready();
         let clocked = Self { kafka, relay, shim, topic: format!("{prefix}incoming_event"), _directory: directory };
-        await_that("200", || clocked.post("first", 0) == 200);
+        clocked.await_direct();
         Some(clocked)
+    }
+
+    /// Waits until events go to Kafka directly.
+    fn await_direct(&self) {
+        let series = "livechat_relay_events_total{action=\"incoming_event\",outcome=\"published\"}";
+        await_that("events go to Kafka directly", || {
+            let before = self.relay.metric(series);
+            self.post(&chat_id(), 0) == 200 && self.relay.metric(series) > before
+        });
     }
 
     fn post(&self, chat: &str, number: u64) -> u16 {
@@ -160,9 +172,8 @@ impl Clocked {
 }
 
 /// With a spool: everything waits, says why, and is published in order when `heal` has set it right.
-fn what_kafka_refuses_for_its_timestamp_waits(prefix: &str, heal: impl Fn(&Clocked)) {
-    let settings = |spool: &str| vec![("spool.directory", spool.to_owned())];
-    let Some(clocked) = Clocked::start(prefix, settings) else { return };
+fn what_kafka_refuses_for_its_timestamp_waits(heal: impl Fn(&Clocked)) {
+    let Some(clocked) = Clocked::start(true) else { return };
     let chat = chat_id();
     assert_eq!(clocked.post(&chat, 0), 200);
     clocked.shim.set(Knob::ClockOffsetSeconds, TWO_HOURS);
@@ -182,30 +193,26 @@ fn what_kafka_refuses_for_its_timestamp_waits(prefix: &str, heal: impl Fn(&Clock
     let chats = clocked.chats();
     assert!(eight.iter().all(|(chat, _)| chats.contains(chat)));
     assert_eq!(clocked.dead_letters(), 0.0);
-    await_that("events go to Kafka directly", || {
-        let published = "livechat_relay_events_total{action=\"incoming_event\",outcome=\"published\"}";
-        let before = clocked.relay.metric(published);
-        clocked.post(&chat_id(), 0) == 200 && clocked.relay.metric(published) > before
-    });
+    clocked.await_direct();
 }
 
 #[test]
 fn with_a_spool_events_of_a_relay_whose_clock_is_ahead_wait_until_the_clock_is_right() {
-    what_kafka_refuses_for_its_timestamp_waits("clock-relay.", |clocked| {
+    what_kafka_refuses_for_its_timestamp_waits(|clocked| {
         clocked.shim.set(Knob::ClockOffsetSeconds, 0);
     });
 }
 
 #[test]
 fn with_a_spool_events_of_a_relay_whose_clock_is_ahead_wait_until_the_topic_allows_it() {
-    what_kafka_refuses_for_its_timestamp_waits("clock-topic.", |clocked| {
+    what_kafka_refuses_for_its_timestamp_waits(|clocked| {
         clocked.kafka.set_topic(&clocked.topic, &[("message.timestamp.after.max.ms", "36000000")]);
     });
 }
 
 #[test]
 fn without_a_spool_events_of_a_relay_whose_clock_is_ahead_are_answered_503_until_the_clock_is_right() {
-    let Some(clocked) = Clocked::start("clock-no-spool.", |_| Vec::new()) else { return };
+    let Some(clocked) = Clocked::start(false) else { return };
     clocked.shim.set(Knob::ClockOffsetSeconds, TWO_HOURS);
     let refused = clocked.post_eight();
     assert!(refused.iter().all(|(_, status)| *status == 503), "{refused:?}\n{}", clocked.relay.log());

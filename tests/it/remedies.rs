@@ -305,8 +305,9 @@ fn each_error_that_a_broker_answers_with_has_the_remedy_that_the_table_says() {
 
 /// A broker refuses a batch whole for one record in it. The relay has no spool that takes anything, so that it cannot leave the rest to
 /// replay.
-fn of_a_batch_only_what_is_too_large_becomes_a_dead_letter(prefix: &str, settings: Settings<'_>) {
+fn of_a_batch_only_what_is_too_large_becomes_a_dead_letter(settings: Settings<'_>) {
     let Some(kafka) = kafka::shared_or_skip() else { return };
+    let prefix = format!("batch-{}.", chat_id());
     let (topic, quoted) = (format!("{prefix}incoming_event"), format!("{prefix:?}"));
     let usual = [("topics.prefix", quoted.as_str()), ("topics.partitions", "1"), ("kafka.linger", "\"500ms\"")];
     let relay = Relay::start(kafka.bootstrap(), &[&usual, settings].concat()).ready();
@@ -369,7 +370,7 @@ fn fill_the_spool(kafka: &Kafka, relay: &Relay, topic: &str) {
 
 #[test]
 fn without_a_spool_of_a_batch_only_what_is_too_large_becomes_a_dead_letter() {
-    of_a_batch_only_what_is_too_large_becomes_a_dead_letter("batch-without-spool.", &[]);
+    of_a_batch_only_what_is_too_large_becomes_a_dead_letter(&[]);
 }
 
 #[test]
@@ -377,7 +378,7 @@ fn with_a_full_spool_of_a_batch_only_what_is_too_large_becomes_a_dead_letter() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = format!("\"{}\"", directory.path().join("spool").display());
     let settings = [("spool.directory", path.as_str()), ("spool.bytes_max", "\"1MiB\"")];
-    of_a_batch_only_what_is_too_large_becomes_a_dead_letter("batch-full-spool.", &settings);
+    of_a_batch_only_what_is_too_large_becomes_a_dead_letter(&settings);
 }
 
 #[test]
