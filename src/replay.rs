@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::dead_letter::{DeadLetters, Unresolved};
 use crate::event::Record;
 use crate::publish::{Failure, Remedy};
+use crate::shutdown::Shutdown;
 use crate::spool::entry::CORRUPTED;
 use crate::spool::{Broken, Entry, Numbered, Parked, Signals, Spool};
 
@@ -35,14 +36,19 @@ pub struct Config {
 /// So few records must be left before a lane's gate is closed: they are acked within moments.
 const CLOSE_AT: u64 = 512;
 
-/// Replays every lane that has something, until `stop`; what is in flight then is waited for.
-pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: CancellationToken) {
+/// Replays every lane that has something, until `stop`; what is in flight then is waited for. A lane's task that panics ends the
+/// process: else its events would wait and never be published.
+pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, shutdown: Shutdown, stop: CancellationToken) {
     let lanes = TaskTracker::new();
     while !stop.is_cancelled() {
         let idle = spool.lanes(|lanes| lanes.take_idle());
         for (topic, signals) in idle {
             let lane = Lane::new(config, topic, signals, spool.clone(), dead_letters.clone());
-            lanes.spawn(lane.run(stop.clone()));
+            let (vital, stop) = (shutdown.vital("replay"), stop.clone());
+            lanes.spawn(async move {
+                lane.run(stop).await;
+                vital.done();
+            });
         }
         tokio::select! {
             () = stop.cancelled() => break,

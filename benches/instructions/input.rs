@@ -35,7 +35,7 @@ impl Input {
 
     pub fn record(&self) -> Option<Record> {
         let receipt = Receipt { app: "default", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil };
-        route(normalize(self.verified(), receipt), &self.routing, None)
+        route(normalize(self.verified(), receipt), &self.routing, None).map(|prepared| prepared.record)
     }
 }
 

@@ -18,10 +18,12 @@ pub mod actions;
 mod hash;
 mod json;
 mod pointers;
+mod traceparent;
 
 pub use normalize::{Event, Fault, Receipt};
 pub use receive::Delivery;
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
+pub use traceparent::traceparent;
 pub use verify::{Key, Keyring, Verified, VerifiedAppWebhook};
 
 /// Why a webhook is the sender's fault. Closed: each variant is a metric label and an HTTP answer.
@@ -65,6 +67,20 @@ impl Rejection {
         Self::NoPayload,
         Self::Unauthorized,
     ];
+
+    /// What the sender is told: an HTTP status, and a line that says what is wrong.
+    pub const fn answer(self) -> (u16, &'static str) {
+        match self {
+            Self::NotUtf8 => (400, "the body is not UTF-8\n"),
+            Self::NotJson => (400, "the body is not JSON\n"),
+            Self::NotAnObject => (400, "the body is not a JSON object\n"),
+            Self::MemberTwice => (400, "the body has a member twice\n"),
+            Self::TooManyMembers => (400, "the body has too many members\n"),
+            Self::NoAction => (400, "the body has no action\n"),
+            Self::NoPayload => (400, "the body has no payload\n"),
+            Self::Unauthorized => (401, "unauthorized\n"),
+        }
+    }
 
     /// The metric label.
     pub const fn reason(self) -> &'static str {

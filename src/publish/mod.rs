@@ -26,6 +26,8 @@ pub use config::{Config, Unusable, canonical};
 use health::Health;
 use producer::{Client, Common, Producer};
 pub use remedy::{REMEDIES, Remedy};
+#[cfg(test)]
+pub use report::Reporter;
 pub use report::{Held, Report};
 use report::{InFlight, Slot};
 

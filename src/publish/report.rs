@@ -41,6 +41,22 @@ impl InFlight {
     }
 }
 
+/// Reports in the place of a producer.
+#[cfg(test)]
+pub struct Reporter(InFlight);
+
+#[cfg(test)]
+impl Reporter {
+    pub fn of(record: Record, held: Option<Held>) -> (Self, Report) {
+        let slot = Arc::new(Slot::new(record, Instant::now()));
+        (Self(InFlight::new(Arc::clone(&slot), &Arc::default(), held)), Report::new(slot))
+    }
+
+    pub fn report(self, outcome: Result<(), Failure>) {
+        self.0.report(outcome, Instant::now());
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.records.fetch_sub(1, Ordering::Relaxed);

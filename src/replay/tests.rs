@@ -123,7 +123,7 @@ impl Stage {
             retry_min: Duration::from_millis(5),
             retry_max: Duration::from_millis(20),
         };
-        tokio::spawn(run(config, self.spool.clone(), self.dead_letters.clone(), self.stop.clone()))
+        tokio::spawn(run(config, self.spool.clone(), self.dead_letters.clone(), Shutdown::default(), self.stop.clone()))
     }
 
     async fn append(&self, record: Record) {

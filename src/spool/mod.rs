@@ -307,6 +307,11 @@ impl Spool {
         u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
+    /// Whether it takes entries.
+    pub fn is_accepting(&self) -> bool {
+        self.lanes(|lanes| *lanes.health() == Health::Accepting)
+    }
+
     /// Whether the disk has taken suspiciously long over the commit that is under way.
     pub fn is_stalled(&self) -> bool {
         const STALLED_MS: u64 = 2000;

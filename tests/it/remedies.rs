@@ -68,7 +68,7 @@ impl Stage {
 
     fn post_as(&self, action: &str, chat: &str) -> &'static str {
         let counts = || {
-            ["published", "spooled", "parked"].map(|outcome| {
+            ["published", "spooled", "dead_lettered"].map(|outcome| {
                 let series = format!("livechat_relay_events_total{{action=\"{action}\",outcome=\"{outcome}\"}}");
                 (outcome, self.relay.metric(&series))
             })
@@ -205,7 +205,7 @@ fn show(code: Code) {
         Becomes::DeadLetter(reason) => {
             stage.answer(code, ALWAYS);
             stage.post(&second);
-            await_that("it is on the disk", || stage.relay.metric("livechat_relay_parked_records") == 1.0);
+            await_that("it is on the disk", || stage.relay.metric("livechat_relay_dead_letters_on_disk") == 1.0);
             assert_eq!(stage.dead_letters("disk"), 1.0);
             assert!(!stage.is_on(DEAD_LETTERS, &second));
             stage.answer_no_more();
@@ -350,7 +350,7 @@ fn of_a_batch_only_what_is_too_large_becomes_a_dead_letter(settings: Settings<'_
         };
         assert_eq!(keys(&topic), sorted(&small), "each once: {}", relay.log());
         assert_eq!(keys(&format!("{prefix}dead-letter")), sorted(&large));
-        assert_eq!((count("published"), count("parked")), (small.len() as f64, large.len() as f64));
+        assert_eq!((count("published"), count("dead_lettered")), (small.len() as f64, large.len() as f64));
         if errors(&relay, "MessageSizeTooLarge") - refused > 2.0 {
             return; // the large one twice, with its batch and alone; so there were others in its batch
         }
