@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -117,8 +118,8 @@ struct Inner<B> {
     dedup: Dedup,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
-    /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost.
-    no_keys: Keyring,
+    /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost. No one has its key.
+    unknown: Keyring,
 }
 
 impl<B> Clone for Relay<B> {
@@ -129,8 +130,9 @@ impl<B> Clone for Relay<B> {
 
 impl<B: Backend> Relay<B> {
     pub fn new(policy: Policy, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
-        let (no_keys, dedup) = (Keyring::new([]), Dedup::new(policy.retries));
-        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, no_keys }))
+        let key = SecretString::from(Uuid::new_v4().to_string());
+        let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(policy.retries));
+        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, unknown }))
     }
 
     pub fn policy(&self) -> &Policy {
@@ -154,7 +156,7 @@ impl<B: Backend> Relay<B> {
         let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7 };
         let (app, key, event) = match endpoint {
             Endpoint::Webhook(app) => {
-                let (webhook, key) = verify(receive(body)?, app.as_ref().map_or(&self.0.no_keys, |app| &app.keyring))?;
+                let (webhook, key) = verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring))?;
                 let app = app.as_ref().ok_or(Rejection::Unauthorized)?;
                 (app, key, normalize(webhook, receipt(&app.name)))
             }
