@@ -92,6 +92,11 @@ impl Outcomes {
         Some(sorted[last * percent / 100])
     }
 
+    /// Whether no more than so many have failed, all of them with 503.
+    pub fn only_503s_up_to(&self, most: u64) -> bool {
+        self.failed.iter().all(|(why, &times)| why == "503" && times <= most)
+    }
+
     fn count(&mut self, outcome: Result<Duration, String>) {
         match outcome {
             Ok(took) => self.took.push(took),
