@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos check guard bench bench-growth fuzz fuzz-corpus contract consumers kafka help
+.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract consumers kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -21,6 +21,9 @@ chaos: ## Kill, freeze, cut and fill everything under load; no accepted event ma
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
 	cargo test --release --locked --test chaos -- --full
+
+strangers: ## Attack the relay as those without a key can, and write docs/strangers.md (20 minutes; STRANGERS="--only heads-32")
+	cargo test --release --locked --test strangers -- $(or $(STRANGERS),--full --out docs/strangers.md)
 
 check: ## Formatting, lints and documentation, as CI wants them
 	cargo fmt --check
