@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::Sha256;
 
 use super::actions::{self, Slot};
@@ -297,35 +298,13 @@ fn subject(event: &Event<'_>, to: &mut String) {
     }
 }
 
-/// `/things/id`, the id escaped as a path of a URI has it.
+/// `/things/id`, the id as a segment of a URI's path. Consumers compare it as text, so what is escaped, and the upper-case digits,
+/// are part of the contract (docs/kafka.md).
 fn segment(things: &str, id: &str, to: &mut String) {
-    to.push('/');
-    to.push_str(things);
-    to.push('/');
-    if id.bytes().all(|byte| UNESCAPED[usize::from(byte)]) {
-        to.push_str(id); // nearly every id
-        return;
-    }
-    for byte in id.bytes() {
-        if UNESCAPED[usize::from(byte)] {
-            to.push(char::from(byte));
-        } else {
-            to.push('%');
-            hex(&[byte], to);
-        }
-    }
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'@');
+    to.extend(["/", things, "/"]);
+    to.extend(utf8_percent_encode(id, ESCAPED));
 }
-
-/// The bytes that stand for themselves in a path.
-const UNESCAPED: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'@');
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {
@@ -378,6 +357,49 @@ mod tests {
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.incoming_event", "C1"));
         let headers: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_ref(), v.as_ref())).collect();
         assert_eq!(headers, [("content-type", "application/cloudevents+json"), ("traceparent", "00-a-b-01")]);
+    }
+
+    #[test]
+    fn ids_in_source_and_subject_are_percent_encoded_with_upper_case_digits() {
+        let written = |action: &str, payload: &str, tenant: &str| {
+            let body = format!(r#"{{"secret_key":"k","action":"{action}","payload":{payload},{tenant}}}"#);
+            let value: Value = serde_json::from_slice(&record(&body, Mode::Structured)?.value).expect("JSON");
+            Some([&value["source"], &value["subject"]].map(|text| text.as_str().unwrap_or("absent").to_owned()))
+        };
+        for (action, payload, tenant, source, subject) in [
+            (
+                "tag_deleted",
+                r#"{"name":"café / bar"}"#,
+                r#""organization_id":"ö 1""#,
+                "organizations/%C3%B6%201",
+                "tags/caf%C3%A9%20%2F%20bar",
+            ),
+            (
+                "agent_deleted",
+                r#"{"id":"ann.o-n_e~@example.com"}"#,
+                r#""license_id":17"#,
+                "licenses/17",
+                "agents/ann.o-n_e~@example.com",
+            ),
+            (
+                "incoming_event",
+                r#"{"chat_id":"A?","thread_id":"%41"}"#,
+                r#""license_id":"a:b""#,
+                "licenses/a%3Ab",
+                "chats/A%3F/threads/%2541",
+            ),
+            (
+                "chat_properties_updated",
+                r#"{"chat_id":"🚀"}"#,
+                r#""organization_id":"o+""#,
+                "organizations/o%2B",
+                "chats/%F0%9F%9A%80",
+            ),
+            ("auto_accesses_updated", "[]", r#""organization_id":"o""#, "organizations/o", "absent"),
+        ] {
+            let expected = [format!("/livechat/{source}"), subject.to_owned()];
+            assert_eq!(written(action, payload, tenant), Some(expected), "{action}");
+        }
     }
 
     #[test]
