@@ -3,7 +3,7 @@
 //! Facts from LiveChat's webhook documentation, API versions 3.1 to 3.7. An entry serves all of them: where a member
 //! moved between versions, its slot has several pointers, and the first that is there counts.
 
-use hashbrown::HashMap;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 /// What a pointer finds. Each but the times becomes an attribute of the event.

@@ -9,7 +9,11 @@ pub fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 16] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
+    first_half(hash.finalize().into())
+}
+
+pub fn first_half(hash: [u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
-    half.copy_from_slice(&hash.finalize()[..16]);
+    half.copy_from_slice(&hash[..16]);
     half
 }

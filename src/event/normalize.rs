@@ -236,9 +236,6 @@ fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str
     let raw = raw.filter(|&raw| raw != "null")?;
     let is_integer = |raw: &str| raw.len() <= 20 && raw.bytes().all(|b| b.is_ascii_digit());
     let text = match raw.as_bytes() {
-        [b'"', inner @ .., b'"'] if is_short(inner.len()) && is_printable(inner) => {
-            Ok(Cow::Borrowed(&raw[1..raw.len() - 1]))
-        }
         [b'"', ..] => json::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
         _ if is_integer(raw) => Ok(Cow::Borrowed(raw)),
         _ => Err(Fault::WrongType),
@@ -248,13 +245,6 @@ fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str
 
 fn is_short(bytes: usize) -> bool {
     (1..=ATTRIBUTE_BYTES_MAX).contains(&bytes)
-}
-
-/// ASCII that stands for itself in JSON, as nearly every id does. Looks at every byte, which is faster than to stop: it is done
-/// many at a time.
-fn is_printable(text: &[u8]) -> bool {
-    let is_plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'\\';
-    text.iter().fold(true, |all, &b| all & is_plain(b))
 }
 
 /// CloudEvents 1.0 keeps control characters and noncharacters out of attributes.
