@@ -1,8 +1,8 @@
-//! The one hash behind derived ids, content hashes and retry keys.
+//! The hash of derived ids, content hashes and retry keys.
 
 use sha2::{Digest, Sha256};
 
-/// The first half of the SHA-256 over the parts. Each part goes in behind its length, so that no two lists of parts are one text.
+/// The first half of the SHA-256 over the parts. The length of each part comes before it, so that `ab`, `c` and `a`, `bc` differ.
 pub fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 16] {
     let mut hash = Sha256::new();
     for part in parts {

@@ -1,4 +1,4 @@
-//! What serde_json leaves open: where raw text stands in the text around it.
+//! Raw JSON beside serde_json: the text of a raw string, and where a raw value is in the text around it.
 
 use std::borrow::Cow;
 

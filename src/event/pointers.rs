@@ -1,4 +1,4 @@
-//! What an action's pointers lead to, found while serde_json reads the payload.
+//! Finds what an action's pointers lead to while serde_json reads the payload.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use serde_json::value::RawValue;
 use super::actions::{POINTERS_MAX, Pointer};
 use super::json;
 
-/// For each pointer the raw value that it leads to, if one is there.
+/// For each pointer of an action, in order: the raw value that it leads to, if the payload has one.
 pub(super) type Found<'a> = [Option<&'a str>; POINTERS_MAX];
 
-/// Reads an object of the payload, and fills in what pointers lead to there or further down. Its depth is that of the longest
-/// pointer; what no pointer leads to is skipped, which takes no stack however deep it is.
+/// Reads an object of the payload, and the objects within it that pointers lead through. Everything else is skipped, which
+/// takes no stack, however deep it is nested.
 pub(super) struct Walk<'w, 'a> {
-    /// The text that is read.
+    /// The text that serde_json reads.
     pub(super) text: &'a str,
     pub(super) pointers: &'w [Pointer],
-    /// The names that lead from the payload to the object.
+    /// The names that lead from the payload to this object.
     pub(super) path: &'w [&'w str],
     pub(super) found: &'w mut Found<'a>,
 }
@@ -41,15 +41,16 @@ impl<'a> Visitor<'a> for Walk<'_, 'a> {
         let Self { text, pointers, path, found } = self;
         while let Some(raw_name) = members.next_key::<&RawValue>()? {
             let name = json::string(raw_name.get());
-            let (mut ends, mut longer) = (None, None);
+            // The pointer that ends at this member, and one that goes on into it.
+            let (mut ends, mut goes_on) = (None, None);
             for (i, (_, pointer)) in pointers.iter().enumerate() {
                 let Some([next, rest @ ..]) = pointer.strip_prefix(path) else { continue };
                 if name.as_deref() == Some(next) {
-                    found[i] = None; // of a member that occurs twice the last one counts, whole, as for most parsers
-                    *if rest.is_empty() { &mut ends } else { &mut longer } = Some(i);
+                    found[i] = None; // if a member occurs twice, the last one counts, as for most parsers
+                    *if rest.is_empty() { &mut ends } else { &mut goes_on } = Some(i);
                 }
             }
-            match (ends, longer) {
+            match (ends, goes_on) {
                 (_, Some(i)) if json::is_object(text, raw_name) => {
                     let path = &pointers[i].1[..=path.len()];
                     members.next_value_seed(Walk { text, pointers, path, found })?;

@@ -1,5 +1,5 @@
-//! Bytes → [`Delivery`]: one pass over the body, which checks all of it, borrows everything, and finds on its way what the
-//! action's pointers lead to.
+//! Bytes → [`Delivery`]: serde_json reads the body once and checks all of it. Values are borrowed, and those that the action's
+//! pointers lead to are noted on the way.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use super::actions::{self, Action};
 use super::json;
 use super::pointers::{Found, Walk};
 
-/// More members than LiveChat's envelope has or is likely to get (7 in API 3.6); a bound on what a stranger makes us do.
+/// How many members the body's object may have. LiveChat's have 7 (API 3.6); the limit bounds what a stranger can make us do.
 pub const MEMBERS_MAX: usize = 64;
 
 /// A webhook as it was delivered, not yet verified. Holds the secret key: it has no `Debug`.
@@ -28,12 +28,12 @@ pub struct Delivery<'a> {
 pub(super) struct Webhook<'a> {
     /// The delivered object without its secret key: the bytes before and after it.
     pub(super) data: [&'a str; 2],
-    /// Decoded.
-    pub(super) action: Cow<'a, str>,
+    /// As delivered, decoded.
+    pub(super) action_name: Cow<'a, str>,
     /// The catalogue's entry for it.
-    pub(super) known: Option<&'static Action>,
+    pub(super) action: Option<&'static Action>,
     pub(super) payload: &'a str,
-    /// What the entry's pointers lead to in the payload.
+    /// What the action's pointers lead to in the payload.
     pub(super) found: Found<'a>,
     pub(super) webhook_id: Option<&'a str>,
     pub(super) organization_id: Option<&'a str>,
@@ -44,21 +44,21 @@ pub(super) struct Webhook<'a> {
 /// Reads a webhook out of `body` without copying it.
 ///
 /// # Errors
-/// A [`Rejection`] when the body is no JSON object with an `action` and a `payload`, or has a member twice: the sender
-/// has to send something else.
+/// A [`Rejection`] when the body is not a JSON object with an `action` and a `payload`, or has a member twice. To send the same
+/// body again does not help.
 pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
     let object = Object::read(body)?;
-    let action = object.value("action").and_then(json::string).ok_or(Rejection::NoAction)?;
+    let action_name = object.value("action").and_then(json::string).ok_or(Rejection::NoAction)?;
     let payload = object.value("payload").ok_or(Rejection::NoPayload)?;
-    let found = match (object.found, object.known) {
+    let found = match (object.found, object.action) {
         (Some(found), _) => found,
-        (None, Some(action)) => look_again(action, payload)?,
+        (None, Some(action)) => find_afterwards(action, payload)?,
         (None, None) => Found::default(),
     };
     let webhook = Webhook {
         data: object.without("secret_key"),
-        action,
-        known: object.known,
+        action_name,
+        action: object.action,
         payload,
         found,
         webhook_id: object.value("webhook_id"),
@@ -80,7 +80,7 @@ pub(super) struct AppWebhook<'a> {
     pub(super) license_id: Option<&'a str>,
 }
 
-/// Reads an App Webhook out of `body` without copying it; fails as [`receive`] does, where `event` stands for `action`.
+/// As [`receive`], for an App Webhook: `event` is its `action`.
 pub(super) fn receive_app_webhook(body: &[u8]) -> Result<AppWebhook<'_>, Rejection> {
     let object = Object::read(body)?;
     Ok(AppWebhook {
@@ -93,8 +93,9 @@ pub(super) fn receive_app_webhook(body: &[u8]) -> Result<AppWebhook<'_>, Rejecti
     })
 }
 
-/// What the pointers of an action lead to in a payload that came before its action, as LiveChat's never does, or is no object.
-fn look_again<'a>(action: &Action, payload: &'a str) -> Result<Found<'a>, Rejection> {
+/// What the action's pointers lead to in a payload that comes before its action, as LiveChat's never does: it is read a second time.
+/// A payload that is not an object has nothing to find.
+fn find_afterwards<'a>(action: &Action, payload: &'a str) -> Result<Found<'a>, Rejection> {
     let mut found = Found::default();
     if payload.starts_with('{') {
         let walk = Walk { text: payload, pointers: action.pointers, path: &[], found: &mut found };
@@ -104,9 +105,11 @@ fn look_again<'a>(action: &Action, payload: &'a str) -> Result<Found<'a>, Reject
     Ok(found)
 }
 
-/// A member of the body's object: its decoded name, its raw value, and where both are in the body.
+/// A member of the body's object.
 struct Member<'a> {
+    /// Decoded.
     name: Cow<'a, str>,
+    /// Raw.
     value: &'a str,
     /// From the quote that opens the name to the end of the value.
     range: Range<usize>,
@@ -116,11 +119,11 @@ struct Member<'a> {
 struct Object<'a> {
     /// The body without the white space around it.
     text: &'a str,
-    /// In their order, none of them twice.
+    /// In the order of the text. No name occurs twice.
     members: Vec<Member<'a>>,
-    /// The catalogue's entry for its action.
-    known: Option<&'static Action>,
-    /// What the pointers of that lead to in its payload, where the action comes first and the payload is an object.
+    /// The catalogue's entry for the member `action`.
+    action: Option<&'static Action>,
+    /// What the action's pointers lead to, where `payload` is an object that comes after `action`.
     found: Option<Found<'a>>,
 }
 
@@ -133,14 +136,14 @@ impl<'a> Object<'a> {
             return Err(if is_json { Rejection::NotAnObject } else { Rejection::NotJson });
         }
         if !text.ends_with('}') {
-            return Err(Rejection::NotJson); // the last value ends where this brace is
+            return Err(Rejection::NotJson); // `visit_map` relies on it: the last value ends before this brace
         }
         let mut json = serde_json::Deserializer::from_str(text);
         let object = json.deserialize_map(Reader { text }).map_err(|_| Rejection::NotJson)?;
         json.end().map_err(|_| Rejection::NotJson)?;
         if object.members.len() > MEMBERS_MAX {
             Err(Rejection::TooManyMembers)
-        } else if has_twins(&object.members) {
+        } else if has_duplicates(&object.members) {
             Err(Rejection::MemberTwice)
         } else {
             Ok(object)
@@ -152,7 +155,7 @@ impl<'a> Object<'a> {
         self.members.iter().find(|member| member.name == name).map(|member| member.value)
     }
 
-    /// The text without a member and the one comma that must go with it: the bytes before and after it.
+    /// The text without a member, and without one of the commas beside it: what comes before it, and what comes after.
     fn without(&self, name: &str) -> [&'a str; 2] {
         let members = &self.members;
         let Some(i) = members.iter().position(|member| member.name == name) else { return [self.text, ""] };
@@ -179,13 +182,13 @@ impl<'a> Visitor<'a> for Reader<'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Object<'a>, A::Error> {
         let text = self.text;
-        let (mut members, mut found, mut known) = (Vec::with_capacity(8), None, None::<&'static Action>);
+        let (mut members, mut found, mut action) = (Vec::with_capacity(8), None, None::<&'static Action>);
         let mut next = map.next_key::<&RawValue>()?;
         while let Some(raw_name) = next {
             let name = json::string(raw_name.get()).ok_or_else(|| A::Error::custom("a name is not Unicode"))?;
-            match (&*name, known) {
+            match (&*name, action) {
                 ("action", _) => {
-                    known = json::string(map.next_value::<&RawValue>()?.get()).and_then(|name| actions::find(&name))
+                    action = json::string(map.next_value::<&RawValue>()?.get()).and_then(|name| actions::find(&name))
                 }
                 ("payload", Some(action)) if json::is_object(text, raw_name) => {
                     let found = found.insert(Found::default());
@@ -194,21 +197,21 @@ impl<'a> Visitor<'a> for Reader<'a> {
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
             next = map.next_key()?;
-            // What was walked through has no raw value: every value is what stands between two names.
+            // serde_json gives no raw value of what a seed has read. So the text between two names is the value.
             let start = json::offset(text, raw_name.get());
             let end = next.map_or(text.len() - 1, |next| json::offset(text, next.get()));
             let value = json::value_between(text, start + raw_name.get().len(), end);
             let range = start..json::offset(text, value) + value.len();
             if members.len() <= MEMBERS_MAX {
-                members.push(Member { name, value, range }); // one too many is kept, so that the body is refused
+                members.push(Member { name, value, range }); // one more than allowed is enough to refuse the body
             }
         }
-        Ok(Object { text, members, known, found })
+        Ok(Object { text, members, action, found })
     }
 }
 
-/// Names are compared as decoded: `"action"` and `"\u0061ction"` are one name to every JSON parser behind us.
-fn has_twins(members: &[Member<'_>]) -> bool {
+/// Whether a name occurs twice. Names are compared decoded: `"action"` and `"\u0061ction"` are the same name to a JSON parser.
+fn has_duplicates(members: &[Member<'_>]) -> bool {
     members.iter().enumerate().any(|(i, m)| members[..i].iter().any(|earlier| earlier.name == m.name))
 }
 
@@ -229,7 +232,7 @@ mod tests {
             br#" { "webhook_id" : "w", "action":"incoming_event" ,"payload": {"a" : [1, 2]} , "organization_id":"o"} "#;
         let delivery = receive(body).expect("well-formed");
         let webhook = &delivery.webhook;
-        assert!(matches!(webhook.action, Cow::Borrowed("incoming_event")));
+        assert!(matches!(webhook.action_name, Cow::Borrowed("incoming_event")));
         assert_eq!(webhook.payload, r#"{"a" : [1, 2]}"#);
         assert_eq!(webhook.webhook_id, Some(r#""w""#));
         assert_eq!(webhook.organization_id, Some(r#""o""#));
@@ -282,9 +285,9 @@ mod tests {
     #[test]
     fn the_members_may_come_in_any_order() {
         let found = |body: &str| {
-            let Webhook { known, found, .. } = receive(body.as_bytes()).expect("well-formed").webhook;
+            let Webhook { action, found, .. } = receive(body.as_bytes()).expect("well-formed").webhook;
             let found: Vec<_> = found.into_iter().flatten().map(str::to_owned).collect();
-            (known.map(|action| action.name), found)
+            (action.map(|action| action.name), found)
         };
         let payload = r#""payload" : {"id":1,"thread_id":"T1","chat_id":"C1"}"#;
         let expected = (Some("chat_deactivated"), vec![r#""C1""#.to_owned(), r#""T1""#.to_owned()]);
@@ -295,8 +298,8 @@ mod tests {
 
     /// The values that an action's pointers lead to, with the path of each.
     fn found(body: &str) -> Vec<(String, Option<String>)> {
-        let Webhook { known, found, .. } = receive(body.as_bytes()).expect("well-formed").webhook;
-        let pointers = known.map_or(&[][..], |action| action.pointers).iter();
+        let Webhook { action, found, .. } = receive(body.as_bytes()).expect("well-formed").webhook;
+        let pointers = action.map_or(&[][..], |action| action.pointers).iter();
         let path = |path: &[&str]| path.iter().map(|name| format!("/{name}")).collect();
         pointers.zip(found).map(|((_, to), raw)| (path(to), raw.map(str::to_owned))).collect()
     }

@@ -1,4 +1,4 @@
-//! [`Event`] → [`Record`]: which topic, which key, which headers, and the value: the one copy of the payload.
+//! [`Event`] → [`PreparedRecord`]: topic, key, headers, and the value, which is the only copy of the payload.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::actions::{self, Slot};
 use super::hash::{first_half, hash};
 use super::normalize::{APP_EVENTS, Event, Tenant};
 
-/// What the envelope may add to `data`, in bytes: sixteen attributes at their longest, escaped, and the names.
+/// How much the envelope may add to `data`, in bytes: sixteen attributes at their longest, with escapes, and their names.
 pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 
 /// How attributes travel (CloudEvents' Kafka binding).
@@ -26,7 +26,7 @@ pub enum Mode {
     Binary,
 }
 
-/// Where the events of an action go.
+/// What happens to the events of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     Topic(Arc<str>),
@@ -41,18 +41,18 @@ pub struct Topics {
     unlisted: Route,
 }
 
-/// What the record's key looks like.
+/// How the record's key is written.
 #[derive(Clone)]
 pub enum Keys {
-    /// The chat id, or what else the catalogue says.
+    /// As [`Event::key`] says: mostly the chat id.
     Plain,
-    /// A keyed hash of that, in hex: agents' ids are e-mail addresses, and keys are seen in places where values are not.
-    /// Equal keys stay equal, so that order is kept; nobody without the secret can tell whose they are.
+    /// A keyed hash of that, in hex: agents' ids are e-mail addresses, and keys turn up where values do not. Equal keys have
+    /// equal hashes, which keeps the order; without the secret a hash does not tell the key.
     Hashed(Hmac<Sha256>),
 }
 
 impl Keys {
-    /// Keys hashed with `secret` (HMAC-SHA-256, the first half of it).
+    /// Keys hashed with `secret`: the first half of HMAC-SHA-256.
     pub fn hashed(secret: &[u8]) -> Self {
         Self::Hashed(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"))
     }
@@ -65,21 +65,21 @@ impl Keys {
     }
 }
 
-/// All that decides how an app's events look on Kafka.
+/// How an app's events are written to Kafka.
 #[derive(Clone)]
 pub struct Routing {
     pub topics: Topics,
     pub mode: Mode,
     pub keys: Keys,
-    /// The version of LiveChat's API that the app's webhooks were registered with; bodies do not tell it.
+    /// The version of LiveChat's API that the app's webhooks were registered with; a body does not say it.
     pub api_version: Option<String>,
 }
 
-/// The name that stands for the actions which the catalogue does not know.
+/// The name for all actions that are not in the catalogue.
 pub const UNLISTED: &str = "unlisted";
 
 impl Topics {
-    /// Routes every action to `<prefix><action>`, or where `route` says otherwise for its name.
+    /// Routes every action to `<prefix><action>`, unless `route` has another route for its name.
     pub fn new(prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
         Self::of_names(actions::names(), prefix, route)
     }
@@ -126,21 +126,21 @@ pub struct Record {
     pub value: Vec<u8>,
 }
 
-/// A record that is ready for Kafka, and what the relay has to know of its event beyond it.
+/// A record that is ready for Kafka, with what the relay has to know about its event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedRecord {
     pub record: Record,
-    /// As in [`Event::action_label`].
+    /// See [`Event::action_label`].
     pub action: &'static str,
-    /// `None` where the payload does not name its event: a retry cannot be told from a second event.
+    /// `None` if the payload does not name its event: then a retry cannot be told from a second event.
     pub retry_key: Option<RetryKey>,
 }
 
-/// Equal for deliveries that would put one event in one place twice: the same app, topic and key, the same id, and the same
-/// content but for the registration. What differs in any of these is published.
+/// Equal for two deliveries of one event to one destination: the same app, topic, key and id, the same payload, and the same
+/// additional data. The registration (`webhook_id`) may differ.
 pub type RetryKey = [u8; 16];
 
-/// Decides topic and key, and writes the record; `None` for an action that is to be dropped.
+/// Decides topic and key, and writes the record. `None` if the action is configured to be dropped.
 pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<PreparedRecord> {
     let Route::Topic(topic) = routing.topics.of(&event) else { return None };
     let key = routing.keys.of(event.key());
@@ -232,7 +232,7 @@ fn source(tenant: &Tenant<'_>) -> String {
     }
 }
 
-/// What the event is about: the chat with its thread, else the one thing that the payload names.
+/// What the event is about: the chat and its thread, else the agent, customer and so on that the payload names.
 fn subject(event: &Event<'_>) -> Option<String> {
     const THINGS: [(Slot, &str); 7] = [
         (Slot::Customer, "customers/"),
@@ -251,8 +251,8 @@ fn subject(event: &Event<'_>) -> Option<String> {
     }
 }
 
-/// An id as a segment of a URI's path. Consumers compare it as text, so what is escaped, and the upper-case digits, are part of
-/// the contract (docs/kafka.md).
+/// An id as a segment of a URI's path (RFC 3986). Consumers compare `source` and `subject` as texts, so it is part of the contract
+/// (docs/kafka.md) which characters are escaped, and that the hex digits are upper case.
 fn path_segment(id: &str) -> Cow<'_, str> {
     const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'@');
     utf8_percent_encode(id, ESCAPED).into()

@@ -1,4 +1,4 @@
-//! [`Delivery`] → [`Verified`]: the secret key is compared with every key of the app, and is gone from then on.
+//! [`Delivery`] → [`Verified`]: compares the secret key with the app's keys. Nothing after this step has the secret key.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,8 +9,8 @@ use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use super::receive::{AppWebhook, Webhook, receive_app_webhook};
 use super::{Delivery, Rejection, json};
 
-/// The active secret keys of an app. There are several while a key is changed: that takes a new registration of the webhook at
-/// LiveChat, and until the old one is removed both keys arrive.
+/// The active secret keys of an app. There are several while a key is being changed: that takes a new registration at LiveChat,
+/// and until the old one is removed, webhooks arrive with both keys.
 pub struct Keyring {
     keys: Vec<Key>,
 }
@@ -23,7 +23,7 @@ pub struct Key {
 }
 
 impl Keyring {
-    /// A keyring of named keys. An empty one verifies nothing: it stands for the unknown app.
+    /// A keyring of named keys. One without keys verifies nothing: the relay uses it for unknown apps.
     pub fn new<'k>(keys: impl IntoIterator<Item = (String, &'k SecretString)>) -> Self {
         let key = |(name, secret): (String, &SecretString)| Key {
             name,
@@ -38,13 +38,13 @@ impl Keyring {
         self.keys.iter()
     }
 
-    /// The key that `delivered` is. Compares with every key, whether one has matched or not, and digests rather than texts:
-    /// the time that this takes shows neither a key's length nor its place.
+    /// The key that equals `delivered`. Compares digests, and with every key even after a match, so that the time shows neither
+    /// the length of a key nor its position.
     fn find(&self, delivered: &str) -> Option<&Key> {
         let delivered = digest(delivered);
         let mut found = u64::MAX;
-        for (place, key) in self.keys.iter().enumerate() {
-            found.conditional_assign(&(place as u64), key.digest.ct_eq(&delivered));
+        for (i, key) in self.keys.iter().enumerate() {
+            found.conditional_assign(&(i as u64), key.digest.ct_eq(&delivered));
         }
         self.keys.get(usize::try_from(found).ok()?)
     }
@@ -71,39 +71,39 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A webhook whose sender knew a secret key of the app. [`verify`] is its only maker; the key is no part of it.
+/// A webhook whose sender knows a secret key of the app. Only [`verify`] makes one. It does not contain the key.
 pub struct Verified<'a>(Webhook<'a>);
 
 impl<'a> Verified<'a> {
-    pub(super) fn webhook(self) -> Webhook<'a> {
+    pub(super) fn into_webhook(self) -> Webhook<'a> {
         self.0
     }
 }
 
-/// Checks the secret key, and returns the key of the ring that it is.
+/// Checks the secret key; also returns which of the app's keys it is.
 ///
 /// # Errors
-/// [`Rejection::Unauthorized`] when the key is missing, no string, or none of the ring's.
+/// [`Rejection::Unauthorized`] when `secret_key` is missing, not a string, or not one of the keys.
 pub fn verify<'a, 'k>(delivery: Delivery<'a>, keyring: &'k Keyring) -> Result<(Verified<'a>, &'k Key), Rejection> {
     let secret_key = delivery.secret_key.and_then(json::string).ok_or(Rejection::Unauthorized)?;
     let key = keyring.find(&secret_key).ok_or(Rejection::Unauthorized)?;
     Ok((Verified(delivery.webhook), key))
 }
 
-/// An App Webhook that was sent to the path with the right token. [`verify_app_webhook`] is its only maker.
+/// An App Webhook whose sender knows the token. Only [`verify_app_webhook`] makes one.
 pub struct VerifiedAppWebhook<'a>(AppWebhook<'a>);
 
 impl<'a> VerifiedAppWebhook<'a> {
-    pub(super) fn webhook(self) -> AppWebhook<'a> {
+    pub(super) fn into_webhook(self) -> AppWebhook<'a> {
         self.0
     }
 }
 
-/// Checks the token of the path that an App Webhook was sent to, and then reads its body: the body has no secret key.
+/// Checks the token in the path that an App Webhook was sent to, then reads its body, which has no secret key.
 ///
 /// # Errors
-/// [`Rejection::Unauthorized`] when the token is none of the ring's; another [`Rejection`] when the body is no JSON object,
-/// has a member twice, or lacks `event` or `payload`.
+/// [`Rejection::Unauthorized`] when the token is not one of the keys; another [`Rejection`] when the body is not a JSON object
+/// with an `event` and a `payload`, or has a member twice.
 pub fn verify_app_webhook<'a, 'k>(
     token: &str,
     body: &'a [u8],
@@ -126,7 +126,7 @@ mod tests {
     fn check(body: &str, keyring: &Keyring) -> Option<(String, String)> {
         let delivery = receive(body.as_bytes()).expect("well-formed");
         let (verified, key) = verify(delivery, keyring).ok()?;
-        Some((verified.webhook().data.concat(), key.name().to_owned()))
+        Some((verified.into_webhook().data.concat(), key.name().to_owned()))
     }
 
     #[test]
