@@ -60,8 +60,9 @@ impl Policy {
                 Some(Endpoint::Webhook(self.apps.get(app).cloned()))
             }
             (Some("app-webhooks"), Some(token), None) => {
-                let token = token.get(..TOKEN_BYTES_MAX).unwrap_or(token).to_owned();
-                Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token))
+                // A longer one is wrong in any case, as an empty one is; it is not kept.
+                let token = if token.len() > TOKEN_BYTES_MAX { "" } else { token };
+                Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token.to_owned()))
             }
             _ => None,
         }
@@ -81,7 +82,7 @@ impl Policy {
 /// The name of App Webhooks among the apps.
 pub const APP_WEBHOOKS: &str = "app-webhooks";
 
-/// So much of a path's token is kept while the body is awaited. No token of the configuration is longer.
+/// The longest token that is kept while the body is awaited. The configuration has none that is longer.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
 /// Where a webhook is posted.

@@ -373,3 +373,19 @@ async fn two_apps_with_topics_of_their_own_both_have_an_event_in_either_order_at
         }
     }
 }
+
+#[test]
+fn of_a_paths_token_nothing_is_kept_that_is_longer_than_a_token_may_be() {
+    let mut policy = policy();
+    policy.app_webhooks = policy.apps.remove("staging");
+    let kept = |token: &str| match policy.endpoint(&format!("/app-webhooks/{token}")) {
+        Some(Endpoint::AppWebhook(_, token)) => token,
+        _ => panic!("this is the path of App Webhooks"),
+    };
+    let longest = "t".repeat(TOKEN_BYTES_MAX);
+    assert_eq!(kept(&longest), longest);
+    // The second has a character across the limit.
+    for longer in [format!("{longest}t"), format!("{}ü{}", "t".repeat(TOKEN_BYTES_MAX - 1), "t".repeat(9000))] {
+        assert_eq!(kept(&longer), "");
+    }
+}

@@ -355,7 +355,7 @@ impl<'a> Rig<'a> {
         outcome
     }
 
-    /// After a recovery, all goes well: the last event of each chat was answered 200, but for those that were under way.
+    /// After a recovery all goes well: the last event of each chat, which is posted when the load ends, is answered 200.
     fn hold_ends(&mut self, posted: &[Posted]) {
         let chats: std::collections::HashMap<&str, &Posted> =
             posted.iter().map(|event| (event.chat.as_str(), event)).collect();
