@@ -11,7 +11,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::event::{Fault, Rejection, actions, normalize::APP_WEBHOOK, route::UNLISTED};
+use crate::event::{Fault, Rejection, actions, route::UNLISTED};
 use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Unavailable};
 use crate::telemetry;
 
@@ -105,9 +105,9 @@ impl Metrics {
     fn start(&self) {
         let start = |counters: &IntCounterVec, labels: &[&str]| counters.with_label_values(labels).inc_by(0);
         let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
-        let rejections = Rejection::ALL.iter().map(|rejection| rejection.reason());
+        let rejections = Rejection::ALL.iter().map(|rejection| rejection.label());
         refusals.chain(rejections).for_each(|reason| start(&self.refused, &[reason]));
-        Fault::ALL.iter().for_each(|fault| start(&self.faults, &[fault.reason()]));
+        Fault::ALL.iter().for_each(|fault| start(&self.faults, &[fault.label()]));
         ["dropped", "joined"].iter().for_each(|result| start(&self.retries, &[result]));
         for (to, reason) in
             ["topic", "disk"].into_iter().flat_map(|to| DeadLetterReason::ALL.iter().map(move |r| (to, r)))
@@ -119,7 +119,7 @@ impl Metrics {
         for code in ["200", "400", "401", "404", "405", "408", "413", "415", "431", "503"] {
             start(&self.requests, &[code]);
         }
-        for action in actions::names().chain([UNLISTED, APP_WEBHOOK]) {
+        for action in actions::names().chain([UNLISTED, actions::APP_WEBHOOK.name]) {
             Outcome::LABELS.iter().for_each(|outcome| start(&self.events, &[action, outcome]));
         }
         let info = Opts::new("livechat_relay_build_info", "Always 1; the label has the version.");
@@ -148,7 +148,7 @@ impl Metrics {
     }
 
     pub fn fault(&self, fault: Fault) {
-        self.faults.with_label_values(&[fault.reason()]).inc();
+        self.faults.with_label_values(&[fault.label()]).inc();
     }
 
     /// A delivery that was not published again: `dropped` or `joined`.
@@ -156,7 +156,7 @@ impl Metrics {
         self.retries.with_label_values(&[result]).inc();
     }
 
-    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`] or [`APP_WEBHOOK`].
+    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`], or that of App Webhooks.
     pub fn event(&self, action: &str, outcome: Outcome, took: Duration) {
         self.events.with_label_values(&[action, outcome.label()]).inc();
         let path = match outcome {

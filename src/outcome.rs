@@ -1,6 +1,6 @@
 //! What can become of a request, an event and a connection, as closed sets: each variant is decided in one place, and is a metric label.
 
-use crate::event::Rejection;
+use crate::event::{Rejection, labels};
 
 /// All that can become of a request to the webhook listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,25 +39,6 @@ impl Outcome {
             Self::Rejected(_) | Self::Refused(_) | Self::Unavailable(_) => unavailable,
         }
     }
-}
-
-/// Gives an enum of unit variants `ALL`, so that its labels can be there before their first event, and `label`.
-macro_rules! labels {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident => $label:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$of])* $variant,)+ }
-
-        impl $name {
-            /// Every variant.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The metric label.
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$variant => $label,)+ }
-            }
-        }
-    };
 }
 
 labels! {
@@ -187,7 +168,7 @@ mod tests {
             labels.sort_unstable();
             assert!(labels.windows(2).all(|pair| pair[0] != pair[1]), "{labels:?}");
         }
-        all(Refusal::ALL.iter().map(|r| r.label()).chain(Rejection::ALL.iter().map(|r| r.reason())));
+        all(Refusal::ALL.iter().map(|r| r.label()).chain(Rejection::ALL.iter().map(|r| r.label())));
         all(Unavailable::ALL.iter().map(|u| u.label()));
         all(DeadLetterReason::ALL.iter().map(|d| d.label()));
         all(ConnectionEnd::ALL.iter().map(|c| c.label()));

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::budget::Held;
 use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
-use crate::event::normalize::{normalize, normalize_app_webhook};
+use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
 use crate::event::verify::{verify, verify_app_webhook};
@@ -154,21 +154,18 @@ impl<B: Backend> Relay<B> {
     /// # Errors
     /// A [`Rejection`]: the sender has to send something else.
     pub fn accept(&self, endpoint: &Endpoint, body: &[u8], traceparent: Option<&str>) -> Result<Accepted, Rejection> {
-        let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7 };
-        let (app, key, event) = match endpoint {
+        let (app, (webhook, key)) = match endpoint {
             Endpoint::Webhook(app) => {
-                let (webhook, key) = verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring))?;
-                let app = app.as_ref().ok_or(Rejection::Unauthorized)?;
-                (app, key, normalize(webhook, receipt(&app.name)))
+                let keyring = app.as_ref().map_or(&self.0.unknown, |app| &app.keyring);
+                let verified = verify(receive(body)?, keyring)?;
+                (app.as_ref().ok_or(Rejection::Unauthorized)?, verified)
             }
-            Endpoint::AppWebhook(app, token) => {
-                let (webhook, key) = verify_app_webhook(token, body, &app.keyring)?;
-                (app, key, normalize_app_webhook(webhook, receipt(&app.name)))
-            }
+            Endpoint::AppWebhook(app, token) => (app, verify_app_webhook(token, body, &app.keyring)?),
         };
         key.count_use();
+        let event = normalize(webhook, Receipt { app: &app.name, time: Timestamp::now(), fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
-        let action = event.action_label;
+        let action = event.action_label();
         Ok(Accepted { action, records: route(event, &app.routing, traceparent).into_iter().collect() })
     }
 

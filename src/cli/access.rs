@@ -46,7 +46,7 @@ impl Where {
         if let Some(admin) = self.admin {
             return Ok(Access::Running(admin));
         }
-        let (spool, admin) = Config::load_spool(self.source.config.as_deref(), std::env::vars())?;
+        let (spool, admin) = Config::load_spool(self.source.config.as_deref())?;
         let Some(config) = spool else {
             return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
         };

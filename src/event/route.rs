@@ -152,7 +152,7 @@ pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> 
     headers.insert(0, ("content-type".into(), content_type.into()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned().into())));
     let record = Record { topic: Arc::clone(topic), key, headers, value };
-    Some(PreparedRecord { record, action: event.action_label, retry_key })
+    Some(PreparedRecord { record, action: event.action_label(), retry_key })
 }
 
 fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {
@@ -260,7 +260,7 @@ fn path_segment(id: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::normalize::{normalize, normalize_app_webhook};
+    use super::super::normalize::normalize;
     use super::super::receive::receive;
     use super::super::verify::{verify, verify_app_webhook};
     use super::super::{Keyring, Receipt};
@@ -449,7 +449,7 @@ mod tests {
         let keyring = Keyring::new([("path".to_owned(), &SecretString::from("token"))]);
         let event = |body: &'static str| {
             let (webhook, _) = verify_app_webhook("token", body.as_bytes(), &keyring).expect("verified");
-            normalize_app_webhook(webhook, receipt)
+            normalize(webhook, receipt)
         };
         let prepared = route(event(body), &routing, None).expect("a record");
         assert_eq!((prepared.action, prepared.retry_key), ("app_webhook", None));

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -18,26 +17,26 @@ pub type Held = Arc<dyn Any + Send + Sync>;
 /// Goes through librdkafka with a record, and ends with librdkafka's copy of that. Until then the record counts as in flight, and what is
 /// held for it is kept, whether a task still waits for the report or not.
 pub(super) struct InFlight {
-    slot: Arc<Slot>,
-    records: Arc<AtomicUsize>,
+    pub(super) slot: Arc<Slot>,
+    /// The record counts as in flight for as long as this exists.
+    _counted: Arc<()>,
     _held: Option<Held>,
 }
 
+/// A record that is handed over now, and its report to come.
+pub(super) fn begin(record: Record, counted: &Arc<()>, held: Option<Held>) -> (InFlight, Report) {
+    let slot = Slot { record, since: Instant::now(), filled: OnceLock::new(), waiter: AtomicWaker::new() };
+    let slot = Arc::new(slot);
+    (InFlight { slot: Arc::clone(&slot), _counted: Arc::clone(counted), _held: held }, Report(slot))
+}
+
 impl InFlight {
-    pub(super) fn new(slot: Arc<Slot>, records: &Arc<AtomicUsize>, held: Option<Held>) -> Self {
-        records.fetch_add(1, Ordering::Relaxed);
-        Self { slot, records: Arc::clone(records), _held: held }
-    }
-
-    pub(super) fn slot(&self) -> &Arc<Slot> {
-        &self.slot
-    }
-
     /// The report is there; it reaches the task that waits after all else was released.
-    pub(super) fn report(self, outcome: Result<(), Failure>, now: Instant) {
+    pub(super) fn report(self, outcome: Result<(), Failure>) {
         let slot = Arc::clone(&self.slot);
         drop(self);
-        slot.fill(outcome, now);
+        let _ = slot.filled.set((outcome, Instant::now())); // librdkafka reports a record once
+        slot.waiter.wake();
     }
 }
 
@@ -48,18 +47,12 @@ pub struct Reporter(InFlight);
 #[cfg(test)]
 impl Reporter {
     pub fn of(record: Record, held: Option<Held>) -> (Self, Report) {
-        let slot = Arc::new(Slot::new(record, Instant::now()));
-        (Self(InFlight::new(Arc::clone(&slot), &Arc::default(), held)), Report::new(slot))
+        let (in_flight, report) = begin(record, &Arc::default(), held);
+        (Self(in_flight), report)
     }
 
     pub fn report(self, outcome: Result<(), Failure>) {
-        self.0.report(outcome, Instant::now());
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.records.fetch_sub(1, Ordering::Relaxed);
+        self.0.report(outcome);
     }
 }
 
@@ -71,27 +64,12 @@ pub(super) struct Slot {
     waiter: AtomicWaker,
 }
 
-impl Slot {
-    pub(super) const fn new(record: Record, since: Instant) -> Self {
-        Self { record, since, filled: OnceLock::new(), waiter: AtomicWaker::new() }
-    }
-
-    fn fill(&self, outcome: Result<(), Failure>, now: Instant) {
-        let _ = self.filled.set((outcome, now)); // librdkafka reports a record once
-        self.waiter.wake();
-    }
-}
-
 /// The report of one record: resolves when the broker has acked it, or librdkafka has given it up, which it does by
 /// `publish_deadline` and a second. Dropping it calls nothing back. Of clones, the last one that was polled is woken.
 #[derive(Clone)]
 pub struct Report(Arc<Slot>);
 
 impl Report {
-    pub(super) const fn new(slot: Arc<Slot>) -> Self {
-        Self(slot)
-    }
-
     /// When the record was handed over.
     pub fn since(&self) -> Instant {
         self.0.since
