@@ -58,7 +58,7 @@ impl Where {
             let none = format!("there is no {} in {directory}, and no relay at {admin} that has it", store::FILE);
             return found.ok_or(Failure::Failed(none));
         }
-        super::raise_open_files(config.spool.files());
+        super::raise_open_files();
         let metrics = Arc::new(Metrics::new());
         let (settings, its_metrics) = (config.spool.clone(), Arc::clone(&metrics));
         let opened = tokio::task::spawn_blocking(move || Spool::look(settings, its_metrics)).await;

@@ -143,14 +143,12 @@ fn complain(failure: &Failure) {
     }
 }
 
-/// Each connection is an open file, and each file of the spool, and the usual limit is 1,024: the soft limit goes up to what is
-/// needed, as far as the hard one lets it. How many of the files that are needed cannot be had.
-fn raise_open_files(needed: u64) -> u64 {
+/// Each connection is an open file, and each file of the spool, and the usual soft limit is 1,024: it becomes what the hard one
+/// lets it be. The limit that is then in force.
+fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let needed = needed + 256;
     let limit = getrlimit(Resource::Nofile);
-    let Some(current) = limit.current.filter(|current| *current < needed) else { return 0 };
-    let raised = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
-    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
-    needed - if set.is_ok() { raised } else { current }
+    let is_raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_ok();
+    // None means that there is no limit.
+    if is_raised { limit.maximum } else { limit.current }.unwrap_or(u64::MAX)
 }

@@ -65,21 +65,28 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     failure.map_or(Ok(()), |reason| Err(Failure::Failed(reason)))
 }
 
-/// Fewer connections are accepted where the limit of open files does not suffice: else accepting fails when it is reached.
+/// Where the limit of open files does not suffice for all, fewer connections are accepted, but not fewer than half of it: else
+/// accepting fails when it is reached, or a spool that may become large leaves none.
 fn make_do_with_open_files(config: &mut Config) {
+    let limit = super::raise_open_files();
+    let available = limit.saturating_sub(OTHER_FILES);
     let files_of_the_spool = config.spool.as_ref().map_or(0, |spool| spool.spool.files());
     let connections_max = &mut config.server.listener.limits.connections_max;
-    let missing = super::raise_open_files(*connections_max as u64 + files_of_the_spool);
-    if missing > 0 {
-        let possible = connections_max.saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX)).max(16);
+    let needed = *connections_max as u64 + files_of_the_spool;
+    if available < needed {
+        let for_connections = available.saturating_sub(files_of_the_spool).max(available / 2);
+        *connections_max = usize::try_from(for_connections).unwrap_or(usize::MAX).clamp(1, *connections_max);
         tracing::warn!(
-            missing,
-            connections_max = possible,
-            "too few open files for server.connections_max, and spool.bytes_max in files of spool.segment_bytes: fewer connections are accepted; raise the hard limit (LimitNOFILE=)"
+            limit,
+            needed = needed + OTHER_FILES,
+            connections_max,
+            "too few open files for server.connections_max and the spool's files: so many connections are accepted; raise the hard limit (LimitNOFILE=)"
         );
-        *connections_max = possible;
     }
 }
+
+/// Files besides those of connections and of the spool: the brokers' sockets, the admin listener's, the program's own.
+const OTHER_FILES: u64 = 256;
 
 /// What is in memory, chats and keys included, would be in a core dump.
 fn keep_secrets_out_of_core_dumps() {

@@ -340,6 +340,11 @@ impl<'a> Rig<'a> {
         let tally = self.client.tally();
         self.must("events were answered 200", verdict.answered > 0);
         self.must(&format!("the longest answer took {LONGEST:?} at most"), tally.longest <= LONGEST);
+        if self.logs.is_empty() {
+            // No relay was ended.
+            let unanswered = tally.unanswered;
+            self.must(&format!("every webhook is answered ({unanswered} are not)"), unanswered == 0);
+        }
         self.hold_ends(&posted);
         let outcome = Outcome {
             name: self.name,
