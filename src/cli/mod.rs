@@ -6,6 +6,7 @@ mod check;
 mod contract;
 mod dead_letters;
 mod demo;
+mod items;
 mod print;
 mod samples;
 mod send;
