@@ -71,8 +71,8 @@ impl Policy {
     /// Every topic that events may go to, once, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
         let apps = self.apps.values().chain(&self.app_webhooks);
-        let mut names: Vec<_> = apps.flat_map(|app| app.routing.topics.names()).collect();
-        names.push(Arc::clone(&self.dead_letter));
+        let names = apps.flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
+        let mut names: Vec<_> = names.cloned().collect();
         names.sort();
         names.dedup();
         names

@@ -6,6 +6,7 @@ mod check;
 mod contract;
 mod dead_letters;
 mod demo;
+mod items;
 mod print;
 mod samples;
 mod send;
@@ -98,15 +99,24 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&Failure::Failed(format!("the threads cannot be started: {error}")));
-            return ExitCode::FAILURE;
-        }
+    let outcome = run(arguments.command);
+    let code = match &outcome {
+        Ok(()) => 0,
+        Err(Failure::Failed(_)) => 1,
+        Err(Failure::Usage(_)) => 64,
     };
+    if let Err(failure) = outcome {
+        complain(&failure);
+    }
+    telemetry::flush();
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::Failed(format!("the threads cannot be started: {e}")))?;
     let outcome = runtime.block_on(async {
-        match arguments.command {
+        match command {
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
@@ -119,17 +129,7 @@ pub fn main() -> ExitCode {
         }
     });
     runtime.shutdown_background(); // what still runs there has nothing to lose
-    let (code, failure) = match outcome {
-        Ok(()) => {
-            telemetry::flush();
-            return ExitCode::SUCCESS;
-        }
-        Err(failure @ Failure::Usage(_)) => (64, failure),
-        Err(failure @ Failure::Failed(_)) => (1, failure),
-    };
-    complain(&failure);
-    telemetry::flush();
-    ExitCode::from(code)
+    outcome
 }
 
 /// Says why a command has failed: in the log, where there is one.
