@@ -72,11 +72,11 @@ impl Metrics {
             producer_rebuilds: counter(r, "producer_rebuilds_total", "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. The log has the details."),
             connections: gauge(r, "connections", "Open connections of the webhook listener. At server.connections_max the ones that have waited longest are closed."),
             connections_ended: counters(r, "connections_ended_total", "Connections of the webhook listener that have ended, by how. evicted increases when all slots are taken.", &["reason"]),
-            bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published. Near server.bytes_in_flight_max webhooks are answered 503."),
+            bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published, large bodies included. Near server.bytes_in_flight_max, or server.large_bytes_in_flight_max for large ones, webhooks are answered 503."),
             records_in_flight: gauge(r, "records_in_flight", "Records handed to the Kafka client without a delivery report yet. Increases when brokers are slow or unreachable."),
             ready: gauge(r, "ready", "1 while events can be made durable, as /readyz says; 0: webhooks are answered 503."),
             kafka_up: gauge(r, "kafka_up", "1 while the brokers answer. 0: events are spooled, or, without a spool, answered 503."),
-            events: counters(r, "events_total", "Verified webhooks by action and outcome. outcome=unavailable increases when LiveChat is answered 503.", &["action", "outcome"]),
+            events: counters(r, "events_total", "Verified webhooks by action and outcome. outcome=unavailable increases when a verified webhook is answered 503.", &["action", "outcome"]),
             durable_seconds: register(r, HistogramVec::new(
                 HistogramOpts::from(opts("durable_duration_seconds", "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). Increases with slow brokers or a slow disk.")).buckets(SECONDS.to_vec()),
                 &["path"],
@@ -116,9 +116,7 @@ impl Metrics {
         }
         Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
         ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
-        for code in ["200", "400", "401", "404", "405", "408", "413", "415", "431", "503"] {
-            start(&self.requests, &[code]);
-        }
+        Outcome::statuses().iter().for_each(|status| start(&self.requests, &[&status.to_string()]));
         for action in actions::names().chain([UNLISTED, actions::APP_WEBHOOK.name]) {
             Outcome::LABELS.iter().for_each(|outcome| start(&self.events, &[action, outcome]));
         }

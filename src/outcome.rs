@@ -1,4 +1,15 @@
 //! What can become of a request, an event and a connection, as closed sets: each variant is decided in one place, and is a metric label.
+//!
+//! | to refuse what | add a variant to | found in |
+//! |---|---|---|
+//! | a request by its head, or by how its body arrives | [`Refusal`] | `http` |
+//! | a webhook by its body | [`Rejection`] | `event`, which knows no limits and no time |
+//! | what the sender should try again | [`Unavailable`] | `relay`, or `http` before it |
+//!
+//! Then say in [`Outcome::answer`] what the sender is told, and add a row to `tests/it/http_table.rs` and to README's table. The metric
+//! labels follow by themselves.
+
+use std::collections::BTreeSet;
 
 use crate::event::{Rejection, labels};
 
@@ -17,7 +28,7 @@ pub enum Outcome {
     Dropped,
     /// The webhook is the sender's fault.
     Rejected(Rejection),
-    /// The request is, before its body is looked at.
+    /// The request is, before its body is whole.
     Refused(Refusal),
     /// It could not be made durable; the sender should try again.
     Unavailable(Unavailable),
@@ -42,7 +53,7 @@ impl Outcome {
 }
 
 labels! {
-    /// Why a request is refused before its body is looked at.
+    /// Why a request is refused before its body is whole.
     Refusal {
         NotFound => "not_found",
         MethodNotAllowed => "method_not_allowed",
@@ -64,6 +75,15 @@ labels! {
 }
 
 impl Outcome {
+    /// Every HTTP status that [`Outcome::answer`] has.
+    pub fn statuses() -> BTreeSet<u16> {
+        let refused = Refusal::ALL.iter().map(|refusal| Self::Refused(*refusal));
+        let rejected = Rejection::ALL.iter().map(|rejection| Self::Rejected(*rejection));
+        let unavailable = Unavailable::ALL.iter().map(|reason| Self::Unavailable(*reason));
+        let all = refused.chain(rejected).chain(unavailable).chain([Self::Published]);
+        all.map(|outcome| outcome.answer().0).collect()
+    }
+
     /// The whole of what a sender is told: an HTTP status, and, but for 200, a line that says what is wrong and no more than the sender
     /// may know.
     pub const fn answer(self) -> (u16, &'static str) {

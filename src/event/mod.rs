@@ -1,4 +1,5 @@
-//! What happens to one webhook, as pure steps: bytes, policy and time in; a [`PreparedRecord`] or a [`Rejection`] out.
+//! What happens to one webhook, as pure steps: bytes, policy and time in; a [`PreparedRecord`] out, or a
+//! [`Rejection`], or nothing where the action is dropped.
 //!
 //! ```text
 //! body ──receive──► Delivery ──verify──► Verified ──normalize──► Event ──route──► PreparedRecord
@@ -54,7 +55,7 @@ labels! {
 }
 
 impl Rejection {
-    /// What the sender is told: an HTTP status, and a line that says what is wrong.
+    /// What the sender is told: the number of an HTTP status, and a line that says what is wrong. `http` makes a response of it.
     pub const fn answer(self) -> (u16, &'static str) {
         match self {
             Self::NotUtf8 => (400, "the body is not UTF-8\n"),

@@ -23,7 +23,7 @@ pub struct Key {
 }
 
 impl Keyring {
-    /// A keyring of named keys. One without keys verifies nothing: the relay uses it for unknown apps.
+    /// A keyring of named keys. One without keys verifies nothing.
     pub fn new<'k>(keys: impl IntoIterator<Item = (String, &'k SecretString)>) -> Self {
         let key = |(name, secret): (String, &SecretString)| Key {
             name,
