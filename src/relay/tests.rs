@@ -136,7 +136,7 @@ impl Stage {
     }
 
     /// Begins the delivery of event `n` to an app.
-    fn post_to(&self, app: &str, n: u64) -> InFlight {
+    fn post_to(&self, app: &str, n: u64) -> Pending {
         let body = format!(
             r#"{{"secret_key":"{app}","action":"incoming_event","organization_id":"o","payload":{{"chat_id":"C","thread_id":"T","event":{{"id":"T_{n}"}}}}}}"#
         );
@@ -146,7 +146,7 @@ impl Stage {
         self.relay.deliver(accepted, held, Instant::now() + RESPONSE_DEADLINE)
     }
 
-    fn post(&self, n: u64) -> InFlight {
+    fn post(&self, n: u64) -> Pending {
         self.post_to("production", n)
     }
 
