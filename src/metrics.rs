@@ -56,7 +56,6 @@ pub struct Metrics {
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 impl Metrics {
-    #[allow(clippy::too_many_lines)] // a list
     pub fn new() -> Self {
         let r = &Registry::new();
         let metrics = Self {

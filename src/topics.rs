@@ -25,7 +25,7 @@ pub enum Trouble {
     #[error("no broker answers at {brokers}: {error}; is kafka.brokers right, and Kafka up?")]
     Unreachable { brokers: String, error: KafkaError },
     #[error("topics are missing: {}; create them, or set topics.create = true", .0.join(", "))]
-    Missing(Vec<String>),
+    Missing(Vec<Arc<str>>),
     #[error("topics could not be created: {}", .0.join("; "))]
     NotCreated(Vec<String>),
     #[error(
@@ -111,7 +111,7 @@ impl Topics {
     pub async fn prepare(&self) -> Result<Prepared, Trouble> {
         let missing = tokio::task::block_in_place(|| self.missing())?;
         if !missing.is_empty() && !self.config.create {
-            return Err(Trouble::Missing(missing.iter().map(ToString::to_string).collect()));
+            return Err(Trouble::Missing(missing));
         }
         let created = self.create(&missing).await?;
         let unchecked = self.sizes_of(&self.names).await?;

@@ -144,7 +144,7 @@ fn present(topics: &Topics, create: bool) -> Result<String, String> {
     match missing.len() {
         0 => Ok("all there".to_owned()),
         n if create => Ok(format!("{n} missing; serve creates them")),
-        _ => Err(Trouble::Missing(missing.iter().map(ToString::to_string).collect()).to_string()),
+        _ => Err(Trouble::Missing(missing).to_string()),
     }
 }
 

@@ -436,38 +436,43 @@ fn apps(r: &mut Reader, routes: &Routes) -> HashMap<String, Arc<App>> {
     if tables.is_empty() {
         r.mistake("apps", "is empty: give [[apps]] with a name and secret_keys, as config/default.toml shows");
     }
-    for (i, mut app) in tables.into_iter().enumerate() {
-        let key = |name: &str| format!("apps[{i}].{name}");
-        let name = app.remove("name").and_then(|v| v.into_string().ok()).unwrap_or_default();
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
-            r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+    for (i, table) in tables.into_iter().enumerate() {
+        let app = app(r, routes, &format!("apps[{i}]"), table);
+        if apps.contains_key(&app.name) {
+            r.mistake(&format!("apps[{i}].name"), &format!("{} stands twice", app.name));
         }
-        if name == APP_WEBHOOKS {
-            r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
-        }
-        let keys = keys(r, &key("secret_keys"), app.remove("secret_keys"));
-        let mut text = |name: &str| {
-            let text = app.remove(name).map(|value| value.into_string());
-            text.and_then(|text| text.map_err(|_| r.mistake(&key(name), "must be a text")).ok())
-        };
-        let topic_prefix = text("topic_prefix").unwrap_or_default();
-        let api_version = text("api_version");
-        let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-        if !api_version.as_ref().is_none_or(version) {
-            r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
-        }
-        r.unknown(app.keys().map(|name| key(name)));
-        let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
-        if !topic_prefix.is_empty() {
-            check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
-        }
-        let app = App { name: name.clone(), keyring, routing: routes.of_app(&topic_prefix, api_version) };
-        if apps.insert(name.clone(), Arc::new(app)).is_some() {
-            r.mistake(&key("name"), &format!("{name} stands twice"));
-        }
+        apps.insert(app.name.clone(), Arc::new(app));
     }
     apps
+}
+
+fn app(r: &mut Reader, routes: &Routes, place: &str, mut table: config::Map<String, config::Value>) -> App {
+    let key = |name: &str| format!("{place}.{name}");
+    let mut text = |name: &str| {
+        let text = table.remove(name)?.into_string();
+        text.map_err(|_| r.mistake(&key(name), "must be a text")).ok()
+    };
+    let name = text("name").unwrap_or_default();
+    let topic_prefix = text("topic_prefix").unwrap_or_default();
+    let api_version = text("api_version");
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
+        r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+    }
+    if name == APP_WEBHOOKS {
+        r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
+    }
+    let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if !api_version.as_ref().is_none_or(version) {
+        r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
+    }
+    if !topic_prefix.is_empty() {
+        check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
+    }
+    let keys = keys(r, &key("secret_keys"), table.remove("secret_keys"));
+    r.unknown(table.keys().map(|name| key(name)));
+    let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
+    App { name, keyring, routing: routes.of_app(&topic_prefix, api_version) }
 }
 
 fn keys(r: &mut Reader, key: &str, value: Option<config::Value>) -> Vec<(String, SecretString)> {

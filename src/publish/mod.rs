@@ -25,9 +25,7 @@ pub use config::{Config, Unusable, canonical};
 use health::Health;
 use producer::{Client, Common, Producer};
 pub use remedy::{REMEDIES, Remedy};
-#[cfg(test)]
-pub use report::Reporter;
-pub use report::{Held, Report};
+pub use report::{Held, InFlight, Report};
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -126,7 +124,7 @@ impl Publisher {
     }
 
     fn hand_over(&self, producer: &Producer, record: Record, held: Option<Held>) -> Report {
-        let (in_flight, report) = report::begin(record, &self.in_flight, held);
+        let (in_flight, report) = InFlight::new(record, &self.in_flight, held);
         producer.send(in_flight);
         report
     }

@@ -126,8 +126,7 @@ impl Client {
     }
 
     fn send(&self, in_flight: InFlight) {
-        let slot = Arc::clone(&in_flight.slot);
-        let record = &slot.record;
+        let record = Arc::clone(&in_flight.record);
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers =
             record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
@@ -230,7 +229,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, in_flight: Box<InFlight>) {
         let now = Instant::now();
-        let since = in_flight.slot.since;
+        let since = in_flight.since;
         let took = now.saturating_duration_since(since);
         self.common.metrics.publish_seconds.observe(took.as_secs_f64());
         let outcome = match result {

@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::budget::{self, Budget};
 use crate::event::{Keys, Mode, Topics};
-use crate::publish::{Remedy, Reporter};
+use crate::publish::{InFlight as Reporter, Remedy};
 
 const REPORT_TIMEOUT: Duration = Duration::from_millis(5200);
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(8);
@@ -52,7 +52,7 @@ impl Fake {
 
 impl Backend for Fake {
     fn publish(&self, record: Record, held: Arc<Held>) -> Report {
-        let (reporter, report) = Reporter::of(record.clone(), Some(held));
+        let (reporter, report) = Reporter::new(record.clone(), &Arc::default(), Some(held));
         self.published.lock().expect("no panic").push_back((record, reporter));
         report
     }
