@@ -173,6 +173,7 @@ fn server(r: &mut Reader) -> Option<Server> {
     let header_timeout = r.time("server.header_timeout", Duration::from_millis(10), 60 * SECOND);
     let keepalive_timeout = r.time("server.keepalive_timeout", Duration::from_millis(10), 3600 * SECOND);
     let connections_max = r.number("server.connections_max", 1, 1_000_000);
+    let eviction_grace = r.time("server.eviction_grace", Duration::from_millis(1), 10 * SECOND);
     let backlog = r.number("server.backlog", 1, 1_000_000);
     let streams_max = r.number("server.streams_max", 1, 10_000);
     let bytes_in_flight_max = r.size("server.bytes_in_flight_max", ByteSize::kib(64), ByteSize::gib(4));
@@ -186,6 +187,7 @@ fn server(r: &mut Reader) -> Option<Server> {
     let linger_timeout = r.time("server.linger_timeout", Duration::from_millis(1), 60 * SECOND);
     let limits = http::Limits {
         connections_max: connections_max? as usize,
+        eviction_grace: eviction_grace?,
         header_bytes_max: header_bytes_max?,
         header_timeout: header_timeout?,
         keepalive_timeout: keepalive_timeout?,
