@@ -173,6 +173,7 @@ const LINGER_MAX: Duration = SECOND;
 fn server(r: &mut Reader) -> Server {
     let limits = http::Limits {
         connections_max: r.number("server.connections_max", 1..=1_000_000),
+        eviction_grace: r.time("server.eviction_grace", MILLISECOND..=10 * SECOND),
         header_bytes_max: r.size("server.header_bytes_max", ByteSize::kib(8)..=ByteSize::mib(1)),
         header_timeout: r.time("server.header_timeout", 10 * MILLISECOND..=60 * SECOND),
         keepalive_timeout: r.time("server.keepalive_timeout", 10 * MILLISECOND..=3600 * SECOND),

@@ -41,6 +41,7 @@ impl Admin {
 
 impl Handler for Admin {
     async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
+        exchange.protect(); // a probe that is not answered restarts us
         let uri = request.uri();
         if let Some(ask) = Ask::read(request.method().as_str(), uri.path(), uri.query().unwrap_or_default()) {
             return self.desk(ask, &request, exchange.peer()).await;

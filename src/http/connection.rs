@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
-use hyper::{Request, StatusCode, Version};
+use hyper::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -32,9 +32,9 @@ struct State {
     since: Instant,
     /// Requests under way: one at a time, but for HTTP/2.
     requests: u32,
-    /// Those of them whose webhook is verified.
-    verified: u32,
-    /// A webhook was accepted: the connection is kept alive, and spared when room has to be made.
+    /// One of them is to be answered whatever others need: the connection is not evicted before all are.
+    is_protected: bool,
+    /// A webhook was verified: the connection is kept alive, and strangers are evicted before it.
     is_trusted: bool,
     is_http2: bool,
     /// Bytes that were read in HTTP/1, and how many of them the requests had; unknown after a chunked body.
@@ -60,6 +60,8 @@ impl State {
     /// When the connection ends if nothing happens, and how.
     fn deadline(&self, limits: &Limits) -> Option<(Instant, End)> {
         let of_phase = match (self.phase, self.closing) {
+            (Phase::Request, _) if self.is_protected => None,
+            (_, Some(End::Evicted)) => Some((self.since, End::Evicted)),
             (Phase::Request, _) => None,
             (_, Some(end)) => Some((self.since + limits.linger_timeout, end)),
             (Phase::Head, None) => Some((self.since + limits.header_timeout, End::HeaderTimeout)),
@@ -94,10 +96,10 @@ impl State {
         self.enter(Phase::Request);
     }
 
-    fn end(&mut self, was_verified: bool) {
+    fn end(&mut self) {
         self.requests -= 1;
-        self.verified -= u32::from(was_verified);
         if self.requests == 0 {
+            self.is_protected = false;
             // Bytes that belong to no request yet are the next one's head.
             let has_more = self.requested.is_none_or(|requested| self.read > requested);
             self.enter(if has_more && !self.is_http2 { Phase::Head } else { Phase::Idle });
@@ -113,7 +115,7 @@ impl Connection {
             phase: Phase::Head,
             since: opened,
             requests: 0,
-            verified: 0,
+            is_protected: false,
             is_trusted: false,
             is_http2: false,
             read: 0,
@@ -128,7 +130,7 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the connection to end: at once where it has to make room, else when nothing is under way.
+    /// Asks the connection to end: at once where it is evicted, else when nothing is under way.
     pub fn close(&self, end: End) {
         let mut state = self.state();
         state.closing = Some(end);
@@ -154,10 +156,13 @@ impl Connection {
         }
     }
 
-    /// Since when the connection could be spared to make room, if it can; strangers come before all others.
-    pub fn spared_since(&self) -> Option<(bool, Instant)> {
+    /// The order in which connections are evicted, if this one may be: strangers first, then by how long each has waited. A head may
+    /// be on its way to a connection that is new.
+    pub fn eviction_order(&self, limits: &Limits) -> Option<(bool, Instant)> {
         let state = self.state();
-        (state.verified == 0).then_some((state.is_trusted, state.since))
+        let is_new = state.opened.elapsed() < limits.eviction_grace;
+        (!is_new && !state.is_protected && state.closing != Some(End::Evicted))
+            .then_some((state.is_trusted, state.since))
     }
 
     /// Resolves when the connection is late. To be polled whenever the connection was, after it: a head may have begun.
@@ -199,22 +204,26 @@ impl Exchange {
         self.connection.peer
     }
 
-    /// The request's webhook is here and verified: its connection is not closed to make room.
+    /// The connection is not evicted before this request is answered.
+    pub fn protect(&self) {
+        self.connection.state().is_protected = true;
+    }
+
+    /// The request's webhook is here and verified: the connection has earned keep-alive.
     pub fn verified(&mut self) {
         self.is_verified = true;
-        self.connection.state().verified += 1;
+        self.connection.state().is_trusted = true;
+        self.protect();
     }
 
     pub const fn is_verified(&self) -> bool {
         self.is_verified
     }
 
-    /// Keep-alive is earned: until a webhook was accepted on it, a connection ends with its first answer.
+    /// Keep-alive is earned: until a webhook was verified on it, a connection ends with its first answer.
     pub(super) fn finish(self, mut answer: Answer, is_draining: bool) -> Answer {
-        let mut state = self.connection.state();
-        state.is_trusted |= self.is_verified && answer.status() == StatusCode::OK;
-        let stays = state.is_trusted && !is_draining && !answer.headers().contains_key(CONNECTION);
-        drop(state);
+        let State { is_trusted, closing, .. } = *self.connection.state();
+        let stays = is_trusted && closing.is_none() && !is_draining && !answer.headers().contains_key(CONNECTION);
         if !stays {
             self.connection.close(if is_draining { End::Shutdown } else { End::Refused });
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -228,7 +237,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.connection.state().end(self.is_verified);
+        self.connection.state().end();
     }
 }
 
@@ -308,6 +317,7 @@ mod tests {
         let seconds = Duration::from_secs;
         Limits {
             connections_max: 1,
+            eviction_grace: Duration::ZERO,
             header_bytes_max: 8192,
             header_timeout: seconds(5),
             keepalive_timeout: seconds(75),
@@ -333,6 +343,8 @@ mod tests {
             (Request, None, Some(End::Shutdown), None, None),
             (Idle, None, Some(End::Shutdown), None, Some((1, End::Shutdown))),
             (Head, None, Some(End::Refused), None, Some((1, End::Refused))),
+            (Head, None, Some(End::Evicted), None, Some((0, End::Evicted))),
+            (Request, None, Some(End::Evicted), None, Some((0, End::Evicted))),
             (Request, ago(0), None, None, Some((4, End::WriteTimeout))),
             (Idle, ago(3), None, None, Some((1, End::WriteTimeout))),
             (Request, None, None, Some(9), Some((9, End::Lifetime))),
@@ -344,6 +356,27 @@ mod tests {
             let found = state.deadline(&limits).map(|(at, end)| ((at - now).as_secs(), end));
             assert_eq!(found, expected, "{state:?}");
         }
+    }
+
+    #[test]
+    fn strangers_are_evicted_before_those_with_a_key_but_none_that_is_new_or_is_to_be_answered() {
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
+        let opened = connection.state().opened;
+        let order = |is_trusted, is_protected, eviction_grace: u64| {
+            let mut state = connection.state();
+            (state.is_trusted, state.is_protected) = (is_trusted, is_protected);
+            drop(state);
+            connection.eviction_order(&Limits { eviction_grace: Duration::from_secs(eviction_grace), ..limits() })
+        };
+        assert_eq!(order(false, false, 0), Some((false, opened)));
+        assert_eq!(order(true, false, 0), Some((true, opened)));
+        assert!(order(false, false, 0) < order(true, false, 0));
+        assert_eq!(order(false, false, 3600), None, "its first request may be on its way");
+        assert_eq!(order(false, true, 0), None);
+        let busy = State { phase: Phase::Request, is_protected: true, ..*connection.state() };
+        assert!(State { closing: Some(End::Evicted), ..busy }.deadline(&limits()).is_none(), "it is answered first");
+        connection.close(End::Evicted);
+        assert_eq!(order(false, false, 0), None, "once is enough");
     }
 
     impl Connection {

@@ -37,6 +37,7 @@ use connection::{Connection, Watched, head_bytes};
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections_max: usize,
+    pub eviction_grace: Duration,
     pub header_bytes_max: usize,
     pub header_timeout: Duration,
     pub keepalive_timeout: Duration,
@@ -116,7 +117,6 @@ impl<H: Handler> Server<H> {
 
     /// The next connection with its slot. Errors, such as too many open files, pass: they are waited out.
     async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-        let pause = Duration::from_millis(50);
         let (stream, peer) = loop {
             match listener.accept().await {
                 Ok(accepted) => break accepted,
@@ -124,14 +124,15 @@ impl<H: Handler> Server<H> {
                     self.complain(|suppressed| tracing::warn!(%error, suppressed, "cannot accept connections"))
                 }
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         };
         loop {
             if self.slots.available_permits() == 0 {
                 self.make_room();
             }
-            // Where all are busy with webhooks, one of them is soon idle.
-            if let Ok(slot) = tokio::time::timeout(pause, Arc::clone(&self.slots).acquire_owned()).await {
+            // Where none may be evicted, one is soon idle or old enough.
+            let slot = Arc::clone(&self.slots).acquire_owned();
+            if let Ok(slot) = tokio::time::timeout(self.limits.eviction_grace, slot).await {
                 return (stream, peer, slot.expect("the semaphore is never closed"));
             }
         }
@@ -143,17 +144,24 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Closes the connections that can be spared most; some at a time, for to find them takes a look at all.
+    /// Evicts the connections that others need least; some at a time, for to find them takes a look at all.
     fn make_room(&self) {
         let connections: Vec<_> = self.connections().values().cloned().collect();
-        let mut spare: Vec<_> = connections.iter().filter_map(|c| Some((c.spared_since()?, c))).collect();
-        spare.sort_by_key(|(since, _)| *since);
-        spare.truncate(1 + connections.len() / 64);
-        spare.iter().for_each(|(_, connection)| connection.close(End::Evicted));
-        let closed = spare.len();
-        self.complain(|suppressed| {
-            tracing::warn!(closed, suppressed, "connections_max is reached: those that have waited longest are closed")
-        });
+        let order = |connection| Some((Connection::eviction_order(connection, &self.limits)?, connection));
+        let mut evicted: Vec<_> = connections.iter().map(Arc::as_ref).filter_map(order).collect();
+        evicted.sort_by_key(|(order, _)| *order);
+        evicted.truncate(1 + connections.len() / 64);
+        evicted.iter().for_each(|(_, connection)| connection.close(End::Evicted));
+        if !evicted.is_empty() {
+            let closed = evicted.len();
+            self.complain(|suppressed| {
+                tracing::warn!(
+                    closed,
+                    suppressed,
+                    "connections_max is reached: those that have waited longest are closed"
+                )
+            });
+        }
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
@@ -196,9 +204,6 @@ impl<H: Handler> Server<H> {
                     closing = Some(end);
                     connection.close(end);
                 }
-            }
-            if closing == Some(End::Evicted) {
-                return End::Evicted;
             }
             if !was_closing {
                 http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
@@ -278,17 +283,31 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
 
     use super::*;
 
-    /// Panics where it is asked to.
-    struct Faulty;
+    /// Panics where it is asked to, or answers when it is told to.
+    #[derive(Default)]
+    struct Faulty {
+        is_asked: Arc<Notify>,
+        go_on: Arc<Notify>,
+    }
 
     impl Handler for Faulty {
         async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
-            exchange.verified();
-            tokio::task::yield_now().await;
-            assert_ne!(request.uri().path(), "/panic");
+            match request.uri().path() {
+                "/wait" => {
+                    exchange.protect();
+                    self.is_asked.notify_one();
+                    self.go_on.notified().await;
+                }
+                path => {
+                    exchange.verified();
+                    tokio::task::yield_now().await;
+                    assert_ne!(path, "/panic");
+                }
+            }
             answer(Outcome::Published)
         }
 
@@ -297,28 +316,58 @@ mod tests {
         }
     }
 
+    /// A server of two connections at most, where it listens, and what ends it.
+    struct Running {
+        server: Arc<Server<Faulty>>,
+        address: SocketAddr,
+        closing: CancellationToken,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    impl Running {
+        async fn start(handler: Faulty) -> Self {
+            let limits = Limits {
+                connections_max: 2,
+                eviction_grace: Duration::from_millis(1),
+                header_bytes_max: 8192,
+                header_timeout: Duration::from_secs(60),
+                keepalive_timeout: Duration::from_secs(60),
+                write_timeout: Duration::from_secs(60),
+                linger_timeout: Duration::from_millis(10),
+                streams_max: 1,
+                window_bytes: 65_536,
+                lifetime: None,
+            };
+            let closing = CancellationToken::new();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let server = Server::new(handler, limits, Shutdown::default());
+            let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
+            Self { server, address, closing, serving }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.expect("a listener")
+        }
+
+        async fn end(self) {
+            self.closing.cancel();
+            self.serving.await.expect("it ends, though a connection is open");
+            assert_eq!(self.server.open(), 0);
+        }
+    }
+
+    async fn ask(stream: &mut TcpStream, path: &str) {
+        let request = format!("POST {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
+    }
+
     #[tokio::test]
     async fn a_request_whose_handler_panics_is_answered_503_and_changes_nothing_for_others() {
-        let limits = Limits {
-            connections_max: 2,
-            header_bytes_max: 8192,
-            header_timeout: Duration::from_secs(60),
-            keepalive_timeout: Duration::from_secs(60),
-            write_timeout: Duration::from_secs(60),
-            linger_timeout: Duration::from_millis(10),
-            streams_max: 1,
-            window_bytes: 65_536,
-            lifetime: None,
-        };
-        let (shutdown, closing) = (Shutdown::default(), CancellationToken::new());
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let server = Server::new(Faulty, limits, shutdown);
-        let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
-        let mut stream = TcpStream::connect(address).await.expect("a listener");
+        let running = Running::start(Faulty::default()).await;
+        let mut stream = running.connect().await;
         for (path, status) in [("/", "200"), ("/panic", "503"), ("/", "200")] {
-            let request = format!("POST {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: 0\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.expect("written");
+            ask(&mut stream, path).await;
             let mut answer = Vec::new();
             while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
                 assert_ne!(stream.read_buf(&mut answer).await.expect("read"), 0, "the connection goes on");
@@ -331,8 +380,34 @@ mod tests {
                 stream.read_exact(&mut rest).await.expect("its body");
             }
         }
-        closing.cancel();
-        serving.await.expect("it ends, though a connection is open");
-        assert_eq!(server.open(), 0);
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_being_answered_is_not_evicted_though_it_has_waited_longest() {
+        let handler = Faulty::default();
+        let (is_asked, go_on) = (Arc::clone(&handler.is_asked), Arc::clone(&handler.go_on));
+        let running = Running::start(handler).await;
+        let mut probe = running.connect().await;
+        ask(&mut probe, "/wait").await;
+        is_asked.notified().await;
+        let mut answer = String::new();
+        for n in 0..3 {
+            let mut silent = running.connect().await;
+            let mut next = running.connect().await;
+            assert_eq!(
+                silent.read(&mut [0]).await.expect("a clean end"),
+                0,
+                "it makes room for the next one, round {n}"
+            );
+            ask(&mut next, "/wait").await;
+            is_asked.notified().await;
+            go_on.notify_one(); // the one that has waited for longest
+            probe.read_to_string(&mut answer).await.expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+            (probe, answer) = (next, String::new());
+        }
+        go_on.notify_one();
+        running.end().await;
     }
 }
