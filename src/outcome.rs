@@ -155,7 +155,7 @@ labels! {
         WriteTimeout => "write_timeout",
         /// It has lasted as long as it may.
         Lifetime => "lifetime",
-        /// A request was refused before any webhook was accepted.
+        /// A request was refused before any webhook was verified.
         Refused => "refused",
         /// What came was no HTTP.
         Malformed => "malformed",
