@@ -12,6 +12,7 @@ use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{Answer, Limits};
@@ -252,6 +253,9 @@ pub fn head_bytes<B>(request: &Request<B>) -> u64 {
     (request.method().as_str().len() + 1 + origin + path + " HTTP/1.1\r\n".len() + headers + "\r\n".len()) as u64
 }
 
+/// A connection reads 32 KiB, which are all 128 units of its task's turn, before others have theirs.
+const BYTES_A_UNIT: usize = 256;
+
 /// A connection's stream, which notes what comes and goes, and ends without a reset.
 pub struct Watched<S> {
     stream: S,
@@ -271,8 +275,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            self.connection.state().has_read(into.filled().len() - before);
+        let bytes = into.filled().len() - before;
+        if bytes > 0 {
+            self.connection.state().has_read(bytes);
+            // Tokio lets a task go on for 128 reads, of any size. In the 2 MB that these can be here, a flood keeps a worker for 10 ms,
+            // and hundreds of them let a body come too late.
+            (0..bytes / BYTES_A_UNIT).for_each(|_| {
+                if let Poll::Ready(unit) = poll_proceed(cx) {
+                    unit.made_progress()
+                }
+            });
         }
         read
     }
