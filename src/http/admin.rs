@@ -40,8 +40,7 @@ impl Admin {
 }
 
 impl Handler for Admin {
-    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
-        exchange.protect(); // a probe that is not answered restarts us
+    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let uri = request.uri();
         if let Some(ask) = Ask::read(request.method().as_str(), uri.path(), uri.query().unwrap_or_default()) {
             return self.desk(ask, &request, exchange.peer()).await;
@@ -61,10 +60,6 @@ impl Handler for Admin {
             "/readyz" => state((self.unready)().map(str::to_owned), "ready\n"),
             _ => answer(Outcome::Refused(Refusal::NotFound)),
         }
-    }
-
-    fn refuse(&self, outcome: Outcome, _: SocketAddr) -> Answer {
-        answer(outcome)
     }
 }
 

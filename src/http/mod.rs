@@ -6,6 +6,8 @@ pub mod webhook;
 mod connection;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -23,9 +25,8 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::outcome::{ConnectionEnd as End, Outcome, Refusal, Unavailable};
 use crate::shutdown::Shutdown;
@@ -46,7 +47,7 @@ pub struct Limits {
     /// HTTP/2 streams of a connection, and the bytes that its client may send before they are read.
     pub streams_max: u32,
     pub window_bytes: u32,
-    /// How long a connection may last in all, if not as long as it likes.
+    /// How long a connection may last in all, if not as long as it likes. Its requests are then answered whatever others need.
     pub lifetime: Option<Duration>,
 }
 
@@ -55,10 +56,12 @@ pub type Answer = Response<Full<Bytes>>;
 /// Answers requests; one a listener.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. Dropped before its end when the client has gone.
-    fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> impl Future<Output = Answer> + Send;
+    fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send;
 
     /// Answers for a request that did not come through [`Handler::answer`].
-    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer;
+    fn refuse(&self, outcome: Outcome, _peer: SocketAddr) -> Answer {
+        answer(outcome)
+    }
 
     /// An answer was given, perhaps by hyper.
     fn answered(&self, _: StatusCode) {}
@@ -72,8 +75,9 @@ pub struct Server<H> {
     handler: H,
     limits: Limits,
     http: auto::Builder<TokioExecutor>,
-    slots: Arc<Semaphore>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// One of them has ended.
+    ended: Notify,
     shutdown: Shutdown,
     complaints: Throttle,
 }
@@ -82,65 +86,73 @@ impl<H: Handler> Server<H> {
     pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // With half_close a request is answered whose client has ended its side behind it.
-        http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max.max(8192));
+        http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max);
         http.http2()
             .max_concurrent_streams(limits.streams_max)
             .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
-        let slots = Arc::new(Semaphore::new(limits.connections_max));
         let complaints = Throttle::new(Duration::from_secs(10));
-        Arc::new(Self { handler, limits, http, slots, connections: Mutex::default(), shutdown, complaints })
+        let (connections, ended) = (Mutex::default(), Notify::new());
+        Arc::new(Self { handler, limits, http, connections, ended, shutdown, complaints })
     }
 
     /// How many connections are open.
     pub fn open(&self) -> usize {
-        self.limits.connections_max - self.slots.available_permits()
+        self.connections().len()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Accepts until `closing`, and serves what was accepted until it has ended. The listener comes from outside, so that whoever
     /// starts the daemon learns of a port that is taken before anything else happens.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
-        let (tasks, mut number) = (TaskTracker::new(), 0);
-        while let Some(accepted) = closing.run_until_cancelled(self.accept(&listener)).await {
-            let (stream, peer, slot) = accepted;
+        for number in 0.. {
+            let Some((stream, peer)) = closing.run_until_cancelled(self.accept(&listener)).await else { break };
             let connection = Arc::new(Connection::new(peer));
-            number += 1;
             self.connections().insert(number, Arc::clone(&connection));
-            tasks.spawn(Arc::clone(&self).connection(number, stream, connection, slot));
+            let server = Arc::clone(&self);
+            tokio::spawn(async move {
+                let end = AssertUnwindSafe(server.drive(stream, &connection)).catch_unwind().await;
+                server.handler.ended(end.unwrap_or(End::Panic));
+                server.connections().remove(&number);
+                server.ended.notify_waiters();
+            });
         }
         drop(listener);
         self.connections().values().for_each(|connection| connection.close(End::Shutdown));
-        tasks.close();
-        tasks.wait().await;
-    }
-
-    /// The next connection with its slot. Errors, such as too many open files, pass: they are waited out.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-        let (stream, peer) = loop {
-            match listener.accept().await {
-                Ok(accepted) => break accepted,
-                Err(error) => {
-                    self.complain(|suppressed| tracing::warn!(%error, suppressed, "cannot accept connections"))
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
         loop {
-            if self.slots.available_permits() == 0 {
-                self.make_room();
+            let ended = self.ended.notified(); // before it looks: the last one may end meanwhile
+            if self.open() == 0 {
+                return;
             }
-            // Where none may be evicted, one is soon idle or old enough.
-            let slot = Arc::clone(&self.slots).acquire_owned();
-            if let Ok(slot) = tokio::time::timeout(self.limits.eviction_grace, slot).await {
-                return (stream, peer, slot.expect("the semaphore is never closed"));
-            }
+            ended.await;
         }
     }
 
-    fn complain(&self, log: impl FnOnce(u64)) {
-        if let Some(suppressed) = self.complaints.pass() {
-            log(suppressed);
+    /// The next connection, when there is room for it. Errors, such as too many open files, pass: they are waited out.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
+        let accepted = loop {
+            match listener.accept().await {
+                Ok(accepted) => break accepted,
+                Err(error) => {
+                    if let Some(suppressed) = self.complaints.pass() {
+                        tracing::warn!(%error, suppressed, "cannot accept connections");
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        };
+        loop {
+            let ended = self.ended.notified();
+            if self.open() < self.limits.connections_max {
+                return accepted;
+            }
+            self.make_room();
+            // Where none may be evicted, one is soon idle or old enough.
+            let _ = tokio::time::timeout(self.limits.eviction_grace, ended).await;
         }
     }
 
@@ -152,67 +164,43 @@ impl<H: Handler> Server<H> {
         evicted.sort_by_key(|(order, _)| *order);
         evicted.truncate(1 + connections.len() / 64);
         evicted.iter().for_each(|(_, connection)| connection.close(End::Evicted));
-        if !evicted.is_empty() {
-            let closed = evicted.len();
-            self.complain(|suppressed| {
-                tracing::warn!(
-                    closed,
-                    suppressed,
-                    "connections_max is reached: those that have waited longest are closed"
-                )
-            });
+        let closed = evicted.len();
+        if closed > 0
+            && let Some(suppressed) = self.complaints.pass()
+        {
+            tracing::warn!(closed, suppressed, "connections_max is reached: the longest waiting are closed");
         }
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// One connection from its first byte to its end.
-    async fn connection(
-        self: Arc<Self>,
-        number: u64,
-        stream: TcpStream,
-        connection: Arc<Connection>,
-        slot: OwnedSemaphorePermit,
-    ) {
-        let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
-        let end = AssertUnwindSafe(self.drive(stream, &connection)).catch_unwind().await;
-        self.connections().remove(&number);
-        drop(slot);
-        self.handler.ended(end.unwrap_or(End::Panic));
-    }
-
     async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
+        let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
         let service = service_fn(|request| {
             let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
-            async move { Ok::<_, std::convert::Infallible>(server.exchange(request, exchange).await) }
+            async move { Ok::<_, Infallible>(server.exchange(request, exchange).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout));
         let mut http = pin!(self.http.serve_connection(stream, service));
-        let mut closing = None;
+        let mut is_closing = false;
         loop {
-            let was_closing = closing.is_some();
             tokio::select! {
                 biased;
                 done = http.as_mut() => return self.done(done, connection),
-                end = connection.closed(closing) => closing = Some(end),
-                end = connection.late(&self.limits) => {
-                    if was_closing || end != End::KeepaliveTimeout {
-                        return end;
-                    }
-                    closing = Some(end);
-                    connection.close(end);
-                }
+                end = connection.late(&self.limits) => match end {
+                    End::KeepaliveTimeout if !is_closing => connection.close(end),
+                    end => return end,
+                },
+                () = connection.closed.notified() => {}
             }
-            if !was_closing {
+            if !is_closing && connection.closing().is_some() {
+                is_closing = true;
                 http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
             }
         }
     }
 
     /// How a connection has ended by itself. What hyper could not parse it has answered.
-    fn done(&self, done: Result<(), Box<dyn std::error::Error + Send + Sync>>, connection: &Connection) -> End {
+    fn done(&self, done: Result<(), Box<dyn Error + Send + Sync>>, connection: &Connection) -> End {
         let status = match done.err().and_then(|error| error.downcast::<hyper::Error>().ok()) {
             Some(error) if error.is_parse_too_large() => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Some(error) if error.is_parse() => StatusCode::BAD_REQUEST,
@@ -223,33 +211,28 @@ impl<H: Handler> Server<H> {
     }
 
     /// One request and its answer.
-    async fn exchange(&self, request: Request<Incoming>, mut exchange: Exchange) -> Answer {
-        let peer = exchange.peer();
-        let answer = if let Some(refusal) = self.refusal(&request) {
-            self.handler.refuse(Outcome::Refused(refusal), peer)
-        } else {
-            let answer = AssertUnwindSafe(self.handler.answer(request, &mut exchange)).catch_unwind();
-            answer.await.unwrap_or_else(|_| self.handler.refuse(Outcome::Unavailable(Unavailable::Panic), peer))
+    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange) -> Answer {
+        let answer = match self.refusal(&request) {
+            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
+            None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
+        let panicked = Outcome::Unavailable(Unavailable::Panic);
+        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, exchange.peer()));
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }
 
     /// What hyper lets pass: heads of HTTP/1 that are a little too long, codings besides `chunked`, and no `Host`, two, or one that is none.
     fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
-        let version = request.version();
+        let (version, headers) = (request.version(), request.headers());
         if version != Version::HTTP_2 && head_bytes(request) > self.limits.header_bytes_max as u64 {
             return Some(Refusal::HeadTooLarge);
         }
-        if request
-            .headers()
-            .get_all(TRANSFER_ENCODING)
-            .iter()
-            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        {
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
             return Some(Refusal::BadCoding);
         }
-        let mut hosts = request.headers().get_all(HOST).iter();
+        let mut hosts = headers.get_all(HOST).iter();
         let is_host = |host: &HeaderValue| {
             host.is_empty() || host.to_str().is_ok_and(|host| host.parse::<Authority>().is_ok() && !host.contains('@'))
         };
@@ -283,7 +266,6 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::sync::Notify;
 
     use super::*;
 
@@ -295,10 +277,9 @@ mod tests {
     }
 
     impl Handler for Faulty {
-        async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
+        async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
             match request.uri().path() {
                 "/wait" => {
-                    exchange.protect();
                     self.is_asked.notify_one();
                     self.go_on.notified().await;
                 }
@@ -309,10 +290,6 @@ mod tests {
                 }
             }
             answer(Outcome::Published)
-        }
-
-        fn refuse(&self, outcome: Outcome, _: SocketAddr) -> Answer {
-            answer(outcome)
         }
     }
 
@@ -336,7 +313,7 @@ mod tests {
                 linger_timeout: Duration::from_millis(10),
                 streams_max: 1,
                 window_bytes: 65_536,
-                lifetime: None,
+                lifetime: Some(Duration::from_secs(60)),
             };
             let closing = CancellationToken::new();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -12,11 +12,12 @@ use hyper::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Answer, Exchange, Handler, answer};
-use crate::budget::{self, Budget, Held};
+use crate::budget::{Budget, Held};
 use crate::event::traceparent;
 use crate::metrics::Metrics;
-use crate::outcome::{ConnectionEnd, Outcome, Refusal, Unavailable};
-use crate::relay::{Endpoint, Relay};
+use crate::outcome::Unavailable::{Overloaded, SlowBody};
+use crate::outcome::{ConnectionEnd, Outcome, Refusal};
+use crate::relay::{Endpoint, Relay, TOKEN_BYTES_MAX};
 use crate::telemetry::Throttles;
 
 /// `[server]`, but for the limits of its connections.
@@ -38,6 +39,9 @@ pub struct Webhooks {
     pub refused: Throttles,
 }
 
+/// No path that is answered is longer: an app's name has 64 bytes at most.
+const PATH_BYTES_MAX: usize = "/app-webhooks/".len() + TOKEN_BYTES_MAX;
+
 /// What is kept of a request's head while its body comes: of a stranger's text no more than a bounded token.
 struct Head {
     endpoint: Endpoint,
@@ -47,7 +51,8 @@ struct Head {
 impl Webhooks {
     /// The path comes first: what is posted nowhere is not found, however it is posted.
     fn head(&self, request: &Request<Incoming>) -> Result<Head, Refusal> {
-        let endpoint = self.relay.endpoint(request.uri().path()).ok_or(Refusal::NotFound)?;
+        let path = Some(request.uri().path()).filter(|path| path.len() <= PATH_BYTES_MAX);
+        let endpoint = path.and_then(|path| self.relay.endpoint(path)).ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
             return Err(Refusal::MethodNotAllowed);
@@ -68,7 +73,7 @@ impl Webhooks {
 
     /// The whole body, and its part of the budget, of which it has what has come.
     async fn body(&self, mut body: Incoming, received: Instant) -> Result<(BytesMut, Held), Outcome> {
-        let mut reading = self.budget.begin()?;
+        let mut reading = self.budget.begin().map_err(Outcome::Unavailable)?;
         let evicted = reading.evicted();
         let read = async {
             let mut bytes = BytesMut::new();
@@ -79,20 +84,20 @@ impl Webhooks {
                 if length > self.config.body_bytes_max {
                     return Err(Outcome::Refused(Refusal::BodyTooLarge));
                 }
-                reading.grow_to(length)?;
+                reading.grow_to(length).map_err(Outcome::Unavailable)?;
                 bytes.extend_from_slice(&data);
             }
-            Ok((bytes, reading.complete()?))
+            Ok((bytes, reading.complete().map_err(Outcome::Unavailable)?))
         };
         tokio::select! {
             biased;
             read = read => read,
-            () = evicted => Err(Outcome::Unavailable(Unavailable::SlowBody)),
+            () = evicted => Err(Outcome::Unavailable(SlowBody)),
             () = sleep_until(received + self.config.body_timeout) => Err(Outcome::Refused(Refusal::BodyTooSlow)),
         }
     }
 
-    async fn outcome(&self, head: &Head, body: Incoming, exchange: &mut Exchange) -> Result<Outcome, Outcome> {
+    async fn outcome(&self, head: &Head, body: Incoming, exchange: &Exchange) -> Result<Outcome, Outcome> {
         let received = Instant::now();
         let (body, held) = self.body(body, received).await?;
         let accepted =
@@ -102,54 +107,41 @@ impl Webhooks {
         Ok(self.relay.deliver(accepted, held, received + self.config.response_deadline).outcome().await)
     }
 
-    /// Counts and logs what has become of a request, and says it.
+    /// Counts and logs what has become of a request, and makes its answer.
     fn conclude(&self, outcome: Outcome, app: &str, peer: SocketAddr) -> Answer {
-        let refused = match outcome {
-            Outcome::Rejected(rejection) => Some(rejection.reason()),
-            Outcome::Refused(refusal) => Some(refusal.label()),
+        let mut answer = answer(outcome);
+        let reason = match outcome {
+            Outcome::Rejected(rejection) => rejection.reason(),
+            Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
-                None
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs()));
+                return answer;
             }
-            _ => None,
+            _ => return answer,
         };
-        if let Some(reason) = refused {
-            self.metrics.refused(reason);
-            if let Some(suppressed) = self.refused.pass(reason) {
-                tracing::warn!(app, reason, %peer, suppressed, "request refused");
-            }
-        }
-        let mut answer = answer(outcome);
-        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
-            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs().max(1)));
+        self.metrics.refused(reason);
+        if let Some(suppressed) = self.refused.pass(reason) {
+            tracing::warn!(app, reason, %peer, suppressed, "request refused");
         }
         answer
     }
 }
 
-impl From<budget::Refused> for Outcome {
-    fn from(refused: budget::Refused) -> Self {
-        Self::Unavailable(match refused {
-            budget::Refused::Full => Unavailable::Overloaded,
-            budget::Refused::Evicted => Unavailable::SlowBody,
-        })
-    }
-}
-
 impl Handler for Webhooks {
-    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let began = Instant::now();
         let (head, body) = (self.head(&request), request.into_body());
         let has_body = !body.is_end_stream();
         let (outcome, app) = match &head {
-            Ok(head) => {
-                (self.outcome(head, body, exchange).await.unwrap_or_else(|outcome| outcome), head.endpoint.app())
-            }
-            Err(refusal) => (Outcome::Refused(*refusal), "unknown"),
+            Ok(head) => (self.outcome(head, body, exchange).await, head.endpoint.app()),
+            Err(refusal) => (Err(Outcome::Refused(*refusal)), "unknown"),
         };
+        let outcome = outcome.unwrap_or_else(|refused| refused);
         let mut answer = self.conclude(outcome, app, exchange.peer());
-        if has_body && !exchange.is_verified() && !matches!(outcome, Outcome::Rejected(_)) {
-            // What is left of the body may still be coming: it would be taken for the next request.
+        let is_read = !matches!(outcome, Outcome::Refused(_) | Outcome::Unavailable(Overloaded | SlowBody));
+        if has_body && !is_read {
+            // What is left of the body may still be coming.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
