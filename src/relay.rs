@@ -51,7 +51,8 @@ pub struct App {
 impl Policy {
     /// What is taken at a path: `/webhooks/{app}`, `/webhooks` where there is one app, and App Webhooks where they are switched on.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
-        let mut parts = path.strip_prefix('/')?.split('/');
+        let path = path.strip_prefix('/').filter(|path| path.len() <= PATH_BYTES_MAX)?;
+        let mut parts = path.split('/');
         match (parts.next(), parts.next(), parts.next()) {
             (Some("webhooks"), None, _) if self.apps.len() == 1 => {
                 Some(Endpoint::Webhook(self.apps.values().next().cloned()))
@@ -59,9 +60,7 @@ impl Policy {
             (Some("webhooks"), Some(app), None) if !app.is_empty() => {
                 Some(Endpoint::Webhook(self.apps.get(app).cloned()))
             }
-            (Some("app-webhooks"), Some(token), None) => {
-                // A longer one is wrong in any case, as an empty one is; it is not kept.
-                let token = if token.len() > TOKEN_BYTES_MAX { "" } else { token };
+            (Some(APP_WEBHOOKS), Some(token), None) => {
                 Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token.to_owned()))
             }
             _ => None,
@@ -82,8 +81,12 @@ impl Policy {
 /// The app name of App Webhooks in metrics and attributes, and their path. No app may have it.
 pub const APP_WEBHOOKS: &str = "app-webhooks";
 
-/// The longest token that is kept while the body is awaited. The configuration has none that is longer.
+/// The longest token of App Webhooks that can be configured.
 pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// No path that is taken is longer, not counting its first `/`: the name of an app has 64 bytes at most. So what is kept of a path while
+/// a body is awaited is bounded.
+const PATH_BYTES_MAX: usize = APP_WEBHOOKS.len() + 1 + TOKEN_BYTES_MAX;
 
 /// Where a webhook is posted.
 pub enum Endpoint {

@@ -17,7 +17,7 @@ use crate::event::traceparent;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
-use crate::relay::{Endpoint, Relay, TOKEN_BYTES_MAX};
+use crate::relay::{Endpoint, Relay};
 use crate::telemetry::Throttles;
 
 /// `[server]`, but for the limits of its connections.
@@ -39,9 +39,6 @@ pub struct Webhooks {
     pub refused: Throttles,
 }
 
-/// No path that is answered is longer: an app's name has 64 bytes at most.
-const PATH_BYTES_MAX: usize = "/app-webhooks/".len() + TOKEN_BYTES_MAX;
-
 /// What is kept of a request's head while its body comes: of a stranger's text no more than a bounded token.
 struct Head {
     endpoint: Endpoint,
@@ -51,8 +48,7 @@ struct Head {
 impl Webhooks {
     /// The path comes first: what is posted nowhere is not found, however it is posted.
     fn head(&self, request: &Request<Incoming>) -> Result<Head, Refusal> {
-        let path = Some(request.uri().path()).filter(|path| path.len() <= PATH_BYTES_MAX);
-        let endpoint = path.and_then(|path| self.relay.endpoint(path)).ok_or(Refusal::NotFound)?;
+        let endpoint = self.relay.endpoint(request.uri().path()).ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
             return Err(Refusal::MethodNotAllowed);
