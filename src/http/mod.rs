@@ -168,8 +168,7 @@ impl<H: Handler> Server<H> {
         if closed > 0
             && let Some(suppressed) = self.complaints.pass()
         {
-            let why = "connections_max is reached: those that have waited longest are closed";
-            tracing::warn!(closed, suppressed, "{why}");
+            tracing::warn!(closed, suppressed, "connections_max is reached: the longest waiting are closed");
         }
     }
 

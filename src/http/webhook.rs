@@ -97,13 +97,8 @@ impl Webhooks {
         }
     }
 
-    async fn outcome(
-        &self,
-        head: &Head,
-        body: Incoming,
-        received: Instant,
-        exchange: &Exchange,
-    ) -> Result<Outcome, Outcome> {
+    async fn outcome(&self, head: &Head, body: Incoming, exchange: &Exchange) -> Result<Outcome, Outcome> {
+        let received = Instant::now();
         let (body, held) = self.body(body, received).await?;
         let accepted =
             self.relay.accept(&head.endpoint, &body, head.traceparent.as_deref()).map_err(Outcome::Rejected)?;
@@ -135,21 +130,21 @@ impl Webhooks {
 
 impl Handler for Webhooks {
     async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
-        let received = Instant::now();
+        let began = Instant::now();
         let (head, body) = (self.head(&request), request.into_body());
         let has_body = !body.is_end_stream();
         let (outcome, app) = match &head {
-            Ok(head) => (self.outcome(head, body, received, exchange).await, head.endpoint.app()),
+            Ok(head) => (self.outcome(head, body, exchange).await, head.endpoint.app()),
             Err(refusal) => (Err(Outcome::Refused(*refusal)), "unknown"),
         };
         let outcome = outcome.unwrap_or_else(|refused| refused);
         let mut answer = self.conclude(outcome, app, exchange.peer());
         let is_read = !matches!(outcome, Outcome::Refused(_) | Outcome::Unavailable(Overloaded | SlowBody));
         if has_body && !is_read {
-            // What is left of the body may still be coming: it would be taken for the next request.
+            // What is left of the body may still be coming.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        self.metrics.request_seconds.observe(received.elapsed().as_secs_f64());
+        self.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
         answer
     }
 
