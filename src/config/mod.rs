@@ -211,13 +211,15 @@ fn server(r: &mut Reader) -> Option<Server> {
     Some(Server { listener, webhooks, budget, drain_delay: drain_delay?, drain_timeout: drain_timeout? })
 }
 
-/// The admin listener has the server's limits, but for the number of connections.
+/// The admin listener has the server's limits, but for the number of connections and streams.
 fn admin(r: &mut Reader, server: Option<&Server>) -> Option<Listener> {
     let listen = r.get("admin.listen");
     let connections_max = r.number("admin.connections_max", 1, 10_000);
+    let streams_max = r.number("admin.streams_max", 1, 10_000);
     let lifetime = r.time("admin.connection_timeout", Duration::from_millis(10), 3600 * SECOND);
     let Listener { limits, backlog, .. } = server?.listener.clone();
-    let limits = http::Limits { connections_max: connections_max? as usize, lifetime: Some(lifetime?), ..limits };
+    let (connections_max, streams_max) = (connections_max? as usize, u32::try_from(streams_max?).ok()?);
+    let limits = http::Limits { connections_max, streams_max, lifetime: Some(lifetime?), ..limits };
     Some(Listener { listen: listen?, backlog, limits })
 }
 
