@@ -208,10 +208,11 @@ fn body_bytes_max(r: &mut Reader) -> usize {
     r.size("server.body_bytes_max", ByteSize::b(1)..=ByteSize::mib(64))
 }
 
-/// The admin listener has the server's limits, but for the number of connections, and how long one may last.
+/// The admin listener has the server's limits, but for the numbers of connections and streams, and how long one may last.
 fn admin(r: &mut Reader, server: &Server) -> Listener {
     let limits = http::Limits {
         connections_max: r.number("admin.connections_max", 1..=10_000),
+        streams_max: r.number("admin.streams_max", 1..=10_000),
         lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
         ..server.listener.limits.clone()
     };

@@ -527,6 +527,19 @@ fn a_stream_beyond_streams_max_is_refused_and_the_others_are_answered() {
 }
 
 #[test]
+fn of_the_requests_at_once_on_an_admin_connection_one_is_answered_and_ends_it() {
+    let Some(relay) = relay() else { return };
+    let ask = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, b"\x82\x86\x04\x06/livez");
+    let mut stream = connect(relay.admin);
+    let both = [ask(1), ask(3)].concat();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &both].concat()).expect("a socket");
+    assert_eq!(await_frame(&mut stream, RST_STREAM, 3), 7_u32.to_be_bytes());
+    assert_eq!(await_frame(&mut stream, HEADERS, 1)[0], OK);
+    await_frame(&mut stream, GOAWAY, 0);
+    assert_unharmed(relay);
+}
+
+#[test]
 fn a_path_that_no_app_can_have_is_refused_before_its_body_and_ends_the_connection() {
     let Some(relay) = relay() else { return };
     let path = format!("/webhooks/{}", "a".repeat(15_000));
