@@ -58,9 +58,9 @@ labels! {
         NotFound => "not_found",
         MethodNotAllowed => "method_not_allowed",
         /// The content type is not JSON.
-        NotJson => "content_type",
+        ContentType => "content_type",
         /// The body is compressed.
-        Encoded => "content_encoding",
+        ContentEncoding => "content_encoding",
         BodyTooLarge => "body_too_large",
         /// It did not come within `server.body_timeout`.
         BodyTooSlow => "body_too_slow",
@@ -69,7 +69,7 @@ labels! {
         /// There is no `Host`, or more than one, or it is none (RFC 9112, section 3.2).
         BadHost => "bad_host",
         /// A transfer coding besides one `chunked` (RFC 9112, section 6.1).
-        BadCoding => "bad_transfer_coding",
+        TransferCoding => "bad_transfer_coding",
         HeadTooLarge => "head_too_large",
     }
 }
@@ -94,13 +94,13 @@ impl Outcome {
             Self::Refused(refusal) => match refusal {
                 Refusal::NotFound => (404, "not found; POST webhooks to /webhooks/<app>\n"),
                 Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
-                Refusal::NotJson => (415, "set Content-Type: application/json (in UTF-8)\n"),
-                Refusal::Encoded => (415, "send the body without a Content-Encoding\n"),
+                Refusal::ContentType => (415, "set Content-Type: application/json (in UTF-8)\n"),
+                Refusal::ContentEncoding => (415, "send the body without a Content-Encoding\n"),
                 Refusal::BodyTooLarge => (413, "the body is too large\n"),
                 Refusal::BodyTooSlow => (408, "the body took too long\n"),
                 Refusal::BodyIncomplete => (400, "the body ended early\n"),
                 Refusal::BadHost => (400, "send one valid Host header\n"),
-                Refusal::BadCoding => (400, "the only Transfer-Encoding is chunked\n"),
+                Refusal::TransferCoding => (400, "the only Transfer-Encoding is chunked\n"),
                 Refusal::HeadTooLarge => (431, "the headers are too large\n"),
             },
         }
@@ -192,5 +192,12 @@ mod tests {
         all(Unavailable::ALL.iter().map(|u| u.label()));
         all(DeadLetterReason::ALL.iter().map(|d| d.label()));
         all(ConnectionEnd::ALL.iter().map(|c| c.label()));
+    }
+
+    #[test]
+    fn what_is_not_durable_is_answered_with_an_error_of_http() {
+        let statuses = Outcome::statuses();
+        assert!(statuses.iter().all(|status| *status == 200 || (400..600).contains(status)), "{statuses:?}");
+        assert!(Unavailable::ALL.iter().all(|reason| Outcome::Unavailable(*reason).answer().0 == 503));
     }
 }

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::outcome::{ConnectionEnd as End, Outcome, Refusal, Unavailable};
 use crate::shutdown::Shutdown;
-use crate::telemetry::Throttle;
+use crate::telemetry::Throttles;
 pub use connection::Exchange;
 use connection::{Connection, Watched, head_bytes};
 
@@ -79,7 +79,7 @@ pub struct Server<H> {
     /// One of them has ended.
     ended: Notify,
     shutdown: Shutdown,
-    complaints: Throttle,
+    complaints: Throttles,
 }
 
 impl<H: Handler> Server<H> {
@@ -92,7 +92,7 @@ impl<H: Handler> Server<H> {
             .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
-        let complaints = Throttle::new(Duration::from_secs(10));
+        let complaints = Throttles::new(Duration::from_secs(10));
         let (connections, ended) = (Mutex::default(), Notify::new());
         Arc::new(Self { handler, limits, http, connections, ended, shutdown, complaints })
     }
@@ -138,7 +138,7 @@ impl<H: Handler> Server<H> {
             match listener.accept().await {
                 Ok(accepted) => break accepted,
                 Err(error) => {
-                    if let Some(suppressed) = self.complaints.pass() {
+                    if let Some(suppressed) = self.complaints.pass("accept") {
                         tracing::warn!(%error, suppressed, "cannot accept connections");
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -166,7 +166,7 @@ impl<H: Handler> Server<H> {
         evicted.iter().for_each(|(_, connection)| connection.close(End::Evicted));
         let closed = evicted.len();
         if closed > 0
-            && let Some(suppressed) = self.complaints.pass()
+            && let Some(suppressed) = self.complaints.pass("evict")
         {
             tracing::warn!(closed, suppressed, "connections_max is reached: the longest waiting are closed");
         }
@@ -230,7 +230,7 @@ impl<H: Handler> Server<H> {
         }
         let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
         if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            return Some(Refusal::BadCoding);
+            return Some(Refusal::TransferCoding);
         }
         let mut hosts = headers.get_all(HOST).iter();
         let is_host = |host: &HeaderValue| {
@@ -243,7 +243,7 @@ impl<H: Handler> Server<H> {
 
 fn answer(outcome: Outcome) -> Answer {
     let (status, line) = outcome.answer();
-    let mut answer = text(StatusCode::from_u16(status).unwrap_or_default(), line);
+    let mut answer = text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), line);
     // RFC 9110 wants a 401 to name a scheme. This one says that the key is in the body.
     let header = match status {
         405 => Some((ALLOW, HeaderValue::from_static("POST"))),

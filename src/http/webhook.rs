@@ -55,10 +55,10 @@ impl Webhooks {
         }
         if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
         {
-            return Err(Refusal::Encoded);
+            return Err(Refusal::ContentEncoding);
         }
         if !headers.get(CONTENT_TYPE).is_none_or(is_json) {
-            return Err(Refusal::NotJson);
+            return Err(Refusal::ContentType);
         }
         if declared > self.config.body_bytes_max as u64 {
             return Err(Refusal::BodyTooLarge);
