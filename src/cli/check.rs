@@ -41,7 +41,7 @@ impl Finding {
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut findings = Vec::new();
-    let usage = match Config::load(arguments.source.config.as_deref(), std::env::vars()) {
+    let usage = match Config::load(arguments.source.config.as_deref(), crate::config::environment()) {
         Ok(config) => {
             look(&config, &mut findings).await;
             false

@@ -63,7 +63,7 @@ struct Source {
 
 impl Source {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(self.config.as_deref(), std::env::vars())?)
+        Ok(Config::load(self.config.as_deref(), crate::config::environment())?)
     }
 }
 

@@ -203,7 +203,7 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
     let Access::Stopped { spool, metrics, config } = access else {
         return Err(Failure::Failed("the relay publishes by itself".to_owned()));
     };
-    let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), std::env::vars())?;
+    let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), crate::config::environment())?;
     let shutdown = Shutdown::default();
     let publisher = Publisher::new(kafka, Arc::clone(metrics), shutdown.clone())
         .map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;

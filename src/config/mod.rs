@@ -97,7 +97,7 @@ impl Config {
     /// # Errors
     /// [`Mistakes`] in those parts.
     pub fn load_spool(file: Option<&Path>) -> Result<(Option<Spool>, SocketAddr), Mistakes> {
-        let mut reader = Reader::new(file, std::env::vars())?;
+        let mut reader = Reader::new(file, environment())?;
         let parts = (spool(&mut reader), reader.get("admin.listen"));
         reader.finish(parts)
     }
@@ -164,6 +164,12 @@ fn check_topics(r: &mut Reader, Config { topics, kafka, spool, policy, .. }: &Co
         let why = format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them");
         r.mistake("topics", &why);
     }
+}
+
+/// The variables of the environment. One that is not UTF-8 is no reason to end: it need not be for us.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |variable: std::ffi::OsString| variable.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 const SECOND: Duration = Duration::from_secs(1);

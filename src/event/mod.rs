@@ -68,9 +68,4 @@ impl Rejection {
             Self::Unauthorized => (401, "unauthorized\n"),
         }
     }
-
-    /// The metric label.
-    pub const fn reason(self) -> &'static str {
-        self.label()
-    }
 }

@@ -107,7 +107,7 @@ impl Webhooks {
     fn conclude(&self, outcome: Outcome, app: &str, peer: SocketAddr) -> Answer {
         let mut answer = answer(outcome);
         let reason = match outcome {
-            Outcome::Rejected(rejection) => rejection.reason(),
+            Outcome::Rejected(rejection) => rejection.label(),
             Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
