@@ -62,7 +62,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     match findings.iter().filter(|f| !f.ok).count() {
         0 => Ok(()),
-        n if usage => Err(Failure::Usage(format!("{n} of the configuration's keys have to change"))),
+        n if usage => Err(Failure::Usage(format!("mistakes in the configuration: {n}"))),
         n => Err(Failure::Failed(format!("{n} of {} checks failed", findings.len()))),
     }
 }

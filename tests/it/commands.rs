@@ -247,7 +247,7 @@ fn a_variable_of_the_environment_that_is_no_text_is_no_reason_to_end() {
     let output =
         command.arg("check").env("NO_TEXT", std::ffi::OsStr::from_bytes(b"\xff")).output().expect("the binary");
     assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
-    assert!(stderr(&output).contains("apps: is empty"), "{}", stderr(&output));
+    assert!(stdout(&output).contains("apps: is empty"), "{}", stdout(&output));
 }
 
 #[test]
