@@ -170,6 +170,9 @@ impl Server {
         let base = Settings::default()
             .with("server.listen", format!("127.0.0.1:{port}"))
             .with("admin.listen", format!("127.0.0.1:{admin}"))
+            // Connections stay open until it is their turn, on a busy machine, too.
+            .with("server.header_timeout", "1m")
+            .with("server.keepalive_timeout", "1h")
             .with("log.filter", "error")
             .with("kafka.brokers", brokers)
             .with("kafka.start_timeout", "500ms") // the mock cluster never answers what is asked about topics at the start
