@@ -53,7 +53,7 @@ struct State {
 }
 
 enum Entry {
-    /// Whoever waits for its outcome, if anyone does.
+    /// The copies that wait for its outcome, if there are any.
     InFlight(Option<watch::Sender<Option<Settled>>>),
     Durable,
 }

@@ -1,6 +1,6 @@
 //! Logging: where lines go, and how often a phrase may repeat.
 //!
-//! Whoever logs never waits and never panics. Lines go through a bounded queue to a thread of their own, which writes them to
+//! To log never waits and never panics. Lines go through a bounded queue to a thread of their own, which writes them to
 //! standard error. Lines that find the queue full, or that cannot be written, are dropped and counted. (`tracing-appender` has such
 //! a queue, too; but with a full queue its end prints to standard output, which may be the very pipe that nobody reads.)
 

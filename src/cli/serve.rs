@@ -368,7 +368,7 @@ fn signed(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// From `giving_up` on, what is still with the brokers is given up: whoever waits for it has another way, or none.
+/// From `giving_up` on, no report of the brokers is awaited any longer: the record is spooled, or, without a spool, its sender is answered 503.
 async fn give_up(publisher: Arc<Publisher>, giving_up: CancellationToken) {
     giving_up.cancelled().await;
     loop {

@@ -183,7 +183,7 @@ impl Exchange {
     pub(super) fn finish(self, mut answer: Answer, is_draining: bool) -> Answer {
         let State { is_trusted, closing, .. } = *self.0.state();
         if is_draining || !is_trusted || closing.is_some() || answer.headers().contains_key(CONNECTION) {
-            self.0.close(if is_draining { End::Shutdown } else { End::Refused });
+            self.0.close(closing.unwrap_or(if is_draining { End::Shutdown } else { End::Refused }));
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close")); // which hyper omits in HTTP/2
         }
         answer
@@ -353,6 +353,20 @@ mod tests {
         assert_eq!(order(false, 0, Limits { eviction_grace: hour, ..limits() }), None, "its head may be on its way");
         assert_eq!(order(true, 1, limits()), None);
         assert_eq!(order(false, 1, Limits { lifetime: Some(hour), ..limits() }), None);
+    }
+
+    #[test]
+    fn an_answer_does_not_change_why_its_connection_is_closed() {
+        for (closing, is_draining, expected) in
+            [(Some(End::Evicted), true, End::Evicted), (None, true, End::Shutdown), (None, false, End::Refused)]
+        {
+            let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into()));
+            connection.state().requests = 1;
+            connection.state().closing = closing;
+            let answer = Exchange(Arc::clone(&connection)).finish(Answer::default(), is_draining);
+            assert!(answer.headers().contains_key(CONNECTION));
+            assert_eq!(connection.closing(), Some(expected));
+        }
     }
 
     #[test]

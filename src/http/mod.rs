@@ -106,8 +106,8 @@ impl<H: Handler> Server<H> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accepts until `closing`, and serves what was accepted until it has ended. The listener comes from outside, so that whoever
-    /// starts the daemon learns of a port that is taken before anything else happens.
+    /// Accepts until `closing`, and serves what was accepted until it has ended. The listener is bound before, so that
+    /// a port that is taken is an error at the start.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
         for number in 0.. {
             let Some((stream, peer)) = closing.run_until_cancelled(self.accept(&listener)).await else { break };
