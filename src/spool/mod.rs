@@ -10,6 +10,8 @@ pub mod store;
 mod db;
 mod files;
 mod lanes;
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the spool uses it in a later step"))]
+mod log;
 mod sealed;
 mod writer;
 

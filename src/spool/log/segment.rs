@@ -1,0 +1,299 @@
+//! One segment: where in its file the frames of each lane are, and which of them are acked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Access, Cause, Disk, DiskError, DiskFile, Result};
+use super::entry::Frame;
+use super::state::Acked;
+use super::{u32_at, u32_of, u64_at};
+
+/// Bytes of a segment's header.
+pub const HEADER: u32 = 28;
+const MAGIC: &[u8; 8] = b"LCRSPOOL";
+const VERSION: u32 = 1;
+
+/// Begins the index, and ends it after its offset and checksum.
+const INDEX: &[u8; 8] = b"LCRINDEX";
+const FOOTER: usize = 16;
+
+/// What is read at once where all of a file is.
+pub const CHUNK: usize = 1 << 20;
+
+/// The lane of damaged bytes that nothing else says the lane of.
+pub const DAMAGED: &str = "";
+
+pub fn file_name(number: u64) -> String {
+    format!("{number}.seg")
+}
+
+/// The frames of a lane in a segment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// Where each begins; 0: it is acked, or missing.
+    pub offsets: Vec<u32>,
+    /// How many do not have a 0.
+    pub left: u32,
+    /// How many were written, their bytes, and when the first of them was received.
+    pub records: u32,
+    pub bytes: u64,
+    pub oldest_ms: i64,
+}
+
+impl Part {
+    pub fn push(&mut self, offset: u32, bytes: usize, received_ms: i64) {
+        self.oldest_ms = if self.records == 0 { received_ms } else { self.oldest_ms.min(received_ms) };
+        self.offsets.push(offset);
+        self.left += 1;
+        self.records += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// `false`: it was acked before, or there is no such frame.
+    pub fn ack(&mut self, index: usize) -> bool {
+        let offset = self.offsets.get_mut(index).filter(|offset| **offset != 0);
+        self.left -= u32::from(offset.is_some());
+        offset.map(|offset| *offset = 0).is_some()
+    }
+
+    /// Bytes of what is left: exact while all is, else in proportion.
+    pub fn bytes_left(&self) -> u64 {
+        self.bytes * u64::from(self.left) / u64::from(self.records.max(1))
+    }
+
+    fn acked(&self) -> Vec<u8> {
+        let bits = |eight: &[u32]| eight.iter().rev().fold(0, |bits, offset| bits << 1 | u8::from(*offset == 0));
+        self.offsets.chunks(8).map(bits).collect()
+    }
+}
+
+pub struct Segment {
+    pub number: u64,
+    pub file: Arc<dyn DiskFile>,
+    /// Bytes of the file, and of its header and frames.
+    pub file_bytes: u64,
+    pub end: u32,
+    /// It has its index, and takes nothing more.
+    pub is_sealed: bool,
+    pub parts: BTreeMap<String, Part>,
+    /// Frames that do not fit their checksum, and frames that are missing in front of others.
+    pub damaged: u32,
+    pub missing: u32,
+}
+
+impl Segment {
+    pub fn new(number: u64, file: Arc<dyn DiskFile>, file_bytes: u64) -> Self {
+        let (parts, damaged, missing) = (BTreeMap::new(), 0, 0);
+        Self { number, file, file_bytes, end: HEADER, is_sealed: false, parts, damaged, missing }
+    }
+
+    /// The first bytes of the file. It counts as synced up to an offset: a copy is, before it has its name.
+    pub fn header(number: u64, synced: u32) -> Vec<u8> {
+        let bytes = [&MAGIC[..], &VERSION.to_le_bytes(), &number.to_le_bytes(), &synced.to_le_bytes()].concat();
+        let sum = crc32c::crc32c(&bytes);
+        [bytes, sum.to_le_bytes().to_vec()].concat()
+    }
+
+    /// Makes the file, with room for so many bytes, and makes all but its name durable.
+    pub fn create(disk: &dyn Disk, number: u64, room: u32) -> Result<Self> {
+        let (name, room) = (file_name(number), u64::from(room));
+        let file = disk.open(&name, Access::Create)?;
+        let written = file.allocate(room).and_then(|()| file.write_at(0, &Self::header(number, HEADER)));
+        let synced = written.and_then(|()| file.sync());
+        synced.inspect_err(|_| drop(disk.unlink(&name)))?; // else the next start removes it
+        Ok(Self::new(number, file, room))
+    }
+
+    /// Finds what is in the file, and changes nothing. `None`: it is no segment. Also whether the end of its last commit is missing.
+    pub fn load(disk: &dyn Disk, number: u64, access: Access, acked: Option<&Acked>) -> Result<Option<(Self, bool)>> {
+        let name = file_name(number);
+        // What is on a disk that cannot be written any more can still be read.
+        let file = disk.open(&name, access).or_else(|_| disk.open(&name, Access::Read))?;
+        let mut segment = Self::new(number, Arc::clone(&file), file.bytes()?);
+        let header = segment.read(0, segment.file_bytes.min(u64::from(HEADER)) as usize)?;
+        if header.is_empty() || (acked.is_none() && header.iter().all(|byte| *byte == 0)) {
+            return Ok(Some((segment, false))); // all of it was acked, or it was never begun
+        }
+        let version = u32_at(&header, 8);
+        let is_ours = header.starts_with(MAGIC) && header.len() == HEADER as usize && u64_at(&header, 12) == number;
+        if !is_ours || crc32c::crc32c(&header[..24]) != u32_at(&header, 24) {
+            return Ok(None);
+        }
+        if version != VERSION {
+            return Err(DiskError::new("read", name, Cause::Newer(version)));
+        }
+        let is_torn = !segment.read_index()? && segment.scan(u32_at(&header, 20), acked)?;
+        segment.ack_all(acked);
+        Ok(Some((segment, is_torn)))
+    }
+
+    pub fn is_drained(&self) -> bool {
+        self.parts.values().all(|part| part.left == 0)
+    }
+
+    pub fn bytes_left(&self) -> u64 {
+        self.parts.values().map(Part::bytes_left).sum()
+    }
+
+    pub fn acked(&self) -> Acked {
+        let parts = self.parts.iter().filter(|(_, part)| (part.left as usize) < part.offsets.len());
+        parts.map(|(lane, part)| (lane.clone(), part.acked())).collect()
+    }
+
+    pub fn ack_all(&mut self, acked: Option<&Acked>) {
+        for (lane, part) in &mut self.parts {
+            let frames = 0..part.offsets.len();
+            let acked = frames.filter(|index| is_acked(acked, lane, *index));
+            acked.for_each(|index| _ = part.ack(index));
+        }
+    }
+
+    /// Finds the frames by reading the file. A bad frame in front of what was synced is damage, and the rest goes on; behind that, it
+    /// belongs to the last commit, which did not come to its end: there the segment ends.
+    pub fn scan(&mut self, mut synced: u32, acked: Option<&Acked>) -> Result<bool> {
+        let file = Arc::clone(&self.file);
+        let mut window = Window::new(&*file, self.file_bytes, CHUNK);
+        let limit = u32::try_from(self.file_bytes).unwrap_or(u32::MAX);
+        let (mut found, mut offset) = (Vec::new(), HEADER);
+        while offset < limit && !window.get(offset, INDEX.len())?.starts_with(INDEX) {
+            let frame = window.frame(self.number, offset)?.map(|(frame, bytes)| {
+                synced = synced.max(frame.synced);
+                (frame.lane.to_owned(), frame.index as usize, frame.received_ms, bytes)
+            });
+            let next = match &frame {
+                Some((_, _, _, bytes)) => offset + u32_of(*bytes),
+                None => window.next_frame(self.number, offset + 1)?.unwrap_or(limit),
+            };
+            found.push((offset, next, frame));
+            offset = next;
+        }
+        let end = found.iter().position(|(offset, _, frame)| frame.is_none() && *offset >= synced);
+        self.end = end.map_or(offset, |end| found[end].0);
+        // An end without a tear has the zeros behind it that were allocated.
+        let has_more = end.is_some_and(|end| end + 1 < found.len());
+        let is_torn = has_more || (end.is_some() && window.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
+        for (offset, next, frame) in found.into_iter().take(end.unwrap_or(usize::MAX)) {
+            self.damaged += u32::from(frame.is_none());
+            let (lane, index, received_ms, bytes) =
+                frame.unwrap_or((DAMAGED.to_owned(), 0, 0, (next - offset) as usize));
+            let part = self.parts.entry(lane.clone()).or_default();
+            while part.offsets.len() < index {
+                self.missing += u32::from(!is_acked(acked, &lane, part.offsets.len()));
+                part.offsets.push(0);
+            }
+            part.push(offset, bytes, received_ms);
+        }
+        Ok(is_torn)
+    }
+
+    /// What is written behind the last frame of a segment that takes nothing more.
+    pub fn index(&self) -> Vec<u8> {
+        let index = (&self.parts, self.damaged, self.missing);
+        let mut bytes = postcard::to_extend(&index, INDEX.to_vec()).expect("memory takes what is written");
+        bytes.extend(self.end.to_le_bytes());
+        let sum = self.index_sum(&bytes);
+        bytes.extend(sum.to_le_bytes());
+        bytes.extend(INDEX);
+        bytes
+    }
+
+    /// Bytes that the index takes at most, after a commit of so many frames more.
+    pub fn index_bytes_max(&self, more: usize) -> usize {
+        let frames = self.parts.values().map(|part| part.offsets.len()).sum();
+        index_bytes_max(self.parts.len(), frames, more)
+    }
+
+    /// `false`: it has no index that fits its checksum.
+    fn read_index(&mut self) -> Result<bool> {
+        let Some(start) = self.file_bytes.checked_sub(FOOTER as u64) else { return Ok(false) };
+        let footer = self.read(start, FOOTER)?;
+        let end = u32_at(&footer, 0);
+        if !footer.ends_with(INDEX) || u64::from(end) > start {
+            return Ok(false);
+        }
+        let bytes = self.read(u64::from(end), usize::try_from(start - u64::from(end)).unwrap_or(0) + 4)?;
+        let index = bytes.get(INDEX.len()..).filter(|_| self.index_sum(&bytes) == u32_at(&footer, 4));
+        let Some(Ok((parts, damaged, missing))) = index.map(postcard::from_bytes) else { return Ok(false) };
+        (self.parts, self.damaged, self.missing, self.end, self.is_sealed) = (parts, damaged, missing, end, true);
+        Ok(true)
+    }
+
+    fn index_sum(&self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&self.number.to_le_bytes()), bytes)
+    }
+
+    fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        self.file.read_at(offset, &mut bytes).map(|()| bytes)
+    }
+}
+
+/// Bytes of an index of so many lanes and frames at most, and of more frames, each perhaps of a lane of its own.
+pub fn index_bytes_max(lanes: usize, frames: usize, more: usize) -> usize {
+    const LANE: usize = 300; // a topic's name has at most 249 bytes
+    const OFFSET: usize = 5;
+    INDEX.len() + FOOTER + (1 + lanes + more) * LANE + (frames + more) * OFFSET
+}
+
+fn is_acked(acked: Option<&Acked>, lane: &str, index: usize) -> bool {
+    let bits = acked.and_then(|acked| acked.get(lane)?.get(index / 8));
+    bits.is_some_and(|bits| bits >> (index % 8) & 1 == 1)
+}
+
+/// A part of a file in memory, which moves as it is read on.
+pub struct Window<'a> {
+    file: &'a dyn DiskFile,
+    file_bytes: u64,
+    /// Bytes to read at once.
+    ahead: usize,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    pub const fn new(file: &'a dyn DiskFile, file_bytes: u64, ahead: usize) -> Self {
+        Self { file, file_bytes, ahead, start: 0, bytes: Vec::new() }
+    }
+
+    /// So many bytes from an offset on, as far as the file reaches.
+    pub fn get(&mut self, offset: u32, length: usize) -> Result<&[u8]> {
+        let offset = u64::from(offset);
+        let there = usize::try_from(self.file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let length = length.min(there);
+        if offset < self.start || offset + length as u64 > self.start + self.bytes.len() as u64 {
+            // What is read ahead may have a bad sector that is not asked for.
+            self.fill(offset, length.max(self.ahead.min(there))).or_else(|_| self.fill(offset, length))?;
+        }
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        Ok(self.bytes.get(from..self.bytes.len().min(from + length)).unwrap_or_default())
+    }
+
+    fn fill(&mut self, offset: u64, length: usize) -> Result<()> {
+        (self.start, self.bytes) = (offset, vec![0; length]);
+        let read = self.file.read_at(offset, &mut self.bytes);
+        read.inspect_err(|_| self.bytes.clear())
+    }
+
+    /// The frame at an offset, and its bytes; `None`: there is none that fits its checksum.
+    pub fn frame(&mut self, segment: u64, offset: u32) -> Result<Option<(Frame<'_>, usize)>> {
+        let Some(bytes) = Frame::bytes(self.get(offset, Frame::HEAD)?) else { return Ok(None) };
+        let frame = self.get(offset, bytes)?;
+        Ok(Frame::read(segment, offset, frame).map(|frame| (frame, bytes)))
+    }
+
+    /// Where the next frame begins, from an offset on.
+    pub fn next_frame(&mut self, segment: u64, mut offset: u32) -> Result<Option<u32>> {
+        loop {
+            let chunk = self.get(offset, CHUNK)?;
+            let length = chunk.len();
+            match chunk.windows(Frame::MAGIC.len()).position(|bytes| bytes == Frame::MAGIC) {
+                Some(0) if self.frame(segment, offset)?.is_some() => return Ok(Some(offset)),
+                Some(at) => offset += u32_of(at.max(1)),
+                None if length < CHUNK => return Ok(None),
+                None => offset += u32_of(length - Frame::MAGIC.len() + 1),
+            }
+        }
+    }
+}
