@@ -123,6 +123,8 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> Result<()>;
     /// The file that another process finds under this name.
     fn stat(&self, name: &str) -> Result<Identity>;
+    /// For errors.
+    fn path(&self, name: &str) -> PathBuf;
 }
 
 /// An open file; it stays readable when its name is gone.
@@ -178,7 +180,7 @@ impl Directory {
     }
 
     fn at<E: Into<io::Error>>(&self, operation: &'static str, name: &str) -> impl Fn(E) -> DiskError {
-        let path = self.path.join(name);
+        let path = self.path(name);
         move |error| DiskError::new(operation, &path, error)
     }
 
@@ -233,7 +235,7 @@ impl Disk for Directory {
             Access::Create => self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL),
         };
         let file = opened.map_err(self.at("open", name))?;
-        Ok(Arc::new(Opened { file, path: self.path.join(name) }))
+        Ok(Arc::new(Opened { file, path: self.path(name) }))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -258,8 +260,12 @@ impl Disk for Directory {
     }
 
     fn stat(&self, name: &str) -> Result<Identity> {
-        let found = self.path.join(name).symlink_metadata().map_err(self.at("find", name))?;
+        let found = self.path(name).symlink_metadata().map_err(self.at("find", name))?;
         Ok((found.dev(), found.ino()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 }
 

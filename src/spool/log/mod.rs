@@ -17,7 +17,7 @@
 //!          12     postcard: lane, index in the lane, offset up to which the file was synced, time of receipt, topic, key, headers,
 //!                 app, action, event id, dead letter, value
 //! index     0  8  "LCRINDEX"
-//!           8     postcard: of each lane the frames' offsets (0: acked), their count, bytes and oldest time; damaged and missing frames
+//!           8     postcard: of each lane the frames' offsets (0: acked), their count and bytes; damaged and missing frames
 //!         -16  4  offset of the index
 //!         -12  4  checksum of the segment's number and all of the index in front of this
 //!          -8  8  "LCRINDEX"
@@ -40,6 +40,7 @@ mod segment;
 mod state;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -133,11 +134,10 @@ impl Log {
         self.check_place(&active)?;
         active.end += u32_of(self.buffer.len());
         self.reader.segments().change(active.number, |segment| {
-            for ((lane, entry), (_, offset, bytes)) in entries.iter().zip(&frames) {
-                let part = segment.parts.entry((*lane).to_owned()).or_default();
-                part.push(*offset, *bytes, entry.received.as_millisecond());
+            for ((lane, _), (_, offset, bytes)) in entries.iter().zip(&frames) {
+                segment.parts.entry((*lane).to_owned()).or_default().push(*offset, *bytes);
             }
-            segment.end = active.end;
+            (segment.end, segment.synced) = (active.end, active.end);
         });
         self.active = Some(active); // after an error there is none
         self.buffer.shrink_to(BUFFER_KEPT);
@@ -167,16 +167,20 @@ impl Log {
 
     /// The active segment, if so many frames fit into it with its index; else another one.
     fn room_for(&mut self, frames: usize, bytes: usize) -> Result<Active> {
-        if let Some(active) = self.active.take() {
-            let index = self.reader.segments().change(active.number, |segment| segment.index_bytes_max(frames));
-            if active.end as usize + bytes + index.unwrap_or(0) <= active.room as usize {
-                return Ok(active);
-            }
+        let index_bytes = |segment: &mut Segment| segment.index_bytes_max(frames);
+        let has_room = |active: &mut Active| {
+            let index_bytes = self.reader.segments().change(active.number, index_bytes);
+            active.end as usize + bytes + index_bytes.unwrap_or(0) <= active.room as usize
+        };
+        if let Some(active) = self.active.take_if(has_room) {
+            return Ok(active);
         }
         let _ = self.seal_closed(); // `tidy` tries again, and returns the error
         let room = HEADER as usize + bytes + segment::index_bytes_max(0, 0, frames);
-        let too_large = |_| DiskError::new("append to", "a segment", rustix::io::Errno::FBIG);
-        self.begin(u32::try_from(room).map_err(too_large)?.max(self.config.segment_bytes))
+        let too_large = |_| DiskError::new("append to", self.reader.disk.path(""), rustix::io::Errno::FBIG);
+        let begun = self.begin(u32::try_from(room).map_err(too_large)?.max(self.config.segment_bytes))?;
+        self.active = None; // until here it takes what is smaller
+        Ok(begun)
     }
 
     /// Begins a segment. It has its room, and is in the state, before it has a frame.
@@ -191,12 +195,12 @@ impl Log {
         Ok(Active { number, file, end: HEADER, room })
     }
 
-    /// Writes to a file that has lost its name succeed. An error that says nothing of that is none.
+    /// Writes to a file that has lost its name succeed. Errors that do not tell whether it has are none.
     fn check_place(&self, active: &Active) -> Result<()> {
-        let name = file_name(active.number);
-        match self.reader.disk.stat(&name) {
-            Ok(found) if found != active.file.identity()? => Err(DiskError::new("find", name, Cause::Replaced)),
-            Err(error) if error.kind() == Kind::Gone => Err(error),
+        let (disk, name) = (&self.reader.disk, file_name(active.number));
+        match (disk.stat(&name), active.file.identity()) {
+            (Ok(found), Ok(ours)) if found != ours => Err(DiskError::new("find", disk.path(&name), Cause::Replaced)),
+            (Err(error), _) if error.kind() == Kind::Gone => Err(error),
             _ => Ok(()),
         }
     }
@@ -252,19 +256,28 @@ impl Log {
         saved
     }
 
-    /// Writes the index of each segment that takes nothing more, and gives the rest of its room back.
+    /// Writes the index of each segment that takes nothing more, and gives the rest of its room back. A segment whose first commit has
+    /// failed gets one, too, so that the next start does not bring back what was refused.
     fn seal_closed(&self) -> Result<()> {
-        let is_closed =
-            |segment: &&Segment| !segment.is_sealed && !segment.is_drained() && !self.is_active(segment.number);
+        let is_closed = |segment: &&Segment| {
+            let is_needed = !segment.is_drained() || segment.parts.is_empty();
+            !segment.is_sealed && is_needed && !self.is_active(segment.number)
+        };
         let closed: Vec<u64> = self.reader.segments().ready().filter(is_closed).map(|segment| segment.number).collect();
         all(closed.into_iter().map(|number| self.seal(number)))
     }
 
     fn seal(&self, number: u64) -> Result<()> {
-        let found = |segment: &mut Segment| (Arc::clone(&segment.file), u64::from(segment.end), segment.index());
-        let Some((file, end, index)) = self.reader.segments().change(number, found) else { return Ok(()) };
+        let found = |segment: &mut Segment| {
+            (Arc::clone(&segment.file), u64::from(segment.synced), u64::from(segment.end), segment.index())
+        };
+        let Some((file, synced, end, index)) = self.reader.segments().change(number, found) else { return Ok(()) };
+        // Of the last commit before a kill the system may show what a failed sync has kept from the disk: it is written again.
+        let mut bytes = vec![0; usize::try_from(end - synced).unwrap_or(0)];
+        file.read_at(synced, &mut bytes)?;
+        bytes.extend(&index);
         let file_bytes = end + index.len() as u64;
-        file.write_at(end, &index).and_then(|()| file.truncate(file_bytes)).and_then(|()| file.sync())?;
+        file.write_at(synced, &bytes).and_then(|()| file.truncate(file_bytes)).and_then(|()| file.sync())?;
         self.reader.segments().change(number, |segment| (segment.is_sealed, segment.file_bytes) = (true, file_bytes));
         Ok(())
     }
@@ -277,7 +290,7 @@ impl Log {
     pub fn rewrite_sparse(&mut self) -> Result<Option<u64>> {
         let segments = self.reader.segments();
         let is_sparse = |segment: &&Segment| {
-            segment.is_sealed && segment.damaged == 0 && segment.bytes_left() < segment.file_bytes / 4
+            segment.is_sealed && segment.damaged == 0 && segment.bytes_left() < u64::from(segment.end / 4)
         };
         let sparsest = segments.ready().filter(is_sparse).min_by_key(|segment| segment.bytes_left());
         let Some((number, before)) = sparsest.map(|segment| (segment.number, segment.file_bytes)) else {
@@ -295,13 +308,14 @@ impl Log {
             *segment = copy;
         });
         disk.sync_dir()?;
-        Ok(Some(before - after))
+        Ok(Some(before.saturating_sub(after)))
     }
 
     /// Writes the frames of a segment that are not acked to a new file, lane by lane, with their index, and syncs it.
     fn copy(&self, number: u64, name: &str) -> Result<Segment> {
+        let damaged = || DiskError::new("copy", self.reader.disk.path(&file_name(number)), io::ErrorKind::InvalidData);
         let found = |segment: &mut Segment| (Arc::clone(&segment.file), segment.end, segment.parts.clone());
-        let (source, end, parts) = self.reader.segments().change(number, found).unwrap_or_else(|| unreachable!());
+        let (source, end, parts) = self.reader.segments().change(number, found).ok_or_else(damaged)?;
         let mut window = Window::new(&*source, u64::from(end), CHUNK);
         let file = self.reader.disk.open(name, Access::Create)?;
         let mut copy = Segment::new(number, Arc::clone(&file), 0);
@@ -315,10 +329,10 @@ impl Log {
                 }
                 let Some((frame, bytes)) = window.frame(number, offset)? else {
                     self.reader.segments().change(number, |segment| segment.damaged += 1); // it is not tried again
-                    return Err(DiskError::new("copy", file_name(number), std::io::ErrorKind::InvalidData));
+                    return Err(damaged());
                 };
                 let offset = written + u32_of(buffer.len());
-                new.push(offset, bytes, frame.received_ms);
+                new.push(offset, bytes);
                 buffer = frame.write(number, offset, buffer);
                 if buffer.len() >= CHUNK {
                     file.write_at(u64::from(written), &buffer)?;

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+
 use super::disk::{ASIDE, Access, Disk, DiskError, DiskFile, Kind, Result};
 use super::entry::Entry;
 use super::segment::{Segment, Window, file_name};
@@ -84,8 +86,6 @@ pub struct Size {
     pub bytes: u64,
     /// The number of the first.
     pub first: u64,
-    /// When the oldest in the first's segment was received, in milliseconds since 1970.
-    pub oldest_ms: i64,
 }
 
 /// What was found in a segment.
@@ -177,14 +177,19 @@ impl Reader {
         for segment in self.segments().ready() {
             for (lane, part) in segment.parts.iter().filter(|(_, part)| part.left > 0) {
                 let index = part.offsets.iter().position(|offset| *offset != 0).unwrap_or(0);
-                let first = number_of(segment.number, index);
-                let size = lanes.entry(lane.clone());
-                let size = size.or_insert(Size { records: 0, bytes: 0, first, oldest_ms: part.oldest_ms });
+                let first = Size { first: number_of(segment.number, index), ..Size::default() };
+                let size = lanes.entry(lane.clone()).or_insert(first);
                 size.records += u64::from(part.left);
-                size.bytes += part.bytes_left();
+                size.bytes += part.bytes;
             }
         }
         lanes
+    }
+
+    /// When the first event that waits in a lane was received. Reads it.
+    pub fn oldest(&self, lane: &str) -> Option<Timestamp> {
+        let first = self.read(lane, 0, 1, 1).items.into_iter().next()?;
+        first.entry.ok().map(|entry| entry.received)
     }
 
     /// Bytes of the segments' files, as far as they can be read.
@@ -341,7 +346,7 @@ impl Reader {
             // A file that was emptied or replaced meanwhile looks damaged.
             let is_same = |segment: &mut Segment| Arc::ptr_eq(&segment.file, &copy.file) && !segment.is_drained();
             if self.segments().change(number, is_same) == Some(true) {
-                let frames = copy.parts.values().map(|part| u64::from(part.records)).sum();
+                let frames = copy.parts.values().map(|part| u64::from(part.left)).sum();
                 let Segment { damaged, missing, .. } = copy;
                 verified.insert(number, scanned.map(|_| Verified { frames, damaged, missing }));
             }

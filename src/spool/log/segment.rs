@@ -34,33 +34,25 @@ pub fn file_name(number: u64) -> String {
 pub struct Part {
     /// Where each begins; 0: it is acked, or missing.
     pub offsets: Vec<u32>,
-    /// How many do not have a 0.
+    /// How many there are without those, and their bytes: exact while none is acked, else in proportion.
     pub left: u32,
-    /// How many were written, their bytes, and when the first of them was received.
-    pub records: u32,
     pub bytes: u64,
-    pub oldest_ms: i64,
 }
 
 impl Part {
-    pub fn push(&mut self, offset: u32, bytes: usize, received_ms: i64) {
-        self.oldest_ms = if self.records == 0 { received_ms } else { self.oldest_ms.min(received_ms) };
+    pub fn push(&mut self, offset: u32, bytes: usize) {
         self.offsets.push(offset);
         self.left += 1;
-        self.records += 1;
         self.bytes += bytes as u64;
     }
 
     /// `false`: it was acked before, or there is no such frame.
     pub fn ack(&mut self, index: usize) -> bool {
-        let offset = self.offsets.get_mut(index).filter(|offset| **offset != 0);
-        self.left -= u32::from(offset.is_some());
-        offset.map(|offset| *offset = 0).is_some()
-    }
-
-    /// Bytes of what is left: exact while all is, else in proportion.
-    pub fn bytes_left(&self) -> u64 {
-        self.bytes * u64::from(self.left) / u64::from(self.records.max(1))
+        let Some(offset) = self.offsets.get_mut(index).filter(|offset| **offset != 0) else { return false };
+        *offset = 0;
+        self.bytes -= self.bytes / u64::from(self.left);
+        self.left -= 1;
+        true
     }
 
     fn acked(&self) -> Vec<u8> {
@@ -75,6 +67,8 @@ pub struct Segment {
     /// Bytes of the file, and of its header and frames.
     pub file_bytes: u64,
     pub end: u32,
+    /// What is behind this is perhaps not on the disk, though it can be read: it was not known to be synced.
+    pub synced: u32,
     /// It has its index, and takes nothing more.
     pub is_sealed: bool,
     pub parts: BTreeMap<String, Part>,
@@ -86,7 +80,7 @@ pub struct Segment {
 impl Segment {
     pub fn new(number: u64, file: Arc<dyn DiskFile>, file_bytes: u64) -> Self {
         let (parts, damaged, missing) = (BTreeMap::new(), 0, 0);
-        Self { number, file, file_bytes, end: HEADER, is_sealed: false, parts, damaged, missing }
+        Self { number, file, file_bytes, end: HEADER, synced: HEADER, is_sealed: false, parts, damaged, missing }
     }
 
     /// The first bytes of the file. It counts as synced up to an offset: a copy is, before it has its name.
@@ -122,7 +116,7 @@ impl Segment {
             return Ok(None);
         }
         if version != VERSION {
-            return Err(DiskError::new("read", name, Cause::Newer(version)));
+            return Err(DiskError::new("read", disk.path(&name), Cause::Newer(version)));
         }
         let is_torn = !segment.read_index()? && segment.scan(u32_at(&header, 20), acked)?;
         segment.ack_all(acked);
@@ -134,7 +128,7 @@ impl Segment {
     }
 
     pub fn bytes_left(&self) -> u64 {
-        self.parts.values().map(Part::bytes_left).sum()
+        self.parts.values().map(|part| part.bytes).sum()
     }
 
     pub fn acked(&self) -> Acked {
@@ -160,10 +154,10 @@ impl Segment {
         while offset < limit && !window.get(offset, INDEX.len())?.starts_with(INDEX) {
             let frame = window.frame(self.number, offset)?.map(|(frame, bytes)| {
                 synced = synced.max(frame.synced);
-                (frame.lane.to_owned(), frame.index as usize, frame.received_ms, bytes)
+                (frame.lane.to_owned(), frame.index as usize, bytes)
             });
             let next = match &frame {
-                Some((_, _, _, bytes)) => offset + u32_of(*bytes),
+                Some((_, _, bytes)) => offset + u32_of(*bytes),
                 None => window.next_frame(self.number, offset + 1)?.unwrap_or(limit),
             };
             found.push((offset, next, frame));
@@ -171,19 +165,19 @@ impl Segment {
         }
         let end = found.iter().position(|(offset, _, frame)| frame.is_none() && *offset >= synced);
         self.end = end.map_or(offset, |end| found[end].0);
+        self.synced = synced.min(self.end);
         // An end without a tear has the zeros behind it that were allocated.
         let has_more = end.is_some_and(|end| end + 1 < found.len());
         let is_torn = has_more || (end.is_some() && window.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
         for (offset, next, frame) in found.into_iter().take(end.unwrap_or(usize::MAX)) {
             self.damaged += u32::from(frame.is_none());
-            let (lane, index, received_ms, bytes) =
-                frame.unwrap_or((DAMAGED.to_owned(), 0, 0, (next - offset) as usize));
+            let (lane, index, bytes) = frame.unwrap_or((DAMAGED.to_owned(), 0, (next - offset) as usize));
             let part = self.parts.entry(lane.clone()).or_default();
             while part.offsets.len() < index {
                 self.missing += u32::from(!is_acked(acked, &lane, part.offsets.len()));
                 part.offsets.push(0);
             }
-            part.push(offset, bytes, received_ms);
+            part.push(offset, bytes);
         }
         Ok(is_torn)
     }

@@ -37,7 +37,7 @@ impl State {
             return Ok(None);
         }
         if version != VERSION {
-            return Err(DiskError::new("read", FILE, Cause::Newer(version)));
+            return Err(DiskError::new("read", disk.path(FILE), Cause::Newer(version)));
         }
         Ok(postcard::from_bytes(rest).ok())
     }

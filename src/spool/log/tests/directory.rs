@@ -100,6 +100,54 @@ fn looking_keeps_the_access_times() {
     }
 }
 
+/// Acks empty and replace files under those who read them.
+#[test]
+fn those_who_read_while_segments_are_removed_and_rewritten_see_no_damage() {
+    const EVENTS: usize = 3000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let (mut log, _) = open_in(directory.path()).expect("a log");
+    let (replay, look) = (Reader::clone(&log), Reader::clone(&log));
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let is_done = &is_done;
+        let replays = scope.spawn(move || {
+            let (mut acked, mut next) = (0, 0);
+            while acked < EVENTS / 3 {
+                let page = replay.read(LANES[0], next, 10, usize::MAX);
+                for item in &page.items {
+                    assert_eq!(item.entry.as_ref().map(event_of).expect("it is good"), acked * 3);
+                    assert!(replay.ack(LANES[0], item.number));
+                    acked += 1;
+                }
+                next = page.next;
+            }
+            is_done.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+        scope.spawn(move || {
+            while !is_done.load(std::sync::atomic::Ordering::SeqCst) {
+                look.scan(|_, item| item.entry.map(drop).map_err(|broken| panic!("{broken:?}")).is_ok(), |_, _| ());
+                for verified in look.verify(|_, _| ()).into_values() {
+                    let Verified { damaged, missing, .. } = verified.expect("it can be read");
+                    assert_eq!((damaged, missing), (0, 0));
+                }
+            }
+        });
+        for commit in 0..EVENTS / 3 {
+            append(&mut log, commit * 3..commit * 3 + 3, 100).expect("durable");
+            if commit % 5 == 0 {
+                for lane in &LANES[1..] {
+                    let keeps = |item: &Item| item.number % 20 == 7;
+                    let items = all_of(&log, lane).into_iter().filter(|item| !keeps(item));
+                    items.for_each(|item| assert!(log.ack(lane, item.number)));
+                }
+                log.tidy().and_then(|()| log.rewrite_sparse()).expect("it goes well");
+            }
+        }
+        replays.join().expect("no damage");
+    });
+    log.tidy().expect("it goes well");
+}
+
 #[test]
 fn a_second_process_is_kept_out_and_told_who_has_it() {
     let directory = tempfile::tempdir().expect("a directory");
