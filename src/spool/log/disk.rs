@@ -1,5 +1,5 @@
-//! The file-system operations of the log, on a real directory, and their errors sorted by what helps. The tests have a disk of
-//! their own that fails, fills up and loses power.
+//! The file-system operations of the log, on a real directory, and their errors by remedy. The tests have another disk, which fails,
+//! fills up and loses power.
 
 use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -184,14 +184,14 @@ impl Directory {
         move |error| DiskError::new(operation, &path, error)
     }
 
-    /// No link is followed, and nobody else may read what is made here.
+    /// Follows no link. A file that is made here can only be read by its owner.
     fn open_file(&self, name: &str, flags: OFlags) -> std::result::Result<File, Errno> {
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(&self.file, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
     }
 }
 
-/// Looking at a file does not change its access time, where the process may ask for that.
+/// Keeps access times as they are, which only the owner and root may ask for.
 fn without_access_time<T>(open: impl Fn(OFlags) -> std::result::Result<T, Errno>) -> std::result::Result<T, Errno> {
     open(OFlags::NOATIME).or_else(|errno| if errno == Errno::PERM { open(OFlags::empty()) } else { Err(errno) })
 }

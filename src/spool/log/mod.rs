@@ -1,4 +1,5 @@
-//! The segmented log under the spool: appended to by one writer, with one write and one sync a call; read by many, lane by lane.
+//! The segmented log under the spool. One writer appends to it, with one write and one sync for each call. Many readers read it, lane
+//! by lane.
 //!
 //! A directory has the segments, `<number>.seg`; `state`, which says which of them there are and what of them is acked; `lock`; and
 //! `aside/`, with files that cannot be used. Numbers of a fixed size are little-endian, checksums are CRC32C, and the rest has
@@ -27,11 +28,12 @@
 //!          16     postcard: number of the next segment; of each segment and lane a bit for each frame that is acked
 //! ```
 //!
-//! An entry's number is its segment's, times [`SPAN`], plus its index among the frames of its lane there. So numbers rise by one as
-//! long as there is no other segment, no counter has to be kept, and a segment that becomes readable later has no number twice.
+//! An entry's number is its segment's, times [`SPAN`], plus its index among the frames of its lane in that segment. So no counter has
+//! to be kept, a gap within a segment shows that a frame is missing, and a segment that cannot be read for a while shares no number
+//! with those that were begun meanwhile.
 //!
-//! All of a segment's room is allocated when it begins, so a full disk is met there. A segment whose write or sync has failed takes
-//! nothing more: what the system has dropped of it cannot be known.
+//! All of a segment's room is allocated when it begins, so a write never meets a full disk. A segment whose write or sync has failed
+//! takes nothing more, because nothing tells what the system has dropped of it.
 
 mod disk;
 mod entry;
@@ -52,7 +54,7 @@ pub use segment::DAMAGED;
 use disk::ASIDE;
 use entry::Frame;
 use read::Slot;
-use segment::{CHUNK, HEADER, Part, Segment, Window, file_name};
+use segment::{CHUNK, HEADER, Part, ReadAhead, Segment, file_name};
 use state::State;
 
 /// How many numbers a segment has.
@@ -120,11 +122,11 @@ impl Log {
         Ok((log, opened))
     }
 
-    /// Appends entries to their lanes, all or none; answers their numbers. They are durable when it returns.
+    /// Appends entries to their lanes, all or none, and returns their numbers. They are durable then.
     ///
     /// # Errors
-    /// The segment that had the error takes nothing more: the next call begins another one. What was to be appended may come up at
-    /// the next start all the same, where that segment cannot be closed.
+    /// The segment that had the error takes nothing more, and the next call begins another one. Where the disk does not let that segment
+    /// be closed, the next start may find the entries of the failed call.
     pub fn append(&mut self, entries: &[(&str, &Entry)]) -> Result<Vec<u64>> {
         let bytes = entries.iter().map(|(lane, entry)| entry.frame_bytes_max(lane)).sum();
         let mut active = self.room_for(entries.len(), bytes)?;
@@ -144,7 +146,7 @@ impl Log {
         Ok(frames.into_iter().map(|(number, _, _)| number).collect())
     }
 
-    /// Writes the frames into the buffer; answers the number, the offset and the bytes of each.
+    /// Writes the frames into the buffer. Returns the number, the offset and the bytes of each.
     fn encode(&mut self, active: &Active, entries: &[(&str, &Entry)]) -> Vec<(u64, u32, usize)> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
@@ -195,7 +197,7 @@ impl Log {
         Ok(Active { number, file, end: HEADER, room })
     }
 
-    /// Writes to a file that has lost its name succeed. Errors that do not tell whether it has are none.
+    /// A write to a file that was removed or replaced succeeds. Errors that do not tell whether it was are ignored.
     fn check_place(&self, active: &Active) -> Result<()> {
         let (disk, name) = (&self.reader.disk, file_name(active.number));
         match (disk.stat(&name), active.file.identity()) {
@@ -205,8 +207,8 @@ impl Log {
         }
     }
 
-    /// Saves what is acked, removes segments of which all is, and writes the index of those that take nothing more. To be called about
-    /// once a second; removing needs no room, so a full disk drains. Goes on after an error.
+    /// Saves what is acked, removes segments that are acked as a whole, and writes the index of those that take nothing more. To be
+    /// called about once a second. Goes on after an error. Removing needs no room on the disk.
     ///
     /// # Errors
     /// The first one. The next call tries again.
@@ -216,8 +218,8 @@ impl Log {
         removed.and(sealed)
     }
 
-    /// Empties the files first, which frees their room, and unlinks them when the state is durable without them: so a file that is
-    /// missing is one that was lost.
+    /// Truncates the files, which needs no room and frees theirs. They are unlinked only when the state is durable without them, so a
+    /// segment that is in the state and not in the directory was lost.
     fn remove_drained(&mut self) -> Result<()> {
         let mut segments = self.reader.segments();
         let is_done = |active: &mut Active| {
@@ -256,8 +258,8 @@ impl Log {
         saved
     }
 
-    /// Writes the index of each segment that takes nothing more, and gives the rest of its room back. A segment whose first commit has
-    /// failed gets one, too, so that the next start does not bring back what was refused.
+    /// Writes the index of each segment that takes nothing more, and frees the rest of its room. A segment without frames gets one, too:
+    /// else the next start would find the commit that has failed there.
     fn seal_closed(&self) -> Result<()> {
         let is_closed = |segment: &&Segment| {
             let is_needed = !segment.is_drained() || segment.parts.is_empty();
@@ -272,7 +274,7 @@ impl Log {
             (Arc::clone(&segment.file), u64::from(segment.synced), u64::from(segment.end), segment.index())
         };
         let Some((file, synced, end, index)) = self.reader.segments().change(number, found) else { return Ok(()) };
-        // Of the last commit before a kill the system may show what a failed sync has kept from the disk: it is written again.
+        // After a failed sync and a kill the system may show a last commit that is not on the disk. It is written again.
         let mut bytes = vec![0; usize::try_from(end - synced).unwrap_or(0)];
         file.read_at(synced, &mut bytes)?;
         bytes.extend(&index);
@@ -283,7 +285,7 @@ impl Log {
     }
 
     /// Writes what is left of a segment to a smaller file under the same numbers: of the one of which least is left, if that is less
-    /// than a quarter. Answers how many bytes of room that gives back.
+    /// than a quarter. Returns the bytes of room that are free then.
     ///
     /// # Errors
     /// The segment is as it was; [`Kind::Full`]: there is no room for the copy.
@@ -316,7 +318,7 @@ impl Log {
         let damaged = || DiskError::new("copy", self.reader.disk.path(&file_name(number)), io::ErrorKind::InvalidData);
         let found = |segment: &mut Segment| (Arc::clone(&segment.file), segment.end, segment.parts.clone());
         let (source, end, parts) = self.reader.segments().change(number, found).ok_or_else(damaged)?;
-        let mut window = Window::new(&*source, u64::from(end), CHUNK);
+        let mut source = ReadAhead::new(&*source, u64::from(end), CHUNK);
         let file = self.reader.disk.open(name, Access::Create)?;
         let mut copy = Segment::new(number, Arc::clone(&file), 0);
         let (mut buffer, mut written) = (Segment::header(number, u32::MAX), 0);
@@ -327,7 +329,7 @@ impl Log {
                     new.offsets.push(0);
                     continue;
                 }
-                let Some((frame, bytes)) = window.frame(number, offset)? else {
+                let Some((frame, bytes)) = source.frame(number, offset)? else {
                     self.reader.segments().change(number, |segment| segment.damaged += 1); // it is not tried again
                     return Err(damaged());
                 };
@@ -350,7 +352,7 @@ impl Log {
         Ok(copy)
     }
 
-    /// Closes the log, so that the next start has to read no segment from end to end.
+    /// Closes the log. All segments have their index then, and the next start reads no other frames.
     ///
     /// # Errors
     /// As [`Log::tidy`]. Nothing is lost by it.
@@ -376,7 +378,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Does all of it; answers the first error.
+/// Does all of it, and returns the first error.
 fn all(results: impl Iterator<Item = Result<()>>) -> Result<()> {
     results.fold(Ok(()), Result::and)
 }

@@ -1,5 +1,4 @@
-//! Reading the log lane by lane while it is written, and noting what is acked. Its one lock is held for moments, never while the disk
-//! works.
+//! Reads the log lane by lane while it is written, and notes what is acked. There is one lock, which is never held during disk I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +7,7 @@ use jiff::Timestamp;
 
 use super::disk::{ASIDE, Access, Disk, DiskError, DiskFile, Kind, Result};
 use super::entry::Entry;
-use super::segment::{Segment, Window, file_name};
+use super::segment::{ReadAhead, Segment, file_name};
 use super::state::{self, Acked, State};
 use super::{NEW, SPAN, number_of};
 
@@ -36,7 +35,7 @@ pub enum Slot {
 /// What was found besides what can be read.
 #[derive(Debug, Default)]
 pub struct Opened {
-    /// Segments of which the end of the last commit is missing. Its events were not answered 200.
+    /// Segments whose last commit is torn. Its events were not answered 200.
     pub torn: Vec<u64>,
     /// Segments that are in the state, and not in the directory: their events are lost, or somewhere else.
     pub missing: Vec<u64>,
@@ -197,7 +196,7 @@ impl Reader {
         self.segments().ready().map(|segment| segment.file_bytes).sum()
     }
 
-    /// Frames that a scan found damaged, and frames that it found missing in front of others, in the segments there are.
+    /// How many damaged and how many missing frames were found when segments without an index were scanned.
     pub fn damaged(&self) -> (u32, u32) {
         let segments = self.segments();
         segments.ready().fold((0, 0), |sum, segment| (sum.0 + segment.damaged, sum.1 + segment.missing))
@@ -213,7 +212,8 @@ impl Reader {
         segments.live.iter().filter_map(why).collect()
     }
 
-    /// Tries segments that cannot be read again. Of those that can be now, the entries may stand in front of what was read meanwhile.
+    /// Tries to read the unreadable segments again, and returns those that can be read now. Their entries may have lower numbers than
+    /// what was read meanwhile.
     pub fn retry_unreadable(&self) -> BTreeSet<u64> {
         let unreadable = self.unreadable().into_keys();
         unreadable.filter(|number| self.retry(*number)).collect()
@@ -231,7 +231,7 @@ impl Reader {
         is_ready
     }
 
-    /// Notes that an entry is done with; [`super::Log::tidy`] saves it. `false`: it was acked before, or cannot be found.
+    /// Acks an entry; [`super::Log::tidy`] saves that. `false`: it was acked before, or is not there.
     pub fn ack(&self, lane: &str, number: u64) -> bool {
         let index = usize::try_from(number % SPAN).unwrap_or(usize::MAX);
         let ack = |segment: &mut Segment| segment.parts.get_mut(lane).is_some_and(|part| part.ack(index));
@@ -241,16 +241,16 @@ impl Reader {
         is_new
     }
 
-    /// What is not acked of a lane, in order, from a number on: at most so many records, and no more than the first whose bytes pass
-    /// `bytes_max`. Where nothing comes, nothing more can be read.
+    /// Entries of a lane that are not acked, in order, from a number on: at most `records_max`, and none behind the one whose bytes pass
+    /// `bytes_max`. An empty page is the end of the lane.
     pub fn read(&self, lane: &str, from: u64, records_max: usize, bytes_max: usize) -> Page {
         let mut page = Page { next: from, ..Page::default() };
         let mut bytes = 0;
         while page.items.len() < records_max && bytes < bytes_max {
             let Some(piece) = self.piece(lane, records_max, &mut page) else { break };
-            let mut window = Window::new(&*piece.file, u64::from(piece.end), piece.ahead());
+            let mut source = ReadAhead::new(&*piece.file, u64::from(piece.end), piece.ahead());
             for (index, offset) in &piece.frames {
-                let Some(item) = self.item(lane, &piece, &mut window, *index, *offset) else { break };
+                let Some(item) = self.item(lane, &piece, &mut source, *index, *offset) else { break };
                 (page.next, bytes) = (item.number + 1, bytes + item.bytes);
                 page.items.push(item);
                 if matches!(page.items.last(), Some(Item { entry: Err(Broken::Unread(_)), .. })) {
@@ -283,16 +283,16 @@ impl Reader {
     }
 
     /// `None`: the segment was removed or copied meanwhile.
-    fn item(&self, lane: &str, piece: &Piece, window: &mut Window<'_>, index: u32, offset: u32) -> Option<Item> {
+    fn item(&self, lane: &str, piece: &Piece, source: &mut ReadAhead<'_>, index: u32, offset: u32) -> Option<Item> {
         let number = number_of(piece.segment, index as usize);
-        let found = window.frame(piece.segment, offset).map(|found| {
+        let found = source.frame(piece.segment, offset).map(|found| {
             let found = found.filter(|(frame, _)| frame.lane == lane && frame.index == index);
             found.and_then(|(frame, bytes)| Some((frame.to_entry()?, bytes)))
         });
         let raw = match found {
             Ok(Some((entry, bytes))) => return Some(Item { number, bytes, entry: Ok(entry) }),
             _ if !self.is_there(lane, piece, index) => return None,
-            Ok(None) => piece.raw(window, offset),
+            Ok(None) => piece.raw(source, offset),
             Err(error) => Err(error),
         };
         let bytes = raw.as_ref().map_or(0, Vec::len);
@@ -308,8 +308,8 @@ impl Reader {
         self.segments().change(piece.segment, is_there).unwrap_or(false)
     }
 
-    /// Shows all that is not acked, lane by lane, until `visit` answers `false`. Before each page `progress` hears how many records are
-    /// done, and how many there are. Answers the segments that could not be read.
+    /// Calls `visit` with every entry that is not acked, lane by lane, until it returns `false`, and `progress` now and then with the
+    /// number of records that are done and the number of all. Returns the segments that could not be read.
     pub fn scan(&self, mut visit: impl FnMut(&str, Item) -> bool, mut progress: impl FnMut(u64, u64)) -> BTreeSet<u64> {
         let (lanes, mut unread) = (self.lanes(), BTreeSet::new());
         let (mut done, total) = (0, lanes.values().map(|size| size.records).sum());
@@ -331,7 +331,7 @@ impl Reader {
         unread
     }
 
-    /// Reads all of every segment that can be read, acked or not. `progress` hears how many segments are done, and how many there are.
+    /// Reads each segment from end to end. Calls `progress` with the number of segments that are done and the number of all.
     pub fn verify(&self, mut progress: impl FnMut(usize, usize)) -> BTreeMap<u64, Result<Verified>> {
         let numbers: Vec<u64> = self.segments().ready().map(|segment| segment.number).collect();
         let mut verified = BTreeMap::new();
@@ -365,9 +365,9 @@ impl Piece {
     }
 
     /// What is there instead of a frame, as far as the next one.
-    fn raw(&self, window: &mut Window<'_>, offset: u32) -> Result<Vec<u8>> {
-        let next = window.next_frame(self.segment, offset + 1)?.unwrap_or(self.end);
-        window.get(offset, (next - offset) as usize).map(<[u8]>::to_vec)
+    fn raw(&self, source: &mut ReadAhead<'_>, offset: u32) -> Result<Vec<u8>> {
+        let next = source.next_frame(self.segment, offset + 1)?.unwrap_or(self.end);
+        source.get(offset, (next - offset) as usize).map(<[u8]>::to_vec)
     }
 }
 

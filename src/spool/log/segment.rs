@@ -67,7 +67,7 @@ pub struct Segment {
     /// Bytes of the file, and of its header and frames.
     pub file_bytes: u64,
     pub end: u32,
-    /// What is behind this is perhaps not on the disk, though it can be read: it was not known to be synced.
+    /// What is behind this can be read, but was perhaps never synced.
     pub synced: u32,
     /// It has its index, and takes nothing more.
     pub is_sealed: bool,
@@ -83,7 +83,7 @@ impl Segment {
         Self { number, file, file_bytes, end: HEADER, synced: HEADER, is_sealed: false, parts, damaged, missing }
     }
 
-    /// The first bytes of the file. It counts as synced up to an offset: a copy is, before it has its name.
+    /// The first bytes of a file that was synced up to this offset when it got its name.
     pub fn header(number: u64, synced: u32) -> Vec<u8> {
         let bytes = [&MAGIC[..], &VERSION.to_le_bytes(), &number.to_le_bytes(), &synced.to_le_bytes()].concat();
         let sum = crc32c::crc32c(&bytes);
@@ -100,7 +100,7 @@ impl Segment {
         Ok(Self::new(number, file, room))
     }
 
-    /// Finds what is in the file, and changes nothing. `None`: it is no segment. Also whether the end of its last commit is missing.
+    /// Finds what is in the file, and whether its last commit is torn. Changes nothing. `None`: it is no segment.
     pub fn load(disk: &dyn Disk, number: u64, access: Access, acked: Option<&Acked>) -> Result<Option<(Self, bool)>> {
         let name = file_name(number);
         // What is on a disk that cannot be written any more can still be read.
@@ -108,7 +108,7 @@ impl Segment {
         let mut segment = Self::new(number, Arc::clone(&file), file.bytes()?);
         let header = segment.read(0, segment.file_bytes.min(u64::from(HEADER)) as usize)?;
         if header.is_empty() || (acked.is_none() && header.iter().all(|byte| *byte == 0)) {
-            return Ok(Some((segment, false))); // all of it was acked, or it was never begun
+            return Ok(Some((segment, false))); // all of it was acked, or the process ended before it was begun
         }
         let version = u32_at(&header, 8);
         let is_ours = header.starts_with(MAGIC) && header.len() == HEADER as usize && u64_at(&header, 12) == number;
@@ -144,21 +144,21 @@ impl Segment {
         }
     }
 
-    /// Finds the frames by reading the file. A bad frame in front of what was synced is damage, and the rest goes on; behind that, it
-    /// belongs to the last commit, which did not come to its end: there the segment ends.
+    /// Finds the frames by reading the file, and returns whether its last commit is torn. A bad frame that was synced is damage, and the
+    /// frames behind it are good. One that was perhaps not synced belongs to a torn commit: the segment ends in front of it.
     pub fn scan(&mut self, mut synced: u32, acked: Option<&Acked>) -> Result<bool> {
         let file = Arc::clone(&self.file);
-        let mut window = Window::new(&*file, self.file_bytes, CHUNK);
+        let mut source = ReadAhead::new(&*file, self.file_bytes, CHUNK);
         let limit = u32::try_from(self.file_bytes).unwrap_or(u32::MAX);
         let (mut found, mut offset) = (Vec::new(), HEADER);
-        while offset < limit && !window.get(offset, INDEX.len())?.starts_with(INDEX) {
-            let frame = window.frame(self.number, offset)?.map(|(frame, bytes)| {
+        while offset < limit && !source.get(offset, INDEX.len())?.starts_with(INDEX) {
+            let frame = source.frame(self.number, offset)?.map(|(frame, bytes)| {
                 synced = synced.max(frame.synced);
                 (frame.lane.to_owned(), frame.index as usize, bytes)
             });
             let next = match &frame {
                 Some((_, _, bytes)) => offset + u32_of(*bytes),
-                None => window.next_frame(self.number, offset + 1)?.unwrap_or(limit),
+                None => source.next_frame(self.number, offset + 1)?.unwrap_or(limit),
             };
             found.push((offset, next, frame));
             offset = next;
@@ -166,9 +166,9 @@ impl Segment {
         let end = found.iter().position(|(offset, _, frame)| frame.is_none() && *offset >= synced);
         self.end = end.map_or(offset, |end| found[end].0);
         self.synced = synced.min(self.end);
-        // An end without a tear has the zeros behind it that were allocated.
+        // Behind a last commit that is whole are zeros.
         let has_more = end.is_some_and(|end| end + 1 < found.len());
-        let is_torn = has_more || (end.is_some() && window.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
+        let is_torn = has_more || (end.is_some() && source.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
         for (offset, next, frame) in found.into_iter().take(end.unwrap_or(usize::MAX)) {
             self.damaged += u32::from(frame.is_none());
             let (lane, index, bytes) = frame.unwrap_or((DAMAGED.to_owned(), 0, (next - offset) as usize));
@@ -237,7 +237,7 @@ fn is_acked(acked: Option<&Acked>, lane: &str, index: usize) -> bool {
 }
 
 /// A part of a file in memory, which moves as it is read on.
-pub struct Window<'a> {
+pub struct ReadAhead<'a> {
     file: &'a dyn DiskFile,
     file_bytes: u64,
     /// Bytes to read at once.
@@ -246,7 +246,7 @@ pub struct Window<'a> {
     bytes: Vec<u8>,
 }
 
-impl<'a> Window<'a> {
+impl<'a> ReadAhead<'a> {
     pub const fn new(file: &'a dyn DiskFile, file_bytes: u64, ahead: usize) -> Self {
         Self { file, file_bytes, ahead, start: 0, bytes: Vec::new() }
     }

@@ -107,7 +107,7 @@ impl MemoryDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets a fault, or none; answers the one that was set.
+    /// Sets a fault, or none, and returns the one that was set.
     pub fn set_fault(&self, fault: Option<Fault>) -> Option<Fault> {
         std::mem::replace(&mut self.state().fault, fault)
     }

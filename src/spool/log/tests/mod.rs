@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::event::Record;
-use disk::{EIO, MemoryDisk, Operation};
+use disk::{EACCES, EIO, MemoryDisk, Operation};
 
 const LANES: [&str; 3] = ["livechat.incoming_event", "livechat.chat_deactivated", "livechat.unlisted"];
 const SEGMENT: Config = Config { segment_bytes: 8000 };
@@ -185,4 +185,18 @@ fn the_end_of_a_commit_that_the_power_cut_has_torn_is_cut_and_not_taken_for_dama
         assert!(read.starts_with(&[0]) && log.damaged() == (0, 0), "{read:?}");
     }
     assert!(torn > 20, "{torn}");
+}
+
+#[test]
+fn an_error_that_does_not_tell_whether_the_file_is_gone_does_not_fail_an_append() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = opened(&disk);
+    append(&mut log, 0..3, 100).expect("durable");
+    for errno in [EIO, EACCES, 116] {
+        disk.fail(Operation::Stat, errno);
+        append(&mut log, 3..6, 100).expect("durable");
+    }
+    disk.set_fault(None);
+    disk.take("1.seg");
+    assert_eq!(append(&mut log, 6..9, 100).expect_err("it is gone").kind(), Kind::Gone);
 }
