@@ -231,6 +231,7 @@ impl Log {
         if drained.is_empty() && !segments.is_unsaved {
             return Ok(());
         }
+        drained.iter().for_each(|(number, _)| _ = segments.change(*number, |segment| segment.is_sealed = true));
         drop(segments);
         let emptied = all(drained.iter().map(|(_, file)| file.truncate(0)));
         let numbers: Vec<u64> = drained.into_iter().map(|(number, _)| number).collect();
@@ -270,17 +271,28 @@ impl Log {
     }
 
     fn seal(&self, number: u64) -> Result<()> {
-        let found = |segment: &mut Segment| {
-            (Arc::clone(&segment.file), u64::from(segment.synced), u64::from(segment.end), segment.index())
-        };
-        let Some((file, synced, end, index)) = self.reader.segments().change(number, found) else { return Ok(()) };
-        // After a failed sync and a kill the system may show a last commit that is not on the disk. It is written again.
-        let mut bytes = vec![0; usize::try_from(end - synced).unwrap_or(0)];
-        file.read_at(synced, &mut bytes)?;
-        bytes.extend(&index);
+        self.write_unsure(number)?;
+        let found = |segment: &mut Segment| (Arc::clone(&segment.file), u64::from(segment.end), segment.index());
+        let Some((file, end, index)) = self.reader.segments().change(number, found) else { return Ok(()) };
         let file_bytes = end + index.len() as u64;
-        file.write_at(synced, &bytes).and_then(|()| file.truncate(file_bytes)).and_then(|()| file.sync())?;
+        file.write_at(end, &index).and_then(|()| file.truncate(file_bytes)).and_then(|()| file.sync())?;
         self.reader.segments().change(number, |segment| (segment.is_sealed, segment.file_bytes) = (true, file_bytes));
+        Ok(())
+    }
+
+    /// After a failed sync and a kill the system may show a last commit that is not on the disk. It is written again.
+    fn write_unsure(&self, number: u64) -> Result<()> {
+        let found = |segment: &mut Segment| (Arc::clone(&segment.file), segment.synced, segment.end);
+        let Some((file, synced, end)) = self.reader.segments().change(number, found) else { return Ok(()) };
+        if synced == end {
+            return Ok(());
+        }
+        let mut bytes = vec![0; (end - synced) as usize];
+        file.read_at(u64::from(synced), &mut bytes)?;
+        let written = file.write_at(u64::from(synced), &bytes).and_then(|()| file.sync());
+        // Then it may be torn, which is not known before it is read again.
+        written.inspect_err(|_| _ = self.reader.retry(number))?;
+        self.reader.segments().change(number, |segment| segment.synced = end);
         Ok(())
     }
 

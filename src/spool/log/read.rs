@@ -219,7 +219,8 @@ impl Reader {
         unreadable.filter(|number| self.retry(*number)).collect()
     }
 
-    fn retry(&self, number: u64) -> bool {
+    /// Loads a segment again, with what is acked of it.
+    pub(super) fn retry(&self, number: u64) -> bool {
         let Some(acked) = self.segments().live.get(&number).map(Slot::acked) else { return false };
         let slot = match Segment::load(&*self.disk, number, self.access, Some(&acked)) {
             Ok(Some((segment, _))) => Slot::Ready(segment),

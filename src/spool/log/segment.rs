@@ -69,7 +69,7 @@ pub struct Segment {
     pub end: u32,
     /// What is behind this can be read, but was perhaps never synced.
     pub synced: u32,
-    /// It has its index, and takes nothing more.
+    /// It has its index, or is empty, and takes nothing more.
     pub is_sealed: bool,
     pub parts: BTreeMap<String, Part>,
     /// Frames that do not fit their checksum, and frames that are missing in front of others.
@@ -108,7 +108,8 @@ impl Segment {
         let mut segment = Self::new(number, Arc::clone(&file), file.bytes()?);
         let header = segment.read(0, segment.file_bytes.min(u64::from(HEADER)) as usize)?;
         if header.is_empty() || (acked.is_none() && header.iter().all(|byte| *byte == 0)) {
-            return Ok(Some((segment, false))); // all of it was acked, or the process ended before it was begun
+            // All of it was acked, or the process ended before it was begun.
+            return Ok(Some((Self { is_sealed: true, ..segment }, false)));
         }
         let version = u32_at(&header, 8);
         let is_ours = header.starts_with(MAGIC) && header.len() == HEADER as usize && u64_at(&header, 12) == number;

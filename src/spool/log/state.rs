@@ -1,4 +1,5 @@
-//! The file that says which segments there are and what of them is acked, replaced as a whole. Losing it costs duplicates.
+//! The file that says which segments there are and what of them is acked, replaced as a whole. Losing it costs duplicates, and numbers
+//! of segments that are no more may be used again.
 
 use std::collections::BTreeMap;
 

@@ -73,6 +73,8 @@ struct State {
     /// After so many more changes the power is gone.
     dies_in: Option<u64>,
     is_dead: bool,
+    /// It was the last operation that the power was cut in.
+    is_dying: bool,
     /// How many changes there were.
     changes: u64,
     chance: Chance,
@@ -110,6 +112,11 @@ impl MemoryDisk {
     /// Sets a fault, or none, and returns the one that was set.
     pub fn set_fault(&self, fault: Option<Fault>) -> Option<Fault> {
         std::mem::replace(&mut self.state().fault, fault)
+    }
+
+    /// What becomes of what was written and not synced.
+    pub fn set_chance(&self, seed: u64) {
+        self.state().chance = Chance(seed);
     }
 
     pub fn fail(&self, operation: Operation, errno: i32) {
@@ -222,7 +229,8 @@ impl State {
     fn gate(&mut self, operation: Operation) -> std::result::Result<(), i32> {
         if operation.changes() {
             self.changes += 1;
-            self.is_dead |= self.dies_in == Some(0);
+            self.is_dying = !self.is_dead && self.dies_in == Some(0);
+            self.is_dead |= self.is_dying;
             self.dies_in = self.dies_in.map(|changes| changes.saturating_sub(1));
         }
         if self.is_dead {
@@ -331,8 +339,8 @@ impl MemoryFile {
         if gate.is_none() && !state.has_room(more) {
             return Err(error(operation, &self.name, ENOSPC));
         }
-        // What fails may have been done in part; at a power cut it may have been done as a whole.
-        if gate.is_none() || state.is_dead || state.chance.flip() {
+        // What fails may have been done all the same.
+        if gate.is_none() || state.is_dying || (!state.is_dead && state.chance.flip()) {
             change(&mut state.files[self.file]);
             state.freed();
         }

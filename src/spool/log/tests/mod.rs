@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::event::Record;
-use disk::{EACCES, EIO, MemoryDisk, Operation};
+use disk::{EACCES, EIO, Fault, MemoryDisk, Operation};
 
 const LANES: [&str; 3] = ["livechat.incoming_event", "livechat.chat_deactivated", "livechat.unlisted"];
 const SEGMENT: Config = Config { segment_bytes: 8000 };
@@ -166,6 +166,20 @@ fn after_a_failed_write_or_sync_nothing_is_appended_until_another_segment_is_dur
         // It was closed at its last good offset: a start does not bring back what was refused.
         let (log, _) = opened(&disk.cut(1));
         assert_eq!(events(&all_of(&log, LANES[0])), [0, 9]);
+    }
+}
+
+#[test]
+fn a_start_does_not_bring_back_a_commit_that_was_the_first_of_its_segment_and_has_failed() {
+    for seed in 0..20 {
+        let disk = MemoryDisk::default();
+        disk.set_chance(seed);
+        let (mut log, _) = opened(&disk);
+        // The segment's header and the state are synced before.
+        disk.set_fault(Some(Fault { operation: Operation::Sync, after: 2, times: 1, errno: EIO }));
+        append(&mut log, 0..3, 100).expect_err("it fails");
+        append(&mut log, 3..6, 100).expect("durable");
+        assert_eq!(events(&all_of(&opened(&disk).0, LANES[0])), [3]);
     }
 }
 
