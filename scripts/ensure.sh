@@ -41,11 +41,9 @@ package_of() {
   case $1 in
     jdk) if apt-cache show openjdk-17-jdk-headless >/dev/null 2>&1; then echo openjdk-17-jdk-headless; else echo default-jdk-headless; fi ;;
     promtool) echo prometheus ;;
-    gnuplot) echo gnuplot-nox ;;
     systemd-analyze) echo systemd ;;
     rg) echo ripgrep ;;
     go) echo golang-go ;;
-    llvm-profdata-*) echo "llvm-${1##*-}" ;;
     node) echo nodejs npm ;;
     *) echo "$1" ;;
   esac

@@ -3,14 +3,16 @@
 #
 # Usage: scripts/measure-outage.sh        OUTAGE_SECONDS=600 RATE=2000 PORT=19092
 #
-# One Kafka node and the release build of the relay, on this machine. Prints what the sender saw, the memory of the relay while
-# the backlog grows, how fast it drained while new events came, and the throughput of both paths.
+# One Kafka node and the release build of the relay (make release), on this machine. Prints the answers and their times, the memory
+# of the relay while the backlog grows, how fast it drained while new events came, and the throughput of both paths.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/ensure.sh jdk maven curl jq bc
 
 seconds=${OUTAGE_SECONDS:-600} rate=${RATE:-2000} port=${PORT:-19092}
 relay=target/release/livechat-relay webhooks=127.0.0.1:$((port + 10)) admin=127.0.0.1:$((port + 11))
 export LIVECHAT_SECRET_KEY=outage
+[[ -x $relay ]] || { echo "error: there is no $relay; run: make release" >&2; exit 1; }
 work=$(mktemp -d)
 kafka='' served='' stream=''
 end() {

@@ -1,4 +1,5 @@
-//! A record that its topic will never take: to the dead-letter topic, or, where that fails, parked on the disk.
+//! A record that the brokers have refused: sent once more in a batch of its own, and what is refused then is stored as a dead letter,
+//! in the dead-letter topic, or, where that fails, on the disk.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,13 +8,14 @@ use jiff::Timestamp;
 
 use crate::event::Record;
 use crate::metrics::Metrics;
-use crate::publish::{Failure, Publisher};
+use crate::outcome::Unavailable;
+use crate::publish::{Failure, Publisher, Remedy};
 use crate::spool::{Entry, Parked, Spool};
 
 /// The headers that a dead letter has besides its own. Value and key are as they were.
 pub const HEADERS: [&str; 3] = ["dead-letter-topic", "dead-letter-reason", "dead-letter-error"];
 
-/// Lays dead letters down; clones share it.
+/// Resolves refused records; clones share it.
 #[derive(Clone)]
 pub struct DeadLetters {
     pub topic: Arc<str>,
@@ -23,43 +25,98 @@ pub struct DeadLetters {
     pub metrics: Arc<Metrics>,
 }
 
+/// What has become of a record that was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// Another record of its batch was to blame, or the batch was too large: its topic has it.
+    Published,
+    /// Its topic will never take it: it is a dead letter.
+    DeadLetter,
+}
+
+/// Why a record that was refused is nowhere yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// It was not its own fault that the brokers did not take it; or it was, and there is no disk to keep it on.
+    Kafka(Failure),
+    /// Neither the dead-letter topic nor the disk takes it.
+    Spool(Unavailable),
+}
+
+impl Unresolved {
+    /// Why the event is answered 503.
+    pub fn reason(&self) -> Unavailable {
+        match self {
+            Self::Kafka(failure) => failure.reason(),
+            Self::Spool(reason) => *reason,
+        }
+    }
+}
+
 impl DeadLetters {
-    /// Lays `entry` down, which failed with `failure`; `from` its lane's place, where it stands in the spool: then it is there no more.
+    /// Resolves a record that was refused; `from` is its place in the spool, where it has one: when it is resolved, it is there no
+    /// more.
     ///
     /// # Errors
-    /// Where neither the brokers nor the disk took it: one of [`crate::metrics::UNAVAILABLE`].
-    pub async fn lay_down(
+    /// [`Unresolved`]: the record is still to be published, or to become a dead letter.
+    pub async fn resolve(&self, entry: Entry, from: Option<(Arc<str>, u64)>) -> Result<Resolved, Unresolved> {
+        match self.publisher.published_alone(entry.record.clone()).await {
+            Ok(()) => {
+                if from.is_some() {
+                    self.metrics.replayed.inc();
+                }
+                self.acked(from);
+                Ok(Resolved::Published)
+            }
+            Err(failure) if failure.remedy == Remedy::DeadLetter => self.store(entry, failure, from).await,
+            Err(failure) => Err(Unresolved::Kafka(failure)),
+        }
+    }
+
+    async fn store(
         &self,
         mut entry: Entry,
         failure: Failure,
         from: Option<(Arc<str>, u64)>,
-    ) -> Result<(), &'static str> {
-        let reason = failure.parking();
+    ) -> Result<Resolved, Unresolved> {
+        let reason = failure.dead_letter_reason().label();
         tracing::warn!(topic = &*entry.record.topic, reason, error = ?failure.code, "a record became a dead letter");
-        if self.publish(&entry.record, failure).await.is_ok() {
-            self.metrics.dead_letters.with_label_values(&["topic", reason]).inc();
-            if let (Some(spool), Some((topic, number))) = (&self.spool, from) {
-                spool.acked(&topic, number);
+        // Alone, too: among dead letters it is likely that a batch is refused for another one.
+        match self.publisher.published_alone(self.letter(&entry.record, failure)).await {
+            Ok(()) => {
+                self.metrics.dead_letters.with_label_values(&["topic", reason]).inc();
+                self.acked(from);
+                return Ok(Resolved::DeadLetter);
             }
-            return Ok(());
+            Err(failure) => {
+                tracing::warn!(topic = &*self.topic, error = ?failure.code, "the dead-letter topic does not take it")
+            }
         }
-        let Some(spool) = &self.spool else { return Err(failure.reason()) };
+        let Some(spool) = &self.spool else { return Err(Unresolved::Kafka(failure)) };
         let at_ms = Timestamp::now().as_millisecond();
         entry.parked = Some(Parked { reason: reason.to_owned(), error: format!("{:?}", failure.code), at_ms });
         match spool.park(&entry, from).await {
             Ok(Ok(())) => {
                 self.metrics.dead_letters.with_label_values(&["disk", reason]).inc();
-                Ok(())
+                Ok(Resolved::DeadLetter)
             }
-            Ok(Err(refused)) => Err(refused.reason()),
-            Err(_) => Err("spool_failed"),
+            Ok(Err(refused)) => Err(Unresolved::Spool(refused.reason())),
+            Err(_) => Err(Unresolved::Spool(Unavailable::SpoolFailed)), // its writer has ended
         }
     }
 
-    async fn publish(&self, record: &Record, failure: Failure) -> Result<(), Failure> {
-        let told = [record.topic.to_string(), failure.parking().to_owned(), format!("{:?}", failure.code)];
+    /// The brokers have what stood at this place of the spool.
+    fn acked(&self, from: Option<(Arc<str>, u64)>) {
+        if let (Some(spool), Some((topic, number))) = (&self.spool, from) {
+            spool.acked(&topic, number);
+        }
+    }
+
+    fn letter(&self, record: &Record, failure: Failure) -> Record {
+        let reason = failure.dead_letter_reason().label().to_owned();
+        let values = [record.topic.to_string(), reason, format!("{:?}", failure.code)];
         let mut letter = Record { topic: Arc::clone(&self.topic), ..record.clone() };
-        letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(told.map(Cow::Owned)));
-        self.publisher.published(letter).await
+        letter.headers.extend(HEADERS.into_iter().map(Cow::Borrowed).zip(values.map(Cow::Owned)));
+        letter
     }
 }

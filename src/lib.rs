@@ -9,8 +9,9 @@
 //!                                                           spool ──► replay
 //! ```
 //!
-//! Read [`event`], then [`relay`], then [`publish`], [`spool`] and [`replay`]; [`cli`] wires them. Imports go only downward:
-//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, window → event, metrics, telemetry, shutdown, alarm`.
+//! Read [`event`], then [`relay`], then [`http`], [`publish`], [`spool`] and [`replay`]; [`cli`] wires them. Imports go only downward:
+//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, dedup → metrics, shutdown → outcome, budget,
+//! telemetry → event`.
 
 #![forbid(unsafe_code)]
 
@@ -21,17 +22,18 @@ pub mod desk;
 pub mod http;
 
 // heart: what happens to an event
+pub mod budget;
 pub mod dead_letter;
+pub mod dedup;
 pub mod event;
+pub mod outcome;
 pub mod publish;
 pub mod relay;
 pub mod replay;
 pub mod spool;
 pub mod topics;
-pub mod window;
 
 // side: tools that know nothing of the rest
-pub mod alarm;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

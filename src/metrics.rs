@@ -1,277 +1,101 @@
-//! What Prometheus sees. All names, labels and help texts stand here; every label has a closed set of values.
+//! What Prometheus sees: all names, labels and help texts. Every label has a closed set of values. Nothing in the relay reads a metric:
+//! what is counted elsewhere is copied here when it is scraped.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
-use crate::event::{Fault, Rejection, actions, route::UNLISTED};
+use crate::event::{Fault, Rejection, actions, normalize::APP_WEBHOOK, route::UNLISTED};
+use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Unavailable};
 use crate::telemetry;
 
-/// The label for App Webhooks, whose events are no actions.
-pub const APP_WEBHOOK: &str = "app_webhook";
-
-/// The metrics of one relay, in a registry of their own.
+/// The metrics of one relay, in a registry of their own. Those with a method are counted by it.
 pub struct Metrics {
     registry: Registry,
-    /// Requests by HTTP status.
     requests: IntCounterVec,
-    /// Those of them that were answered 200.
-    answered_200: IntCounter,
-    /// From the headers' arrival to the answer.
     pub request_seconds: Histogram,
-    /// From the hand-over to the producer to the delivery report.
     pub publish_seconds: Histogram,
-    /// Webhooks that were the sender's fault, by reason.
-    pub rejected: IntCounterVec,
-    /// Webhooks that could not be made durable, by reason.
-    pub unavailable: IntCounterVec,
-    /// What was not as LiveChat documents it, by reason.
-    pub faults: IntCounterVec,
-    /// Deliveries that were not published because the same event was: dropped afterwards, or joined while it was under way.
-    pub retries: IntCounterVec,
-    /// Which key verified, by app and the key's name.
-    pub secret_keys: IntCounterVec,
-    /// Delivery reports and errors of the client, by librdkafka's name for them.
+    refused: IntCounterVec,
+    unavailable: IntCounterVec,
+    faults: IntCounterVec,
+    retries: IntCounterVec,
+    secret_keys: IntCounterVec,
     pub kafka_errors: IntCounterVec,
-    /// Producers that were given up and built anew.
     pub producer_rebuilds: IntCounter,
     pub connections: IntGauge,
+    connections_ended: IntCounterVec,
     pub bytes_in_flight: IntGauge,
     pub records_in_flight: IntGauge,
-    /// 1 while an event can be made durable.
-    ready: IntGauge,
-    /// 1 while the brokers answer.
+    pub ready: IntGauge,
     pub kafka_up: IntGauge,
-    /// From the hand-over to the ack, or to the fsync.
-    durable_seconds: [Histogram; 2],
-    /// 1 while the spool accepts events.
+    events: IntCounterVec,
+    durable_seconds: HistogramVec,
     pub spool_accepting: IntGauge,
     spool_records: IntGaugeVec,
     spool_bytes: IntGaugeVec,
-    /// How long the first event of a lane has waited.
-    pub spool_oldest_seconds: GaugeVec,
-    /// One group commit with its fsync.
+    spool_oldest_seconds: GaugeVec,
+    /// The topics that have one.
+    spool_aged: Mutex<Vec<Arc<str>>>,
     pub spool_commit_seconds: Histogram,
     pub spool_failures: IntCounter,
     pub replayed: IntCounter,
     pub dead_letters: IntCounterVec,
-    pub parked_records: IntGauge,
-    pub parked_bytes: IntGauge,
-    /// The spool's budget; 0 without a spool.
+    pub dead_letters_on_disk: IntGauge,
+    pub dead_letters_on_disk_bytes: IntGauge,
     pub spool_bytes_max: IntGauge,
     log_lines_dropped: IntCounter,
     panics: IntCounter,
-    /// By action; the names are ours, so that their hashes need no protection.
-    events: hashbrown::HashMap<&'static str, Events>,
 }
-
-/// The counters of one action.
-struct Events {
-    published: IntCounter,
-    spooled: IntCounter,
-    parked: IntCounter,
-    dropped: IntCounter,
-    unavailable: IntCounter,
-}
-
-/// What became of a verified webhook, as a label.
-#[derive(Clone, Copy, Debug)]
-pub enum Fate {
-    Published,
-    Spooled,
-    Parked,
-    Dropped,
-    Unavailable,
-}
-
-/// Why an event could not be made durable, as labels.
-pub const UNAVAILABLE: [&str; 9] = [
-    "kafka",
-    "deadline",
-    "queue_full",
-    "too_large",
-    "invalid",
-    "overloaded",
-    "shutting_down",
-    "spool_full",
-    "spool_failed",
-];
-
-/// Why a record became a dead letter, as labels.
-pub const PARKED: [&str; 3] = ["too_large", "invalid", "corrupted"];
 
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 impl Metrics {
     #[allow(clippy::too_many_lines)] // a list
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let r = &registry;
-        let events = counters(
-            r,
-            "events_total",
-            "Verified webhooks by action and outcome. A rise of outcome=unavailable: LiveChat was answered 503, look at Kafka.",
-            &["action", "outcome"],
-        );
-        let requests = counters(
-            r,
-            "requests_total",
-            "Requests to the webhook listener by HTTP status. A rise of 401: somebody sends a wrong secret key; of 503: events may be lost soon.",
-            &["code"],
-        );
-        let durable_seconds = register(
-            r,
-            HistogramVec::new(
-                HistogramOpts::from(opts(
-                    "durable_duration_seconds",
-                    "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). A rise: slow brokers, or a slow disk.",
-                ))
-                .buckets(SECONDS.to_vec()),
-                &["path"],
-            )
-            .expect("a valid name"),
-        );
+        let r = &Registry::new();
         let metrics = Self {
-            answered_200: requests.with_label_values(&["200"]),
-            requests,
-            request_seconds: histogram(
-                r,
-                "request_duration_seconds",
-                "From a request's headers to its answer. Past 10 s LiveChat gives up.",
-            ),
-            publish_seconds: histogram(
-                r,
-                "publish_duration_seconds",
-                "From hand-over to the Kafka client to the delivery report. A rise: slow or missing brokers.",
-            ),
-            rejected: counters(
-                r,
-                "rejected_total",
-                "Webhooks refused with a 4xx, by reason. A rise: a wrong registration, or a stranger.",
-                &["reason"],
-            ),
-            unavailable: counters(
-                r,
-                "unavailable_total",
-                "Webhooks answered 503 because they could not be made durable, by reason. A rise: events may be lost soon.",
-                &["reason"],
-            ),
-            faults: counters(
-                r,
-                "payload_faults_total",
-                "Members that were not as documented; the event went through without an attribute. A rise: LiveChat changed something.",
-                &["reason"],
-            ),
-            retries: counters(
-                r,
-                "retries_total",
-                "Deliveries that were not published again: dropped because the event was durable, joined because it was under way. A rise: LiveChat does not get our 200 in time.",
-                &["result"],
-            ),
-            secret_keys: counters(
-                r,
-                "secret_key_used_total",
-                "Webhooks verified by each secret key, by its name. No rise any more: the key can be retired.",
-                &["app", "key"],
-            ),
-            kafka_errors: counters(
-                r,
-                "kafka_errors_total",
-                "Errors of the Kafka client and of deliveries, by librdkafka's code. A rise: look at the log.",
-                &["code"],
-            ),
-            producer_rebuilds: counter(
-                r,
-                "producer_rebuilds_total",
-                "Kafka producers given up and built anew: after a fatal error, or because a topic went on failing while the brokers answer. A rise: look at the log.",
-            ),
-            connections: gauge(
-                r,
-                "connections",
-                "Open connections of the webhook listener. Near server.connections_max: new ones wait.",
-            ),
-            bytes_in_flight: gauge(
-                r,
-                "bytes_in_flight",
-                "Bytes of webhooks being read or published. Near server.bytes_in_flight_max: 503s.",
-            ),
-            records_in_flight: gauge(
-                r,
-                "records_in_flight",
-                "Records handed to the Kafka client and not yet reported. A rise: slow or missing brokers.",
-            ),
+            requests: counters(r, "requests_total", "Requests to the webhook listener by HTTP status. 401 increases when a sender has a wrong secret key; 503 when events cannot be stored: they may be lost soon.", &["code"]),
+            request_seconds: histogram(r, "request_duration_seconds", "From a request's headers to its answer. LiveChat gives up after 10 s."),
+            publish_seconds: histogram(r, "publish_duration_seconds", "From hand-over to the Kafka client to the delivery report. Increases when brokers are slow or unreachable."),
+            refused: counters(r, "rejected_total", "Requests answered 4xx, by reason. Increases with a wrong registration at LiveChat, or with strangers.", &["reason"]),
+            unavailable: counters(r, "unavailable_total", "Webhooks answered 503 because they could not be made durable, by reason. Increases when events may be lost soon.", &["reason"]),
+            faults: counters(r, "payload_faults_total", "Members of webhooks that were not as documented; the event was published without an attribute. Increases when LiveChat changes its payloads.", &["reason"]),
+            retries: counters(r, "retries_total", "Deliveries that were not published again: dropped because the event was durable already, joined because it was in flight. Increases when LiveChat does not get our 200 in time.", &["result"]),
+            secret_keys: counters(r, "secret_key_used_total", "Webhooks verified by each secret key, by its name. Once this stops increasing, the key can be removed.", &["app", "key"]),
+            kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. The log has the details.", &["code"]),
+            producer_rebuilds: counter(r, "producer_rebuilds_total", "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. The log has the details."),
+            connections: gauge(r, "connections", "Open connections of the webhook listener. At server.connections_max the ones that have waited longest are closed."),
+            connections_ended: counters(r, "connections_ended_total", "Connections of the webhook listener that have ended, by how. evicted increases when all slots are taken.", &["reason"]),
+            bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published. Near server.bytes_in_flight_max webhooks are answered 503."),
+            records_in_flight: gauge(r, "records_in_flight", "Records handed to the Kafka client without a delivery report yet. Increases when brokers are slow or unreachable."),
+            ready: gauge(r, "ready", "1 while events can be made durable, as /readyz says; 0: webhooks are answered 503."),
             kafka_up: gauge(r, "kafka_up", "1 while the brokers answer. 0: events are spooled, or, without a spool, answered 503."),
-            ready: gauge(
-                r,
-                "ready",
-                "1 while an event can be made durable, as /readyz says; 0: events are answered 503.",
-            ),
-            durable_seconds: ["kafka", "spool"].map(|path| durable_seconds.with_label_values(&[path])),
-            spool_accepting: gauge(
-                r,
-                "spool_accepting",
-                "1 while the spool takes events. 0: there is none (spool_bytes_max is 0, too), or it is full or has failed, as the log says.",
-            ),
-            spool_records: gauges(
-                r,
-                "spool_records",
-                "Events in the spool by topic. A rise: the topic, or all of Kafka, takes no events.",
-            ),
-            spool_bytes: gauges(
-                r,
-                "spool_bytes",
-                "Bytes of the events in the spool by topic. Their sum near spool.bytes_max: 503s soon.",
-            ),
-            spool_oldest_seconds: register(
-                r,
-                GaugeVec::new(
-                    opts("spool_oldest_seconds", "How long the first event of a topic has waited in the spool, as of the last probe. A rise: the topic takes no events."),
-                    &["topic"],
-                )
-                .expect("a valid name"),
-            ),
-            spool_commit_seconds: histogram(
-                r,
-                "spool_commit_duration_seconds",
-                "One write to the spool with its fsync, which serves all events that wait. A rise: a slow disk.",
-            ),
-            spool_failures: counter(
-                r,
-                "spool_failures_total",
-                "Failed writes or fsyncs of the spool, after which it accepts nothing until it was opened anew. A rise: look at the disk.",
-            ),
-            replayed: counter(r, "replayed_total", "Events published from the spool. A rise: an outage is being made good."),
-            dead_letters: counters(
-                r,
-                "dead_letters_total",
-                "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. A rise: raise the topic's max.message.bytes, or look at `dead-letters list`.",
-                &["to", "reason"],
-            ),
-            log_lines_dropped: counter(
-                r,
-                "log_lines_dropped_total",
-                "Log lines that were lost because standard error did not take them in time. Increases when a log collector hangs or its disk is full.",
-            ),
-            panics: counter(
-                r,
-                "panics_total",
-                "Panics: faults of the relay itself. Increases only if there is a bug; the log has its place.",
-            ),
-            parked_bytes: gauge(r, "parked_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
+            events: counters(r, "events_total", "Verified webhooks by action and outcome. outcome=unavailable increases when LiveChat is answered 503.", &["action", "outcome"]),
+            durable_seconds: register(r, HistogramVec::new(
+                HistogramOpts::from(opts("durable_duration_seconds", "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). Increases with slow brokers or a slow disk.")).buckets(SECONDS.to_vec()),
+                &["path"],
+            )),
+            spool_accepting: gauge(r, "spool_accepting", "1 while the spool takes events. 0: there is none (spool_bytes_max is 0, too), or it is full or has failed, as the log says."),
+            spool_records: gauges(r, "spool_records", "Events in the spool by topic. Increases while the topic, or all of Kafka, takes no events."),
+            spool_bytes: gauges(r, "spool_bytes", "Bytes of the events in the spool by topic. When their sum reaches spool.bytes_max, webhooks are answered 503."),
+            spool_oldest_seconds: register(r, GaugeVec::new(opts("spool_oldest_seconds", "How long the first event of a topic has waited in the spool, as of the last probe. Increases while the topic takes no events."), &["topic"])),
+            spool_aged: Mutex::default(),
+            spool_commit_seconds: histogram(r, "spool_commit_duration_seconds", "One write to the spool with its fsync, which serves all events that wait. Increases with a slow disk."),
+            spool_failures: counter(r, "spool_failures_total", "Failed writes or fsyncs of the spool, after which it accepts nothing until it is reopened. Increases when the disk fails."),
+            replayed: counter(r, "replayed_total", "Events published from the spool."),
+            dead_letters: counters(r, "dead_letters_total", "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. Raise the topic's max.message.bytes, or look at `dead-letters list`.", &["to", "reason"]),
+            dead_letters_on_disk_bytes: gauge(r, "dead_letters_on_disk_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
+            dead_letters_on_disk: gauge(r, "dead_letters_on_disk", "Dead letters on the disk: see `dead-letters list`."),
             spool_bytes_max: gauge(r, "spool_bytes_max", "spool.bytes_max; 0 without a spool."),
-            parked_records: gauge(
-                r,
-                "parked_records",
-                "Dead letters on the disk, which wait for somebody: `dead-letters list`.",
-            ),
-            events: actions::names()
-                .chain([UNLISTED, APP_WEBHOOK])
-                .map(|name| (name, Events::new(&events, name)))
-                .collect(),
-            registry: registry.clone(),
+            log_lines_dropped: counter(r, "log_lines_dropped_total", "Log lines that were lost because standard error did not take them in time. Increases when a log collector hangs or its disk is full."),
+            panics: counter(r, "panics_total", "Panics: faults of the relay itself. The log has their place."),
+            registry: r.clone(),
         };
         metrics.start();
         metrics
@@ -279,68 +103,96 @@ impl Metrics {
 
     /// Labels that are known beforehand exist from the start, so that a rate over them never begins with a gap.
     fn start(&self) {
-        Rejection::ALL.iter().for_each(|r| self.rejected.with_label_values(&[r.reason()]).inc_by(0));
-        Fault::ALL.iter().for_each(|f| self.faults.with_label_values(&[f.reason()]).inc_by(0));
-        ["dropped", "joined"].iter().for_each(|result| self.retries.with_label_values(&[result]).inc_by(0));
-        for (to, reason) in ["topic", "disk"].into_iter().flat_map(|to| PARKED.map(|reason| (to, reason))) {
-            self.dead_letters.with_label_values(&[to, reason]).inc_by(0);
+        let start = |counters: &IntCounterVec, labels: &[&str]| counters.with_label_values(labels).inc_by(0);
+        let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
+        let rejections = Rejection::ALL.iter().map(|rejection| rejection.reason());
+        refusals.chain(rejections).for_each(|reason| start(&self.refused, &[reason]));
+        Fault::ALL.iter().for_each(|fault| start(&self.faults, &[fault.reason()]));
+        ["dropped", "joined"].iter().for_each(|result| start(&self.retries, &[result]));
+        for (to, reason) in
+            ["topic", "disk"].into_iter().flat_map(|to| DeadLetterReason::ALL.iter().map(move |r| (to, r)))
+        {
+            start(&self.dead_letters, &[to, reason.label()]);
         }
-        UNAVAILABLE.iter().for_each(|reason| self.unavailable.with_label_values(&[reason]).inc_by(0));
-        for code in ["200", "400", "401", "404", "405", "408", "413", "415", "503"] {
-            self.requests.with_label_values(&[code]).inc_by(0);
+        Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
+        ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
+        for code in ["200", "400", "401", "404", "405", "408", "413", "415", "431", "503"] {
+            start(&self.requests, &[code]);
         }
-        let info = Opts::new("livechat_relay_build_info", "Always 1; the label tells the version.");
-        let info = register(&self.registry, IntGaugeVec::new(info, &["version"]).expect("a valid name"));
+        for action in actions::names().chain([UNLISTED, APP_WEBHOOK]) {
+            Outcome::LABELS.iter().for_each(|outcome| start(&self.events, &[action, outcome]));
+        }
+        let info = Opts::new("livechat_relay_build_info", "Always 1; the label has the version.");
+        let info = register(&self.registry, IntGaugeVec::new(info, &["version"]));
         info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        self.registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
-            .expect("registered once");
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        self.registry.register(Box::new(process)).expect("registered once");
     }
 
-    /// Counts an answer by its HTTP status.
+    /// An answer, by its HTTP status.
     pub fn answered(&self, code: &str) {
-        if code == "200" {
-            self.answered_200.inc();
-        } else {
-            self.requests.with_label_values(&[code]).inc();
-        }
+        self.requests.with_label_values(&[code]).inc();
     }
 
-    /// Counts what became of an event; `action` is a name of the catalogue, [`UNLISTED`] or [`APP_WEBHOOK`].
-    pub fn event(&self, action: &'static str, fate: Fate) {
-        let events = &self.events[action];
-        match fate {
-            Fate::Published => events.published.inc(),
-            Fate::Spooled => events.spooled.inc(),
-            Fate::Parked => events.parked.inc(),
-            Fate::Dropped => events.dropped.inc(),
-            Fate::Unavailable => events.unavailable.inc(),
-        }
+    /// A request that was answered 4xx, by the label of a [`Refusal`] or a [`Rejection`].
+    pub fn refused(&self, reason: &str) {
+        self.refused.with_label_values(&[reason]).inc();
     }
 
-    /// How long an event took to become durable, and on which path.
-    pub fn durable(&self, fate: Fate, after: Duration) {
-        let path = match fate {
-            Fate::Published => 0,
-            Fate::Spooled => 1,
-            Fate::Parked | Fate::Dropped | Fate::Unavailable => return,
+    pub fn unavailable(&self, reason: Unavailable) {
+        self.unavailable.with_label_values(&[reason.label()]).inc();
+    }
+
+    pub fn connection_ended(&self, end: ConnectionEnd) {
+        self.connections_ended.with_label_values(&[end.label()]).inc();
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        self.faults.with_label_values(&[fault.reason()]).inc();
+    }
+
+    /// A delivery that was not published again: `dropped` or `joined`.
+    pub fn retry(&self, result: &str) {
+        self.retries.with_label_values(&[result]).inc();
+    }
+
+    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`] or [`APP_WEBHOOK`].
+    pub fn event(&self, action: &str, outcome: Outcome, took: Duration) {
+        self.events.with_label_values(&[action, outcome.label()]).inc();
+        let path = match outcome {
+            Outcome::Published => "kafka",
+            Outcome::Spooled => "spool",
+            _ => return,
         };
-        self.durable_seconds[path].observe(after.as_secs_f64());
+        self.durable_seconds.with_label_values(&[path]).observe(took.as_secs_f64());
     }
 
-    /// The gauges of one lane: its records and its bytes.
+    /// How often a secret key has verified a webhook since the start.
+    pub fn secret_key_uses(&self, app: &str, key: &str, uses: u64) {
+        observe(&self.secret_keys.with_label_values(&[app, key]), uses);
+    }
+
+    /// The gauges of one topic's part of the spool: its records and its bytes.
     pub fn spool_lane(&self, topic: &str) -> [IntGauge; 2] {
         [&self.spool_records, &self.spool_bytes].map(|gauges| gauges.with_label_values(&[topic]))
     }
 
-    /// Whether an event can be made durable: by the brokers, or by the spool.
-    pub fn is_ready(&self) -> bool {
-        self.kafka_up.get() == 1 || self.spool_accepting.get() == 1
+    /// Since when the first event of each topic in the spool has waited: all of them, so that a topic that is empty has no age.
+    pub fn spool_ages(&self, since: Vec<(Arc<str>, Timestamp)>) {
+        let now = Timestamp::now();
+        let mut shown = self.spool_aged.lock().unwrap_or_else(PoisonError::into_inner);
+        for topic in shown.iter().filter(|topic| !since.iter().any(|(waiting, _)| waiting == *topic)) {
+            let _ = self.spool_oldest_seconds.remove_label_values(&[topic]); // it was set below
+        }
+        *shown = since.iter().map(|(topic, _)| Arc::clone(topic)).collect();
+        for (topic, since) in since {
+            let age = now.duration_since(since).as_secs_f64().max(0.0);
+            self.spool_oldest_seconds.with_label_values(&[&*topic]).set(age);
+        }
     }
 
     /// The text format that Prometheus scrapes.
     pub fn text(&self) -> Vec<u8> {
-        self.ready.set(i64::from(self.is_ready()));
         observe(&self.log_lines_dropped, telemetry::dropped_lines());
         observe(&self.panics, telemetry::panics());
         let mut text = Vec::with_capacity(32 * 1024);
@@ -360,20 +212,8 @@ fn observe(counter: &IntCounter, counted: u64) {
     counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
-impl Events {
-    fn new(events: &IntCounterVec, action: &str) -> Self {
-        let counter = |outcome: &str| events.with_label_values(&[action, outcome]);
-        Self {
-            published: counter("published"),
-            spooled: counter("spooled"),
-            parked: counter("parked"),
-            dropped: counter("dropped"),
-            unavailable: counter("unavailable"),
-        }
-    }
-}
-
-fn register<M: prometheus::core::Collector + Clone + 'static>(registry: &Registry, metric: M) -> M {
+fn register<M: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<M>) -> M {
+    let metric = metric.expect("a valid name");
     registry.register(Box::new(metric.clone())).expect("each name is registered once");
     metric
 }
@@ -383,23 +223,22 @@ fn opts(name: &str, help: &str) -> Opts {
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(opts(name, help), labels).expect("a valid name"))
+    register(registry, IntCounterVec::new(opts(name, help), labels))
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    register(registry, IntCounter::with_opts(opts(name, help)).expect("a valid name"))
+    register(registry, IntCounter::with_opts(opts(name, help)))
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::with_opts(opts(name, help)).expect("a valid name"))
+    register(registry, IntGauge::with_opts(opts(name, help)))
 }
 
-/// Gauges a topic.
+/// Gauges by topic.
 fn gauges(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
-    register(registry, IntGaugeVec::new(opts(name, help), &["topic"]).expect("a valid name"))
+    register(registry, IntGaugeVec::new(opts(name, help), &["topic"]))
 }
 
 fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
-    let opts = HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec());
-    register(registry, Histogram::with_opts(opts).expect("a valid name"))
+    register(registry, Histogram::with_opts(HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec())))
 }

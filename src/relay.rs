@@ -1,36 +1,42 @@
-//! One webhook, start to end: decides its [`Outcome`], and counts it.
+//! One webhook, start to end: [`Relay::accept`] makes records of its bytes, [`Relay::deliver`] makes them durable, and the [`Outcome`]
+//! says what has become of it.
+
+mod backend;
+mod detached;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use prometheus::IntCounter;
-use tokio::time::{Instant, sleep_until};
+use secrecy::SecretString;
+use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use crate::alarm::Alarm;
-use crate::dead_letter::DeadLetters;
+use crate::budget::Held;
+use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
 use crate::event::normalize::{normalize, normalize_app_webhook};
 use crate::event::receive::receive;
-use crate::event::route::{UNLISTED, route};
-use crate::event::verify::verify;
-use crate::event::{Event, Keyring, Receipt, Record, Rejection, RetryKey, Routing};
-use crate::metrics::{APP_WEBHOOK, Fate, Metrics};
-use crate::publish::{Failure, Publisher, Remedy, Report};
+use crate::event::route::route;
+use crate::event::verify::{verify, verify_app_webhook};
+use crate::event::{Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing};
+use crate::metrics::Metrics;
+use crate::outcome::{Outcome, Unavailable};
+use crate::publish::{Failure, Report};
 use crate::shutdown::Shutdown;
-use crate::spool::{Entry, Spool, Way};
-use crate::telemetry::Throttle;
-use crate::window::{self, Claim, Seen, Settled, Window};
+use crate::spool::Way;
+pub use backend::{Backend, Durable};
+use detached::Detached;
 
-/// What is configured about events: the apps, where their events go, and what of retries.
+/// What is configured about events: the apps, where their events go, and deduplication.
 pub struct Policy {
-    pub apps: HashMap<String, App>,
+    pub apps: HashMap<String, Arc<App>>,
     /// App Webhooks, where they are switched on: the token of their path, and where their events go.
-    pub app_webhooks: Option<App>,
-    pub retries: window::Config,
+    pub app_webhooks: Option<Arc<App>>,
+    pub retries: dedup::Config,
     /// The topic for records that their own topic will never take.
     pub dead_letter: Arc<str>,
 }
@@ -43,10 +49,22 @@ pub struct App {
 }
 
 impl Policy {
-    /// The only app, where there is only one: it answers at `/webhooks`, too.
-    pub fn only_app(&self) -> Option<&str> {
-        let mut apps = self.apps.keys();
-        apps.next().filter(|_| apps.next().is_none()).map(String::as_str)
+    /// What is taken at a path: `/webhooks/{app}`, `/webhooks` where there is one app, and App Webhooks where they are switched on.
+    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
+        let mut parts = path.strip_prefix('/')?.split('/');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("webhooks"), None, _) if self.apps.len() == 1 => {
+                Some(Endpoint::Webhook(self.apps.values().next().cloned()))
+            }
+            (Some("webhooks"), Some(app), None) if !app.is_empty() => {
+                Some(Endpoint::Webhook(self.apps.get(app).cloned()))
+            }
+            (Some("app-webhooks"), Some(token), None) => {
+                let token = token.get(..TOKEN_BYTES_MAX).unwrap_or(token).to_owned();
+                Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token))
+            }
+            _ => None,
+        }
     }
 
     /// Every topic that events may go to, once, sorted.
@@ -60,429 +78,262 @@ impl Policy {
     }
 }
 
-/// When a request was received, until when it is to be answered, and the timer of its waits.
-#[derive(Clone, Copy)]
-pub struct Times<'a> {
-    pub received: Instant,
-    pub deadline: Instant,
-    pub alarm: &'a Alarm,
+/// The name of App Webhooks among the apps.
+pub const APP_WEBHOOKS: &str = "app-webhooks";
+
+/// So much of a path's token is kept while the body is awaited. No token of the configuration is longer.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// Where a webhook is posted.
+pub enum Endpoint {
+    /// An app; none where the path names one that is unknown, which is refused as a wrong key is.
+    Webhook(Option<Arc<App>>),
+    /// The path of App Webhooks, with the token in it.
+    AppWebhook(Arc<App>, String),
 }
 
-/// What was POSTed, and where.
-#[derive(Clone, Copy, Debug)]
-pub enum Posted<'a> {
-    /// A chat webhook, to an app by name.
-    Webhook { app: &'a str },
-    /// An App Webhook, to the path with this token.
-    AppWebhook { token: &'a str },
-}
-
-/// All that can become of a webhook.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The brokers have it.
-    Published,
-    /// The disk has it, and the brokers get it when they can.
-    Spooled,
-    /// Its topic will never take it: it is among the dead letters.
-    Parked,
-    /// Its action is configured to be dropped.
-    Dropped,
-    /// It is the sender's fault.
-    Rejected(Rejection),
-    /// It could not be made durable, for this reason (one of [`crate::metrics::UNAVAILABLE`]); the sender should try again.
-    Unavailable(&'static str),
-}
-
-impl From<Settled> for Outcome {
-    fn from(settled: Settled) -> Self {
-        settled.map_or_else(Self::Unavailable, |()| Self::Published)
+impl Endpoint {
+    /// The app's name; a name in the path that is none of ours is a stranger's word.
+    pub fn app(&self) -> &str {
+        match self {
+            Self::Webhook(Some(app)) | Self::AppWebhook(app, _) => &app.name,
+            Self::Webhook(None) => "unknown",
+        }
     }
 }
 
+/// A verified webhook, as the records that it becomes; none where its action is configured to be dropped.
+pub struct Accepted {
+    /// The action, as metrics call it.
+    action: &'static str,
+    records: Vec<PreparedRecord>,
+}
+
 /// The heart of the daemon. Shared by all connections; clones share it.
-#[derive(Clone)]
-pub struct Relay(Arc<Inner>);
+pub struct Relay<B = Durable>(Arc<Inner<B>>);
 
-/// Counters of an app's secret keys, by their places in its ring.
-type KeyUses = Vec<IntCounter>;
-
-struct Inner {
+struct Inner<B> {
     policy: Policy,
-    /// By the app's name, which is ours: its hash needs no protection.
-    key_uses: hashbrown::HashMap<String, KeyUses>,
-    publisher: Arc<Publisher>,
-    spool: Option<Spool>,
-    dead_letters: DeadLetters,
-    window: Window,
+    backend: B,
+    dedup: Dedup,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
-    rejections: Throttle,
-    /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost.
-    nobody: Keyring,
+    /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost. No one has its key.
+    unknown: Keyring,
 }
 
-/// A record, and what the relay has to know of its event beyond it.
-struct Made {
-    action: &'static str,
-    record: Option<Record>,
-    retry_key: Option<RetryKey>,
+impl<B> Clone for Relay<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
 }
 
-impl Relay {
-    pub fn new(policy: Policy, dead_letters: DeadLetters, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
-        let (nobody, window) = (Keyring::new([]), Window::new(policy.retries));
-        let rejections = Throttle::new(Duration::from_secs(10));
-        let uses = |app: &App| {
-            let uses = app.keyring.names().map(|key| metrics.secret_keys.with_label_values(&[&*app.name, key]));
-            (app.name.clone(), uses.collect())
-        };
-        let key_uses = policy.apps.values().chain(&policy.app_webhooks).map(uses).collect();
-        let (publisher, spool) = (Arc::clone(&dead_letters.publisher), dead_letters.spool.clone());
-        Self(Arc::new(Inner {
-            policy,
-            key_uses,
-            publisher,
-            spool,
-            dead_letters,
-            window,
-            metrics,
-            shutdown,
-            rejections,
-            nobody,
-        }))
+impl<B: Backend> Relay<B> {
+    pub fn new(policy: Policy, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
+        let key = SecretString::from(Uuid::new_v4().to_string());
+        let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(policy.retries));
+        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, unknown }))
     }
 
     pub fn policy(&self) -> &Policy {
         &self.0.policy
     }
 
-    pub fn publisher(&self) -> &Publisher {
-        &self.0.publisher
+    pub fn backend(&self) -> &B {
+        &self.0.backend
     }
 
-    /// Takes one delivered body to its outcome, by its deadline at the latest.
+    /// What is taken at a path, if anything.
+    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
+        self.0.policy.endpoint(path)
+    }
+
+    /// The pure steps, with the clock and the chance that they need: a body becomes records.
     ///
-    /// Everything up to the hand-over to Kafka happens before the first wait, and what is under way is followed to its end
-    /// without the caller: one who goes away, as one does whose client has hung up, cancels no publish.
-    pub async fn take(&self, posted: Posted<'_>, body: &[u8], traceparent: Option<&str>, times: Times<'_>) -> Outcome {
-        let made = match self.record(posted, body, traceparent) {
-            Ok(made) => made,
-            Err(rejection) => return self.rejected(posted, rejection),
-        };
-        let action = made.action;
-        let outcome = self.publish_once(made, times).await;
-        if let Outcome::Unavailable(reason) = outcome {
-            self.0.metrics.unavailable.with_label_values(&[reason]).inc();
-        }
-        tracing::debug!(action, ?outcome, "webhook taken");
-        outcome
-    }
-
-    /// The pure steps, with the clock and the chance they need.
-    fn record(&self, posted: Posted<'_>, body: &[u8], traceparent: Option<&str>) -> Result<Made, Rejection> {
-        let policy = &self.0.policy;
+    /// # Errors
+    /// A [`Rejection`]: the sender has to send something else.
+    pub fn accept(&self, endpoint: &Endpoint, body: &[u8], traceparent: Option<&str>) -> Result<Accepted, Rejection> {
         let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7 };
-        let (app, key, event): (&App, usize, Event<'_>) = match posted {
-            Posted::Webhook { app } => {
-                let app = policy.apps.get(app);
-                let (webhook, key) = verify(receive(body)?, app.map_or(&self.0.nobody, |app| &app.keyring))?;
-                let app = app.ok_or(Rejection::Unauthorized)?;
+        let (app, key, event) = match endpoint {
+            Endpoint::Webhook(app) => {
+                let (webhook, key) = verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring))?;
+                let app = app.as_ref().ok_or(Rejection::Unauthorized)?;
                 (app, key, normalize(webhook, receipt(&app.name)))
             }
-            Posted::AppWebhook { token } => {
-                let app = policy.app_webhooks.as_ref().ok_or(Rejection::Unauthorized)?;
-                if !app.keyring.fits(token) {
-                    return Err(Rejection::Unauthorized);
-                }
-                (app, 0, normalize_app_webhook(body, receipt(&app.name))?)
+            Endpoint::AppWebhook(app, token) => {
+                let (webhook, key) = verify_app_webhook(token, body, &app.keyring)?;
+                (app, key, normalize_app_webhook(webhook, receipt(&app.name)))
             }
         };
-        self.0.key_uses[&app.name][key].inc();
-        for fault in &event.faults {
-            self.0.metrics.faults.with_label_values(&[fault.reason()]).inc();
-        }
-        let action = match posted {
-            Posted::Webhook { .. } => event.action.map_or(UNLISTED, |action| action.name),
-            Posted::AppWebhook { .. } => APP_WEBHOOK,
-        };
-        let retry_key = event.retry_key;
-        Ok(Made { action, record: route(event, &app.routing, traceparent), retry_key })
+        key.count_use();
+        event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
+        let action = event.action_label;
+        Ok(Accepted { action, records: route(event, &app.routing, traceparent).into_iter().collect() })
     }
 
-    /// Publishes what is new; a retry of what is durable, or a copy of what is under way, gets the first one's outcome. Nearly
-    /// always that is the brokers' ack, and no task or memory is spent on the rest before it is needed.
-    async fn publish_once(&self, made: Made, times: Times<'_>) -> Outcome {
-        let Times { received, deadline, alarm } = times;
-        let Made { action, record: Some(record), retry_key } = made else {
-            self.0.metrics.event(made.action, Fate::Dropped);
-            return Outcome::Dropped;
-        };
-        let claim = match self.claim(retry_key, received, deadline).await {
-            Ok(claim) => claim,
-            Err(outcome) => return outcome,
-        };
-        if !self.is_direct(&record) {
-            let account = Account { action, claim, began: std::time::Instant::now() };
-            return self.detour(record, account, Tried::Not, deadline).await;
+    /// Begins to make a webhook's records durable; the outcome is there by `deadline`.
+    ///
+    /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
+    /// the caller waits or not: a client that hangs up cancels no publish.
+    pub fn deliver(&self, Accepted { action, records }: Accepted, held: Held, deadline: Instant) -> InFlight {
+        if records.is_empty() {
+            self.0.metrics.event(action, Outcome::Dropped, Duration::ZERO);
         }
-        let report = self.0.publisher.publish(record);
-        let began = report.since();
-        let account = Some(Account { action, claim, began });
-        let until = self.patience(began.into(), deadline);
-        let mut flight = Flight { relay: self, account, report, deadline };
-        let tried = reported(&mut flight.report, alarm.at(until)).await;
-        if tried == Tried::Late && self.0.spool.is_none() {
-            return Outcome::Unavailable("deadline"); // the flight goes on
-        }
-        let Some(account) = flight.account.take() else { unreachable!("it is there until here") };
-        if tried == Tried::Acked {
-            return self.settled(account, Outcome::Published, flight.report.came());
-        }
-        self.detour(flight.report.record(), account, tried, deadline).await
+        let held = Arc::new(held);
+        let begin = |record| self.clone().begin(record, Arc::clone(&held), deadline);
+        InFlight { deliveries: records.into_iter().map(begin).collect(), deadline }
     }
 
-    /// A claim on the event, where it can be told from others; else the outcome that the first of its deliveries has had.
-    async fn claim(
-        &self,
-        retry_key: Option<RetryKey>,
-        received: Instant,
-        deadline: Instant,
-    ) -> Result<Option<Claim>, Outcome> {
-        let Some(key) = retry_key else { return Ok(None) };
-        loop {
-            match self.0.window.look(key, received.into_std()) {
-                Seen::New(claim) => return Ok(Some(claim)),
-                Seen::Unwatched => return Ok(None),
-                Seen::Durable => {
-                    self.0.metrics.retries.with_label_values(&["dropped"]).inc();
-                    return Err(Outcome::Published);
-                }
-                Seen::UnderWay(copy) => {
-                    self.0.metrics.retries.with_label_values(&["joined"]).inc();
-                    match Box::pin(tokio::time::timeout_at(deadline, copy.outcome())).await {
-                        Ok(Some(settled)) => return Err(settled.into()),
-                        Ok(None) => {}
-                        Err(_) => return Err(Outcome::Unavailable("deadline")),
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a record goes to the brokers, not through the spool, and need not wait for its lane.
-    fn is_direct(&self, record: &Record) -> bool {
-        self.0
-            .spool
-            .as_ref()
-            .is_none_or(|spool| !self.is_hopeless(spool) && spool.way_now(&record.topic) == Some(Way::Direct))
-    }
-
-    /// While nothing reaches the brokers, nobody has to find it out for himself.
-    fn is_hopeless(&self, spool: &Spool) -> bool {
-        self.0.publisher.is_away() && self.0.metrics.spool_accepting.get() == 1 && !spool.is_stalled()
-    }
-
-    /// Until when a report is waited for, before another way is looked for.
-    fn patience(&self, now: Instant, deadline: Instant) -> Instant {
-        if self.0.spool.is_none() {
-            return deadline;
-        }
-        let left = deadline.saturating_duration_since(now);
-        now + self.0.publisher.report_deadline().min(left.saturating_sub(FSYNC_RESERVE.min(left / 4)))
-    }
-
-    /// The rest of the way, where the brokers' ack is not all. It goes on without the caller.
-    fn detour(
-        &self,
-        record: Record,
-        account: Account,
-        tried: Tried,
-        deadline: Instant,
-    ) -> impl Future<Output = Outcome> {
-        let followed = Followed::new(self.clone().settle(record, account, tried, deadline));
-        Box::pin(async move {
-            tokio::time::timeout_at(deadline, followed).await.unwrap_or(Outcome::Unavailable("deadline"))
+    fn begin(self, prepared: PreparedRecord, held: Arc<Held>, deadline: Instant) -> Detached<Outcome> {
+        let PreparedRecord { action, record, retry_key } = prepared;
+        let began = Instant::now();
+        let start = self.start(record, retry_key, &held);
+        Detached::new(async move {
+            let outcome = self.finish(start, retry_key, &held, deadline).await;
+            self.0.metrics.event(action, outcome, began.elapsed());
+            tracing::debug!(action, ?outcome, "webhook handled");
+            outcome
         })
     }
 
-    async fn settle(self, record: Record, account: Account, tried: Tried, deadline: Instant) -> Outcome {
-        let outcome = match &self.0.spool {
-            Some(spool) => self.through_the_spool(spool, record, tried, deadline).await,
-            None => self.without_the_spool(record, tried, deadline).await,
+    /// Looks whether the record is new, and hands it to the brokers where nothing of its topic is in the spool.
+    fn start(&self, record: Record, retry_key: Option<RetryKey>, held: &Arc<Held>) -> Start {
+        let claim = match retry_key.map(|key| self.0.dedup.check(key)) {
+            Some(Check::Durable) => {
+                self.0.metrics.retry("dropped");
+                return Start::Durable;
+            }
+            Some(Check::InFlight(first)) => {
+                self.0.metrics.retry("joined");
+                return Start::Copy(first, record);
+            }
+            Some(Check::New(claim)) => Some(claim),
+            Some(Check::Untracked) | None => None,
         };
-        self.settled(account, outcome, None)
+        let backend = &self.0.backend;
+        if backend.skips_kafka() || backend.way(&record.topic) != Some(Way::Direct) {
+            return Start::Spool(record, claim);
+        }
+        Start::Publish(backend.publish(record, Arc::clone(held)), claim)
     }
 
-    /// Counts what became of the event, and tells its retries.
-    fn settled(&self, account: Account, outcome: Outcome, at: Option<std::time::Instant>) -> Outcome {
-        let now = at.unwrap_or_else(std::time::Instant::now);
-        let (fate, settled) = match &outcome {
-            Outcome::Spooled => (Fate::Spooled, Ok(())),
-            Outcome::Parked => (Fate::Parked, Ok(())),
-            Outcome::Unavailable(reason) => (Fate::Unavailable, Err(*reason)),
-            Outcome::Published | Outcome::Dropped | Outcome::Rejected(_) => (Fate::Published, Ok(())),
+    async fn finish(&self, start: Start, key: Option<RetryKey>, held: &Arc<Held>, deadline: Instant) -> Outcome {
+        let mut start = start;
+        let (outcome, claim) = loop {
+            match start {
+                Start::Durable => return Outcome::Duplicate,
+                Start::Copy(first, record) => match first.outcome().await {
+                    Some(Ok(())) => return Outcome::Duplicate,
+                    Some(Err(reason)) => return Outcome::Unavailable(reason),
+                    None => start = self.start(record, key, held),
+                },
+                Start::Publish(report, claim) => break (self.follow(report, held, deadline).await, claim),
+                Start::Spool(record, claim) => break (self.spool(record, held, deadline).await, claim),
+            }
         };
-        self.0.metrics.event(account.action, fate);
-        self.0.metrics.durable(fate, now.saturating_duration_since(account.began));
-        if let Some(claim) = account.claim {
-            claim.settle(settled, now);
+        if let Some(claim) = claim {
+            claim.settle(match outcome {
+                Outcome::Unavailable(reason) => Err(reason),
+                _ => Ok(()),
+            });
         }
         outcome
     }
 
-    /// There is no other way than the brokers: what got lost between them and the client is handed over again.
-    async fn without_the_spool(&self, record: Record, mut tried: Tried, deadline: Instant) -> Outcome {
-        while let Tried::Failed(failure) = tried
-            && failure.is_lost()
-            && Instant::now() < deadline
-        {
-            let until = Instant::now() + self.0.publisher.report_deadline_max();
-            tried = reported(&mut self.0.publisher.publish(record.clone()), sleep_until(until)).await;
-        }
-        match tried {
-            Tried::Acked => Outcome::Published,
-            Tried::Failed(failure) if failure.remedy == Remedy::Park => self.lay_down(record, failure).await,
-            Tried::Failed(_) if self.0.shutdown.giving_up.is_cancelled() => Outcome::Unavailable("shutting_down"),
-            Tried::Failed(failure) => Outcome::Unavailable(failure.reason()),
-            Tried::Not | Tried::Late => Outcome::Unavailable(Failure::gone().reason()),
+    /// Waits for the brokers' ack, and finds another way for a record that has none.
+    async fn follow(&self, mut report: Report, held: &Arc<Held>, deadline: Instant) -> Outcome {
+        let backend = &self.0.backend;
+        loop {
+            let until = report_wait_until(Instant::now(), deadline, backend.report_timeout(), backend.has_spool());
+            let failure = match timeout_at(until, &mut report).await {
+                Ok(Ok(())) => return Outcome::Published,
+                Ok(Err(failure)) => Some(failure),
+                Err(_) => None,
+            };
+            // Its request may have reached the brokers or not: without a spool it is handed over once more.
+            if !backend.has_spool() && failure.is_some_and(|failure| failure.is_lost()) && Instant::now() < deadline {
+                report = backend.publish(report.record(), Arc::clone(held));
+                continue;
+            }
+            return self.without_ack(report.record(), failure).await;
         }
     }
 
-    /// An fsync; or still the brokers' ack, where the record's lane turns direct meanwhile.
-    async fn through_the_spool(&self, spool: &Spool, record: Record, tried: Tried, deadline: Instant) -> Outcome {
-        let tried = match tried {
-            Tried::Not if !self.is_hopeless(spool) && spool.way(&record.topic).await == Way::Direct => {
-                let mut report = self.0.publisher.publish(record.clone());
-                reported(&mut report, sleep_until(self.patience(Instant::now(), deadline))).await
+    /// A record that the brokers have not acked, for this reason or for none yet.
+    async fn without_ack(&self, record: Record, failure: Option<Failure>) -> Outcome {
+        let backend = &self.0.backend;
+        let refused = failure.filter(|failure| failure.is_refused()).map(|_| record.clone());
+        let reason = if backend.has_spool() {
+            match backend.spool(record).await {
+                Ok(()) => return Outcome::Spooled, // where it was refused, the replay tries it alone
+                Err(reason) => reason,
             }
-            tried => tried,
-        };
-        let refused = match tried {
-            Tried::Acked => return Outcome::Published,
-            // Perhaps another record of its batch is to blame: the replay sends it by itself.
-            Tried::Failed(failure) if failure.remedy == Remedy::Park => Some((failure, record.clone())),
-            Tried::Failed(_) | Tried::Not | Tried::Late => None,
-        };
-        let ticket = spool.ticket(&record.topic);
-        let unspooled = match spool.append(ticket, record).await {
-            Ok(Ok(())) => return Outcome::Spooled,
-            Ok(Err(refused)) => refused.reason(),
-            Err(_) => "spool_failed",
+        } else if self.0.shutdown.giving_up.is_cancelled() {
+            Unavailable::ShuttingDown
+        } else {
+            failure.map_or(Unavailable::Kafka, |failure| failure.reason())
         };
         match refused {
-            Some((failure, record)) => self.lay_down(record, failure).await,
-            None => Outcome::Unavailable(unspooled),
+            Some(record) => backend.resolve(record).await,
+            None => Outcome::Unavailable(reason),
         }
     }
 
-    /// What is still with the brokers is given up: whoever waits for it has another way, or none. Goes on until it is dropped.
-    pub async fn give_up(self) {
-        loop {
-            let relay = self.clone();
-            let _ = tokio::task::spawn_blocking(move || relay.publisher().give_up()).await; // the runtime ends with us
-            tokio::time::sleep(Duration::from_millis(50)).await;
+    /// Behind what its topic has in the spool; or straight to the brokers, where the topic's last records are acked in a moment.
+    async fn spool(&self, record: Record, held: &Arc<Held>, deadline: Instant) -> Outcome {
+        let backend = &self.0.backend;
+        if !backend.skips_kafka() && backend.settled_way(&record.topic).await == Way::Direct {
+            return self.follow(backend.publish(record, Arc::clone(held)), held, deadline).await;
         }
-    }
-
-    async fn lay_down(&self, record: Record, failure: Failure) -> Outcome {
-        match self.0.dead_letters.lay_down(Entry::new(record), failure, None).await {
-            Ok(()) => Outcome::Parked,
-            Err(reason) => Outcome::Unavailable(reason),
-        }
-    }
-
-    fn rejected(&self, posted: Posted<'_>, rejection: Rejection) -> Outcome {
-        self.0.metrics.rejected.with_label_values(&[rejection.reason()]).inc();
-        if let Some(unlogged) = self.0.rejections.pass() {
-            // The name in the path is a stranger's word until it is one of ours.
-            let app = match posted {
-                Posted::Webhook { app } => self.0.policy.apps.get(app).map_or("unknown", |app| &app.name),
-                Posted::AppWebhook { .. } => "app-webhooks",
-            };
-            tracing::warn!(app, reason = rejection.reason(), unlogged, "webhook refused");
-        }
-        Outcome::Rejected(rejection)
+        self.without_ack(record, None).await
     }
 }
 
-/// What is left of the response deadline for the disk, when the brokers have had their time; a quarter of it at most.
-const FSYNC_RESERVE: Duration = Duration::from_secs(1);
-
-/// What has to be said of an event when its way has ended, and to whom.
-struct Account {
-    action: &'static str,
-    claim: Option<Claim>,
-    /// When it was verified.
-    began: std::time::Instant,
+/// Where a delivery begins.
+enum Start {
+    /// The same event is durable.
+    Durable,
+    /// The same event is in flight.
+    Copy(FirstOutcome, Record),
+    /// The record was handed over to the brokers.
+    Publish(Report, Option<Claim>),
+    /// Its topic has something in the spool, or Kafka is away.
+    Spool(Record, Option<Claim>),
 }
 
-/// What has come of the direct way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tried {
-    /// It was not open.
-    Not,
-    Acked,
-    Failed(Failure),
-    /// No report came in time.
-    Late,
-}
-
-async fn reported(report: &mut Report, late: impl Future<Output = ()>) -> Tried {
-    tokio::select! {
-        biased;
-        reported = report => reported.map_or_else(Tried::Failed, |()| Tried::Acked),
-        () = late => Tried::Late,
-    }
-}
-
-/// An event that was handed over to the brokers. Dropped with its account, it is followed to its end by a task of its own.
-struct Flight<'r> {
-    relay: &'r Relay,
-    account: Option<Account>,
-    report: Report,
+/// The deliveries of a webhook's records: all that can be is handed over. Dropped, they go on.
+pub struct InFlight {
+    deliveries: Vec<Detached<Outcome>>,
     deadline: Instant,
 }
 
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        if let (Some(account), Ok(runtime)) = (self.account.take(), tokio::runtime::Handle::try_current()) {
-            let (relay, mut report, deadline) = (self.relay.clone(), self.report.clone(), self.deadline);
-            // Nobody waits for it any more: its report may take as long as one can.
-            let until = Instant::now() + relay.publisher().report_deadline_max();
-            runtime.spawn(async move {
-                let tried = reported(&mut report, sleep_until(until)).await;
-                relay.settle(report.record(), account, tried, deadline).await
-            });
+impl InFlight {
+    /// One outcome for all; a success only when all are durable.
+    pub async fn outcome(self) -> Outcome {
+        let mut outcome = Outcome::Dropped;
+        for delivery in self.deliveries {
+            let late = Outcome::Unavailable(Unavailable::Deadline);
+            let next = timeout_at(self.deadline, delivery).await.unwrap_or(late);
+            if !matches!(outcome, Outcome::Unavailable(_)) {
+                outcome = next;
+            }
         }
+        outcome
     }
 }
 
-/// A future that goes on without its caller: dropped before its end, as a client's is who has hung up, it becomes a task of
-/// its own. The event is made durable and counted, and its retries learn of it, though nobody waits any more.
-struct Followed<F: Future<Output = Outcome> + Send + 'static>(Option<Pin<Box<F>>>);
+/// What is left of the response deadline for the disk when the brokers have had their time; a quarter of what is left at most.
+const SPOOL_RESERVE: Duration = Duration::from_secs(1);
 
-impl<F: Future<Output = Outcome> + Send + 'static> Followed<F> {
-    fn new(future: F) -> Self {
-        Self(Some(Box::pin(future)))
+/// Until when a report is awaited before another way is looked for. Without a spool there is none: the report may take as long as one
+/// can, though the sender has its answer by the deadline.
+fn report_wait_until(now: Instant, deadline: Instant, report_timeout: Duration, has_spool: bool) -> Instant {
+    if !has_spool {
+        return now + report_timeout + LAST_REPORT;
     }
+    let left = deadline.saturating_duration_since(now);
+    now + report_timeout.min(left.saturating_sub(SPOOL_RESERVE.min(left / 4)))
 }
 
-impl<F: Future<Output = Outcome> + Send + 'static> Future for Followed<F> {
-    type Output = Outcome;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
-        let Some(future) = &mut self.0 else { return Poll::Pending }; // it has ended
-        let outcome = std::task::ready!(future.as_mut().poll(context));
-        self.0 = None;
-        Poll::Ready(outcome)
-    }
-}
-
-impl<F: Future<Output = Outcome> + Send + 'static> Drop for Followed<F> {
-    fn drop(&mut self) {
-        if let (Some(future), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(future);
-        }
-    }
-}
+/// A report that is later than its timeout and this will not come any more: its producer was replaced, and has ended without it.
+const LAST_REPORT: Duration = Duration::from_secs(10);

@@ -1,10 +1,8 @@
-//! Spool → Kafka until it is empty, a task a lane. Order is kept by key: of one key, one record is under way at a time, so
+//! Spool → Kafka until it is empty, a task a lane. Order is kept by key: of one key, one record is in flight at a time, so
 //! that whatever fails, nothing of its key has overtaken it; different keys go side by side.
 //!
-//! While a lane is in trouble, a single record asks now and then whether it has passed. A broker refuses a batch whole, for
-//! the sake of one record in it, or because it is too large altogether: those that were refused are sent again one by one,
-//! and only what is refused then is a dead letter. When nothing is left but what is on
-//! its way, the lane's gate is closed for a moment: new events wait until the last ack, and then go direct again.
+//! While a lane backs off, a single record asks now and then whether its topic takes events again. When nothing is left but what is in
+//! flight, the lane's gate is closed for a moment: new events wait until the last ack, and then go direct again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,19 +15,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dead_letter::DeadLetters;
+use crate::dead_letter::{DeadLetters, Unresolved};
 use crate::event::Record;
 use crate::publish::{Failure, Remedy};
+use crate::shutdown::Shutdown;
 use crate::spool::entry::CORRUPTED;
 use crate::spool::{Broken, Entry, Numbered, Parked, Signals, Spool};
 
 /// The part of `[spool]` that is about replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Records of a lane under way at once, and their bytes.
+    /// Records of a lane in flight at once, and their bytes.
     pub records_max: usize,
     pub bytes_max: usize,
-    /// Between two tries of a lane in trouble; it doubles from the first to the second.
+    /// Between two tries of a lane that backs off; it doubles from the first to the second.
     pub retry_min: Duration,
     pub retry_max: Duration,
 }
@@ -37,14 +36,19 @@ pub struct Config {
 /// So few records must be left before a lane's gate is closed: they are acked within moments.
 const CLOSE_AT: u64 = 512;
 
-/// Replays every lane that has something, until `stop`; what is under way then is waited for.
-pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: CancellationToken) {
+/// Replays every lane that has something, until `stop`; what is in flight then is waited for. A lane's task that panics ends the
+/// process: else its events would wait and never be published.
+pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, shutdown: Shutdown, stop: CancellationToken) {
     let lanes = TaskTracker::new();
     while !stop.is_cancelled() {
         let idle = spool.lanes(|lanes| lanes.take_idle());
         for (topic, signals) in idle {
             let lane = Lane::new(config, topic, signals, spool.clone(), dead_letters.clone());
-            lanes.spawn(lane.run(stop.clone()));
+            let (vital, stop) = (shutdown.vital("replay"), stop.clone());
+            lanes.spawn(async move {
+                lane.run(stop).await;
+                vital.done();
+            });
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -55,14 +59,8 @@ pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, stop: 
     lanes.wait().await;
 }
 
-/// What became of an attempt.
-enum Fate {
-    /// The brokers, or the dead letters, have it.
-    Settled,
-    /// The brokers refuse it, or another record of its batch.
-    Refused,
-    Failed(Failure),
-}
+/// What became of an attempt: the brokers, or the dead letters, have the record; or why not, where Kafka is to blame.
+type Attempt = Result<(), Option<Failure>>;
 
 /// One lane's replay.
 struct Lane {
@@ -74,29 +72,24 @@ struct Lane {
     /// What was read and is not settled, by number.
     held: BTreeMap<u64, (Arc<Entry>, usize)>,
     held_bytes: usize,
-    /// The numbers of each key, the oldest first: only that one is ready or under way.
+    /// The numbers of each key, the oldest first: only that one is ready or in flight.
     of_key: HashMap<String, VecDeque<u64>>,
     ready: BTreeSet<u64>,
-    under_way: FuturesUnordered<BoxFuture<'static, (u64, Fate)>>,
-    /// Records up to this number are sent one by one: some of them were refused.
-    alone_through: u64,
-    /// What is under way was sent so: nothing joins it, for it may share its batch.
-    is_alone: bool,
+    in_flight: FuturesUnordered<BoxFuture<'static, (u64, Attempt)>>,
     /// The first number that was not read.
     next: u64,
     is_at_end: bool,
     /// From the beginning until a first ack, and after each failure.
-    trouble: Option<Trouble>,
+    backoff: Option<Backoff>,
 }
 
-/// A lane of which it is not known that it can publish.
-struct Trouble {
+/// The pause of a lane of which it is not known that its topic takes events.
+struct Backoff {
     again_at: Instant,
     delay: Duration,
     since: Instant,
     failure: Option<Failure>,
-    /// It stands in the log.
-    is_told: bool,
+    is_logged: bool,
 }
 
 impl Lane {
@@ -111,17 +104,15 @@ impl Lane {
             held_bytes: 0,
             of_key: HashMap::new(),
             ready: BTreeSet::new(),
-            under_way: FuturesUnordered::new(),
-            alone_through: 0,
-            is_alone: false,
+            in_flight: FuturesUnordered::new(),
             next: 0,
             is_at_end: false,
-            trouble: Some(Trouble {
+            backoff: Some(Backoff {
                 again_at: Instant::now(),
                 delay: config.retry_min,
                 since: Instant::now(),
                 failure: None,
-                is_told: false,
+                is_logged: false,
             }),
         }
     }
@@ -140,16 +131,16 @@ impl Lane {
                 return;
             }
             if stop.is_cancelled() {
-                while self.under_way.next().await.is_some() {}
+                while self.in_flight.next().await.is_some() {}
                 return;
             }
             self.read().await;
             self.send();
             self.close_the_gate();
-            let again_at = self.trouble.as_ref().map(|trouble| trouble.again_at);
-            let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.under_way.is_empty();
+            let again_at = self.backoff.as_ref().map(|backoff| backoff.again_at);
+            let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.in_flight.is_empty();
             tokio::select! {
-                Some((number, fate)) = self.under_way.next(), if !self.under_way.is_empty() => self.settled(number, fate),
+                Some((number, attempt)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settled(number, attempt),
                 () = self.signals.more.notified() => self.is_at_end = false,
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if is_waiting => {}
@@ -157,13 +148,13 @@ impl Lane {
         }
     }
 
-    /// How many records may be held: one while there is trouble.
+    /// How many records may be held: one while the lane backs off.
     const fn records_max(&self) -> usize {
-        if self.trouble.is_some() { 1 } else { self.config.records_max }
+        if self.backoff.is_some() { 1 } else { self.config.records_max }
     }
 
     async fn read(&mut self) {
-        let is_time = self.trouble.as_ref().is_none_or(|trouble| trouble.again_at <= Instant::now());
+        let is_time = self.backoff.as_ref().is_none_or(|backoff| backoff.again_at <= Instant::now());
         let free = self.records_max().saturating_sub(self.held.len());
         // A page at a time, not a record at a time.
         let is_low = self.held.len() <= self.records_max() / 2 && self.held_bytes <= self.config.bytes_max / 2;
@@ -177,9 +168,9 @@ impl Lane {
             Ok(Ok(page)) => page,
             Ok(Err(error)) => {
                 tracing::warn!(topic = &*self.topic, %error, "the spool cannot be read at the moment");
-                return self.in_trouble(None);
+                return self.back_off(None);
             }
-            Err(_) => return self.in_trouble(None), // the runtime is going away
+            Err(_) => return self.back_off(None), // the runtime is going away
         };
         self.is_at_end = page.is_empty();
         for Numbered { number, entry, bytes } in page {
@@ -187,7 +178,7 @@ impl Lane {
                 Ok(entry) => self.hold(number, entry, bytes),
                 Err(Broken { why, raw }) => {
                     if !self.set_aside(number, why.to_string(), raw).await {
-                        return self.in_trouble(None);
+                        return self.back_off(None);
                     }
                 }
             }
@@ -205,66 +196,56 @@ impl Lane {
         self.held_bytes += bytes;
     }
 
-    /// Bytes that are no entry any more: kept for a person, out of the lane's way.
+    /// Bytes that are no entry any more are kept as a dead letter on the disk, out of the lane's way.
     async fn set_aside(&mut self, number: u64, error: String, value: Vec<u8>) -> bool {
         tracing::error!(
             topic = &*self.topic,
             number,
             error,
-            "an entry of the spool cannot be read: it is parked as it is"
+            "an entry of the spool cannot be read: its bytes are kept as a dead letter"
         );
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
         let at_ms = jiff::Timestamp::now().as_millisecond();
         let parked = Some(Parked { reason: CORRUPTED.to_owned(), error, at_ms });
         let entry = Entry { parked, ..Entry::new(record) };
-        let is_parked = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await == Ok(Ok(()));
-        if is_parked {
+        let is_kept = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await == Ok(Ok(()));
+        if is_kept {
             self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
         }
-        is_parked
+        is_kept
     }
 
-    /// Sends what is ready; in trouble one record, when it is time for it.
+    /// Sends what is ready; while the lane backs off one record, when it is time for it.
     fn send(&mut self) {
-        if self.trouble.as_ref().is_some_and(|trouble| trouble.again_at > Instant::now()) {
+        if self.backoff.as_ref().is_some_and(|backoff| backoff.again_at > Instant::now() || !self.in_flight.is_empty())
+        {
             return;
         }
-        let was_refused = self.ready.first().is_some_and(|number| *number <= self.alone_through);
-        let is_alone = was_refused || self.trouble.is_some();
-        if (is_alone || self.is_alone) && !self.under_way.is_empty() {
-            return;
-        }
-        self.is_alone = is_alone;
-        let most = if is_alone { 1 } else { usize::MAX };
+        let most = if self.backoff.is_some() { 1 } else { usize::MAX };
         for _ in 0..most.min(self.ready.len()) {
             let Some(number) = self.ready.pop_first() else { return };
             let Some((entry, _)) = self.held.get(&number) else { continue };
             let (entry, topic, dead_letters) = (Arc::clone(entry), Arc::clone(&self.topic), self.dead_letters.clone());
             let spool = self.spool.clone();
-            self.under_way.push(Box::pin(async move {
-                (number, attempt(&spool, &dead_letters, topic, number, entry, was_refused).await)
-            }));
+            self.in_flight
+                .push(Box::pin(async move { (number, attempt(&spool, &dead_letters, topic, number, entry).await) }));
         }
     }
 
-    fn settled(&mut self, number: u64, fate: Fate) {
-        match fate {
-            Fate::Settled => {
-                if let Some(trouble) = self.trouble.take() {
-                    if trouble.is_told {
-                        tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+    fn settled(&mut self, number: u64, attempt: Attempt) {
+        match attempt {
+            Ok(()) => {
+                if let Some(backoff) = self.backoff.take() {
+                    if backoff.is_logged {
+                        tracing::info!(topic = &*self.topic, after = ?backoff.since.elapsed(), "the topic takes events again");
                     }
                     self.is_at_end = false;
                 }
                 self.release(number);
             }
-            Fate::Refused => {
+            Err(failure) => {
                 self.ready.insert(number);
-                self.alone_through = self.alone_through.max(number);
-            }
-            Fate::Failed(failure) => {
-                self.ready.insert(number);
-                self.in_trouble(Some(failure));
+                self.back_off(failure);
             }
         }
     }
@@ -281,31 +262,32 @@ impl Lane {
         }
     }
 
-    fn in_trouble(&mut self, failure: Option<Failure>) {
+    fn back_off(&mut self, failure: Option<Failure>) {
         let now = Instant::now();
-        let former = self.trouble.take();
-        // Of those that were under way together, the last one counts.
+        let former = self.backoff.take();
+        // Of those that were in flight together, the last one counts.
         let delay = match &former {
-            Some(former) if self.under_way.is_empty() => (former.delay * 2).min(self.config.retry_max),
+            Some(former) if self.in_flight.is_empty() => (former.delay * 2).min(self.config.retry_max),
             Some(former) => former.delay,
             None => self.config.retry_min,
         };
         let known = former.as_ref().and_then(|former| former.failure).map(|failure| failure.code);
         let news = failure.filter(|failure| known != Some(failure.code));
-        let is_told = news.is_some_and(|failure| self.tell(failure));
-        let (since, was_told) = former.map_or((now, false), |former| (former.since, former.is_told));
-        self.trouble = Some(Trouble { again_at: now + delay, delay, since, failure, is_told: is_told || was_told });
+        let is_logged = news.is_some_and(|failure| self.log(failure));
+        let (since, was_logged) = former.map_or((now, false), |former| (former.since, former.is_logged));
+        self.backoff =
+            Some(Backoff { again_at: now + delay, delay, since, failure, is_logged: is_logged || was_logged });
         self.spool.lanes(|lanes| lanes.keep_spooling(&self.topic));
-        if self.under_way.is_empty() {
+        if self.in_flight.is_empty() {
             self.forget();
         }
     }
 
-    /// Logs a topic's own trouble; that of all topics is told once, by others.
-    fn tell(&self, failure: Failure) -> bool {
+    /// Logs why a topic takes no events, where that is its own matter: what all have in common is logged once, by others.
+    fn log(&self, failure: Failure) -> bool {
         let (topic, code) = (&*self.topic, failure.code);
-        if failure.remedy == Remedy::Mend {
-            tracing::error!(topic, ?code, "the topic takes no events until somebody mends it: they wait in the spool");
+        if matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
+            tracing::error!(topic, ?code, "the topic takes no events until someone fixes it: they wait in the spool");
             return true;
         }
         let is_own = !self.dead_letters.publisher.is_away();
@@ -323,40 +305,36 @@ impl Lane {
         (self.held_bytes, self.next, self.is_at_end) = (0, 0, false);
     }
 
-    /// When all is read and on its way, and the brokers take it, who comes now waits for the last ack.
+    /// When all is read and in flight, and the brokers take it, new events wait for the last ack.
     fn close_the_gate(&self) {
-        if self.trouble.is_none() && self.is_at_end && self.held.len() as u64 <= CLOSE_AT {
+        if self.backoff.is_none() && self.is_at_end && self.held.len() as u64 <= CLOSE_AT {
             self.spool.lanes(|lanes| lanes.close(&self.topic));
         }
     }
 }
 
-/// Publishes a record, or lays it down where its topic will never take it: it was refused before, and is now sent alone.
+/// Publishes a record; one that is refused is resolved.
 async fn attempt(
     spool: &Spool,
     dead_letters: &DeadLetters,
     topic: Arc<str>,
     number: u64,
     entry: Arc<Entry>,
-    was_refused: bool,
-) -> Fate {
-    let failure = match dead_letters.publisher.published(entry.record.clone()).await {
+) -> Attempt {
+    match dead_letters.publisher.published(entry.record.clone()).await {
         Ok(()) => {
             spool.acked(&topic, number);
             dead_letters.metrics.replayed.inc();
-            return Fate::Settled;
+            Ok(())
         }
-        Err(failure) => failure,
-    };
-    if failure.remedy != Remedy::Park {
-        return Fate::Failed(failure);
-    }
-    if !was_refused {
-        return Fate::Refused;
-    }
-    match dead_letters.lay_down(Arc::unwrap_or_clone(entry), failure, Some((topic, number))).await {
-        Ok(()) => Fate::Settled,
-        Err(_) => Fate::Failed(Failure::gone()),
+        Err(failure) if failure.is_refused() => {
+            match dead_letters.resolve(Arc::unwrap_or_clone(entry), Some((topic, number))).await {
+                Ok(_) => Ok(()),
+                Err(Unresolved::Kafka(failure)) => Err(Some(failure)),
+                Err(Unresolved::Spool(_)) => Err(None), // the spool has logged why
+            }
+        }
+        Err(failure) => Err(Some(failure)),
     }
 }
 

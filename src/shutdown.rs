@@ -1,70 +1,61 @@
-//! The way to the end: a signal, a time in which requests are still taken, a time for those under way, and then the end.
+//! The way to the end: a signal, or a thread that has ended; a time in which requests are still accepted; a time for those in flight.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Three moments, in this order. Everybody who must stop holds a clone and waits for the one that concerns him.
+use crate::telemetry;
+
+/// Three moments, in this order; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     /// Readiness is off, and each connection closes with its next answer.
     pub draining: CancellationToken,
     /// No new connections and no new requests.
     pub closing: CancellationToken,
-    /// Who still waits for Kafka gives up and answers.
+    /// What still waits for Kafka gives up and answers.
     pub giving_up: CancellationToken,
-    passed: Arc<CachePadded<Passed>>,
+    failure: Arc<Failure>,
 }
 
-/// The moments that have come, for those who ask with every request: the tokens take a lock to answer. Apart from all else in
-/// memory, so that nobody's writing next to it makes them wait.
+/// Why the process has to end though it was not asked to.
 #[derive(Debug, Default)]
-struct Passed {
-    draining: AtomicBool,
-    closing: AtomicBool,
+struct Failure {
+    reason: OnceLock<String>,
+    is_known: CancellationToken,
 }
 
 impl Shutdown {
-    /// Whether `draining` has come.
+    /// A guard for the thread or task of this name, without which the daemon cannot go on.
+    pub fn vital(&self, name: &'static str) -> Vital {
+        Vital { name, shutdown: self.clone(), is_done: false }
+    }
+
+    /// Waits until a vital thread has ended before the stop began; the reason to end the process.
+    pub async fn failed(&self) -> String {
+        self.failure.is_known.cancelled().await;
+        self.failure().unwrap_or_default()
+    }
+
+    /// The reason to end the process, if there is one.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.reason.get().cloned()
+    }
+
     pub fn is_draining(&self) -> bool {
-        self.passed.draining.load(Ordering::Relaxed)
+        self.draining.is_cancelled()
     }
 
-    /// Waits for `closing`. Polled again by the task that polled it first, and by no other, it takes no lock, as the token's own
-    /// future does: a connection's task polls it with everything that happens to the connection.
-    pub async fn closed(&self) {
-        let mut cancelled = pin!(self.closing.cancelled());
-        let mut is_registered = false;
-        let wait = poll_fn(|context| {
-            if self.passed.closing.load(Ordering::Relaxed) {
-                Poll::Ready(())
-            } else if is_registered {
-                Poll::Pending
-            } else {
-                is_registered = true;
-                cancelled.as_mut().poll(context)
-            }
-        });
-        wait.await;
-    }
-
-    /// Passes through the moments; `idle` says that nothing is under way any more. Returns when all is over.
+    /// Passes through the moments; `idle` resolves when no request is in flight any more.
     pub async fn run(&self, delay: Duration, timeout: Duration, idle: impl Future<Output = ()>) {
-        self.passed.draining.store(true, Ordering::Relaxed);
         self.draining.cancel();
         tokio::time::sleep(delay).await;
-        self.passed.closing.store(true, Ordering::Relaxed);
         self.closing.cancel();
         tokio::pin!(idle);
         if tokio::time::timeout(timeout, &mut idle).await.is_err() {
-            tracing::warn!(after = ?timeout, "requests under way at the end of drain_timeout are answered 503");
+            tracing::warn!(after = ?timeout, "requests in flight at the end of drain_timeout are answered 503");
             self.giving_up.cancel();
             // Those who give up have nothing left to wait for but their sockets.
             let _ = tokio::time::timeout(Duration::from_secs(1), idle).await;
@@ -72,8 +63,38 @@ impl Shutdown {
     }
 }
 
-/// Waits for SIGTERM or SIGINT and answers its name. A second one of either ends the process at once, with 128 plus its
-/// number, as a shell would report it.
+/// Held by a thread or a task that the daemon cannot do without. Where it is dropped before the stop has begun, as it is by a panic,
+/// [`Shutdown::failed`] reports it.
+#[must_use = "dropped, it reports that its thread has ended"]
+#[derive(Debug)]
+pub struct Vital {
+    name: &'static str,
+    shutdown: Shutdown,
+    is_done: bool,
+}
+
+impl Vital {
+    /// The thread ends as it should: it is needed no longer.
+    pub fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if !self.is_done && !self.shutdown.is_draining() {
+            let failure = &self.shutdown.failure;
+            let _ = failure.reason.set(format!("the {} thread has ended", self.name)); // the first reason stays
+            failure.is_known.cancel();
+        }
+    }
+}
+
+/// Signals within this time are one: some supervisors signal the process and then its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
+
+/// Waits for SIGTERM or SIGINT and answers its name. A second one of either ends the process at once, with 128 plus its number, as a
+/// shell would report it.
 ///
 /// # Errors
 /// When the handlers cannot be installed: the system is out of resources.
@@ -89,9 +110,15 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
     Ok(async move {
         let (first, _) = next().await;
         tokio::spawn(async move {
-            let (second, number) = next().await;
-            tracing::error!(signal = second, "a second signal: ending at once, without waiting for requests under way");
-            crate::telemetry::flush();
+            let since = Instant::now();
+            let (second, number) = loop {
+                let signal = next().await;
+                if since.elapsed() >= ONE_SIGNAL {
+                    break signal;
+                }
+            };
+            tracing::error!(signal = second, "a second signal: ending at once, without waiting for requests in flight");
+            telemetry::flush();
             std::process::exit(128 + number);
         });
         first
@@ -100,18 +127,34 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_for_the_closing_is_woken_by_it() {
+    async fn a_vital_thread_that_panics_or_returns_is_reported_by_its_name() {
+        for work in [(|| panic!("as a test wants it")) as fn(), || ()] {
+            let shutdown = Shutdown::default();
+            let [first, second] = ["reports", "spool"].map(|name| shutdown.vital(name));
+            let thread = std::thread::spawn(move || {
+                let _vital = first;
+                work();
+            });
+            assert_eq!(shutdown.failed().await, "the reports thread has ended");
+            let _ = thread.join(); // it may have panicked
+            drop(second);
+            assert_eq!(shutdown.failure().as_deref(), Some("the reports thread has ended"), "the first reason stays");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_vital_thread_that_is_done_or_ends_after_the_stop_began_is_no_failure() {
         let shutdown = Shutdown::default();
-        let waiting = tokio::spawn({
-            let shutdown = shutdown.clone();
-            async move { shutdown.closed().await }
-        });
-        let idle = async { waiting.await.expect("woken") };
-        shutdown.run(Duration::ZERO, Duration::from_secs(10), idle).await;
-        assert!(!shutdown.giving_up.is_cancelled(), "the one who waited was under way until then");
-        shutdown.closed().await; // and who comes later
+        shutdown.vital("reports").done();
+        assert_eq!(shutdown.failed().now_or_never(), None);
+        let last = shutdown.vital("spool");
+        shutdown.run(Duration::ZERO, Duration::ZERO, async {}).await;
+        drop(last);
+        assert_eq!(shutdown.failed().now_or_never(), None);
     }
 }

@@ -61,7 +61,9 @@ pub fn start(config: &Config) {
     }
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
-        let message = panic.payload_as_str().unwrap_or("no text");
+        let text = panic.payload();
+        let message =
+            text.downcast_ref::<&str>().copied().or_else(|| text.downcast_ref::<String>().map(String::as_str));
         let location = panic.location().map(ToString::to_string);
         tracing::error!(
             message,

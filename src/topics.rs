@@ -32,8 +32,8 @@ pub enum Trouble {
         "the topic {topic} takes records of {max} bytes, and the relay may send {needed}; raise its max.message.bytes or lower server.body_bytes_max"
     )]
     TooSmall { topic: String, max: u64, needed: u64 },
-    #[error("the Kafka client cannot be built: {0}; look at kafka.properties")]
-    Client(KafkaError),
+    #[error("kafka.properties: {0}")]
+    Client(#[from] publish::Unusable),
 }
 
 impl Trouble {
@@ -69,7 +69,7 @@ impl Topics {
         let mut client = kafka.client();
         client.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical); // each trouble comes back as an error, too
         Ok(Self {
-            client: client.create().map_err(Trouble::Client)?,
+            client: client.create().map_err(publish::Unusable::from)?,
             brokers: kafka.brokers.clone(),
             names,
             config,

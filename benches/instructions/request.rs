@@ -1,10 +1,10 @@
-//! The case `request`: the shipped program under callgrind, from a request's first byte to its answer's last.
+//! The case `request`: the release build under callgrind, from a request's first byte to its answer's last.
 //!
 //! Only the relay runs under callgrind: sender and brokers (librdkafka's mock cluster) are this process. It has one worker
-//! thread, and one request at a time is sent, over the connections in turn, so that the threads have little to race for.
+//! thread, and one request at a time is sent, over the connections in turn, so that its threads seldom wait for each other.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -25,16 +25,16 @@ const ACTIONS: [&str; 5] =
     ["incoming_event", "incoming_chat", "chat_deactivated", "events_marked_as_seen", "thread_tagged"];
 const CONNECTIONS: usize = 4;
 const SECRET_KEY: &str = "key-of-the-guard";
-/// For one answer, though callgrind makes the relay fifty times slower, and others may load the machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For one answer. callgrind makes the relay fifty times slower, and others may load the machine.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What of the relay is counted for so many requests, its start and its end included.
 pub fn count(events: usize) -> Counts {
     let brokers = brokers();
     let relay = Relay::start(&brokers.bootstrap_servers());
-    let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| Connection::open(relay.webhooks)).collect();
+    let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| connect(&relay.webhooks)).collect();
     for (n, request) in requests(events).enumerate() {
-        connections[n % CONNECTIONS].send(&request);
+        exchange(&mut connections[n % CONNECTIONS], &request);
     }
     drop(connections);
     Counts::sum(&relay.stop().into_iter().map(counted).collect::<Vec<_>>())
@@ -70,7 +70,8 @@ fn requests(events: usize) -> impl Iterator<Item = String> {
 
 struct Relay {
     process: Child,
-    webhooks: SocketAddr,
+    /// Its address.
+    webhooks: String,
     callgrind: Callgrind,
 }
 
@@ -81,11 +82,13 @@ impl Relay {
         command.arg("serve").env("TOKIO_WORKER_THREADS", "1").envs(settings(brokers));
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("valgrind");
         let mut log = BufReader::new(process.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
-        let mut said = String::new();
-        let started =
-            log.by_ref().inspect(|line| said = format!("{said}\n{line}")).find_map(|line| taking_webhooks(&line));
-        let webhooks = started.unwrap_or_else(|| panic!("the relay did not start:{said}"));
-        std::thread::spawn(move || log.for_each(drop)); // else it would wait for a reader one day
+        let mut lines = String::new();
+        let webhooks = log.by_ref().inspect(|line| lines = format!("{lines}\n{line}")).find_map(|line| {
+            let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+            Some(line["webhooks"].as_str()?.to_owned())
+        });
+        let webhooks = webhooks.unwrap_or_else(|| panic!("the relay did not start:{lines}"));
+        std::thread::spawn(move || log.for_each(drop)); // a full pipe would stop the relay
         Self { process, webhooks, callgrind }
     }
 
@@ -106,11 +109,11 @@ impl Drop for Relay {
     }
 }
 
-/// The defaults, but for the addresses, and for what the clock would begin meanwhile.
+/// The defaults, but for the addresses, and for what would time out or be done at intervals meanwhile.
 fn settings(brokers: &str) -> impl Iterator<Item = (String, String)> {
     let set = [
         ("KAFKA__BROKERS", brokers),
-        ("KAFKA__START_TIMEOUT", "500ms"), // the mock does not tell topic settings, and is asked in vain
+        ("KAFKA__START_TIMEOUT", "500ms"), // the mock cluster never answers what is asked about topics at the start
         ("KAFKA__PUBLISH_DEADLINE", "30s"),
         ("KAFKA__PROBE_INTERVAL", "300s"),
         ("SERVER__LISTEN", "127.0.0.1:0"),
@@ -125,32 +128,22 @@ fn settings(brokers: &str) -> impl Iterator<Item = (String, String)> {
     set.map(|(name, value)| (format!("LIVECHAT_RELAY__{name}"), value.to_owned())).into_iter()
 }
 
-/// The address in the line of the log that tells it.
-fn taking_webhooks(line: &str) -> Option<SocketAddr> {
-    let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    line["webhooks"].as_str()?.parse().ok()
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the relay listens");
+    stream.set_nodelay(true).expect("a socket");
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).expect("a socket");
+    stream
 }
 
-struct Connection(TcpStream);
-
-impl Connection {
-    fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the relay listens");
-        stream.set_nodelay(true).expect("a socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        Self(stream)
+/// Sends a request in one piece, and reads its answer, which has to be 200 without a body.
+fn exchange(connection: &mut TcpStream, request: &str) {
+    connection.write_all(request.as_bytes()).expect("the relay reads");
+    let (mut bytes, mut length) = ([0; 1024], 0);
+    while !bytes[..length].ends_with(b"\r\n\r\n") {
+        let read = connection.read(&mut bytes[length..]).expect("the relay answers in time");
+        assert!(read > 0, "the relay has closed the connection");
+        length += read;
     }
-
-    /// Sends a request in one piece, and awaits its answer, which has to be 200 without a body.
-    fn send(&mut self, request: &str) {
-        self.0.write_all(request.as_bytes()).expect("the relay reads");
-        let (mut bytes, mut length) = ([0; 1024], 0);
-        while !bytes[..length].ends_with(b"\r\n\r\n") {
-            let read = self.0.read(&mut bytes[length..]).expect("the relay answers in time");
-            assert!(read > 0, "the relay has closed the connection");
-            length += read;
-        }
-        let head = String::from_utf8_lossy(&bytes[..length]);
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
-    }
+    let head = String::from_utf8_lossy(&bytes[..length]);
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::counts::{Counts, callgrind};
 
-/// One run: where its counts lie until it is dropped.
+/// One run: where its counts are until it is dropped.
 pub struct Callgrind(tempfile::TempDir);
 
 impl Callgrind {
@@ -34,16 +34,10 @@ impl Callgrind {
     }
 }
 
-/// Valgrind's name and version.
-///
-/// # Errors
-/// When there is none; the text says what to do.
-pub fn version() -> Result<String, String> {
-    said("valgrind").map_err(|error| format!("valgrind cannot be run: {error}; run: scripts/ensure.sh valgrind"))
-}
-
-/// What a program says to `--version`, in one line.
-pub fn said(program: &str) -> Result<String, String> {
-    let output = Command::new(program).arg("--version").output().map_err(|error| error.to_string())?;
+/// Name and version of a tool, as it prints them.
+pub fn version(tool: &str) -> Result<String, String> {
+    let output = Command::new(tool).arg("--version").output();
+    let output = output
+        .map_err(|error| format!("{tool} cannot be run: {error}; scripts/ensure.sh valgrind installs valgrind"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }

@@ -1,211 +1,163 @@
-//! Floor and relay in turn, at several numbers of connections: a table of medians, and of the ratios of neighbouring runs. Runs are
+//! `make bench`: at each number of connections the fastest floor of several lingers, and the relay in turn with it. Runs are
 //! short and many: what an event costs on a shared machine moves by a fifth from one half second to the next.
 
-use serde::{Deserialize, Serialize};
+use crate::figures::{Quartiles, Report, thousands};
+use crate::load::Job;
+use crate::rig::{Brokers, Cluster, Server, Settings, turns};
+use crate::webhooks::Webhooks;
 
-use crate::load::Report;
-use crate::rig::{Brokers, Cluster, Relay, Server, turns};
+/// The floor is tried with each, in milliseconds.
+const LINGERS: [u32; 4] = [0, 1, 2, 5];
+/// Turns of each of these; more would choose no better than the noise allows.
+const TRIALS: usize = 6;
+/// CPU time per event: the relay's over that of the best floor.
+const GOAL: f64 = 1.25;
+/// Where the goal holds.
+const GOAL_CONNECTIONS: [usize; 2] = [64, 256];
 
-/// What a busy account sends most, on five topics.
-pub const ACTIONS: &str = "incoming_event,incoming_chat,chat_deactivated,events_marked_as_seen,thread_tagged";
-
-/// The best that was found for the floor, where a lone sender's latency is of no account.
-const BEST: [&str; 1] = ["linger.ms=1"];
-
-const PROGRAMS: [&str; 3] = ["floor", "relay", "floor*"];
+/// In the order of the table.
+const FIGURES: [fn(&Report) -> f64; 4] = [|r| r.per_second, |r| r.p50_ms, |r| r.p99_ms, |r| r.cpu_micros];
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Pairs of runs, floor and relay in turn; a third of them below 64 connections
-    #[arg(long, default_value_t = 45)]
-    pairs: usize,
-    /// Events of a run; a quarter of them below 64 connections, a tenth for one
+    /// Only against these brokers
+    #[arg(long, value_delimiter = ',', default_value = "kafka,mock")]
+    only: Vec<Brokers>,
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256,512")]
+    connections: Vec<usize>,
+    /// Turns of the best floor and of the relay; half of them below 64 connections
+    #[arg(long, default_value_t = 30)]
+    rounds: usize,
+    /// Events of a turn; a quarter of them below 64 connections, a fiftieth for one
     #[arg(long, default_value_t = 10_000)]
     events: usize,
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64,512")]
-    connections: Vec<usize>,
-    #[arg(long, value_delimiter = ',', default_value = "kafka,mock")]
-    brokers: Vec<Brokers>,
-    /// More of the relay's configuration, in TOML
-    #[arg(long, default_value = "")]
-    relay: String,
-    /// Print JSON instead of tables
-    #[arg(long)]
-    json: bool,
+    /// Settings of the relay, as NAME=VALUE,NAME=VALUE; given again, another relay takes turns with the others
+    #[arg(long, value_name = "SETTINGS")]
+    relay: Vec<Settings>,
 }
 
-/// One program's runs at one number of connections.
-#[derive(Serialize)]
+/// What was measured at one number of connections.
+struct Comparison {
+    connections: usize,
+    /// CPU time per event of each floor that was tried, in µs.
+    trials: [f64; LINGERS.len()],
+    /// The best floor first, then the relays.
+    rows: Vec<Row>,
+}
+
 struct Row {
-    program: &'static str,
-    #[serde(flatten)]
+    name: String,
     median: Report,
     /// After the last run.
     rss_mb: f64,
-}
-
-/// A relay's figure over its neighbour's.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-pub struct Ratio {
-    pub median: f64,
-    pub least: f64,
-    pub most: f64,
-}
-
-#[derive(Serialize)]
-struct Ratios {
-    per_second: Ratio,
-    p50: Ratio,
-    p99: Ratio,
-    cpu: Ratio,
-    /// By how much the relay's p50 is above the floor's, in ms.
-    p50_above_ms: f64,
-}
-
-#[derive(Serialize)]
-struct Comparison {
-    brokers: Brokers,
-    connections: usize,
-    pairs: usize,
-    events: usize,
-    rows: Vec<Row>,
-    relay_to_floor: Ratios,
+    /// To the neighbouring run of the best floor, in the order of the table.
+    ratios: [Quartiles; 4],
 }
 
 pub fn run(arguments: &Arguments) {
-    let mut comparisons = Vec::new();
-    for &brokers in &arguments.brokers {
+    for &brokers in &arguments.only {
         let cluster = Cluster::start(brokers);
         if brokers == Brokers::Kafka {
             warm_up(&cluster);
         }
-        if !arguments.json {
-            title(arguments, brokers);
-        }
+        print_head(arguments, brokers);
+        let mut comparisons = Vec::new();
         for &connections in &arguments.connections {
-            let comparison = compare(arguments, brokers, &cluster, connections);
-            if !arguments.json {
-                comparison.print();
-            }
+            let comparison = compare(arguments, &cluster, connections);
+            comparison.print();
             comparisons.push(comparison);
         }
-    }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&comparisons).expect("numbers are JSON"));
+        print_trials(&comparisons);
     }
 }
 
-/// A broker that has just been started compiles its code while it runs, on the same cores, and anew when records come that are not
-/// like the first ones. So it gets both kinds for some seconds.
+/// A broker that has just been started compiles its code while it runs, on the same cores, and again when records come that
+/// are not like the first ones. So it gets both kinds for some seconds.
 fn warm_up(cluster: &Cluster) {
-    let servers = [Server::floor(cluster, &[]), Server::relay(&Relay::new(cluster))];
-    for seed in ["1", "2"] {
-        for server in &servers {
-            server.load(&["--connections", "512", "--events", "60000", "--seed", seed, "--actions", ACTIONS]);
-        }
-    }
+    let servers = [Server::floor(cluster, 0), Server::relay(&cluster.bootstrap, &Settings::default())];
+    let job = Job::of_events(512, 60_000, Webhooks::usual(1));
+    turns(&servers.each_ref(), &Job { rounds: 2, ..job });
 }
 
-fn compare(arguments: &Arguments, brokers: Brokers, cluster: &Cluster, connections: usize) -> Comparison {
-    let (pairs, events) = match connections {
-        1 => (arguments.pairs.div_ceil(3), arguments.events / 10),
-        2..64 => (arguments.pairs.div_ceil(3), arguments.events / 4),
-        _ => (arguments.pairs, arguments.events),
+fn compare(arguments: &Arguments, cluster: &Cluster, connections: usize) -> Comparison {
+    let (rounds, events) = match connections {
+        1 => (arguments.rounds.div_ceil(2), arguments.events / 50),
+        2..64 => (arguments.rounds.div_ceil(2), arguments.events / 4),
+        _ => (arguments.rounds, arguments.events),
     };
-    let servers = [
-        Server::floor(cluster, &[]),
-        Server::relay(&Relay { more: &arguments.relay, ..Relay::new(cluster) }),
-        Server::floor(cluster, &BEST),
-    ];
-    let numbers = [connections, events, 2 * events, pairs].map(|number| number.to_string());
-    let [connections_each, of_a_turn, warm, rounds] = numbers.each_ref().map(String::as_str);
-    let options = ["--connections", connections_each, "--events", of_a_turn, "--warm", warm, "--rounds", rounds];
-    let runs = turns(&servers.each_ref(), &[&options[..], &["--seed", "1000", "--actions", ACTIONS]].concat());
-    let [floor, relay, _] = &runs[..] else { unreachable!("there are three servers") };
-    let ratio = |figure: fn(&Report) -> f64| Ratio::of(floor, relay, figure);
-    let above = floor.iter().zip(relay).map(|(floor, relay)| relay.p50_ms - floor.p50_ms).collect();
-    Comparison {
-        brokers,
-        connections,
-        pairs,
-        events,
-        relay_to_floor: Ratios {
-            per_second: ratio(|r| r.per_second),
-            p50: ratio(|r| r.p50_ms),
-            p99: ratio(|r| r.p99_ms),
-            cpu: ratio(|r| r.cpu_micros),
-            p50_above_ms: median(above),
-        },
-        rows: PROGRAMS
-            .iter()
-            .zip(servers.iter().zip(&runs))
-            .map(|(&program, (server, runs))| Row { program, median: Report::median(runs), rss_mb: server.rss_mb() })
-            .collect(),
-    }
+    // A server that has just been started takes a fifth more than later, so each has as much as two turns before.
+    let job =
+        |rounds, seed| Job { rounds, warm: 2 * events, ..Job::of_events(connections, events, Webhooks::usual(seed)) };
+    let settings = if arguments.relay.is_empty() { &[Settings::default()][..] } else { &arguments.relay };
+    let relays: Vec<Server> = settings.iter().map(|settings| Server::relay(&cluster.bootstrap, settings)).collect();
+    let floors = LINGERS.map(|linger_ms| Server::floor(cluster, linger_ms));
+    let trials = turns(&floors.each_ref(), &job(TRIALS, 1000));
+    let trials: [f64; LINGERS.len()] = std::array::from_fn(|floor| Report::median(&trials[floor]).cpu_micros);
+    let best = (0..LINGERS.len()).min_by(|&a, &b| trials[a].total_cmp(&trials[b])).expect("there are four");
+    let floor = floors.into_iter().nth(best).expect("the best of them"); // the others end here
+    let servers: Vec<&Server> = std::iter::once(&floor).chain(&relays).collect();
+    let runs = turns(&servers, &job(rounds, 2000));
+    let names = settings.iter().map(|settings| format!("relay {settings}").trim_end().to_owned());
+    let names = std::iter::once(format!("floor, linger {} ms", LINGERS[best])).chain(names);
+    let rows = names.zip(&servers).zip(&runs).map(|((name, server), of_it)| {
+        let ratios = FIGURES.map(|figure| Quartiles::of_ratios(of_it, &runs[0], figure));
+        Row { name, median: Report::median(of_it), rss_mb: server.rss_mb(), ratios }
+    });
+    Comparison { connections, trials, rows: rows.collect() }
 }
 
-impl Report {
-    /// The median of each figure.
-    pub fn median(runs: &[Self]) -> Self {
-        Self::each(runs, median)
-    }
-
-    /// One figure out of those of all runs, for each.
-    pub fn each(runs: &[Self], choose: impl Fn(Vec<f64>) -> f64) -> Self {
-        let of = |figure: fn(&Self) -> f64| choose(runs.iter().map(figure).collect());
-        Self {
-            per_second: of(|r| r.per_second),
-            p50_ms: of(|r| r.p50_ms),
-            p99_ms: of(|r| r.p99_ms),
-            cpu_micros: of(|r| r.cpu_micros),
-        }
-    }
-}
-
-impl Ratio {
-    pub fn of(floor: &[Report], relay: &[Report], figure: fn(&Report) -> f64) -> Self {
-        let ratios: Vec<f64> = floor.iter().zip(relay).map(|(floor, relay)| figure(relay) / figure(floor)).collect();
-        let (least, most) = ratios.iter().fold((f64::MAX, 0.0_f64), |(l, m), &r| (l.min(r), m.max(r)));
-        Self { median: median(ratios), least, most }
-    }
-}
-
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
-}
-
-fn title(arguments: &Arguments, brokers: Brokers) {
+fn print_head(arguments: &Arguments, brokers: Brokers) {
     let which = match brokers {
-        Brokers::Kafka => "A real Apache Kafka, one node",
-        Brokers::Mock => "librdkafka's mock cluster",
+        Brokers::Kafka => "On a real Apache Kafka, one node",
+        Brokers::Mock => "On librdkafka's mock cluster",
     };
+    let (rounds, events) = (arguments.rounds, thousands(arguments.events as f64));
     println!(
-        "{which}. Medians of {} runs of {} events (below 64 connections: a third of the runs, and a\n\
-         quarter of the events; 1: a tenth), floor and relay in turn. Ratios of neighbouring runs: median (least to\n\
-         most). floor*: the floor with {}, every fourth time. RSS: after all runs.\n",
-        arguments.pairs,
-        arguments.events,
-        BEST.join(", ")
+        "**{which}.** Medians of {rounds} runs of {events} events (below 64 connections half the runs of a quarter of the events, for \
+         one a fiftieth). Ratios are those of neighbouring runs, relay to floor: the median, and the middle half.\n"
     );
-    println!(
-        "{:>5}  {:<7} {:>18} {:>18} {:>18} {:>18} {:>8}",
-        "conns", "", "events/s", "p50 ms", "p99 ms", "CPU µs/event", "RSS MB"
-    );
+    print_row(["connections", "", "events/s", "p50 ms", "p99 ms", "CPU µs/event", "RSS MB", "goal"].map(str::to_owned));
+    println!("|--:|---|--:|--:|--:|--:|--:|---|");
+}
+
+fn print_row([connections, name, figures @ .., goal]: [String; 8]) {
+    let figures: String = figures.iter().map(|figure| format!(" {figure:>19} |")).collect();
+    println!("| {connections:>11} | {name:<20} |{figures} {goal} |");
 }
 
 impl Comparison {
     fn print(&self) {
-        for Row { program, median: m, rss_mb } in &self.rows {
-            println!(
-                "{:>5}  {program:<7} {:>18.0} {:>18.2} {:>18.2} {:>18.1} {rss_mb:>8.1}",
-                self.connections, m.per_second, m.p50_ms, m.p99_ms, m.cpu_micros
-            );
+        for (number, row) in self.rows.iter().enumerate() {
+            let Row { name, median: m, rss_mb, .. } = row;
+            let connections = if number == 0 { self.connections.to_string() } else { String::new() };
+            let [per_second, cpu, rss] =
+                [format!("{:.0}", m.per_second), format!("{:.1}", m.cpu_micros), format!("{rss_mb:.1}")];
+            let [p50, p99] = [m.p50_ms, m.p99_ms].map(|ms| format!("{ms:.2}"));
+            print_row([connections, name.clone(), per_second, p50, p99, cpu, rss, String::new()]);
+            if number > 0 {
+                self.print_ratios(&row.ratios);
+            }
         }
-        let text = |ratio: Ratio| format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.least, ratio.most);
-        let Ratios { per_second, p50, p99, cpu, .. } = &self.relay_to_floor;
-        let [per_second, p50, p99, cpu] = [per_second, p50, p99, cpu].map(|ratio| text(*ratio));
-        println!("{:>5}  {:<7} {per_second:>18} {p50:>18} {p99:>18} {cpu:>18}\n", self.connections, "ratio");
     }
+
+    fn print_ratios(&self, ratios: &[Quartiles; 4]) {
+        let [per_second, p50, p99, cpu] = ratios.map(|quartiles| quartiles.to_string());
+        let goal = match (GOAL_CONNECTIONS.contains(&self.connections), ratios[3].median <= GOAL) {
+            (true, true) => format!("CPU ≤ {GOAL}: met"),
+            (true, false) => format!("CPU ≤ {GOAL}: missed"),
+            (false, _) => String::new(),
+        };
+        print_row([String::new(), "ratio".to_owned(), per_second, p50, p99, cpu, String::new(), goal]);
+    }
+}
+
+/// How the floor's linger was chosen.
+fn print_trials(comparisons: &[Comparison]) {
+    println!("\nCPU µs/event of the floor by linger, medians of {TRIALS} runs; the least is the best floor above.\n");
+    println!("| connections |{}", LINGERS.map(|linger| format!(" {linger} ms |")).concat());
+    println!("|--:|{}", "--:|".repeat(LINGERS.len()));
+    for Comparison { connections, trials, .. } in comparisons {
+        println!("| {connections} |{}", trials.map(|cpu| format!(" {cpu:.1} |")).concat());
+    }
+    println!();
 }

@@ -14,7 +14,7 @@ use livechat_relay::config::Config;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::value::RawValue;
 
-use crate::rig::SECRET_KEY;
+use crate::webhooks::{SECRET_KEY, floor_topic};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -22,14 +22,9 @@ pub struct Arguments {
     brokers: String,
     #[arg(long)]
     port: u16,
-    /// A property of librdkafka that differs from the relay's
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
-}
-
-/// The floor's topic of an action.
-pub fn topic(action: &str) -> String {
-    format!("floor.{action}")
+    /// How long records wait in the producer for others of their batch, in milliseconds
+    #[arg(long)]
+    linger: u32,
 }
 
 /// As `incoming_chat` has it.
@@ -44,16 +39,15 @@ pub fn run(arguments: &Arguments) {
 }
 
 async fn serve(arguments: &Arguments) {
-    // The relay's own settings, so that they cancel out.
+    // The relay's own settings but for the linger, so that they cancel out.
     let brokers = ("LIVECHAT_RELAY__KAFKA__BROKERS".to_owned(), arguments.brokers.clone());
     let (kafka, _) = Config::load_kafka(None, [brokers]).expect("the relay's defaults");
     let mut settings = kafka.producer();
-    for (name, value) in arguments.set.iter().filter_map(|set| set.split_once('=')) {
-        settings.set(name, value);
-    }
+    settings.set("linger.ms", arguments.linger.to_string());
     let producer: Arc<FutureProducer> = Arc::new(settings.create().expect("a producer"));
-    let address = (std::net::Ipv4Addr::LOCALHOST, arguments.port).into();
-    let listener = livechat_relay::http::listen(address, 4096).expect("a port"); // else hundreds that come at once wait for seconds
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind((std::net::Ipv4Addr::LOCALHOST, arguments.port).into()).expect("a free port");
+    let listener = socket.listen(4096).expect("a socket"); // hundreds connect at once, and wait for seconds where it is full
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         let _ = stream.set_nodelay(true);
@@ -80,7 +74,7 @@ async fn publish(producer: &FutureProducer, body: &[u8]) -> Option<()> {
     if members.get("secret_key").map(text)? != SECRET_KEY {
         return None;
     }
-    let topic = topic(&members.get("action").map(text)?);
+    let topic = floor_topic(&members.get("action").map(text)?);
     let payload: BTreeMap<&str, &RawValue> = serde_json::from_str(members.get("payload")?.get()).ok()?;
     let chat = || serde_json::from_str::<Chat<'_>>(payload.get("chat")?.get()).ok();
     let key = payload.get("chat_id").map(text).or_else(|| Some(chat()?.id.to_owned())).unwrap_or_default();

@@ -1,18 +1,30 @@
-//! `make bench`: the whole relay against the floor, the smallest program that does the same job, in alternation.
-//! `make bench-plots`: how the relay's cost grows with each thing that can be large.
+//! `make bench`: the relay against the floor, the smallest program that does the same job, in alternation.
+//! `make bench-growth`: how the cost of an event grows with each thing that can be large.
 //!
-//! Sender, Kafka and server share this machine, so only CPU time per event and ratios of neighbouring runs mean anything.
+//! Sender, brokers and server share one machine, so only CPU time per event and ratios of neighbouring runs mean anything.
 //! This program is also each of the processes that it needs: the floor, the sender, and the mock cluster.
+//!
+//! ```text
+//! main                     the command line
+//!   compare   growth       what is measured, and printed as tables
+//!             footprint
+//!   rig                    starts and ends the processes, reads their memory
+//!   load   floor   mock    each is a process of its own: the sender, the floor, the mock cluster
+//!   webhooks               what is sent, and to which topics
+//!   figures                medians, quartiles, ratios
+//! ```
+//!
+//! A module imports only from lines below its own.
 
-mod backlog;
 mod compare;
+mod figures;
 mod floor;
 mod footprint;
 mod growth;
 mod load;
-mod page;
-mod plot;
+mod mock;
 mod rig;
+mod webhooks;
 
 use clap::{Parser, Subcommand};
 
@@ -30,18 +42,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// How cost grows with bodies, connections, topics, apps, keys, replicas and the spool's backlog; and the footprint
+    /// How cost grows with bodies, connections, topics and the spool's backlog; and the footprint
     Growth(growth::Arguments),
     /// Be the floor program
     #[command(hide = true)]
     Floor(floor::Arguments),
-    /// Be the sender, and report as JSON
+    /// Be the sender: a job in JSON; print the reports as JSON
     #[command(hide = true)]
-    Load(load::Arguments),
-    /// Be the sender to servers in turn, and report as JSON
-    #[command(hide = true)]
-    Turns(load::Turns),
-    /// Be a sender that waits: open connections, end with standard input
+    Load { job: String },
+    /// Be a sender that keeps idle connections open until standard input ends
     #[command(hide = true)]
     Idle(load::Idle),
     /// Be a mock cluster: print its address, end with standard input
@@ -54,10 +63,9 @@ fn main() {
     match arguments.command {
         Some(Command::Growth(arguments)) => growth::run(&arguments),
         Some(Command::Floor(arguments)) => floor::run(&arguments),
-        Some(Command::Load(arguments)) => load::run(&arguments),
-        Some(Command::Turns(arguments)) => load::turns(&arguments),
+        Some(Command::Load { job }) => load::run(&job),
         Some(Command::Idle(arguments)) => load::idle(&arguments),
-        Some(Command::Mock) => rig::mock(),
+        Some(Command::Mock) => mock::run(),
         None => compare::run(&arguments.compare),
     }
 }

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::{Failure, Source, print};
 use crate::config::{self, Config};
+use crate::event::Key;
 use crate::publish::Publisher;
+use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable, store};
 use crate::topics::{Topics, Trouble};
 
@@ -69,13 +71,13 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     findings
         .push(Finding::new("configuration", Ok(format!("complete; webhooks on {}", config.server.listener.listen))));
     for app in apps {
-        let keys: Vec<_> = app.keyring.names().collect();
+        let keys: Vec<_> = app.keyring.keys().map(Key::name).collect();
         findings.push(Finding::new("app", Ok(format!("{}: secret keys {}", app.name, keys.join(", ")))));
     }
     findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));
     let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
     let names = config.policy.topics();
-    let built = Publisher::new(config.kafka.clone(), metrics).map(drop).map_err(Trouble::Client);
+    let built = Publisher::new(config.kafka.clone(), metrics, Shutdown::default()).map(drop).map_err(Trouble::from);
     let topics = built.and_then(|()| Topics::new(names, config.topics.clone(), &config.kafka));
     let topics = match topics {
         Ok(topics) => topics,

@@ -1,12 +1,12 @@
 //! `dead-letters`: the records that their topic will never take as they are, and what to do about them.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anstream::{eprintln, println};
 use clap::Subcommand;
 
 use super::access::{Access, Where};
+use super::print::JsonLines;
 use super::spool::{progress, writer};
 use super::{Failure, print};
 use crate::desk::{Ask, Item, Page, Status};
@@ -111,10 +111,11 @@ async fn list(place: &Where, limit: u64, json: bool) -> Result<(), Failure> {
 
 fn line(item: &Item, json: bool) -> Result<(), Failure> {
     if json {
-        println!("{}", serde_json::to_string(item).map_err(Failure::failed)?);
-        return Ok(());
+        let mut out = JsonLines::to_stdout();
+        return out.write(item).and_then(|()| out.flush()).map_err(Failure::failed);
     }
-    let Item { number, accepted, topic, key, bytes, .. } = item;
+    let Item { number, accepted, bytes, .. } = item;
+    let (topic, key) = (print::visible(&item.topic), print::visible(&item.key));
     let (reason, error) = (item.reason.as_deref().unwrap_or_default(), item.error.as_deref().unwrap_or_default());
     println!("{number:>10}  {:<24} {topic:<40} {key:<24} {bytes:>8}  {reason} ({error})", format!("{accepted:.3}"));
     Ok(())
@@ -139,15 +140,15 @@ async fn show(place: &Where, number: u64, json: bool) -> Result<(), Failure> {
     let row = |name: &str, text: &str| println!("{}{name:<10}{:#} {text}", print::DIM, print::DIM);
     row("number", &item.number.to_string());
     row("topic", &item.topic);
-    row("key", &item.key);
+    row("key", &print::visible(&item.key));
     row("accepted", &item.accepted.to_string());
     row("parked", &item.parked.map(|at| at.to_string()).unwrap_or_default());
     row("reason", item.reason.as_deref().unwrap_or_default());
     row("error", item.error.as_deref().unwrap_or_default());
     row("bytes", &item.bytes.to_string());
-    item.headers.iter().for_each(|(name, value)| row("header", &format!("{name}: {value}")));
+    item.headers.iter().for_each(|(name, value)| row("header", &print::visible(&format!("{name}: {value}"))));
     match (&item.value, &item.value_hex) {
-        (Some(value), _) => println!("{}", value.get()),
+        (Some(value), _) => JsonLines::to_stdout().write(value).map_err(Failure::failed)?,
         (None, hex) => row("hex", hex.as_deref().unwrap_or_default()),
     }
     Ok(())
@@ -161,8 +162,7 @@ async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
     let written = access
         .each(u64::MAX, true, dead_letters, |item| {
             bar.inc(1);
-            serde_json::to_writer(&mut file, &item).map_err(Failure::failed)?;
-            file.write_all(b"\n").map_err(Failure::failed)
+            file.write(&item).map_err(Failure::failed)
         })
         .await?;
     file.flush().map_err(Failure::failed)?;

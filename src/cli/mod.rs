@@ -144,21 +144,13 @@ fn complain(failure: &Failure) {
 }
 
 /// Each connection is an open file, and each file of the spool, and the usual limit is 1,024: the soft limit goes up to what is
-/// needed, as far as the hard one lets it.
-fn raise_open_files(needed: u64) {
+/// needed, as far as the hard one lets it. How many of the files that are needed cannot be had.
+fn raise_open_files(needed: u64) -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let needed = needed + 256;
     let limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= needed) {
-        return;
-    }
+    let Some(current) = limit.current.filter(|current| *current < needed) else { return 0 };
     let raised = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
     let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
-    if set.is_err() || raised < needed {
-        tracing::warn!(
-            limit = raised,
-            needed,
-            "too few open files for server.connections_max, and spool.bytes_max in files of spool.segment_bytes; raise the hard limit (LimitNOFILE=)"
-        );
-    }
+    needed - if set.is_ok() { raised } else { current }
 }

@@ -1,6 +1,8 @@
-//! How an event looks to a person: one line, or the JSON as it is on Kafka.
+//! How an event looks to a person: one line, or the JSON as it is on Kafka. What a stranger has written is shown, and never acts on the
+//! terminal.
 
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write};
 
 use anstyle::{AnsiColor, Color, Style};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
@@ -11,6 +13,61 @@ pub const GOOD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor:
 pub const DIM: Style = Style::new().dimmed();
 const TOPIC: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Cyan)));
 const KEY: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
+
+/// Characters that a terminal acts on instead of showing them: controls, and what turns the direction of writing.
+fn is_active(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text for a terminal.
+pub fn visible(text: &str) -> String {
+    text.replace(is_active, "\u{fffd}")
+}
+
+/// JSON, a line each: for programs byte for byte, and on a terminal with escapes for what it would act on, which is the same JSON.
+pub struct JsonLines {
+    out: Box<dyn Write>,
+    is_terminal: bool,
+}
+
+impl JsonLines {
+    pub fn to_stdout() -> Self {
+        let stdout = io::stdout();
+        Self { is_terminal: stdout.is_terminal(), out: Box::new(io::BufWriter::new(stdout)) }
+    }
+
+    pub fn to_file(file: std::fs::File) -> Self {
+        Self { out: Box::new(io::BufWriter::new(file)), is_terminal: false }
+    }
+
+    /// # Errors
+    /// The system's, as where the reader has gone.
+    pub fn write(&mut self, item: &impl serde::Serialize) -> io::Result<()> {
+        let json = serde_json::to_string(item)?;
+        let json = if self.is_terminal { escaped(&json) } else { json };
+        writeln!(self.out, "{json}")
+    }
+
+    /// # Errors
+    /// As [`JsonLines::write`].
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// Outside of its strings JSON has no such characters but white space.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_active(c) && !matches!(c, '\t' | '\n' | '\r') {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
 
 /// An event as it was found on Kafka, in either mode.
 #[derive(Debug, serde::Serialize)]
@@ -50,10 +107,10 @@ impl Found {
 
     /// When, where, about what, and the beginning of what was said.
     pub fn line(&self) -> String {
-        let time = self.attribute("recordedtime").and_then(|t| t.get(11..23)).unwrap_or_default();
-        let subject = self.attribute("subject").or(self.attribute("source")).unwrap_or_default();
+        let time = visible(self.attribute("recordedtime").and_then(|t| t.get(11..23)).unwrap_or_default());
+        let subject = visible(self.attribute("subject").or(self.attribute("source")).unwrap_or_default());
         let place = format!("{}/{}", self.partition, self.offset);
-        let (topic, subject) = (&self.topic, clipped(subject, 40));
+        let (topic, subject) = (&self.topic, clipped(&subject, 40));
         let excerpt = excerpt(self.data.get());
         format!(
             "{DIM}{time}{DIM:#}  {TOPIC}{topic:<40}{TOPIC:#} {DIM}{place:<7}{DIM:#} {KEY}{subject:<40}{KEY:#} {DIM}{excerpt}{DIM:#}"
@@ -84,12 +141,28 @@ fn excerpt(data: &str) -> String {
     let data: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
     let payload = &data["payload"];
     let text = payload["event"]["text"].as_str().map_or_else(|| payload.to_string(), |text| format!("“{text}”"));
-    clipped(&text.replace(char::is_control, " "), 56)
+    clipped(&visible(&text.replace(['\n', '\r', '\t'], " ")), 56)
 }
 
 fn clipped(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_acts_on_is_shown_and_in_json_it_is_the_same_text() {
+        let hostile = "a\u{1b}[2J\u{9b}31m\u{9d}0;x\u{7}\u{7f}\u{202e}txt\u{2066}é🚀";
+        let shown = visible(hostile);
+        assert!(!shown.contains(is_active) && shown.contains("txt") && shown.contains("é🚀"), "{shown:?}");
+        let json = serde_json::to_string(&[hostile]).expect("JSON");
+        let escaped = escaped(&json);
+        assert!(!escaped.contains(is_active), "{escaped:?}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&escaped).expect("JSON"), [hostile]);
     }
 }

@@ -1,6 +1,6 @@
 //! `spool`: what waits for Kafka, while the relay runs and while it does not.
 
-use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Where};
+use super::print::JsonLines;
 use super::{Failure, print};
 use crate::config::{Config, DEAD_LETTER};
 use crate::dead_letter::DeadLetters;
 use crate::desk::{Ask, Item, Status};
 use crate::publish::Publisher;
 use crate::replay;
+use crate::shutdown::Shutdown;
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -173,14 +175,15 @@ async fn list(place: &Where, topic: Option<String>, limit: u64, json: bool) -> R
 
 fn line(item: &Item, json: bool) -> Result<(), Failure> {
     if json {
-        println!("{}", serde_json::to_string(item).map_err(Failure::failed)?);
+        let mut out = JsonLines::to_stdout();
+        out.write(item).and_then(|()| out.flush()).map_err(Failure::failed)?;
     } else {
         println!(
             "{:>10}  {:<24} {:<40} {:<24} {:>8}",
             item.number,
             format!("{:.3}", item.accepted),
-            item.topic,
-            item.key,
+            print::visible(&item.topic),
+            print::visible(&item.key),
             item.bytes
         );
     }
@@ -197,8 +200,7 @@ async fn export(place: &Where, topic: Option<String>, output: Option<PathBuf>) -
         access
             .each(u64::MAX, true, ask, |item| {
                 progress.inc(1);
-                serde_json::to_writer(&mut file, &item).map_err(Failure::failed)?;
-                file.write_all(b"\n").map_err(Failure::failed)
+                file.write(&item).map_err(Failure::failed)
             })
             .await?;
     }
@@ -211,11 +213,11 @@ async fn export(place: &Where, topic: Option<String>, output: Option<PathBuf>) -
     Ok(())
 }
 
-/// A file that must not be there yet, or standard output.
-pub fn writer(path: Option<&PathBuf>) -> Result<Box<dyn std::io::Write>, Failure> {
-    let Some(path) = path else { return Ok(Box::new(std::io::BufWriter::new(std::io::stdout()))) };
-    let file = std::fs::File::create_new(path).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))?;
-    Ok(Box::new(std::io::BufWriter::new(file)))
+/// A file that must not be there yet, and that is its owner's alone, as the spool is; or standard output.
+pub fn writer(path: Option<&PathBuf>) -> Result<JsonLines, Failure> {
+    let Some(path) = path else { return Ok(JsonLines::to_stdout()) };
+    let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
+    file.map(JsonLines::to_file).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
 }
 
 pub fn progress(all: u64) -> ProgressBar {
@@ -263,8 +265,9 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
         return Err(Failure::Failed("the relay publishes by itself".to_owned()));
     };
     let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), std::env::vars())?;
-    let publisher =
-        Publisher::new(kafka, Arc::clone(metrics)).map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
+    let shutdown = Shutdown::default();
+    let publisher = Publisher::new(kafka, Arc::clone(metrics), shutdown.clone())
+        .map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
     let dead_letters = DeadLetters {
         topic: Arc::from(format!("{prefix}{DEAD_LETTER}")),
         publisher: Arc::new(publisher),
@@ -272,6 +275,6 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
         metrics: Arc::clone(metrics),
     };
     let stop = CancellationToken::new();
-    let task = tokio::spawn(replay::run(config.replay, spool.clone(), dead_letters, stop.clone()));
+    let task = tokio::spawn(replay::run(config.replay, spool.clone(), dead_letters, shutdown, stop.clone()));
     Ok((task, stop))
 }

@@ -7,7 +7,7 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::print::Found;
+use super::print::{Found, JsonLines};
 use super::{Failure, Source, print};
 use crate::config::Config;
 
@@ -55,6 +55,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
+    let mut json = arguments.json.then(JsonLines::to_stdout);
     let mut left = arguments.count.unwrap_or(u64::MAX);
     while left > 0 {
         let message = tokio::select! {
@@ -65,8 +66,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         let is_wanted = (arguments.action.is_empty() || arguments.action.iter().any(|action| action == event.action()))
             && arguments.chat.as_deref().is_none_or(|chat| event.attribute("chatid") == Some(chat));
         if is_wanted {
-            if !show(&event, arguments.json) {
-                return Ok(());
+            if show(&event, json.as_mut()).is_err() {
+                return Ok(()); // no one reads any more, as with `| head`
             }
             left -= 1;
         }
@@ -74,11 +75,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints an event; false when nobody reads any more, as with `| head`.
-fn show(event: &Found, json: bool) -> bool {
-    let line = if json { serde_json::to_string(event).expect("an event is JSON") } else { event.line() };
-    let mut out = anstream::stdout();
-    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+fn show(event: &Found, json: Option<&mut JsonLines>) -> std::io::Result<()> {
+    match json {
+        Some(json) => json.write(event).and_then(|()| json.flush()),
+        None => writeln!(anstream::stdout(), "{}", event.line()),
+    }
 }
 
 /// A consumer of every partition of the wanted topics, in no group: it leaves no trace on the brokers. Blocks.

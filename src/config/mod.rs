@@ -11,11 +11,12 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::budget::{REQUEST_BYTES, SMALL_BODY_BYTES_MAX};
 use crate::event::normalize::APP_EVENTS;
 use crate::event::route::{ENVELOPE_BYTES_MAX, Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
-use crate::relay::{App, Policy};
-use crate::{http, publish, replay, spool, telemetry, topics, window};
+use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX};
+use crate::{budget, dedup, http, publish, replay, spool, telemetry, topics};
 use read::Reader;
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -46,6 +47,8 @@ pub struct Spool {
 #[derive(Clone, Debug)]
 pub struct Listener {
     pub listen: SocketAddr,
+    /// Connections that wait to be accepted.
+    pub backlog: u32,
     pub limits: http::Limits,
 }
 
@@ -54,6 +57,7 @@ pub struct Listener {
 pub struct Server {
     pub listener: Listener,
     pub webhooks: http::webhook::Config,
+    pub budget: budget::Config,
     pub drain_delay: Duration,
     pub drain_timeout: Duration,
 }
@@ -123,11 +127,14 @@ fn build(r: &mut Reader) -> Option<Config> {
         if body + publish > server.webhooks.response_deadline {
             r.mistake("server.response_deadline", "is shorter than server.body_timeout and kafka.publish_deadline together; the answer would come too late");
         }
-        if server.webhooks.body_bytes_max > server.webhooks.bytes_in_flight_max {
-            r.mistake(
-                "server.bytes_in_flight_max",
-                "is less than server.body_bytes_max: the largest body would never be taken",
-            );
+        let body = server.webhooks.body_bytes_max;
+        let (key, max) = if body > SMALL_BODY_BYTES_MAX {
+            ("server.large_bytes_in_flight_max", server.budget.large_bytes_in_flight_max)
+        } else {
+            ("server.bytes_in_flight_max", server.budget.bytes_in_flight_max)
+        };
+        if body + REQUEST_BYTES > max {
+            r.mistake(key, "is less than server.body_bytes_max and 1 KiB: the largest body would never be accepted");
         }
         if (server.webhooks.body_bytes_max + ENVELOPE_BYTES_MAX) as u64 > kafka.queue_bytes_max {
             r.mistake("kafka.queue_bytes_max", "is less than one record of server.body_bytes_max");
@@ -168,7 +175,10 @@ fn server(r: &mut Reader) -> Option<Server> {
     let connections_max = r.number("server.connections_max", 1, 1_000_000);
     let backlog = r.number("server.backlog", 1, 1_000_000);
     let streams_max = r.number("server.streams_max", 1, 10_000);
-    let bytes_in_flight_max = r.size("server.bytes_in_flight_max", ByteSize::b(1), ByteSize::gib(4));
+    let bytes_in_flight_max = r.size("server.bytes_in_flight_max", ByteSize::kib(64), ByteSize::gib(4));
+    let large_bytes_in_flight_max = r.size("server.large_bytes_in_flight_max", ByteSize::kib(64), ByteSize::gib(4));
+    let write_timeout = r.time("server.write_timeout", Duration::from_millis(10), 3600 * SECOND);
+    let window_bytes = r.size("server.window_bytes", ByteSize::kib(16), ByteSize::mib(64));
     let response_deadline = r.time("server.response_deadline", Duration::from_millis(100), 60 * SECOND);
     let retry_after = r.time("server.retry_after", SECOND, 3600 * SECOND);
     let drain_delay = r.time("server.drain_delay", Duration::ZERO, 300 * SECOND);
@@ -176,30 +186,37 @@ fn server(r: &mut Reader) -> Option<Server> {
     let linger_timeout = r.time("server.linger_timeout", Duration::from_millis(1), 60 * SECOND);
     let limits = http::Limits {
         connections_max: connections_max? as usize,
-        backlog: u32::try_from(backlog?).ok()?,
         header_bytes_max: header_bytes_max?,
         header_timeout: header_timeout?,
         keepalive_timeout: keepalive_timeout?,
+        write_timeout: write_timeout?,
         linger_timeout: linger_timeout?,
         streams_max: u32::try_from(streams_max?).ok()?,
+        window_bytes: u32::try_from(window_bytes?).ok()?,
+        lifetime: None,
     };
     let webhooks = http::webhook::Config {
         body_bytes_max: body_bytes_max?,
         body_timeout: body_timeout?,
-        bytes_in_flight_max: bytes_in_flight_max?,
         response_deadline: response_deadline?,
         retry_after: retry_after?,
     };
-    let listener = Listener { listen: listen?, limits };
-    Some(Server { listener, webhooks, drain_delay: drain_delay?, drain_timeout: drain_timeout? })
+    let budget = budget::Config {
+        bytes_in_flight_max: bytes_in_flight_max?,
+        large_bytes_in_flight_max: large_bytes_in_flight_max?,
+    };
+    let listener = Listener { listen: listen?, backlog: u32::try_from(backlog?).ok()?, limits };
+    Some(Server { listener, webhooks, budget, drain_delay: drain_delay?, drain_timeout: drain_timeout? })
 }
 
 /// The admin listener has the server's limits, but for the number of connections.
 fn admin(r: &mut Reader, server: Option<&Server>) -> Option<Listener> {
     let listen = r.get("admin.listen");
     let connections_max = r.number("admin.connections_max", 1, 10_000);
-    let limits = http::Limits { connections_max: connections_max? as usize, ..server?.listener.limits.clone() };
-    Some(Listener { listen: listen?, limits })
+    let lifetime = r.time("admin.connection_timeout", Duration::from_millis(10), 3600 * SECOND);
+    let Listener { limits, backlog, .. } = server?.listener.clone();
+    let limits = http::Limits { connections_max: connections_max? as usize, lifetime: Some(lifetime?), ..limits };
+    Some(Listener { listen: listen?, backlog, limits })
 }
 
 fn kafka(r: &mut Reader) -> Option<publish::Config> {
@@ -210,8 +227,11 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
     let client_id = r.get("kafka.client_id");
     let publish_deadline = r.time("kafka.publish_deadline", Duration::from_millis(100), 60 * SECOND);
     let linger = r.time("kafka.linger", Duration::ZERO, SECOND);
-    let busy_records = r.number("kafka.busy_records", 1, 10_000_000);
-    let busy_linger = r.time("kafka.busy_linger", Duration::ZERO, SECOND);
+    if let (Some(linger), Some(deadline)) = (linger, publish_deadline)
+        && (deadline..=SECOND).contains(&linger)
+    {
+        r.mistake("kafka.linger", "is not shorter than kafka.publish_deadline: no record would be sent in time");
+    }
     let compression = r.one_of("kafka.compression", &["none", "gzip", "snappy", "lz4", "zstd"]);
     let queue_bytes_max = r.size("kafka.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(2));
     let queue_records_max = r.number("kafka.queue_records_max", 1, 10_000_000);
@@ -224,7 +244,6 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
         client_id: client_id?,
         publish_deadline: publish_deadline?,
         linger: linger?,
-        busy: publish::Busy { records: busy_records?, linger: busy_linger? },
         compression: compression?,
         queue_bytes_max: queue_bytes_max? as u64,
         queue_records_max: queue_records_max?,
@@ -236,10 +255,13 @@ fn kafka(r: &mut Reader) -> Option<publish::Config> {
 }
 
 fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
-    let mut properties = Vec::new();
+    let mut properties: Vec<(String, SecretString)> = Vec::new();
     for (name, value) in r.table("kafka.properties") {
         let key = format!("kafka.properties.\"{name}\"");
-        if let Some(why) = publish::Config::refusal(&name) {
+        let is_same = |(other, _): &&(String, _)| publish::canonical(other) == publish::canonical(&name);
+        if let Some((other, _)) = properties.iter().find(is_same) {
+            r.mistake(&key, &format!("and \"{other}\" are two names of one property; keep one of them"));
+        } else if let Some(why) = publish::Config::refusal(&name) {
             r.mistake(&key, &format!("may not be set: {why}"));
         } else if let Some(value) = r.secret(&key, &value) {
             properties.push((name, value));
@@ -337,10 +359,10 @@ fn keys_of_records(r: &mut Reader) -> Option<Keys> {
     }
 }
 
-fn retries(r: &mut Reader) -> Option<window::Config> {
+fn retries(r: &mut Reader) -> Option<dedup::Config> {
     let window = r.time("retries.window", Duration::ZERO, 3600 * SECOND);
     let entries_max = r.number("retries.entries_max", 0, 10_000_000);
-    Some(window::Config { window: window?, entries_max: entries_max? as usize })
+    Some(dedup::Config { window: window?, entries_max: entries_max? as usize })
 }
 
 /// What stands after the prefix in the name of the dead letters' topic.
@@ -386,19 +408,20 @@ fn spool(r: &mut Reader) -> Option<Spool> {
 /// The shortest token that nobody guesses by trying.
 const TOKEN_BYTES_MIN: usize = 32;
 
-fn app_webhooks(r: &mut Reader, routes: Option<&Routes>) -> Option<App> {
+fn app_webhooks(r: &mut Reader, routes: Option<&Routes>) -> Option<Arc<App>> {
     let token = r.optional_secret("app_webhooks.token")?;
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    if token.expose_secret().len() < TOKEN_BYTES_MIN || !token.expose_secret().bytes().all(legal) {
+    let length = TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX;
+    if !length.contains(&token.expose_secret().len()) || !token.expose_secret().bytes().all(legal) {
         r.mistake(
             "app_webhooks.token",
-            "must be 32 or more of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
+            "must be 32 to 256 of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
         );
     }
     let routes = routes?;
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
     let keyring = Keyring::new([("path".to_owned(), &token)]);
-    Some(App { name: "app-webhooks".to_owned(), keyring, routing: routes.routing(topics, None) })
+    Some(Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
 }
 
 /// Why Kafka would not take this name for a topic.
@@ -430,7 +453,7 @@ fn log(r: &mut Reader) -> Option<telemetry::Config> {
     Some(telemetry::Config { format: format?, filter: filter? })
 }
 
-fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, App> {
+fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, Arc<App>> {
     let mut apps = HashMap::new();
     let tables = r.array("apps");
     if tables.is_empty() {
@@ -442,6 +465,9 @@ fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, App> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
             r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+        }
+        if name == APP_WEBHOOKS {
+            r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
         }
         let keys = keys(r, &key("secret_keys"), app.remove("secret_keys"));
         let mut text = |name: &str| {
@@ -461,7 +487,7 @@ fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, App> {
             check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
         }
         let app = App { name: name.clone(), keyring, routing: routes.of_app(&topic_prefix, api_version) };
-        if apps.insert(name.clone(), app).is_some() {
+        if apps.insert(name.clone(), Arc::new(app)).is_some() {
             r.mistake(&key("name"), &format!("{name} stands twice"));
         }
     }

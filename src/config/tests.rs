@@ -1,5 +1,6 @@
 //! Configurations, right and wrong, as an operator would write them.
 
+use crate::relay::Endpoint;
 use std::io::Write as _;
 
 use super::*;
@@ -27,7 +28,7 @@ fn the_defaults_and_an_app_are_enough() {
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:8081");
     assert_eq!(config.server.webhooks.body_bytes_max, 2 << 20);
     assert_eq!(config.server.webhooks.response_deadline, Duration::from_secs(8));
-    assert_eq!(config.policy.only_app(), Some("default"));
+    assert_eq!(config.policy.endpoint("/webhooks").as_ref().map(Endpoint::app), Some("default"));
     assert_eq!(config.policy.topics().len(), 48);
 }
 
@@ -55,7 +56,8 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
     assert_eq!(properties, [("sasl.password", "p"), ("security.protocol", "ssl")]);
     assert_eq!(config.topics.settings["retention.ms"], "60000");
     assert_eq!(config.topics.settings["max.message.bytes"], "3145728");
-    assert_eq!((config.policy.apps.len(), config.policy.only_app()), (2, None));
+    assert_eq!(config.policy.apps.len(), 2);
+    assert!(config.policy.endpoint("/webhooks").is_none(), "which of the two?");
     assert_eq!(config.server.listener.limits.connections_max, 5);
 }
 
@@ -104,12 +106,20 @@ filter = "livechat_relay=loud"
 fn limits_are_tried_from_both_sides() {
     for (right, wrong) in [
         (
-            "[server]\nbody_bytes_max = \"64MiB\"\nbytes_in_flight_max = \"64MiB\"\n[topics.settings]\n\"max.message.bytes\" = \"70000000\"",
+            "[server]\nbody_bytes_max = \"64MiB\"\nlarge_bytes_in_flight_max = \"65MiB\"\n[topics.settings]\n\"max.message.bytes\" = \"70000000\"",
             "[server]\nbody_bytes_max = \"65MiB\"",
         ),
         ("[server]\nheader_bytes_max = \"8KiB\"", "[server]\nheader_bytes_max = \"8191B\""),
         ("[server]\nresponse_deadline = \"7s\"", "[server]\nresponse_deadline = \"6999ms\""),
-        ("[server]\nbytes_in_flight_max = \"2MiB\"", "[server]\nbytes_in_flight_max = \"2MB\""),
+        // The largest body, and what a request counts for besides it.
+        ("[server]\nlarge_bytes_in_flight_max = \"2049KiB\"", "[server]\nlarge_bytes_in_flight_max = \"2048KiB\""),
+        (
+            "[server]\nbody_bytes_max = \"64KiB\"\nbytes_in_flight_max = \"65KiB\"",
+            "[server]\nbody_bytes_max = \"64KiB\"\nbytes_in_flight_max = \"64KiB\"",
+        ),
+        ("[server]\nwindow_bytes = \"16KiB\"", "[server]\nwindow_bytes = \"16383B\""),
+        ("[server]\nwrite_timeout = \"10ms\"", "[server]\nwrite_timeout = \"9ms\""),
+        ("[admin]\nconnection_timeout = \"10ms\"", "[admin]\nconnection_timeout = \"9ms\""),
         (
             "[topics.settings]\n\"max.message.bytes\" = \"2113536\"",
             "[topics.settings]\n\"max.message.bytes\" = \"2113535\"",
@@ -196,14 +206,30 @@ fn names_that_kafka_takes_for_one_are_refused() {
 }
 
 #[test]
-fn the_wait_for_company_has_its_limits() {
-    let set = |name: &str, value: &str| mistakes(&format!("[kafka]\n{name} = {value}"));
-    for (name, value) in [("busy_records", "1"), ("busy_linger", "\"0ms\""), ("busy_linger", "\"1s\"")] {
-        assert_eq!(set(name, value), Vec::<String>::new(), "{name} {value}");
+fn two_names_of_one_property_are_a_mistake_that_names_both() {
+    let of = |properties: &str| mistakes(&format!("[kafka.properties]\n{properties}"));
+    for [one, other] in [
+        ["linger.ms", "queue.buffering.max.ms"],
+        ["compression.type", "topic.compression.codec"],
+        ["max.in.flight", "max.in.flight.requests.per.connection"],
+        ["retries", "topic.retries"],
+    ] {
+        let found = of(&format!("\"{other}\" = \"1\"\n\"{one}\" = \"1\""));
+        assert!(found.len() == 1 && found[0].contains(one) && found[0].contains(other), "{found:?}");
     }
-    for (name, value) in [("busy_records", "0"), ("busy_linger", "\"1001ms\""), ("busy_linger", "\"-1ms\"")] {
-        let told = set(name, value);
-        assert!(told.len() == 1 && told[0].starts_with(&format!("kafka.{name}: ")), "{told:?}");
+    assert_eq!(of("\"topic.acks\" = \"1\"\n\"topic.partitioner\" = \"consistent\"").len(), 2);
+    assert_eq!(of("\"topic.metadata.refresh.interval.ms\" = \"1000\"\n\"retries\" = \"7\""), Vec::<String>::new());
+}
+
+#[test]
+fn a_batch_waits_less_than_a_record_may_take() {
+    let set = |linger: &str| mistakes(&format!("[kafka]\npublish_deadline = \"500ms\"\nlinger = \"{linger}\""));
+    for linger in ["0ms", "2ms", "499ms"] {
+        assert_eq!(set(linger), Vec::<String>::new(), "{linger}");
+    }
+    for linger in ["-1ms", "500ms", "1001ms"] {
+        let found = set(linger);
+        assert!(found.len() == 1 && found[0].starts_with("kafka.linger: "), "{found:?}");
     }
 }
 
@@ -265,8 +291,11 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     let token = |token: &str| load(&format!("[app_webhooks]\ntoken = \"{token}\"\n{APP}"), &[]);
     let config = token(&"t".repeat(32)).expect("a configuration");
     assert_eq!(config.policy.topics().len(), 54);
-    for wrong in ["t".repeat(31), format!("{}/", "t".repeat(32))] {
-        assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 or more"));
+    assert!(token(&"t".repeat(256)).is_ok());
+    for wrong in ["t".repeat(31), "t".repeat(257), format!("{}/", "t".repeat(32))] {
+        assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 to 256"));
     }
+    let twin = "[[apps]]\nname = \"app-webhooks\"\nsecret_keys = [{ name = \"a\", value = \"v\" }]";
+    assert!(load(twin, &[]).err().expect("a mistake")[0].contains("is app-webhooks, the name that metrics have"));
     assert!(load(APP, &[]).expect("a configuration").policy.app_webhooks.is_none());
 }

@@ -1,12 +1,12 @@
-//! The catalogue: what LiveChat's actions are called and where their payloads keep ids and times.
+//! The catalogue of LiveChat's actions: their names, and where their payloads have ids and times.
 //!
-//! Facts from LiveChat's webhook documentation, API versions 3.1 to 3.7. An entry serves all of them: where a member
-//! moved between versions, its slot has several pointers, and the first that is there counts.
+//! The facts are from LiveChat's webhook documentation, API 3.1 to 3.7. One entry serves all versions: if a member has moved between
+//! versions, its slot has several pointers, and the first that leads to something counts.
 
-use hashbrown::HashMap;
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// What a pointer finds. Each but the times becomes an attribute of the event.
+/// What a pointer leads to. All but the times become attributes of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     Chat,
@@ -21,17 +21,17 @@ pub enum Slot {
     Tag,
     AutoAccess,
     Resource,
-    /// RFC 3339, as LiveChat writes times.
+    /// RFC 3339, as LiveChat writes nearly all times.
     Time,
     /// Seconds since 1970: only `thread.timestamp` of API 3.1.
     UnixTime,
 }
 
 impl Slot {
-    /// How many slots there are: the length of a table indexed by slot.
+    /// The length of a table indexed by slot.
     pub const COUNT: usize = Self::UnixTime as usize + 1;
 
-    /// The slots that become attributes, in the order in which the envelope lists them.
+    /// The slots that become attributes, in the order of the envelope.
     pub const ATTRIBUTES: [(Self, &'static str); 12] = [
         (Self::Chat, "chatid"),
         (Self::Thread, "threadid"),
@@ -48,38 +48,38 @@ impl Slot {
     ];
 }
 
-/// Whether a payload names its own event, so that a retry can be told from a second event.
+/// Whether a payload names its event, so that a retry can be told from a second event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
-    /// The tenant, the action and these slots name the event: its id is derived from them.
+    /// The tenant, the action and these slots name the event, and its id is derived from them.
     Strong(&'static [Slot]),
-    /// Two genuine events can be equal byte for byte, such as a status that is set twice: each delivery gets its own id.
+    /// Two events can be equal byte for byte, such as a status that is set twice. So each delivery gets its own id.
     Weak,
 }
 
-/// Where a slot is: member names from the payload downwards.
+/// Where a slot is: the names of the members that lead to it, from the payload inwards.
 pub type Pointer = (Slot, &'static [&'static str]);
 
 /// One action of LiveChat.
 #[derive(Debug)]
 pub struct Action {
-    /// The current name, which topic and type carry.
+    /// The current name: the end of topic and type.
     pub name: &'static str,
     /// Names of older API versions, and names that LiveChat prints for the same thing.
     pub older: &'static [&'static str],
-    /// The entry is for the older names alone: under the current name the payload has another shape, and another entry.
+    /// The entry is for the older names only: under the current name the payload is different, and has another entry.
     pub only_older: bool,
-    /// At most [`POINTERS_MAX`]; for one slot the earlier wins.
+    /// At most [`POINTERS_MAX`]. If two lead to one slot, the first counts.
     pub pointers: &'static [Pointer],
-    /// The record's key: the first of these that is there, else the tenant.
+    /// The record's key is the first of these that the payload has, else the tenant.
     pub key: &'static [Slot],
     pub identity: Identity,
 }
 
-/// As many as a set of bits in a `u16` can hold.
-pub const POINTERS_MAX: usize = 16;
+/// The length of the table of what an action's pointers lead to.
+pub const POINTERS_MAX: usize = 8;
 
-/// The entry for an action as delivered, by its current or an older name.
+/// The entry for an action by the name in the webhook, which may be an older one.
 pub fn find(delivered: &str) -> Option<&'static Action> {
     static BY_NAME: LazyLock<HashMap<&'static str, &'static Action>> = LazyLock::new(|| {
         let names = |action: &'static Action| action.delivered_as().map(move |name| (name, action));
@@ -88,7 +88,7 @@ pub fn find(delivered: &str) -> Option<&'static Action> {
     BY_NAME.get(delivered).copied()
 }
 
-/// The current names, each once, in the catalogue's order.
+/// The current names, each once, in the order of the catalogue.
 pub fn names() -> impl Iterator<Item = &'static str> {
     ACTIONS.iter().filter(|action| !action.only_older).map(|action| action.name)
 }
@@ -106,17 +106,17 @@ const fn action(name: &'static str, pointers: &'static [Pointer], key: &'static 
 }
 
 impl Action {
-    const fn once(mut self, older: &'static [&'static str]) -> Self {
+    const fn with_older(mut self, older: &'static [&'static str]) -> Self {
         self.older = older;
         self
     }
 
-    const fn only(mut self, older: &'static [&'static str]) -> Self {
+    const fn only_older(mut self, older: &'static [&'static str]) -> Self {
         self.only_older = true;
-        self.once(older)
+        self.with_older(older)
     }
 
-    /// The names under which this entry's webhooks arrive.
+    /// The names in the webhooks that this entry is for.
     pub fn delivered_as(&self) -> impl Iterator<Item = &'static str> {
         self.older.iter().copied().chain((!self.only_older).then_some(self.name))
     }
@@ -136,16 +136,16 @@ pub static ACTIONS: &[Action] = &[
         &[Chat],
         Strong(&[Chat, Thread]),
     )
-    .once(&["incoming_chat_thread"]),
-    action("chat_deactivated", &[CHAT, THREAD, USER], &[Chat], Strong(&[Chat, Thread])).once(&["thread_closed"]),
+    .with_older(&["incoming_chat_thread"]),
+    action("chat_deactivated", &[CHAT, THREAD, USER], &[Chat], Strong(&[Chat, Thread])).with_older(&["thread_closed"]),
     // chat access; 3.1 names a resource, which need not be a chat
     action("chat_access_updated", &[(Chat, &["id"])], &[Chat], Weak),
     action("chat_access_granted", &[(Chat, &["id"])], &[Chat], Weak),
     action("chat_access_revoked", &[(Chat, &["id"])], &[Chat], Weak),
-    action("chat_access_granted", &[(Resource, &["id"])], &[Resource], Weak).only(&["access_granted"]),
-    action("chat_access_revoked", &[(Resource, &["id"])], &[Resource], Weak).only(&["access_revoked"]),
+    action("chat_access_granted", &[(Resource, &["id"])], &[Resource], Weak).only_older(&["access_granted"]),
+    action("chat_access_revoked", &[(Resource, &["id"])], &[Resource], Weak).only_older(&["access_revoked"]),
     action("access_set", &[(Resource, &["id"])], &[Resource], Weak),
-    // up to 3.5 the queue's time has `_us` in its name, and is RFC 3339 all the same
+    // up to 3.5 the name of the queue's time ends in `_us`; it is RFC 3339 all the same
     action(
         "chat_transferred",
         &[CHAT, THREAD, (Time, &["queue", "queued_at"]), (Time, &["queue", "queued_at_us"])],
@@ -153,8 +153,9 @@ pub static ACTIONS: &[Action] = &[
         Weak,
     ),
     // chat users
-    action("user_added_to_chat", &[CHAT, THREAD, (User, &["user", "id"])], &[Chat], Weak).once(&["chat_user_added"]),
-    action("user_removed_from_chat", &[CHAT, THREAD, USER], &[Chat], Weak).once(&["chat_user_removed"]),
+    action("user_added_to_chat", &[CHAT, THREAD, (User, &["user", "id"])], &[Chat], Weak)
+        .with_older(&["chat_user_added"]),
+    action("user_removed_from_chat", &[CHAT, THREAD, USER], &[Chat], Weak).with_older(&["chat_user_removed"]),
     // events
     action(
         "incoming_event",
@@ -174,15 +175,15 @@ pub static ACTIONS: &[Action] = &[
     // properties
     action("chat_properties_updated", &[CHAT], &[Chat], Weak),
     action("chat_properties_deleted", &[CHAT], &[Chat], Weak),
-    action("thread_properties_updated", &[CHAT, THREAD], &[Chat], Weak).once(&["chat_thread_properties_updated"]),
-    action("thread_properties_deleted", &[CHAT, THREAD], &[Chat], Weak).once(&["chat_thread_properties_deleted"]),
+    action("thread_properties_updated", &[CHAT, THREAD], &[Chat], Weak).with_older(&["chat_thread_properties_updated"]),
+    action("thread_properties_deleted", &[CHAT, THREAD], &[Chat], Weak).with_older(&["chat_thread_properties_deleted"]),
     action("event_properties_updated", &[CHAT, THREAD, EVENT], &[Chat], Weak),
     action("event_properties_deleted", &[CHAT, THREAD, EVENT], &[Chat], Weak),
     // thread tags
-    action("thread_tagged", &[CHAT, THREAD, (Tag, &["tag"])], &[Chat], Weak).once(&["chat_thread_tagged"]),
-    action("thread_untagged", &[CHAT, THREAD, (Tag, &["tag"])], &[Chat], Weak).once(&["chat_thread_untagged"]),
+    action("thread_tagged", &[CHAT, THREAD, (Tag, &["tag"])], &[Chat], Weak).with_older(&["chat_thread_tagged"]),
+    action("thread_untagged", &[CHAT, THREAD, (Tag, &["tag"])], &[Chat], Weak).with_older(&["chat_thread_untagged"]),
     // status
-    action("routing_status_set", &[(Agent, &["agent_id"])], &[Agent], Weak).once(&["agent_status_changed"]),
+    action("routing_status_set", &[(Agent, &["agent_id"])], &[Agent], Weak).with_older(&["agent_status_changed"]),
     // customers; the documentation nests the customer, LiveChat's SDK has it flat
     action(
         "incoming_customer",
@@ -195,7 +196,7 @@ pub static ACTIONS: &[Action] = &[
         &[Customer],
         Weak,
     )
-    .once(&["customer_created"]),
+    .with_older(&["customer_created"]),
     action(
         "customer_session_fields_updated",
         &[(Customer, &["id"]), (Chat, &["active_chat", "chat_id"]), (Thread, &["active_chat", "thread_id"])],
@@ -209,23 +210,23 @@ pub static ACTIONS: &[Action] = &[
     action("agent_suspended", &[(Agent, &["id"])], &[Agent], Weak),
     action("agent_unsuspended", &[(Agent, &["id"])], &[Agent], Weak),
     action("agent_deleted", &[(Agent, &["id"]), (Agent, &["agent_id"])], &[Agent], Weak),
-    action("auto_access_added", &[(AutoAccess, &["id"])], &[AutoAccess], Weak).once(&["auto_access_created"]),
+    action("auto_access_added", &[(AutoAccess, &["id"])], &[AutoAccess], Weak).with_older(&["auto_access_created"]),
     action("auto_access_updated", &[(AutoAccess, &["id"])], &[AutoAccess], Weak),
     action("auto_access_deleted", &[(AutoAccess, &["id"])], &[AutoAccess], Weak),
     action("auto_accesses_updated", &[], &[], Weak), // an array of changes
     action("bot_created", &[(Bot, &["id"])], &[Bot], Weak),
     action("bot_updated", &[(Bot, &["id"])], &[Bot], Weak),
     action("bot_deleted", &[(Bot, &["id"])], &[Bot], Weak),
-    action("group_created", &[(Group, &["id"])], &[Group], Weak).once(&["create_group"]),
-    action("group_updated", &[(Group, &["id"])], &[Group], Weak).once(&["update_group"]),
-    action("group_deleted", &[(Group, &["id"])], &[Group], Weak).once(&["delete_group"]),
+    action("group_created", &[(Group, &["id"])], &[Group], Weak).with_older(&["create_group"]),
+    action("group_updated", &[(Group, &["id"])], &[Group], Weak).with_older(&["update_group"]),
+    action("group_deleted", &[(Group, &["id"])], &[Group], Weak).with_older(&["delete_group"]),
     action("tag_created", &[(Tag, &["name"]), (Time, &["created_at"])], &[Tag], Strong(&[Tag, Time]))
-        .once(&["create_tag"]),
-    action("tag_deleted", &[(Tag, &["name"])], &[Tag], Weak).once(&["delete_tag"]),
-    action("tag_updated", &[(Tag, &["name"])], &[Tag], Weak).once(&["update_tag"]),
+        .with_older(&["create_tag"]),
+    action("tag_deleted", &[(Tag, &["name"])], &[Tag], Weak).with_older(&["delete_tag"]),
+    action("tag_updated", &[(Tag, &["name"])], &[Tag], Weak).with_older(&["update_tag"]),
     // other
     action("events_marked_as_seen", &[CHAT, USER, (Time, &["seen_up_to"])], &[Chat], Strong(&[Chat, User, Time]))
-        .once(&["last_seen_timestamp_updated"]),
+        .with_older(&["last_seen_timestamp_updated"]),
     action(
         "thread_summary_set",
         &[CHAT, THREAD, (Time, &["summary", "updated_at"])],
@@ -255,6 +256,10 @@ mod tests {
         for a in ACTIONS {
             assert!(a.pointers.len() <= POINTERS_MAX, "{}", a.name);
             assert!(a.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", a.name);
+            let paths = a.pointers.iter().enumerate().map(|(i, (_, path))| (i, path));
+            let leads_on =
+                |(i, path): (usize, &&[&str])| paths.clone().any(|(j, other)| i != j && other.starts_with(path));
+            assert!(!paths.clone().any(leads_on), "{}: a pointer leads to another one or beyond", a.name);
             let has = |slot: &Slot| a.pointers.iter().any(|(s, _)| s == slot);
             assert!(a.key.iter().all(has), "{}: a key without a pointer", a.name);
             if let Strong(slots) = a.identity {

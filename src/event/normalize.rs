@@ -1,44 +1,43 @@
-//! [`Verified`] → [`Event`]: the attributes of CloudEvents 1.0, of what was found in the payload.
+//! [`Verified`] → [`Event`]: the CloudEvents attributes, from what the action's pointers found in the payload.
 //!
-//! A payload that does not look as the catalogue says loses attributes, never the event: LiveChat changes its payloads
-//! without asking us.
+//! A payload that is not as LiveChat documents it costs attributes, never the event: LiveChat changes payloads without notice.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::actions::{Action, Identity, Pointer, Slot};
+use super::hash::hash;
+use super::json;
 use super::pointers::Found;
-use super::receive;
-use super::scan;
-use super::{Rejection, Verified};
+use super::route::UNLISTED;
+use super::{Verified, VerifiedAppWebhook};
 
-/// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60; what is longer is none of them.
+/// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60.
 pub const ATTRIBUTE_BYTES_MAX: usize = 256;
 
 /// What the relay knows of a delivery besides its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Receipt<'a> {
-    /// The configured app that it was delivered to.
+    /// The name of the app that it was delivered to.
     pub app: &'a str,
     /// When it was delivered.
     pub time: Timestamp,
-    /// Makes a fresh UUIDv7, for an event whose payload does not name it.
+    /// Makes a UUID of version 7, for an event whose id cannot be derived from its payload.
     pub fresh_id: fn() -> Uuid,
 }
 
-/// Something in a delivery that is not as LiveChat documents it; counted, and never a reason to refuse.
+/// Something in a payload that is not as LiveChat documents it. It is counted; the event goes through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A member that a pointer names has another type.
+    /// A member is neither a string nor an integer.
     WrongType,
-    /// An id that is empty, too long, or has characters that CloudEvents forbids.
+    /// A string is empty, too long, or has characters that CloudEvents forbids.
     UnusableText,
-    /// A time that is none.
+    /// A time cannot be read as one.
     NotATime,
-    /// None of the members that the catalogue takes for the key is there: the tenant is the key.
+    /// The payload has none of the members that make the record's key: the tenant is the key.
     NoKey,
 }
 
@@ -57,17 +56,17 @@ impl Fault {
     }
 }
 
-/// See [`Event::retry_key`].
-pub type RetryKey = [u8; 16];
-
-/// An event with its attributes; `data` is still borrowed from the body.
+/// An event with its attributes. `data` is still borrowed from the body.
 pub struct Event<'a> {
-    /// The current name where the catalogue knows the action.
+    /// The catalogue's entry for the action.
     pub action: Option<&'static Action>,
-    /// What the type ends in: the current name, or the delivered one where it is fit to be a name.
+    /// What metrics call the action: its current name, [`UNLISTED`] or [`APP_WEBHOOK`].
+    pub action_label: &'static str,
+    /// The end of the attribute `type`: the action's current name; for an unknown action the delivered name, if it can be one.
     pub name: Cow<'a, str>,
-    /// Derived from the payload (version 8) or fresh (version 7).
+    /// Derived from the payload (version 8), or fresh (version 7).
     pub id: Uuid,
+    pub is_id_derived: bool,
     pub tenant: Tenant<'a>,
     pub webhook_id: Option<Cow<'a, str>>,
     pub app: &'a str,
@@ -75,17 +74,16 @@ pub struct Event<'a> {
     pub time: Option<Timestamp>,
     /// When it was delivered.
     pub recorded: Timestamp,
-    /// SHA-256 over tenant, name and payload, the first half of it: equal for the retries of one event.
+    /// Half of the SHA-256 over tenant, name and payload: equal for the retries of one event.
     pub content_hash: [u8; 16],
-    /// Equal for the deliveries of one event that differ in nothing but their registration: a retry can be told by it.
-    /// None where the payload does not name its event.
-    pub retry_key: Option<RetryKey>,
     pub faults: Vec<Fault>,
     pub(super) slots: Slots<'a>,
     pub(super) data: [&'a str; 2],
+    /// Raw, as delivered.
+    pub(super) additional_data: Option<&'a str>,
 }
 
-/// Whose event it is: LiveChat names an organization (API 3.4 and later), a license (3.2, 3.3) or nobody (3.1).
+/// Whose event it is. LiveChat sends an organization (API 3.4 and later), a license (3.2, 3.3), or neither (3.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tenant<'a> {
     Organization(Cow<'a, str>),
@@ -94,7 +92,7 @@ pub enum Tenant<'a> {
 }
 
 impl Tenant<'_> {
-    /// The bare id; empty where there is none.
+    /// The id; empty if there is none.
     pub fn id(&self) -> &str {
         match self {
             Self::Organization(id) | Self::License(id) => id,
@@ -106,15 +104,20 @@ impl Tenant<'_> {
 pub(super) type Slots<'a> = [Option<Cow<'a, str>>; Slot::COUNT];
 
 impl<'a> Event<'a> {
-    /// The text of a slot, where the payload has it.
+    /// The text of a slot, if the payload has it.
     pub fn slot(&self, slot: Slot) -> Option<&str> {
         self.slots[slot as usize].as_deref()
     }
 
-    /// What orders the event among others: the key by the catalogue, else the tenant, else the app.
+    /// The key that orders the event among others: what the catalogue says, else the tenant, else the app.
     pub fn key(&self) -> &str {
-        let by_catalogue = self.action.and_then(|action| action.key.iter().find_map(|&slot| self.slot(slot)));
-        by_catalogue.or_else(|| Some(self.tenant.id()).filter(|id| !id.is_empty())).unwrap_or(self.app)
+        let tenant = Some(self.tenant.id()).filter(|id| !id.is_empty());
+        self.own_key().or(tenant).unwrap_or(self.app)
+    }
+
+    /// The key from the payload.
+    fn own_key(&self) -> Option<&str> {
+        self.action?.key.iter().find_map(|&slot| self.slot(slot))
     }
 
     /// The delivered object without its secret key, as the bytes before and after it.
@@ -125,23 +128,24 @@ impl<'a> Event<'a> {
 
 /// Finds the attributes of a verified webhook.
 pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
+    let webhook = webhook.into_webhook();
     let mut faults = Vec::new();
-    let action = webhook.known;
+    let action = webhook.action;
     let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
     let slots = action.map_or_else(Slots::default, |action| slots(action.pointers, webhook.found, &mut faults));
-    let name = name(action, webhook.action);
+    let name = name(action, webhook.action_name);
     let time = time(&slots, &mut faults);
     let derived_id = derived_id(action, &tenant, &slots);
-    let content_hash = half(hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)));
-    let additional = webhook.additional_data;
-    let event = Event {
+    let mut event = Event {
+        action_label: action.map_or(UNLISTED, |action| action.name),
         id: derived_id.unwrap_or_else(receipt.fresh_id),
-        retry_key: derived_id.map(|id| retry_key(id, content_hash, additional)),
-        content_hash,
+        is_id_derived: derived_id.is_some(),
+        content_hash: hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)),
         webhook_id: text(webhook.webhook_id, &mut faults),
         app: receipt.app,
         recorded: receipt.time,
         data: webhook.data,
+        additional_data: webhook.additional_data,
         action,
         name,
         tenant,
@@ -149,12 +153,7 @@ pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
         faults,
         slots,
     };
-    with_key_checked(event)
-}
-
-fn with_key_checked(mut event: Event<'_>) -> Event<'_> {
-    let wanted = event.action.map_or(&[][..], |action| action.key);
-    if !wanted.is_empty() && wanted.iter().all(|&slot| event.slot(slot).is_none()) {
+    if event.action.is_some_and(|action| !action.key.is_empty()) && event.own_key().is_none() {
         event.faults.push(Fault::NoKey);
     }
     event
@@ -165,21 +164,23 @@ fn tenant<'a>(organization_id: Option<&'a str>, license_id: Option<&'a str>, fau
     organization.or_else(|| text(license_id, faults).map(Tenant::License)).unwrap_or(Tenant::Unnamed)
 }
 
-/// An unknown action keeps its name where that is as plain as LiveChat's are; else it must not become part of a type.
+/// An unknown action keeps its name if that looks like LiveChat's names. Any other text must not become part of a `type`.
 fn name<'a>(action: Option<&'static Action>, delivered: Cow<'a, str>) -> Cow<'a, str> {
     match action {
         Some(action) => Cow::Borrowed(action.name),
-        None if is_plain(&delivered) => delivered,
-        None => Cow::Borrowed("unlisted"),
+        None if is_name(&delivered) => delivered,
+        None => Cow::Borrowed(UNLISTED),
     }
 }
 
-fn is_plain(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    (1..=64).contains(&name.len()) && name.bytes().all(plain)
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
-/// What LiveChat calls the events of its App Webhooks: installations of an app, and payments for it.
+/// What metrics call the events of App Webhooks, which have no action.
+pub const APP_WEBHOOK: &str = "app_webhook";
+
+/// The names of LiveChat's App Webhooks: an app was installed, or paid for.
 pub const APP_EVENTS: [&str; 6] = [
     "app.application_installed",
     "app.application_uninstalled",
@@ -189,42 +190,38 @@ pub const APP_EVENTS: [&str; 6] = [
     "app.payment_cancelled",
 ];
 
-/// Finds the attributes of an App Webhook: another product of LiveChat's, with a body of another shape and no secret in
-/// it. Whoever calls this has verified the sender by other means.
-///
-/// # Errors
-/// A [`Rejection`] when the body is no JSON object, has a member twice, or lacks `event` or `payload`.
-pub fn normalize_app_webhook<'a>(body: &'a [u8], receipt: Receipt<'a>) -> Result<Event<'a>, Rejection> {
-    let (body, members) = receive::members_of(body, |_, members| members.value())?;
-    let value = |name: &str| members.iter().find(|m| m.name == name).map(|m| m.value);
-    let happened = value("event").and_then(scan::string).ok_or(Rejection::NoAction)?;
-    let payload = value("payload").ok_or(Rejection::NoPayload)?;
+/// Finds the attributes of a verified App Webhook.
+pub fn normalize_app_webhook<'a>(webhook: VerifiedAppWebhook<'a>, receipt: Receipt<'a>) -> Event<'a> {
+    let webhook = webhook.into_webhook();
     let mut faults = Vec::new();
-    let tenant = tenant(value("organizationID"), value("licenseID"), &mut faults);
-    let name: Cow<'_, str> = if is_plain(&happened) { format!("app.{happened}").into() } else { "unlisted".into() };
+    let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
+    let name: Cow<'_, str> =
+        if is_name(&webhook.event) { format!("app.{}", webhook.event).into() } else { UNLISTED.into() };
     let mut slots = Slots::default();
-    slots[Slot::Time as usize] = text(value("date"), &mut faults);
-    Ok(Event {
+    slots[Slot::Time as usize] = text(webhook.date, &mut faults);
+    Event {
         action: None,
+        action_label: APP_WEBHOOK,
         id: (receipt.fresh_id)(),
-        retry_key: None,
-        content_hash: half(hash([tenant.id(), &name, payload].map(str::as_bytes))),
+        is_id_derived: false,
+        content_hash: hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)),
         webhook_id: None,
         app: receipt.app,
         time: time(&slots, &mut faults),
         recorded: receipt.time,
-        data: [body, ""],
+        data: [webhook.data, ""],
+        additional_data: None,
         name,
         tenant,
         faults,
         slots,
-    })
+    }
 }
 
-/// The text of each slot that the pointers lead to. A pointer that leads to nothing usable leaves its slot to the next one.
+/// The text of each slot. If a pointer leads to nothing usable, the next pointer of the same slot counts.
 fn slots<'a>(pointers: &[Pointer], found: Found<'a>, faults: &mut Vec<Fault>) -> Slots<'a> {
     let mut slots = Slots::default();
-    for (&(slot, _), raw) in pointers.iter().zip(found.values()) {
+    for (&(slot, _), raw) in pointers.iter().zip(found) {
         if slots[slot as usize].is_none() {
             slots[slot as usize] = text(raw, faults);
         }
@@ -232,89 +229,52 @@ fn slots<'a>(pointers: &[Pointer], found: Found<'a>, faults: &mut Vec<Fault>) ->
     slots
 }
 
-/// A text or an integer that can be an attribute. Missing and `null` are no faults: many members are optional.
+/// A string or an integer that can be an attribute. A member that is missing or `null` is no fault: many are optional.
 fn text<'a>(raw: Option<&'a str>, faults: &mut Vec<Fault>) -> Option<Cow<'a, str>> {
     let raw = raw.filter(|&raw| raw != "null")?;
     let is_integer = |raw: &str| raw.len() <= 20 && raw.bytes().all(|b| b.is_ascii_digit());
     let text = match raw.as_bytes() {
-        [b'"', inner @ .., b'"'] if is_short(inner.len()) && is_printable(inner) => {
-            Ok(Cow::Borrowed(&raw[1..raw.len() - 1]))
-        }
-        [b'"', ..] => scan::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
+        [b'"', ..] => json::string(raw).filter(|text| is_usable(text)).ok_or(Fault::UnusableText),
         _ if is_integer(raw) => Ok(Cow::Borrowed(raw)),
         _ => Err(Fault::WrongType),
     };
     text.map_err(|fault| faults.push(fault)).ok()
 }
 
-fn is_short(bytes: usize) -> bool {
-    (1..=ATTRIBUTE_BYTES_MAX).contains(&bytes)
-}
-
-/// ASCII that stands for itself in JSON, as nearly every id does. Looks at every byte, which is faster than to stop: it is done
-/// many at a time.
-fn is_printable(text: &[u8]) -> bool {
-    let is_plain = |b: u8| (0x20..0x7f).contains(&b) && b != b'\\';
-    text.iter().fold(true, |all, &b| all & is_plain(b))
-}
-
-/// CloudEvents 1.0 keeps control characters and noncharacters out of attributes.
+/// CloudEvents 1.0 forbids control characters and Unicode's noncharacters in attributes.
 fn is_usable(text: &str) -> bool {
-    let forbidden = |c: char| c.is_control() || matches!(c, '\u{fdd0}'..='\u{fdef}') || c as u32 & 0xfffe == 0xfffe;
-    is_short(text.len()) && !text.contains(forbidden)
+    let is_forbidden = |c: char| c.is_control() || matches!(c, '\u{fdd0}'..='\u{fdef}') || c as u32 & 0xfffe == 0xfffe;
+    (1..=ATTRIBUTE_BYTES_MAX).contains(&text.len()) && !text.contains(is_forbidden)
 }
 
+/// When the event happened.
 fn time(slots: &Slots<'_>, faults: &mut Vec<Fault>) -> Option<Timestamp> {
     let slot = |slot: Slot| slots[slot as usize].as_deref();
     let rfc3339 = |text: &str| text.parse::<Timestamp>().ok();
     let seconds = |text: &str| Timestamp::from_second(text.parse().ok()?).ok();
-    let after_year_0 = |time: &Timestamp| time.as_second() >= -62_167_219_200; // RFC 3339 knows no year before
+    let is_after_year_0 = |time: &Timestamp| time.as_second() >= -62_167_219_200; // RFC 3339 has no earlier year
     let time = match (slot(Slot::Time), slot(Slot::UnixTime)) {
         (Some(text), _) => rfc3339(text),
         (None, Some(text)) => seconds(text),
         (None, None) => return None,
     };
-    let time = time.filter(after_year_0);
+    let time = time.filter(is_after_year_0);
     if time.is_none() {
         faults.push(Fault::NotATime);
     }
     time
 }
 
-/// The same for every delivery of one event, on every replica and by every registration: the webhook id is left out.
+/// The id of an event that its payload names. It is the same for every delivery, on every replica; and for every registration,
+/// because the webhook's id is left out.
 fn derived_id(action: Option<&'static Action>, tenant: &Tenant<'_>, slots: &Slots<'_>) -> Option<Uuid> {
     let action = action?;
     let Identity::Strong(named_by) = action.identity else { return None };
-    if named_by.iter().any(|&slot| slots[slot as usize].is_none()) {
-        return None;
+    let mut parts = vec![tenant.id(), action.name];
+    for &slot in named_by {
+        parts.push(slots[slot as usize].as_deref()?);
     }
-    let names = named_by.iter().filter_map(|&slot| slots[slot as usize].as_deref());
-    Some(Uuid::new_v8(half(hash([tenant.id(), action.name].into_iter().chain(names).map(str::as_bytes)))))
-}
-
-/// Two hashes are mixed as they are; what is usually empty is hashed where it is not.
-fn retry_key(id: Uuid, content_hash: [u8; 16], additional_data: Option<&str>) -> RetryKey {
-    let more = match additional_data {
-        None | Some("{}") => 0,
-        Some(more) => u128::from_ne_bytes(half(hash([more.as_bytes()]))),
-    };
-    (id.as_u128() ^ u128::from_ne_bytes(content_hash).rotate_left(64) ^ more).to_ne_bytes()
-}
-
-/// Each part goes in with its length before it, so that no two lists of parts are one text.
-fn hash<'p>(parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
-}
-
-fn half(hash: [u8; 32]) -> [u8; 16] {
-    let mut half = [0; 16];
-    half.copy_from_slice(&hash[..16]);
-    half
+    Some(Uuid::new_v8(hash(parts.into_iter().map(str::as_bytes))))
 }
 
 #[cfg(test)]

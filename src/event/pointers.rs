@@ -1,40 +1,62 @@
-//! What an action's pointers lead to, found while the payload is read.
+//! Finds what an action's pointers lead to while serde_json reads the payload.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::actions::{POINTERS_MAX, Pointer};
-use super::scan::{Members, NotJson};
+use super::json;
 
-/// For each pointer the raw value that it leads to, if one is there.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Found<'a>([Option<&'a str>; POINTERS_MAX]);
+/// For each pointer of an action, in order: the raw value that it leads to, if the payload has one.
+pub(super) type Found<'a> = [Option<&'a str>; POINTERS_MAX];
 
-impl<'a> Found<'a> {
-    /// In the order of the pointers.
-    pub(super) fn values(self) -> impl Iterator<Item = Option<&'a str>> {
-        self.0.into_iter()
+/// Reads an object of the payload, and the objects within it that pointers lead through. Everything else is skipped, which
+/// takes no stack, however deep it is nested.
+pub(super) struct Walk<'w, 'a> {
+    /// The text that serde_json reads.
+    pub(super) text: &'a str,
+    pub(super) pointers: &'w [Pointer],
+    /// The names that lead from the payload to this object.
+    pub(super) path: &'w [&'w str],
+    pub(super) found: &'w mut Found<'a>,
+}
+
+impl<'a> DeserializeSeed<'a> for Walk<'_, 'a> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'a>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_map(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Walk<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("an object")
     }
 
-    /// Goes through the members of a payload and notes what `pointers` lead to.
-    pub(super) fn look(&mut self, pointers: &[Pointer], payload: &mut Members<'a>) -> Result<(), NotJson> {
-        let all = pointers.iter().enumerate().fold(0, |set, (i, _)| set | 1 << i);
-        self.walk(pointers, all, 0, payload)
-    }
-
-    /// Looks for the pointers in `set`, a bit for each, all of which lead to `members`, at depth `depth` of their paths.
-    fn walk(&mut self, pointers: &[Pointer], set: u16, depth: usize, members: &mut Members<'a>) -> Result<(), NotJson> {
-        while let Some(name) = members.name()? {
-            let (mut here, mut deeper) = (0_u16, 0_u16);
-            for (i, (_, path)) in pointers.iter().enumerate().filter(|(i, _)| set & 1 << i != 0) {
-                if path.get(depth).is_some_and(|&part| name.text.as_deref() == Some(part)) {
-                    *if depth + 1 == path.len() { &mut here } else { &mut deeper } |= 1 << i;
+    fn visit_map<A: MapAccess<'a>>(self, mut members: A) -> Result<(), A::Error> {
+        let Self { text, pointers, path, found } = self;
+        while let Some(raw_name) = members.next_key::<&RawValue>()? {
+            let name = json::string(raw_name.get());
+            // The pointer that ends at this member, and one that goes on into it.
+            let (mut ends, mut goes_on) = (None, None);
+            for (i, (_, pointer)) in pointers.iter().enumerate() {
+                let Some([next, rest @ ..]) = pointer.strip_prefix(path) else { continue };
+                if name.as_deref() == Some(next) {
+                    found[i] = None; // if a member occurs twice, the last one counts, as for most parsers
+                    *if rest.is_empty() { &mut ends } else { &mut goes_on } = Some(i);
                 }
             }
-            let value = match deeper {
-                0 => members.value()?,
-                deeper => members.object(|inner| self.walk(pointers, deeper, depth + 1, inner))?,
-            };
-            while here != 0 {
-                self.0[here.trailing_zeros() as usize] = Some(value); // a name that stands twice: the last counts, as it does for most parsers
-                here &= here - 1;
+            match (ends, goes_on) {
+                (_, Some(i)) if json::is_object(text, raw_name) => {
+                    let path = &pointers[i].1[..=path.len()];
+                    members.next_value_seed(Walk { text, pointers, path, found })?;
+                }
+                (Some(i), _) => found[i] = Some(members.next_value::<&RawValue>()?.get()),
+                _ => drop(members.next_value::<IgnoredAny>()?),
             }
         }
         Ok(())

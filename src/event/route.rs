@@ -1,18 +1,19 @@
-//! [`Event`] → [`Record`]: which topic, which key, which headers, and the value: the one copy of the payload.
+//! [`Event`] → [`PreparedRecord`]: topic, key, headers, and the value, which is the only copy of the payload.
 
-use hashbrown::HashMap;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use jiff::Timestamp;
-use jiff::fmt::temporal::DateTimePrinter;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::Sha256;
+use uuid::Uuid;
 
 use super::actions::{self, Slot};
+use super::hash::{first_half, hash};
 use super::normalize::{APP_EVENTS, Event, Tenant};
 
-/// What the envelope may add to `data`, in bytes: sixteen attributes at their longest, escaped, and the names.
+/// How much the envelope may add to `data`, in bytes: sixteen attributes at their longest, with escapes, and their names.
 pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 
 /// How attributes travel (CloudEvents' Kafka binding).
@@ -25,7 +26,7 @@ pub enum Mode {
     Binary,
 }
 
-/// Where the events of an action go.
+/// What happens to the events of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     Topic(Arc<str>),
@@ -40,18 +41,18 @@ pub struct Topics {
     unlisted: Route,
 }
 
-/// What the record's key looks like.
+/// How the record's key is written.
 #[derive(Clone)]
 pub enum Keys {
-    /// The chat id, or what else the catalogue says.
+    /// As [`Event::key`] says: mostly the chat id.
     Plain,
-    /// A keyed hash of that, in hex: agents' ids are e-mail addresses, and keys are seen in places where values are not.
-    /// Equal keys stay equal, so that order is kept; nobody without the secret can tell whose they are.
+    /// A keyed hash of that, in hex: agents' ids are e-mail addresses, and keys turn up where values do not. Equal keys have
+    /// equal hashes, which keeps the order; without the secret a hash does not tell the key.
     Hashed(Hmac<Sha256>),
 }
 
 impl Keys {
-    /// Keys hashed with `secret` (HMAC-SHA-256, the first half of it).
+    /// Keys hashed with `secret`: the first half of HMAC-SHA-256.
     pub fn hashed(secret: &[u8]) -> Self {
         Self::Hashed(Hmac::new_from_slice(secret).expect("HMAC takes keys of any length"))
     }
@@ -59,31 +60,26 @@ impl Keys {
     fn of(&self, key: &str) -> String {
         match self {
             Self::Plain => key.to_owned(),
-            Self::Hashed(secret) => {
-                let hash = secret.clone().chain_update(key).finalize().into_bytes();
-                let mut text = String::with_capacity(32);
-                hex(&hash[..16], &mut text);
-                text
-            }
+            Self::Hashed(secret) => hex(first_half(secret.clone().chain_update(key).finalize().into_bytes().into())),
         }
     }
 }
 
-/// All that decides how an app's events look on Kafka.
+/// How an app's events are written to Kafka.
 #[derive(Clone)]
 pub struct Routing {
     pub topics: Topics,
     pub mode: Mode,
     pub keys: Keys,
-    /// The version of LiveChat's API that the app's webhooks were registered with; bodies do not tell it.
+    /// The version of LiveChat's API that the app's webhooks were registered with; a body does not say it.
     pub api_version: Option<String>,
 }
 
-/// The name that stands for the actions which the catalogue does not know.
+/// The name for all actions that are not in the catalogue.
 pub const UNLISTED: &str = "unlisted";
 
 impl Topics {
-    /// Routes every action to `<prefix><action>`, or where `route` says otherwise for its name.
+    /// Routes every action to `<prefix><action>`, unless `route` has another route for its name.
     pub fn new(prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
         Self::of_names(actions::names(), prefix, route)
     }
@@ -130,37 +126,53 @@ pub struct Record {
     pub value: Vec<u8>,
 }
 
-/// Decides the topic and writes the record; `None` for an action that is to be dropped.
-pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<Record> {
+/// A record that is ready for Kafka, with what the relay has to know about its event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreparedRecord {
+    pub record: Record,
+    /// See [`Event::action_label`].
+    pub action: &'static str,
+    /// `None` if the payload does not name its event: then a retry cannot be told from a second event.
+    pub retry_key: Option<RetryKey>,
+}
+
+/// Equal for two deliveries of one event to one destination: the same app, topic, key and id, the same payload, and the same
+/// additional data. The registration (`webhook_id`) may differ.
+pub type RetryKey = [u8; 16];
+
+/// Decides topic and key, and writes the record. `None` if the action is configured to be dropped.
+pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<PreparedRecord> {
     let Route::Topic(topic) = routing.topics.of(&event) else { return None };
     let key = routing.keys.of(event.key());
+    let retry_key = event.is_id_derived.then(|| retry_key(&event, topic, &key));
     let (content_type, mut headers, value) = match routing.mode {
         Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, routing, &key)),
         Mode::Binary => ("application/json", ce_headers(&event, routing, &key), event.data().concat().into_bytes()),
     };
     headers.insert(0, ("content-type".into(), content_type.into()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned().into())));
-    Some(Record { topic: Arc::clone(topic), key, headers, value })
+    let record = Record { topic: Arc::clone(topic), key, headers, value };
+    Some(PreparedRecord { record, action: event.action_label, retry_key })
+}
+
+fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {
+    let additional_data = event.additional_data.unwrap_or_default();
+    let [app, topic, key, additional_data] = [event.app, topic, key, additional_data].map(str::as_bytes);
+    hash([app, topic, key, event.id.as_bytes(), &event.content_hash, additional_data])
 }
 
 /// The structured mode's value.
 fn envelope(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<u8> {
     let [before, after] = event.data();
-    let mut json = Vec::with_capacity(before.len() + after.len() + 768);
+    let mut json = Vec::with_capacity(before.len() + after.len() + 1024);
     json.push(b'{');
-    attributes(event, routing, key, |name, text, is_plain| {
+    for (name, text) in attributes(event, routing, key) {
         json.push(b'"');
         json.extend_from_slice(name.as_bytes());
         json.extend_from_slice(b"\":");
-        if is_plain || needs_no_escapes(text) {
-            json.push(b'"');
-            json.extend_from_slice(text.as_bytes());
-            json.extend_from_slice(b"\",");
-        } else {
-            serde_json::to_writer(&mut json, text).expect("text is JSON, and memory takes what is written");
-            json.push(b',');
-        }
-    });
+        serde_json::to_writer(&mut json, &text).expect("a string is JSON, and a Vec takes what is written");
+        json.push(b',');
+    }
     json.extend_from_slice(br#""data":"#);
     json.extend_from_slice(before.as_bytes());
     json.extend_from_slice(after.as_bytes());
@@ -170,143 +182,88 @@ fn envelope(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<u8> {
 
 /// The binary mode's headers; the content type of `data` has a header of its own there.
 fn ce_headers(event: &Event<'_>, routing: &Routing, key: &str) -> Vec<(Cow<'static, str>, Cow<'static, str>)> {
-    let mut headers = Vec::with_capacity(16);
-    attributes(event, routing, key, |name, text, _| {
-        if name != "datacontenttype" {
-            headers.push((format!("ce_{name}").into(), text.to_owned().into()));
-        }
-    });
-    headers
+    let attributes = attributes(event, routing, key).filter(|(name, _)| *name != "datacontenttype");
+    attributes.map(|(name, text)| (format!("ce_{name}").into(), text.into_owned().into())).collect()
 }
 
-/// Whether a text stands in JSON as it is; nearly every one does.
-fn needs_no_escapes(text: &str) -> bool {
-    // Looks at every byte, which is faster than to stop: it is done many at a time.
-    let is_plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
-    text.bytes().fold(true, |all, b| all & is_plain(b))
-}
-
-/// The attributes that the event has, in the order of the envelope: name, text, and whether the text, being our own, is known
-/// to need no escapes in JSON.
-fn attributes(event: &Event<'_>, routing: &Routing, key: &str, mut attribute: impl FnMut(&str, &str, bool)) {
-    let mut made = String::with_capacity(128);
-    let mut attribute = |name: &str, text: &str, is_plain: bool| {
-        if !text.is_empty() {
-            attribute(name, text, is_plain);
-        }
+/// The attributes that the event has, in the order of the envelope.
+fn attributes<'e>(
+    event: &'e Event<'_>,
+    routing: &'e Routing,
+    key: &'e str,
+) -> impl Iterator<Item = (&'static str, Cow<'e, str>)> {
+    let (organization, license) = match &event.tenant {
+        Tenant::Organization(id) => (Some(&**id), None),
+        Tenant::License(id) => (None, Some(&**id)),
+        Tenant::Unnamed => (None, None),
     };
-    attribute("specversion", "1.0", true);
-    attribute("id", event.id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()), true);
-    attribute("source", written(&mut made, |t| source(&event.tenant, t)), true);
-    attribute("type", written(&mut made, |t| t.extend(["com.livechat.", &event.name])), true);
-    attribute("subject", written(&mut made, |t| subject(event, t)), true);
-    if let Some(time) = event.time {
-        attribute("time", written(&mut made, |t| rfc3339(DateTimePrinter::new(), time, t)), true);
-    }
-    let printer = DateTimePrinter::new().precision(Some(3));
-    attribute("recordedtime", written(&mut made, |t| rfc3339(printer, event.recorded, t)), true);
-    attribute("datacontenttype", "application/json", true);
-    match &event.tenant {
-        Tenant::Organization(id) => attribute("organizationid", id, false),
-        Tenant::License(id) => attribute("licenseid", id, false),
-        Tenant::Unnamed => {}
-    }
-    attribute("webhookid", event.webhook_id.as_deref().unwrap_or_default(), false);
-    attribute("app", event.app, false);
-    attribute("apiversion", routing.api_version.as_deref().unwrap_or_default(), false);
-    for (slot, name) in Slot::ATTRIBUTES {
-        attribute(name, event.slot(slot).unwrap_or_default(), false);
-    }
-    attribute("partitionkey", key, false);
-    attribute("contenthash", written(&mut made, |t| hex(&event.content_hash, t)), true);
+    let before_slots = [
+        ("specversion", Some("1.0".into())),
+        ("id", Some(event.id.to_string().into())),
+        ("source", Some(source(&event.tenant).into())),
+        ("type", Some(["com.livechat.", &event.name].concat().into())),
+        ("subject", subject(event).map(Cow::from)),
+        ("time", event.time.map(|time| time.to_string().into())),
+        ("recordedtime", Some(format!("{:.3}", event.recorded).into())),
+        ("datacontenttype", Some("application/json".into())),
+        ("organizationid", organization.map(Cow::from)),
+        ("licenseid", license.map(Cow::from)),
+        ("webhookid", event.webhook_id.as_deref().map(Cow::from)),
+        ("app", Some(event.app.into())),
+        ("apiversion", routing.api_version.as_deref().map(Cow::from)),
+    ];
+    let slots = Slot::ATTRIBUTES.map(|(slot, name)| (name, event.slot(slot).map(Cow::from)));
+    let after_slots = [("partitionkey", Some(key.into())), ("contenthash", Some(hex(event.content_hash).into()))];
+    let all = before_slots.into_iter().chain(slots).chain(after_slots);
+    all.filter_map(|(name, text)| Some((name, text?)))
 }
 
-/// What `write` makes, in memory that is used again.
-fn written(made: &mut String, write: impl FnOnce(&mut String)) -> &str {
-    made.clear();
-    write(made);
-    made
-}
-
-fn rfc3339(printer: DateTimePrinter, time: Timestamp, to: &mut String) {
-    printer.print_timestamp(&time, to).expect("a String takes what is written");
-}
-
-fn hex(bytes: &[u8], to: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        to.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        to.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
+/// 32 lower-case digits: what `uuid` calls a simple UUID.
+fn hex(bytes: [u8; 16]) -> String {
+    Uuid::from_bytes(bytes).simple().to_string()
 }
 
 /// Who the events come from.
-fn source(tenant: &Tenant<'_>, to: &mut String) {
-    to.push_str("/livechat");
+fn source(tenant: &Tenant<'_>) -> String {
     match tenant {
-        Tenant::Organization(id) => segment("organizations", id, to),
-        Tenant::License(id) => segment("licenses", id, to),
-        Tenant::Unnamed => {}
+        Tenant::Organization(id) => ["/livechat/organizations/", &path_segment(id)].concat(),
+        Tenant::License(id) => ["/livechat/licenses/", &path_segment(id)].concat(),
+        Tenant::Unnamed => "/livechat".to_owned(),
     }
 }
 
-/// What the event is about: the chat with its thread, else the one thing that the payload names.
-fn subject(event: &Event<'_>, to: &mut String) {
+/// What the event is about: the chat and its thread, else the agent, customer and so on that the payload names.
+fn subject(event: &Event<'_>) -> Option<String> {
     const THINGS: [(Slot, &str); 7] = [
-        (Slot::Customer, "customers"),
-        (Slot::Agent, "agents"),
-        (Slot::Bot, "bots"),
-        (Slot::Group, "groups"),
-        (Slot::Tag, "tags"),
-        (Slot::AutoAccess, "auto_accesses"),
-        (Slot::Resource, "resources"),
+        (Slot::Customer, "customers/"),
+        (Slot::Agent, "agents/"),
+        (Slot::Bot, "bots/"),
+        (Slot::Group, "groups/"),
+        (Slot::Tag, "tags/"),
+        (Slot::AutoAccess, "auto_accesses/"),
+        (Slot::Resource, "resources/"),
     ];
-    if let Some(chat) = event.slot(Slot::Chat) {
-        segment("chats", chat, to);
-        if let Some(thread) = event.slot(Slot::Thread) {
-            segment("threads", thread, to);
-        }
-    } else if let Some((id, things)) = THINGS.iter().find_map(|&(slot, things)| Some((event.slot(slot)?, things))) {
-        segment(things, id, to);
-    }
-    if to.starts_with('/') {
-        to.remove(0);
+    let id = |slot| event.slot(slot).map(path_segment);
+    match (id(Slot::Chat), id(Slot::Thread)) {
+        (Some(chat), Some(thread)) => Some(["chats/", &chat, "/threads/", &thread].concat()),
+        (Some(chat), None) => Some(["chats/", &chat].concat()),
+        (None, _) => THINGS.iter().find_map(|&(slot, things)| Some([things, &id(slot)?].concat())),
     }
 }
 
-/// `/things/id`, the id escaped as a path of a URI has it.
-fn segment(things: &str, id: &str, to: &mut String) {
-    to.push('/');
-    to.push_str(things);
-    to.push('/');
-    if id.bytes().all(|byte| UNESCAPED[usize::from(byte)]) {
-        to.push_str(id); // nearly every id
-        return;
-    }
-    for byte in id.bytes() {
-        if UNESCAPED[usize::from(byte)] {
-            to.push(char::from(byte));
-        } else {
-            to.push('%');
-            hex(&[byte], to);
-        }
-    }
+/// An id as a segment of a URI's path (RFC 3986). Consumers compare `source` and `subject` as texts, so it is part of the contract
+/// (docs/kafka.md) which characters are escaped, and that the hex digits are upper case.
+fn path_segment(id: &str) -> Cow<'_, str> {
+    const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'@');
+    utf8_percent_encode(id, ESCAPED).into()
 }
-
-/// The bytes that stand for themselves in a path.
-const UNESCAPED: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 128_u8 {
-        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'@');
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Keyring, Receipt, normalize::normalize, receive::receive, verify::verify};
+    use super::super::normalize::{normalize, normalize_app_webhook};
+    use super::super::receive::receive;
+    use super::super::verify::{verify, verify_app_webhook};
+    use super::super::{Keyring, Receipt};
     use super::*;
     use proptest::prelude::*;
     use secrecy::SecretString;
@@ -317,11 +274,15 @@ mod tests {
     }
 
     fn record_with(body: &str, mode: Mode, keys: Keys) -> Option<Record> {
-        let topics = Topics::new("livechat.", |name| (name == "thread_tagged").then_some(Route::Drop));
+        prepared(body, "default", "livechat.", mode, keys).map(|prepared| prepared.record)
+    }
+
+    fn prepared(body: &str, app: &str, prefix: &str, mode: Mode, keys: Keys) -> Option<PreparedRecord> {
+        let topics = Topics::new(prefix, |name| (name == "thread_tagged").then_some(Route::Drop));
         let routing = Routing { topics, mode, keys, api_version: None };
         let keyring = Keyring::new([("only".to_owned(), &SecretString::from("k"))]);
         let receipt = Receipt {
-            app: "default",
+            app,
             time: "2026-11-22T14:27:51.1029Z".parse().expect("a time"),
             fresh_id: || uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
         };
@@ -348,6 +309,49 @@ mod tests {
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.incoming_event", "C1"));
         let headers: Vec<_> = record.headers.iter().map(|(n, v)| (n.as_ref(), v.as_ref())).collect();
         assert_eq!(headers, [("content-type", "application/cloudevents+json"), ("traceparent", "00-a-b-01")]);
+    }
+
+    #[test]
+    fn ids_in_source_and_subject_are_percent_encoded_with_upper_case_digits() {
+        let written = |action: &str, payload: &str, tenant: &str| {
+            let body = format!(r#"{{"secret_key":"k","action":"{action}","payload":{payload},{tenant}}}"#);
+            let value: Value = serde_json::from_slice(&record(&body, Mode::Structured)?.value).expect("JSON");
+            Some([&value["source"], &value["subject"]].map(|text| text.as_str().unwrap_or("absent").to_owned()))
+        };
+        for (action, payload, tenant, source, subject) in [
+            (
+                "tag_deleted",
+                r#"{"name":"café / bar"}"#,
+                r#""organization_id":"ö 1""#,
+                "organizations/%C3%B6%201",
+                "tags/caf%C3%A9%20%2F%20bar",
+            ),
+            (
+                "agent_deleted",
+                r#"{"id":"ann.o-n_e~@example.com"}"#,
+                r#""license_id":17"#,
+                "licenses/17",
+                "agents/ann.o-n_e~@example.com",
+            ),
+            (
+                "incoming_event",
+                r#"{"chat_id":"A?","thread_id":"%41"}"#,
+                r#""license_id":"a:b""#,
+                "licenses/a%3Ab",
+                "chats/A%3F/threads/%2541",
+            ),
+            (
+                "chat_properties_updated",
+                r#"{"chat_id":"🚀"}"#,
+                r#""organization_id":"o+""#,
+                "organizations/o%2B",
+                "chats/%F0%9F%9A%80",
+            ),
+            ("auto_accesses_updated", "[]", r#""organization_id":"o""#, "organizations/o", "absent"),
+        ] {
+            let expected = [format!("/livechat/{source}"), subject.to_owned()];
+            assert_eq!(written(action, payload, tenant), Some(expected), "{action}");
+        }
     }
 
     #[test]
@@ -386,6 +390,42 @@ mod tests {
     }
 
     #[test]
+    fn a_delivery_is_a_retry_only_of_one_with_the_same_destination_and_content() {
+        let retry_key = |body: &str, app: &str, prefix: &str, keys: Keys| {
+            prepared(body, app, prefix, Mode::Structured, keys).expect("a record").retry_key
+        };
+        let plain = |body: &str| retry_key(body, "production", "livechat.", Keys::Plain);
+        let first = plain(EVENT);
+        assert!(first.is_some());
+        assert_eq!(plain(&EVENT.replace(r#""w1""#, r#""w2""#)), first, "another registration");
+        for (other, what) in [
+            (retry_key(EVENT, "staging", "livechat.", Keys::Plain), "another app"),
+            (retry_key(EVENT, "production", "staging.livechat.", Keys::Plain), "another topic"),
+            (retry_key(EVENT, "production", "livechat.", Keys::hashed(b"pepper")), "another key"),
+            // Where parts were hashed without their lengths, these two would be one text.
+            (retry_key(EVENT, "productionl", "ivechat.", Keys::Plain), "another app and topic"),
+            (plain(&EVENT.replace("o-1", "o-2")), "another tenant"),
+            (plain(&EVENT.replace("T1_2", "T1_3")), "another event"),
+            (plain(&EVENT.replace("ann@", "bob@")), "another payload"),
+            (plain(&EVENT.replace(r#""additional_data":{}"#, r#""additional_data":{"a":1}"#)), "more additional data"),
+        ] {
+            assert!(other.is_some() && other != first, "{what}");
+        }
+        assert_eq!(plain(&EVENT.replace("incoming_event", "event_updated")), None, "it does not name its event");
+    }
+
+    #[test]
+    fn what_metrics_call_an_action_is_a_name_of_the_catalogue() {
+        let label = |action: &str| {
+            let body = EVENT.replace("incoming_event", action);
+            prepared(&body, "default", "livechat.", Mode::Structured, Keys::Plain).expect("a record").action
+        };
+        assert_eq!(label("incoming_event"), "incoming_event");
+        assert_eq!(label("thread_closed"), "chat_deactivated");
+        assert_eq!(label("chat_cloned"), "unlisted");
+    }
+
+    #[test]
     fn hashed_keys_keep_apart_and_together_what_plain_keys_do_and_show_nothing() {
         let hashed =
             |body: &str, secret: &[u8]| record_with(body, Mode::Structured, Keys::hashed(secret)).expect("a record");
@@ -401,13 +441,19 @@ mod tests {
     #[test]
     fn an_app_webhook_is_an_event_of_its_own_kind() {
         let body = r#" {"applicationID":"a1","date":"2026-09-14T15:29:53+02:00","event":"payment_collected","licenseID":17,"organizationID":"o-1","payload":{"paymentID":"p"}} "#;
-        let receipt = Receipt { app: "app-webhooks", time: Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil };
+        let receipt = Receipt { app: "app-webhooks", time: jiff::Timestamp::UNIX_EPOCH, fresh_id: uuid::Uuid::nil };
         let topics = Topics::of_app_webhooks("livechat.", |_| None);
         assert_eq!(topics.names().len(), 7);
         let routing =
             Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: Some("3.6".to_owned()) };
-        let event = |body: &'static str| super::super::normalize::normalize_app_webhook(body.as_bytes(), receipt);
-        let record = route(event(body).expect("well-formed"), &routing, None).expect("a record");
+        let keyring = Keyring::new([("path".to_owned(), &SecretString::from("token"))]);
+        let event = |body: &'static str| {
+            let (webhook, _) = verify_app_webhook("token", body.as_bytes(), &keyring).expect("verified");
+            normalize_app_webhook(webhook, receipt)
+        };
+        let prepared = route(event(body), &routing, None).expect("a record");
+        assert_eq!((prepared.action, prepared.retry_key), ("app_webhook", None));
+        let record = prepared.record;
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.app.payment_collected", "o-1"));
         let value = String::from_utf8(record.value).expect("text");
         assert!(
@@ -416,10 +462,8 @@ mod tests {
         );
         assert!(value.contains(r#""app":"app-webhooks","apiversion":"3.6","#), "{value}");
         assert!(value.ends_with(&format!(r#","data":{}}}"#, body.trim())));
-        let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#).expect("well-formed");
-        assert_eq!(&*route(unknown, &routing, None).expect("a record").topic, "livechat.unlisted");
-        assert_eq!(event(r#"{"payload":{}}"#).err(), Some(super::super::Rejection::NoAction));
-        assert_eq!(event(r#"{"event":"x"}"#).err(), Some(super::super::Rejection::NoPayload));
+        let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#);
+        assert_eq!(&*route(unknown, &routing, None).expect("a record").record.topic, "livechat.unlisted");
     }
 
     #[test]

@@ -1,52 +1,69 @@
-//! [`Delivery`] → [`Verified`]: the secret key is compared with every key of the app, and is gone from then on.
+//! [`Delivery`] → [`Verified`]: compares the secret key with the app's keys. Nothing after this step has the secret key.
 
-use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::actions::Action;
-use super::pointers::Found;
-use super::{Delivery, Rejection, scan};
+use super::receive::{AppWebhook, Webhook, receive_app_webhook};
+use super::{Delivery, Rejection, json};
 
-/// The active secret keys of an app, by name. Several, because the only way to change the key of a LiveChat webhook is
-/// to register it anew, and meanwhile both keys arrive. Keeps digests, so that no key can leak from here.
+/// The active secret keys of an app. There are several while a key is being changed: that takes a new registration at LiveChat,
+/// and until the old one is removed, webhooks arrive with both keys.
 pub struct Keyring {
     keys: Vec<Key>,
 }
 
-struct Key {
+/// A secret key. Only its digest is kept, so that the key cannot leak from here.
+pub struct Key {
     name: String,
     digest: [u8; 32],
+    uses: AtomicU64,
 }
 
 impl Keyring {
-    /// A ring of named keys. An empty ring verifies nothing: it stands for the unknown app.
+    /// A keyring of named keys. One without keys verifies nothing: the relay uses it for unknown apps.
     pub fn new<'k>(keys: impl IntoIterator<Item = (String, &'k SecretString)>) -> Self {
-        let key = |(name, secret): (String, &SecretString)| Key { name, digest: digest(secret.expose_secret()) };
+        let key = |(name, secret): (String, &SecretString)| Key {
+            name,
+            digest: digest(secret.expose_secret()),
+            uses: AtomicU64::new(0),
+        };
         Self { keys: keys.into_iter().map(key).collect() }
     }
 
-    /// The names of the keys, by their places.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.keys.iter().map(|key| key.name.as_str())
+    /// The keys, in the order in which they were given.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
     }
 
-    /// Whether `delivered` is one of the keys.
-    pub fn fits(&self, delivered: &str) -> bool {
-        self.find(delivered).is_some()
-    }
-
-    /// The place in the ring of the key that fits. Compares with every key, whether one has matched or not, and digests rather
-    /// than texts: neither a key's length nor its place shows in the time that this takes.
-    fn find(&self, delivered: &str) -> Option<usize> {
+    /// The key that equals `delivered`. Compares digests, and with every key even after a match, so that the time shows neither
+    /// the length of a key nor its position.
+    fn find(&self, delivered: &str) -> Option<&Key> {
         let delivered = digest(delivered);
         let mut found = u64::MAX;
-        for (place, key) in self.keys.iter().enumerate() {
-            found.conditional_assign(&(place as u64), key.digest.ct_eq(&delivered));
+        for (i, key) in self.keys.iter().enumerate() {
+            found.conditional_assign(&(i as u64), key.digest.ct_eq(&delivered));
         }
-        usize::try_from(found).ok().filter(|place| *place < self.keys.len())
+        self.keys.get(usize::try_from(found).ok()?)
+    }
+}
+
+impl Key {
+    /// The name that it has in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Counts a webhook that this key has verified.
+    pub fn count_use(&self) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many webhooks this key has verified.
+    pub fn uses(&self) -> u64 {
+        self.uses.load(Ordering::Relaxed)
     }
 }
 
@@ -54,40 +71,46 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A webhook whose sender knew a secret key of the app. [`verify`] is its only maker; the key is no part of it.
-pub struct Verified<'a> {
-    /// The delivered object without its secret key: the bytes before and after it.
-    pub(super) data: [&'a str; 2],
-    pub(super) action: Cow<'a, str>,
-    pub(super) known: Option<&'static Action>,
-    pub(super) payload: &'a str,
-    pub(super) found: Found<'a>,
-    pub(super) webhook_id: Option<&'a str>,
-    pub(super) organization_id: Option<&'a str>,
-    pub(super) license_id: Option<&'a str>,
-    pub(super) additional_data: Option<&'a str>,
+/// A webhook whose sender knows a secret key of the app. Only [`verify`] makes one. It does not contain the key.
+pub struct Verified<'a>(Webhook<'a>);
+
+impl<'a> Verified<'a> {
+    pub(super) fn into_webhook(self) -> Webhook<'a> {
+        self.0
+    }
 }
 
-/// Checks the secret key; answers the place of the key that fitted, too, as [`Keyring::names`] has it.
+/// Checks the secret key; also returns which of the app's keys it is.
 ///
 /// # Errors
-/// [`Rejection::Unauthorized`] when the key is missing, no string, or none of the ring's.
-pub fn verify<'a>(delivery: Delivery<'a>, keyring: &Keyring) -> Result<(Verified<'a>, usize), Rejection> {
-    let (secret, cut) = delivery.secret.ok_or(Rejection::Unauthorized)?;
-    let secret = scan::string(secret).ok_or(Rejection::Unauthorized)?;
-    let key = keyring.find(&secret).ok_or(Rejection::Unauthorized)?;
-    let verified = Verified {
-        data: [&delivery.body[..cut.start], &delivery.body[cut.end..]],
-        action: delivery.action,
-        known: delivery.known,
-        payload: delivery.payload,
-        found: delivery.found,
-        webhook_id: delivery.webhook_id,
-        organization_id: delivery.organization_id,
-        license_id: delivery.license_id,
-        additional_data: delivery.additional_data,
-    };
-    Ok((verified, key))
+/// [`Rejection::Unauthorized`] when `secret_key` is missing, not a string, or not one of the keys.
+pub fn verify<'a, 'k>(delivery: Delivery<'a>, keyring: &'k Keyring) -> Result<(Verified<'a>, &'k Key), Rejection> {
+    let secret_key = delivery.secret_key.and_then(json::string).ok_or(Rejection::Unauthorized)?;
+    let key = keyring.find(&secret_key).ok_or(Rejection::Unauthorized)?;
+    Ok((Verified(delivery.webhook), key))
+}
+
+/// An App Webhook whose sender knows the token. Only [`verify_app_webhook`] makes one.
+pub struct VerifiedAppWebhook<'a>(AppWebhook<'a>);
+
+impl<'a> VerifiedAppWebhook<'a> {
+    pub(super) fn into_webhook(self) -> AppWebhook<'a> {
+        self.0
+    }
+}
+
+/// Checks the token in the path that an App Webhook was sent to, then reads its body, which has no secret key.
+///
+/// # Errors
+/// [`Rejection::Unauthorized`] when the token is not one of the keys; another [`Rejection`] when the body is not a JSON object
+/// with an `event` and a `payload`, or has a member twice.
+pub fn verify_app_webhook<'a, 'k>(
+    token: &str,
+    body: &'a [u8],
+    keyring: &'k Keyring,
+) -> Result<(VerifiedAppWebhook<'a>, &'k Key), Rejection> {
+    let key = keyring.find(token).ok_or(Rejection::Unauthorized)?;
+    Ok((VerifiedAppWebhook(receive_app_webhook(body)?), key))
 }
 
 #[cfg(test)]
@@ -103,7 +126,7 @@ mod tests {
     fn check(body: &str, keyring: &Keyring) -> Option<(String, String)> {
         let delivery = receive(body.as_bytes()).expect("well-formed");
         let (verified, key) = verify(delivery, keyring).ok()?;
-        Some((verified.data.concat(), keyring.names().nth(key)?.to_owned()))
+        Some((verified.into_webhook().data.concat(), key.name().to_owned()))
     }
 
     #[test]
@@ -117,6 +140,34 @@ mod tests {
             assert!(check(&body(wrong), &keyring).is_none(), "{wrong}");
         }
         assert!(check(&body("k1"), &ring(&[])).is_none(), "an empty ring verifies nothing");
+    }
+
+    #[test]
+    fn each_key_counts_its_own_uses() {
+        // Names are for people: keys of two apps may share one, and so could an app's own.
+        let rings = [ring(&[("path", "k1"), ("path", "k2")]), ring(&[("path", "k2")])];
+        let body = br#"{"secret_key":"k2","action":"a","payload":{}}"#;
+        for _ in 0..3 {
+            verify(receive(body).expect("well-formed"), &rings[0]).expect("verified").1.count_use();
+        }
+        verify_app_webhook("k2", br#"{"event":"e","payload":{}}"#, &rings[1]).expect("verified").1.count_use();
+        let uses = rings.iter().flat_map(Keyring::keys).map(Key::uses);
+        assert_eq!(uses.collect::<Vec<_>>(), [0, 3, 1]);
+    }
+
+    #[test]
+    fn an_app_webhook_is_verified_by_its_token_before_its_body_is_read() {
+        let keyring = ring(&[("path", "token")]);
+        let why = |token: &str, body: &str| verify_app_webhook(token, body.as_bytes(), &keyring).err();
+        assert_eq!(why("token", r#"{"event":"x","payload":{}}"#), None);
+        for token in ["", "toke", "tokens", "TOKEN"] {
+            assert_eq!(why(token, r#"{"event":"x","payload":{}}"#), Some(Rejection::Unauthorized), "{token}");
+            assert_eq!(why(token, "no JSON"), Some(Rejection::Unauthorized), "{token}");
+        }
+        assert_eq!(why("token", "no JSON"), Some(Rejection::NotJson));
+        assert_eq!(why("token", r#"{"payload":{}}"#), Some(Rejection::NoAction));
+        assert_eq!(why("token", r#"{"event":"x"}"#), Some(Rejection::NoPayload));
+        assert_eq!(why("token", r#"{"event":"x","payload":{},"event":"x"}"#), Some(Rejection::MemberTwice));
     }
 
     #[test]

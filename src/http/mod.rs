@@ -1,370 +1,338 @@
-//! Connections: accepted up to a number, each with a time for everything, HTTP/1.1 or HTTP/2 by its first bytes.
-//!
-//! hyper speaks HTTP. Around it stands what a stranger's connection needs: a watch over how long it may take for a
-//! request's head and between requests, an answer to those who are too slow, and an end that loses no answer.
+//! Connections: accepted up to a number, HTTP/1.1 or HTTP/2 by hyper, each closed when it is late, and all when the daemon stops.
 
 pub mod admin;
 pub mod webhook;
 
-mod activity;
+mod connection;
 
-use std::convert::Infallible;
-use std::io;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use hyper::http::uri::Authority;
 use hyper::service::service_fn;
-use hyper::{Request, Response, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
+use hyper::{Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::alarm::Alarm;
+use crate::outcome::{ConnectionEnd as End, Outcome, Refusal, Unavailable};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Throttle;
-use activity::{Activity, Late, Watched};
+pub use connection::Exchange;
+use connection::{Connection, Watched, head_bytes};
 
 /// What a listener allows. Every field is a key of `[server]` or `[admin]`.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections_max: usize,
-    pub backlog: u32,
     pub header_bytes_max: usize,
     pub header_timeout: Duration,
     pub keepalive_timeout: Duration,
+    pub write_timeout: Duration,
     pub linger_timeout: Duration,
+    /// HTTP/2 streams of a connection, and the bytes that its client may send before they are read.
     pub streams_max: u32,
+    pub window_bytes: u32,
+    /// How long a connection may last in all, if not as long as it likes.
+    pub lifetime: Option<Duration>,
 }
 
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers requests; one a listener, shared by its connections.
-pub trait Handler: Send + Sync + Sized + 'static {
-    /// Whether each answer without `connection: close` has read its request's body to the end.
-    const READS_BODIES: bool;
+/// Answers requests; one a listener.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers a request. Dropped before its end when the client has gone.
+    fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> impl Future<Output = Answer> + Send;
 
-    fn answer(
-        connection: &Arc<Connection<Self>>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Answer> + Send + use<Self>;
+    /// Answers for a request that did not come through [`Handler::answer`].
+    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer;
 
-    /// The connections that are open now.
-    fn connections(&self, open: usize);
+    /// An answer was given, perhaps by hyper.
+    fn answered(&self, _: StatusCode) {}
+
+    /// A connection has ended.
+    fn ended(&self, _: End) {}
 }
 
-/// Binds, and lets up to `backlog` connections wait to be accepted: with 128, as the libraries have it, the kernel drops what a crowd that
-/// comes at once has more, and those clients wait for a second and longer.
-///
-/// # Errors
-/// The system's: the port is taken, or not ours to take, or the address is none of this machine's.
-pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
-    socket.bind(address)?;
-    socket.listen(backlog)
+/// A listener's server.
+pub struct Server<H> {
+    handler: H,
+    limits: Limits,
+    http: auto::Builder<TokioExecutor>,
+    slots: Arc<Semaphore>,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    shutdown: Shutdown,
+    complaints: Throttle,
 }
 
-/// Accepts until `shutdown.closing`, and serves what was accepted until it has ended. The listener comes from outside,
-/// so that whoever starts the daemon learns of a port that is taken before anything else happens.
-pub async fn serve<H: Handler>(listener: TcpListener, limits: Limits, handler: Arc<H>, shutdown: Shutdown) {
-    let slots = Arc::new(Semaphore::new(limits.connections_max));
-    let limits = Arc::new(limits);
-    let tasks = TaskTracker::new();
-    let complaints = Throttle::new(Duration::from_secs(10));
-    while let Some((slot, stream, peer)) = next(&listener, &slots, &shutdown, &complaints).await {
-        let (limits, handler, shutdown, open) =
-            (Arc::clone(&limits), Arc::clone(&handler), shutdown.clone(), tasks.clone());
-        tasks.spawn(async move {
-            handler.connections(open.len());
-            connection(stream, peer, &limits, &handler, &shutdown, &open).await;
-            drop(slot);
-            handler.connections(open.len().saturating_sub(1));
-        });
+impl<H: Handler> Server<H> {
+    pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        // With half_close a request is answered whose client has ended its side behind it.
+        http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max.max(8192));
+        http.http2()
+            .max_concurrent_streams(limits.streams_max)
+            .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
+            .initial_connection_window_size(limits.window_bytes)
+            .initial_stream_window_size(limits.window_bytes);
+        let slots = Arc::new(Semaphore::new(limits.connections_max));
+        let complaints = Throttle::new(Duration::from_secs(10));
+        Arc::new(Self { handler, limits, http, slots, connections: Mutex::default(), shutdown, complaints })
     }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
-}
 
-/// The next connection with its slot; `None` when it is time to close. Errors, such as too many open files, are the
-/// system's and pass: they are waited out.
-async fn next(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-    shutdown: &Shutdown,
-    complaints: &Throttle,
-) -> Option<(tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr)> {
-    let accept = async {
-        let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
-        loop {
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.limits.connections_max - self.slots.available_permits()
+    }
+
+    /// Accepts until `closing`, and serves what was accepted until it has ended. The listener comes from outside, so that whoever
+    /// starts the daemon learns of a port that is taken before anything else happens.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
+        let (tasks, mut number) = (TaskTracker::new(), 0);
+        while let Some(accepted) = closing.run_until_cancelled(self.accept(&listener)).await {
+            let (stream, peer, slot) = accepted;
+            let connection = Arc::new(Connection::new(peer));
+            number += 1;
+            self.connections().insert(number, Arc::clone(&connection));
+            tasks.spawn(Arc::clone(&self).connection(number, stream, connection, slot));
+        }
+        drop(listener);
+        self.connections().values().for_each(|connection| connection.close(End::Shutdown));
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    /// The next connection with its slot. Errors, such as too many open files, pass: they are waited out.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+        let pause = Duration::from_millis(50);
+        let (stream, peer) = loop {
             match listener.accept().await {
-                Ok((stream, peer)) => return (slot, stream, peer),
+                Ok(accepted) => break accepted,
                 Err(error) => {
-                    if let Some(unlogged) = complaints.pass() {
-                        tracing::warn!(%error, unlogged, "connections cannot be accepted for the moment");
-                    }
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    self.complain(|suppressed| tracing::warn!(%error, suppressed, "cannot accept connections"))
                 }
             }
-        }
-    };
-    tokio::select! {
-        biased;
-        () = shutdown.closed() => None,
-        accepted = accept => Some(accepted),
-    }
-}
-
-/// One connection from its first byte to its end.
-async fn connection<H: Handler>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    limits: &Limits,
-    handler: &Arc<H>,
-    shutdown: &Shutdown,
-    open: &TaskTracker,
-) {
-    let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
-    let this = Arc::new(Connection {
-        handler: Arc::clone(handler),
-        activity: Activity::new(),
-        shutdown: shutdown.clone(),
-        peer,
-        alarm: Alarm::default(),
-        open: open.clone(),
-    });
-    let mut io = Watched::new(stream, Arc::clone(&this));
-    let first = tokio::select! {
-        biased;
-        first = sniff(&mut io) => first,
-        late = this.activity.late(limits) => {
-            if late == Late::Head {
-                apologize(&mut io, limits).await;
-            }
-            return;
-        }
-        () = shutdown.closed() => return,
-    };
-    let http2 = match first {
-        Some(Sniffed { http2, bytes }) => {
-            io.unread(bytes);
-            http2
-        }
-        None => return,
-    };
-    if http2 {
-        Box::pin(serve_http2(io, &this, limits)).await; // far larger than its neighbour, and rare
-    } else {
-        serve_http1(io, &this, limits).await;
-    }
-}
-
-/// With so many connections open, one between requests keeps nothing but its socket: its buffers take twice the memory of all
-/// the rest, and most of so many are idle. Fewer keep theirs, which is cheaper than to make them anew.
-const CROWD: usize = 512;
-
-async fn serve_http1<H: Handler>(
-    mut io: Watched<TcpStream, Connection<H>>,
-    this: &Arc<Connection<H>>,
-    limits: &Limits,
-) {
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
-    // An answer is one small piece, for which the kernel's send does less than its writev.
-    builder.writev(false);
-    builder.max_buf_size(limits.header_bytes_max.max(8192));
-    // Else hyper drops a request whose client has hung up behind it, perhaps before we have looked at it.
-    builder.half_close(true);
-    let end = loop {
-        let service = service_fn(|request| Taken::new(this).answer(request));
-        let mut connection = builder.serve_connection(TokioIo::new(io), service);
-        let end = watch(&mut Pin::new(&mut connection), this, limits, |c| c.graceful_shutdown()).await;
-        let parts = connection.into_parts();
-        io = parts.io.into_inner();
-        if end != End::Quiet {
-            break end;
-        }
-        let unread = parts.read_buf;
-        if !unread.is_empty() {
-            io.unread(unread);
-            this.activity.read();
-            continue;
-        }
-        drop(unread); // empty, it holds hyper's whole buffer still
-        let late = tokio::select! {
-            biased;
-            _ = io.stream().readable() => continue, // what it is, the read behind it tells
-            late = this.activity.late(limits) => Some(late),
-            () = this.shutdown.closed() => None,
+            tokio::time::sleep(pause).await;
         };
-        break late.map_or(End::Done, End::Late);
-    };
-    tracing::trace!(peer = %this.peer, ?end, "connection ended");
-    if end == End::Late(Late::Head) {
-        apologize(&mut io, limits).await;
-    } else {
-        linger(&mut io, limits).await;
-    }
-}
-
-async fn serve_http2<H: Handler>(io: Watched<TcpStream, Connection<H>>, this: &Arc<Connection<H>>, limits: &Limits) {
-    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.streams_max)
-        .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX));
-    let service = service_fn(|request| Taken::new(this).answer(request));
-    let connection = builder.serve_connection(TokioIo::new(io), service);
-    this.activity.frames_are_not_heads();
-    tokio::pin!(connection);
-    let end = watch(&mut connection, this, limits, |c| c.graceful_shutdown()).await;
-    tracing::trace!(peer = %this.peer, ?end, "connection ended");
-}
-/// What a connection and its requests share, in one place: where many are open, most of it lies outside the processor's caches when
-/// the next request comes.
-pub struct Connection<H> {
-    handler: Arc<H>,
-    activity: Activity,
-    shutdown: Shutdown,
-    peer: SocketAddr,
-    /// For one request after the other.
-    alarm: Alarm,
-    /// All connections of the listener.
-    open: TaskTracker,
-}
-
-impl<H> AsRef<Activity> for Connection<H> {
-    fn as_ref(&self) -> &Activity {
-        &self.activity
-    }
-}
-
-/// A request, from when hyper has read its head until its answer is there, or it is given up.
-struct Taken<H: Handler> {
-    of: Arc<Connection<H>>,
-    is_clean: bool,
-}
-
-impl<H: Handler> Taken<H> {
-    fn new(of: &Arc<Connection<H>>) -> Self {
-        of.activity.busy();
-        Self { of: Arc::clone(of), is_clean: false }
+        loop {
+            if self.slots.available_permits() == 0 {
+                self.make_room();
+            }
+            // Where all are busy with webhooks, one of them is soon idle.
+            if let Ok(slot) = tokio::time::timeout(pause, Arc::clone(&self.slots).acquire_owned()).await {
+                return (stream, peer, slot.expect("the semaphore is never closed"));
+            }
+        }
     }
 
-    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Result<Answer, Infallible>> + Send {
+    fn complain(&self, log: impl FnOnce(u64)) {
+        if let Some(suppressed) = self.complaints.pass() {
+            log(suppressed);
+        }
+    }
+
+    /// Closes the connections that can be spared most; some at a time, for to find them takes a look at all.
+    fn make_room(&self) {
+        let connections: Vec<_> = self.connections().values().cloned().collect();
+        let mut spare: Vec<_> = connections.iter().filter_map(|c| Some((c.spared_since()?, c))).collect();
+        spare.sort_by_key(|(since, _)| *since);
+        spare.truncate(1 + connections.len() / 64);
+        spare.iter().for_each(|(_, connection)| connection.close(End::Evicted));
+        let closed = spare.len();
+        self.complain(|suppressed| {
+            tracing::warn!(closed, suppressed, "connections_max is reached: those that have waited longest are closed")
+        });
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One connection from its first byte to its end.
+    async fn connection(
+        self: Arc<Self>,
+        number: u64,
+        stream: TcpStream,
+        connection: Arc<Connection>,
+        slot: OwnedSemaphorePermit,
+    ) {
+        let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
+        let end = AssertUnwindSafe(self.drive(stream, &connection)).catch_unwind().await;
+        self.connections().remove(&number);
+        drop(slot);
+        self.handler.ended(end.unwrap_or(End::Panic));
+    }
+
+    async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
+        let service = service_fn(|request| {
+            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
+            async move { Ok::<_, std::convert::Infallible>(server.exchange(request, exchange).await) }
+        });
+        let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout));
+        let mut http = pin!(self.http.serve_connection(stream, service));
+        let mut closing = None;
+        loop {
+            let was_closing = closing.is_some();
+            tokio::select! {
+                biased;
+                done = http.as_mut() => return self.done(done, connection),
+                end = connection.closed(closing) => closing = Some(end),
+                end = connection.late(&self.limits) => {
+                    if was_closing || end != End::KeepaliveTimeout {
+                        return end;
+                    }
+                    closing = Some(end);
+                    connection.close(end);
+                }
+            }
+            if closing == Some(End::Evicted) {
+                return End::Evicted;
+            }
+            if !was_closing {
+                http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
+            }
+        }
+    }
+
+    /// How a connection has ended by itself. What hyper could not parse it has answered.
+    fn done(&self, done: Result<(), Box<dyn std::error::Error + Send + Sync>>, connection: &Connection) -> End {
+        let status = match done.err().and_then(|error| error.downcast::<hyper::Error>().ok()) {
+            Some(error) if error.is_parse_too_large() => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Some(error) if error.is_parse() => StatusCode::BAD_REQUEST,
+            _ => return connection.closing().unwrap_or(End::Client),
+        };
+        self.handler.answered(status);
+        End::Malformed
+    }
+
+    /// One request and its answer.
+    async fn exchange(&self, request: Request<Incoming>, mut exchange: Exchange) -> Answer {
+        let peer = exchange.peer();
+        let answer = if let Some(refusal) = self.refusal(&request) {
+            self.handler.refuse(Outcome::Refused(refusal), peer)
+        } else {
+            let answer = AssertUnwindSafe(self.handler.answer(request, &mut exchange)).catch_unwind();
+            answer.await.unwrap_or_else(|_| self.handler.refuse(Outcome::Unavailable(Unavailable::Panic), peer))
+        };
+        self.handler.answered(answer.status());
+        exchange.finish(answer, self.shutdown.is_draining())
+    }
+
+    /// What hyper lets pass: heads of HTTP/1 that are a little too long, codings besides `chunked`, and no `Host`, two, or one that is none.
+    fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
         let version = request.version();
-        let stays = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"keep-alive");
-        let may_stay =
-            H::READS_BODIES && version == Version::HTTP_11 && request.headers().get(CONNECTION).is_none_or(stays);
-        let answer = H::answer(&self.of, request);
-        answer.map(move |answer| Ok(self.answered(answer, version, may_stay)))
-    }
-
-    fn answered(mut self, mut answer: Answer, version: Version, may_stay: bool) -> Answer {
-        if self.of.shutdown.is_draining() && version != Version::HTTP_2 {
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        if version != Version::HTTP_2 && head_bytes(request) > self.limits.header_bytes_max as u64 {
+            return Some(Refusal::HeadTooLarge);
         }
-        self.is_clean = may_stay && !answer.headers().contains_key(CONNECTION);
-        answer
+        if request
+            .headers()
+            .get_all(TRANSFER_ENCODING)
+            .iter()
+            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        {
+            return Some(Refusal::BadCoding);
+        }
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let is_host = |host: &HeaderValue| {
+            host.is_empty() || host.to_str().is_ok_and(|host| host.parse::<Authority>().is_ok() && !host.contains('@'))
+        };
+        let is_good = hosts.next().map_or(version != Version::HTTP_11, is_host) && hosts.next().is_none();
+        (!is_good).then_some(Refusal::BadHost)
     }
 }
 
-impl<H: Handler> Drop for Taken<H> {
-    fn drop(&mut self) {
-        self.of.activity.answered(self.is_clean);
-    }
-}
-
-/// How a connection came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// By itself: the client left, or the last answer said so.
-    Done,
-    Late(Late),
-    /// It has not: it is between requests.
-    Quiet,
-}
-
-/// Drives a connection, in a crowd until it is quiet; closes it when it is late, or when the daemon closes.
-async fn watch<C, E, H>(
-    connection: &mut Pin<&mut C>,
-    this: &Connection<H>,
-    limits: &Limits,
-    close: impl Fn(Pin<&mut C>),
-) -> End
-where
-    C: Future<Output = Result<(), E>>,
-{
-    let activity = &this.activity;
-    let until_quiet = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(_) => Poll::Ready(End::Done),
-        Poll::Pending if activity.is_quiet() && this.open.len() > CROWD => Poll::Ready(End::Quiet),
-        Poll::Pending => Poll::Pending,
-    });
-    let late = tokio::select! {
-        biased;
-        end = until_quiet => return end,
-        late = activity.late(limits) => Some(late),
-        () = this.shutdown.closed() => None,
+fn answer(outcome: Outcome) -> Answer {
+    let (status, line) = outcome.answer();
+    let mut answer = text(StatusCode::from_u16(status).unwrap_or_default(), line);
+    // RFC 9110 wants a 401 to name a scheme. This one says that the key is in the body.
+    let header = match status {
+        405 => Some((ALLOW, HeaderValue::from_static("POST"))),
+        401 => Some((WWW_AUTHENTICATE, HeaderValue::from_static("LiveChat-Secret-Key"))),
+        _ => None,
     };
-    if late == Some(Late::Head) {
-        return End::Late(Late::Head);
-    }
-    // What is under way is answered first. An idle client that does not take its goodbye is left after a while; one
-    // that waits for an answer has it by the response deadline, whatever happens.
-    close(connection.as_mut());
-    tokio::select! {
-        _ = connection.as_mut() => End::Done,
-        () = activity.idle_for(limits.linger_timeout) => late.map_or(End::Done, End::Late),
-    }
+    answer.headers_mut().extend(header);
+    answer
 }
 
-struct Sniffed {
-    http2: bool,
-    bytes: Bytes,
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    let text = text.into();
+    let content_type = (!text.is_empty()).then_some(HeaderValue::from_static("text/plain; charset=utf-8"));
+    let mut answer = Response::new(Full::new(text));
+    *answer.status_mut() = status;
+    answer.headers_mut().extend(content_type.map(|value| (CONTENT_TYPE, value)));
+    answer
 }
 
-/// What HTTP/2 clients say first, when they know that the server speaks it.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Reads until it is clear which HTTP it is; `None` when the client left before.
-async fn sniff<H: Handler>(io: &mut Watched<TcpStream, Connection<H>>) -> Option<Sniffed> {
-    let mut bytes = Vec::with_capacity(PREFACE.len());
-    while bytes.len() < PREFACE.len() && PREFACE.starts_with(&bytes) {
-        let left = (PREFACE.len() - bytes.len()) as u64;
-        if (&mut *io).take(left).read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
+    use super::*;
+
+    /// Panics where it is asked to.
+    struct Faulty;
+
+    impl Handler for Faulty {
+        async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
+            exchange.verified();
+            tokio::task::yield_now().await;
+            assert_ne!(request.uri().path(), "/panic");
+            answer(Outcome::Published)
+        }
+
+        fn refuse(&self, outcome: Outcome, _: SocketAddr) -> Answer {
+            answer(outcome)
         }
     }
-    Some(Sniffed { http2: bytes == PREFACE, bytes: bytes.into() })
-}
 
-/// Tells a client that its request's head took too long: hyper has no answer to that.
-async fn apologize<H: Handler>(io: &mut Watched<TcpStream, Connection<H>>, limits: &Limits) {
-    const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    if tokio::time::timeout(limits.linger_timeout, io.write_all(LATE)).await.is_ok_and(|written| written.is_ok()) {
-        linger(io, limits).await;
-    }
-}
-
-/// Ends our side and reads on for a while: closing a socket with unread bytes makes the system send a reset, which can
-/// destroy the answer on its way.
-async fn linger<H: Handler>(io: &mut Watched<TcpStream, Connection<H>>, limits: &Limits) {
-    let read_to_the_end = async {
-        let mut unread = vec![0; 4096];
-        if io.shutdown().await.is_ok() {
-            while io.read(&mut unread).await.is_ok_and(|n| n > 0) {}
+    #[tokio::test]
+    async fn a_request_whose_handler_panics_is_answered_503_and_changes_nothing_for_others() {
+        let limits = Limits {
+            connections_max: 2,
+            header_bytes_max: 8192,
+            header_timeout: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_millis(10),
+            streams_max: 1,
+            window_bytes: 65_536,
+            lifetime: None,
+        };
+        let (shutdown, closing) = (Shutdown::default(), CancellationToken::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = Server::new(Faulty, limits, shutdown);
+        let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
+        let mut stream = TcpStream::connect(address).await.expect("a listener");
+        for (path, status) in [("/", "200"), ("/panic", "503"), ("/", "200")] {
+            let request = format!("POST {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: 0\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("written");
+            let mut answer = Vec::new();
+            while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut answer).await.expect("read"), 0, "the connection goes on");
+            }
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            if status == "503" {
+                let body = "the event could not be stored; try again later\n";
+                let mut rest = vec![0; body.len() - answer.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len())];
+                stream.read_exact(&mut rest).await.expect("its body");
+            }
         }
-    };
-    let _ = tokio::time::timeout(limits.linger_timeout, read_to_the_end).await; // long enough either way
+        closing.cancel();
+        serving.await.expect("it ends, though a connection is open");
+        assert_eq!(server.open(), 0);
+    }
 }

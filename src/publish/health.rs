@@ -1,22 +1,20 @@
-//! How the topics fare, by their delivery reports: whether the cluster is away, and whether a producer is stuck.
+//! What the delivery reports say of topics and brokers: whether the cluster is away, and whether a producer is stuck.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
-
 use super::Remedy;
 
 /// So long may a topic fail, while the brokers answer, before the producer is suspected; doubled each time after that.
 const SUSPICION: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(3600));
 
-/// Written by the thread that delivers the reports, read by everybody.
+/// Written by the threads that take the reports, read with each record.
 pub(super) struct Health {
     start: Instant,
-    /// When the last ack came, in microseconds since `start`. Written with every ack, next to what is read with every record.
-    acked: CachePadded<AtomicU64>,
+    /// When the last ack came, in microseconds since `start`.
+    acked: AtomicU64,
     is_away: AtomicBool,
     /// How many topics are in `failing`: an ack looks there only when there is something to find.
     failing_topics: AtomicUsize,
@@ -33,7 +31,7 @@ impl Default for Health {
     fn default() -> Self {
         Self {
             start: Instant::now(),
-            acked: CachePadded::default(),
+            acked: AtomicU64::new(0),
             is_away: AtomicBool::new(false),
             failing_topics: AtomicUsize::new(0),
             failing: Mutex::default(),
@@ -57,7 +55,7 @@ impl Health {
     /// A record that was handed over at `since` has failed. That a topic fails which has failed before says nothing of the others.
     pub(super) fn failed(&self, topic: &str, remedy: Remedy, since: Instant) {
         let now = Instant::now();
-        if matches!(remedy, Remedy::Wait | Remedy::Mend | Remedy::Rebuild) {
+        if matches!(remedy, Remedy::Wait | Remedy::Operator | Remedy::Rebuild) {
             let mut failing = self.failing();
             let is_news = !failing.contains_key(topic);
             if is_news && remedy == Remedy::Wait && self.acked.load(Ordering::Relaxed) < self.micros(since) {
@@ -77,7 +75,7 @@ impl Health {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// A topic that has failed for so long that the producer is to be suspected. Asked while the brokers answer.
+    /// A topic that has failed for so long, while the brokers answer, that its producer is suspected.
     pub(super) fn stuck(&self, now: Instant) -> Option<String> {
         let mut failing = self.failing();
         let (topic, state) = failing.iter_mut().find(|(_, state)| state.suspected_at <= now)?;
@@ -110,7 +108,7 @@ mod tests {
         assert!(health.is_away());
         health.acked("a", Instant::now());
         assert!(!health.is_away());
-        health.failed("c", Remedy::Mend, Instant::now() + Duration::from_millis(1));
+        health.failed("c", Remedy::Operator, Instant::now() + Duration::from_millis(1));
         assert!(!health.is_away(), "a topic's own trouble says nothing of the others");
     }
 

@@ -1,121 +1,35 @@
-//! [`Record`] → broker ack. Knows librdkafka; tells the rest only what to do about a failure.
+//! [`Record`] → broker ack. Knows librdkafka; of a failure the rest learns what helps.
 //!
-//! A record is handed over before the first wait, so that whoever waits for its report may go away without calling it
-//! back. The producer is idempotent and asks for the acks of all in-sync replicas; neither can be configured away.
+//! A record is handed over before the first wait, so that a caller who stops waiting for its report does not call it
+//! back. Producers are idempotent and ask for the acks of all in-sync replicas; neither can be configured away.
 
-mod company;
+mod config;
 mod health;
-mod polled;
+mod producer;
 mod remedy;
 mod report;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
-use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
-use secrecy::{ExposeSecret, SecretString};
+use rdkafka::producer::Producer as _;
 
 use crate::event::Record;
 use crate::metrics::Metrics;
-use crate::telemetry::{Throttle, Throttles};
-pub use company::Busy;
-use company::Company;
+use crate::outcome::{DeadLetterReason, Unavailable};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Throttles;
+pub use config::{Config, Unusable, canonical};
 use health::Health;
-use polled::Polled;
+use producer::{Client, Common, Producer};
 pub use remedy::{REMEDIES, Remedy};
-pub use report::Report;
-use report::Slot;
-
-/// `[kafka]`: how to reach the brokers and what to ask of them.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub brokers: String,
-    pub client_id: String,
-    pub publish_deadline: Duration,
-    pub linger: Duration,
-    pub busy: Busy,
-    pub compression: String,
-    pub queue_bytes_max: u64,
-    pub queue_records_max: u64,
-    pub start_timeout: Duration,
-    pub probe_interval: Duration,
-    /// The largest record that the relay can make: the largest body and its envelope.
-    pub record_bytes_max: u64,
-    /// librdkafka's own, as given. Values may be passwords.
-    pub properties: Vec<(String, SecretString)>,
-}
-
-/// What the headers of a dead letter may add to its record.
-const DEAD_LETTER_BYTES_MAX: u64 = 1024;
-
-/// Properties that would break a promise, and why each is refused.
-const REFUSED: [(&str, &str); 13] = [
-    ("acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
-    ("request.required.acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
-    ("enable.idempotence", "without it a retry could duplicate or reorder events; it is always on"),
-    ("partitioner", "Java consumers and producers must agree on partitions; it is always `murmur2_random`"),
-    ("transactional.id", "each event stands for itself; the relay uses no transactions"),
-    ("bootstrap.servers", "set kafka.brokers instead"),
-    ("metadata.broker.list", "set kafka.brokers instead"),
-    ("client.id", "set kafka.client_id instead"),
-    ("message.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
-    ("delivery.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
-    ("message.max.bytes", "it follows from server.body_bytes_max"),
-    ("test.mock.num.brokers", "it would swap your brokers for a mock; `livechat-relay demo` has one"),
-    ("delivery.report.only.error", "200 waits for the report of every event"),
-];
-
-impl Config {
-    /// Why a property may not be set, if so.
-    pub fn refusal(property: &str) -> Option<&'static str> {
-        REFUSED.iter().find(|(name, _)| *name == property).map(|(_, why)| *why)
-    }
-
-    /// What every client of the cluster needs: addresses, security, and whatever else the operator has set.
-    pub fn client(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &self.brokers)
-            .set("client.id", &self.client_id)
-            .set("socket.keepalive.enable", "true")
-            .set("reconnect.backoff.max.ms", "1000") // a broker that is back is found within a second or so
-            .set("socket.connection.setup.timeout.ms", "5000")
-            .set("ssl.ca.location", "probe") // OpenSSL is linked in, and would look where no system has its CA certificates
-            .set_log_level(RDKafkaLogLevel::Info);
-        for (name, value) in &self.properties {
-            config.set(name, value.expose_secret());
-        }
-        config
-    }
-
-    /// What the producer needs besides: the promises, and how records are collected.
-    pub fn producer(&self) -> ClientConfig {
-        let mut config = self.client();
-        // What the operator has set goes before ours, under either of its names: of two, librdkafka takes any.
-        let mut default = |names: &[&str], value: String| {
-            if names.iter().all(|name| config.get(name).is_none()) {
-                config.set(names[0], value);
-            }
-        };
-        default(&["linger.ms", "queue.buffering.max.ms"], (self.linger.as_secs_f64() * 1000.0).to_string());
-        default(&["compression.codec", "compression.type"], self.compression.clone());
-        default(&["queue.buffering.max.kbytes"], (self.queue_bytes_max / 1024).to_string());
-        default(&["queue.buffering.max.messages"], self.queue_records_max.to_string());
-        config
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("partitioner", "murmur2_random")
-            .set("message.timeout.ms", self.publish_deadline.as_millis().to_string())
-            .set("message.max.bytes", (self.record_bytes_max + DEAD_LETTER_BYTES_MAX).to_string());
-        config
-    }
-}
+#[cfg(test)]
+pub use report::Reporter;
+pub use report::{Held, Report};
+use report::{InFlight, Slot};
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,23 +41,28 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
-    pub const fn reason(&self) -> &'static str {
+    /// Why the event is answered 503, where nothing else helps.
+    pub fn reason(&self) -> Unavailable {
         match (self.remedy, self.code) {
-            (_, RDKafkaErrorCode::QueueFull) => "queue_full",
-            (Remedy::Park, _) => self.parking(),
-            _ => "kafka",
+            (_, RDKafkaErrorCode::QueueFull) => Unavailable::QueueFull,
+            (Remedy::DeadLetter, _) => self.dead_letter_reason().into(),
+            _ => Unavailable::Kafka,
         }
     }
 
-    /// Why it is a dead letter, where it is one: one of [`crate::metrics::PARKED`].
-    pub const fn parking(&self) -> &'static str {
+    /// Why the record is a dead letter, where it is one.
+    pub const fn dead_letter_reason(&self) -> DeadLetterReason {
         match self.code {
             RDKafkaErrorCode::MessageSizeTooLarge
             | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::MessageBatchTooLarge => "too_large",
-            _ => "invalid",
+            | RDKafkaErrorCode::MessageBatchTooLarge => DeadLetterReason::TooLarge,
+            _ => DeadLetterReason::Invalid,
         }
+    }
+
+    /// Whether it is to be sent again in a batch of its own ([`Publisher::published_alone`]).
+    pub const fn is_refused(&self) -> bool {
+        matches!(self.remedy, Remedy::Alone | Remedy::DeadLetter)
     }
 
     /// Its request failed once, and librdkafka took a later one's ack for its own: the brokers are there, and may not have it.
@@ -162,48 +81,64 @@ impl Failure {
     }
 }
 
-/// Hands records to an idempotent producer, which is replaced when it is beyond help.
+/// Hands records to idempotent producers, each of which is replaced when its state is fatal.
 pub struct Publisher {
-    config: Config,
-    producer: RwLock<Arc<Polled>>,
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    rebuilt: Throttle,
+    common: Arc<Common>,
+    batched: Producer,
+    /// For records that were refused with their batch.
+    alone: Producer,
+    in_flight: Arc<AtomicUsize>,
 }
 
 impl Publisher {
     /// Starts a producer; it looks for its brokers in the background.
     ///
     /// # Errors
-    /// When librdkafka does not accept the configuration: a property in `kafka.properties` is wrong.
-    pub fn new(config: Config, metrics: Arc<Metrics>) -> Result<Self, KafkaError> {
-        let health = Arc::<Health>::default();
-        let producer = RwLock::new(Arc::new(producer(&config, &metrics, &health)?));
-        Ok(Self { config, producer, metrics, health, rebuilt: Throttle::new(Duration::from_secs(1)) })
+    /// [`Unusable`]: a property in `kafka.properties` is wrong.
+    pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, Unusable> {
+        let common = Arc::new(Common { config, metrics, health: Health::default(), shutdown });
+        let batched = Producer::new(&common, common.config.producer());
+        batched.client()?;
+        let alone = Producer::new(&common, common.config.producer_alone());
+        Ok(Self { common, batched, alone, in_flight: Arc::default() })
     }
 
-    /// Hands `record` over. What becomes of it is told by the report that is returned, whether someone waits for it or not.
-    pub fn publish(&self, record: Record) -> Report {
-        let slot = Arc::new(Slot::new(record, Instant::now()));
-        self.metrics.records_in_flight.inc();
-        let current = self.current();
-        current.send(&slot, self.metrics.records_in_flight.get());
-        let is_beyond_help = current.client().context().is_beyond_help.load(Relaxed);
-        drop(current);
-        if is_beyond_help {
-            self.rebuild("the producer is in a fatal state");
-        }
-        Report::new(slot)
+    /// Hands `record` over; the report says what becomes of it. `held` is kept until the report is there, whether a task waits for it
+    /// or not.
+    pub fn publish(&self, record: Record, held: Option<Held>) -> Report {
+        self.hand_over(&self.batched, record, held)
     }
 
-    /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken. (A producer
-    /// that is replaced may end without having reported all.)
+    /// As `publish`, and waits for the report; past the time that one may take, the record counts as not taken.
     ///
     /// # Errors
     /// A [`Failure`]; unless it came from the brokers, the record may be there all the same.
     pub async fn published(&self, record: Record) -> Result<(), Failure> {
-        let report = self.publish(record);
+        self.reported(self.publish(record, None)).await
+    }
+
+    /// As `published`, in a batch of its own: a broker refuses a batch whole for one record in it, or because it is too large
+    /// altogether. What is refused here is refused for its own sake, and the failure is its own.
+    ///
+    /// # Errors
+    /// As `published`.
+    pub async fn published_alone(&self, record: Record) -> Result<(), Failure> {
+        self.reported(self.hand_over(&self.alone, record, None)).await
+    }
+
+    fn hand_over(&self, producer: &Producer, record: Record, held: Option<Held>) -> Report {
+        let slot = Arc::new(Slot::new(record, Instant::now()));
+        producer.send(InFlight::new(Arc::clone(&slot), &self.in_flight, held));
+        Report::new(slot)
+    }
+
+    async fn reported(&self, report: Report) -> Result<(), Failure> {
         tokio::time::timeout(self.report_deadline_max(), report).await.unwrap_or(Err(Failure::gone()))
+    }
+
+    /// How many records have no report yet.
+    pub fn records_in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
     }
 
     /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
@@ -211,172 +146,61 @@ impl Publisher {
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
-        if let Some((_, why)) = self.shared().client().fatal_error() {
-            self.rebuild(&why);
+        for producer in [&self.batched, &self.alone] {
+            if let Some((_, why)) = producer.existing().and_then(|client| client.client().fatal_error()) {
+                producer.replace(&why);
+            }
         }
-        self.shared().client().fetch_metadata(Some(topic), timeout).map(drop)?;
-        if let Some(topic) = self.health.stuck(Instant::now()) {
-            self.rebuild(&format!("the brokers answer, and yet nothing has reached the topic {topic} for long"));
+        if let Some(client) = self.batched.existing() {
+            client.client().fetch_metadata(Some(topic), timeout)?;
+        }
+        if let Some(topic) = self.common.health.stuck(Instant::now()) {
+            let why = format!("the brokers answer, and yet nothing has reached the topic {topic} for long");
+            for producer in [&self.batched, &self.alone] {
+                if producer.existing().is_some() {
+                    producer.replace(&why);
+                }
+            }
         }
         Ok(())
     }
 
     /// Whether nothing has been acked since records began to fail: another one would likely fail, too.
     pub fn is_away(&self) -> bool {
-        self.health.is_away()
+        self.common.health.is_away()
     }
 
     /// Sets what [`Publisher::is_away`] says until the next report.
     pub fn presume_away(&self, is_away: bool) {
-        self.health.presume_away(is_away);
+        self.common.health.presume_away(is_away);
     }
 
     /// For how long a report may be late: librdkafka looks for records that have timed out once a second.
     pub fn report_deadline(&self) -> Duration {
-        self.config.publish_deadline + Duration::from_millis(1200)
+        self.common.config.publish_deadline + Duration::from_millis(1200)
     }
 
-    /// A report that is later than this will not come any more: its producer was replaced, and has ended without it.
+    /// A report that is later than this comes from a producer that was replaced, or from one that waits for the system, as for a
+    /// name to be resolved.
     pub fn report_deadline_max(&self) -> Duration {
         self.report_deadline() + Duration::from_secs(10)
     }
 
-    /// Waits until every record handed over has its report; blocks up to `timeout`.
+    /// Waits until every record handed over has its report; blocks up to `timeout` for each producer.
     ///
     /// # Errors
     /// When records are left without one.
     pub fn flush(&self, timeout: Duration) -> Result<(), KafkaError> {
-        self.shared().hurry();
-        self.shared().flush(timeout)
+        self.clients().try_for_each(|client| client.flush(timeout))
     }
 
-    /// Whoever still waits for a report has one soon: what the brokers have not acked is given up. Blocks until it is.
+    /// Gives up what the brokers have not acked: its reports come soon. Blocks until it is given up.
     pub fn give_up(&self) {
-        self.shared().hurry();
-        self.shared().purge(PurgeConfig::default().queue().inflight());
+        self.clients().for_each(|client| client.give_up());
     }
 
-    /// For a moment: while it is borrowed, it cannot be replaced, nor can others borrow it whom that makes wait.
-    fn current(&self) -> RwLockReadGuard<'_, Arc<Polled>> {
-        self.producer.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For what may block.
-    fn shared(&self) -> Arc<Polled> {
-        Arc::clone(&self.current())
-    }
-
-    /// A fatal state of the idempotent producer never ends by itself; a new producer has none. At most one a second.
-    fn rebuild(&self, reason: &str) {
-        if self.rebuilt.pass().is_none() {
-            return;
-        }
-        tracing::warn!(reason, "the Kafka producer is built anew");
-        match producer(&self.config, &self.metrics, &self.health) {
-            Ok(new) => {
-                let mut current = self.producer.write().unwrap_or_else(PoisonError::into_inner);
-                let old = std::mem::replace(&mut *current, Arc::new(new));
-                drop(current);
-                self.metrics.producer_rebuilds.inc();
-                // Its end reports what it still had as failed, and may block on that for half a second.
-                std::thread::spawn(move || drop(old));
-            }
-            Err(error) => tracing::error!(%error, "the Kafka producer cannot be built anew"),
-        }
-    }
-}
-
-fn producer(config: &Config, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Result<Polled, KafkaError> {
-    let (metrics, health) = (Arc::clone(metrics), Arc::clone(health));
-    let context = Context {
-        metrics,
-        health,
-        company: Arc::new(Company::new(config.busy)),
-        is_beyond_help: AtomicBool::new(false),
-        logged: Throttle::new(Duration::from_secs(10)),
-    };
-    Polled::new(&config.producer(), context)
-}
-
-/// Receives what librdkafka has to say, on whichever thread asks for it.
-struct Context {
-    metrics: Arc<Metrics>,
-    health: Arc<Health>,
-    company: Arc<Company>,
-    /// It is in a fatal state, and takes nothing any more.
-    is_beyond_help: AtomicBool,
-    logged: Throttle,
-}
-
-impl Context {
-    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, since: Instant) -> Failure {
-        self.count(error);
-        if let Some(unlogged) = self.logged.pass() {
-            tracing::warn!(topic = message.topic(), %error, unlogged, "Kafka did not take a record");
-        }
-        let failure = Failure::of(error);
-        self.health.failed(message.topic(), failure.remedy, since);
-        failure
-    }
-
-    /// The producer did not take a record: nothing was or will be sent.
-    fn refused(&self, error: &KafkaError, slot: &Slot) {
-        self.count(error);
-        self.metrics.records_in_flight.dec();
-        let failure = Failure::of(error);
-        if failure.remedy == Remedy::Rebuild {
-            self.is_beyond_help.store(true, Relaxed);
-        }
-        slot.fill(Err(failure), Instant::now());
-    }
-
-    fn count(&self, error: &KafkaError) {
-        let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
-        self.metrics.kafka_errors.with_label_values(&[&code]).inc();
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = Arc<Slot>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, slot: Arc<Slot>) {
-        let now = Instant::now();
-        let took = now.saturating_duration_since(slot.since);
-        self.metrics.records_in_flight.dec();
-        self.metrics.publish_seconds.observe(took.as_secs_f64());
-        let outcome = match result {
-            Ok(message) if message.offset() >= 0 => {
-                self.health.acked(message.topic(), now);
-                self.company.acked(took);
-                Ok(())
-            }
-            // librdkafka takes a later batch's ack for this record's, too, when its own request has failed and may have
-            // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
-            // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
-            Ok(message) => {
-                Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, slot.since))
-            }
-            Err((error, message)) => Err(self.failed(error, message, slot.since)),
-        };
-        slot.fill(outcome, now);
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.count(&error);
-        if let Some(unlogged) = self.logged.pass() {
-            tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
-        }
-    }
-
-    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        Err("the relay makes no tokens of its own; set \"sasl.oauthbearer.method\" = \"oidc\" in kafka.properties"
-            .into())
+    fn clients(&self) -> impl Iterator<Item = Arc<Client>> {
+        [&self.batched, &self.alone].into_iter().filter_map(Producer::existing)
     }
 }
 
@@ -403,91 +227,129 @@ pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
+    use super::config::tests::config;
     use super::*;
 
-    fn config(properties: &[(&str, &str)]) -> Config {
-        Config {
-            brokers: "127.0.0.1:1".to_owned(),
-            client_id: "test".to_owned(),
-            publish_deadline: Duration::from_secs(4),
-            linger: Duration::from_micros(500),
-            busy: Busy { records: 1, linger: Duration::ZERO },
-            compression: "zstd".to_owned(),
-            queue_bytes_max: 1 << 20,
-            queue_records_max: 10,
-            start_timeout: Duration::from_secs(1),
-            probe_interval: Duration::from_secs(1),
-            record_bytes_max: 1 << 20,
-            properties: properties.iter().map(|(n, v)| ((*n).to_owned(), SecretString::from(*v))).collect(),
-        }
+    /// Nothing takes so long.
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// A mock cluster with the topic `t`, and a publisher that reaches it.
+    fn stage(properties: &[(&str, &str)]) -> (MockCluster<'static, DefaultProducerContext>, Publisher, Shutdown) {
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        mock.create_topic("t", 1, 1).expect("a topic");
+        let (config, shutdown) =
+            (Config { brokers: mock.bootstrap_servers(), ..config(properties) }, Shutdown::default());
+        let publisher = Publisher::new(config, Arc::new(Metrics::new()), shutdown.clone()).expect("a producer");
+        (mock, publisher, shutdown)
     }
 
-    #[test]
-    fn the_promises_are_set_whatever_else_is() {
-        let set = config(&[("linger.ms", "7"), ("security.protocol", "sasl_ssl")]).producer();
-        for (name, value) in [
-            ("acks", "all"),
-            ("enable.idempotence", "true"),
-            ("partitioner", "murmur2_random"),
-            ("message.timeout.ms", "4000"),
-            ("message.max.bytes", "1049600"),
-            ("linger.ms", "7"),
-            ("security.protocol", "sasl_ssl"),
-        ] {
-            assert_eq!(set.get(name), Some(value), "{name}");
-        }
-        assert_eq!(config(&[]).producer().get("linger.ms"), Some("0.5"));
-        let aliased = config(&[("queue.buffering.max.ms", "7"), ("compression.type", "gzip")]).producer();
-        assert_eq!((aliased.get("linger.ms"), aliased.get("compression.codec")), (None, None));
-        assert!(REFUSED.iter().all(|(name, _)| Config::refusal(name).is_some()));
+    fn record(value: &[u8]) -> Record {
+        Record { topic: "t".into(), key: "k".to_owned(), headers: Vec::new(), value: value.to_vec() }
     }
 
-    #[test]
-    fn librdkafka_has_what_clusters_ask_for() {
-        let built_in =
-            ClientConfig::new().create_native_config().and_then(|c| c.get("builtin.features")).expect("a property");
-        for feature in ["ssl", "sasl_plain", "sasl_scram", "sasl_oauthbearer", "gzip", "snappy", "lz4", "zstd"] {
-            assert!(built_in.split(',').any(|f| f.trim_matches('\0') == feature), "{feature} is not in {built_in}");
-        }
+    async fn until(condition: impl Fn() -> bool) {
+        let all = async {
+            while !condition() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, all).await.expect("in time");
     }
 
     #[tokio::test]
-    async fn a_record_that_is_too_large_or_one_too_many_is_told_at_once() {
-        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new())).expect("a producer");
-        let record = |bytes: usize| Record {
-            topic: "t".into(),
-            key: "k".to_owned(),
-            headers: Vec::new(),
-            value: vec![b'x'; bytes],
-        };
+    async fn a_record_that_is_too_large_or_one_too_many_is_refused_at_once() {
+        let publisher = Publisher::new(config(&[]), Arc::new(Metrics::new()), Shutdown::default());
+        let publisher = publisher.expect("a producer");
         let reason = |bytes| {
-            publisher.publish(record(bytes)).now_or_never().and_then(Result::err).map(|failure| failure.reason())
+            let report = publisher.publish(record(&vec![b'x'; bytes]), None);
+            report.now_or_never().and_then(Result::err).map(|failure| failure.reason())
         };
-        assert_eq!(reason((1 << 20) + 1024 + 1), Some("too_large"));
+        assert_eq!(reason((1 << 20) + 1024 + 1), Some(Unavailable::TooLarge));
         let taken = (0..20).map(|_| reason(1)).collect::<Vec<_>>();
         assert_eq!(taken[9], None);
-        assert_eq!(taken[10], Some("queue_full"));
+        assert_eq!(taken[10], Some(Unavailable::QueueFull));
+        assert_eq!(publisher.records_in_flight(), 10, "what was refused is not in flight");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_is_in_flight_and_what_is_held_for_it_is_kept_until_its_report_is_there() {
+        let (mock, publisher, _) = stage(&[]);
+        let publish = || {
+            let held: Held = Arc::new(());
+            let released = Arc::downgrade(&held);
+            (publisher.publish(record(b"x"), Some(held)), move || released.upgrade().is_none())
+        };
+        let (report, is_released) = publish();
+        assert_eq!(report.await, Ok(()));
+        assert!(is_released() && publisher.records_in_flight() == 0, "it was acked");
+
+        mock.broker_round_trip_time(1, Duration::from_secs(3600)).expect("it is slow");
+        let (report, is_released) = publish();
+        drop(report);
+        assert!(!is_released() && publisher.records_in_flight() == 1, "librdkafka has it, though no task waits");
+        publisher.give_up();
+        until(|| is_released() && publisher.records_in_flight() == 0).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_producer_that_is_replaced_reports_all_that_it_had_and_the_next_one_publishes() {
+        let (mock, publisher, shutdown) = stage(&[]);
+        mock.broker_round_trip_time(1, Duration::from_secs(3600)).expect("it is slow");
+        let reports: Vec<_> = (0..5).map(|_| publisher.publish(record(b"x"), None)).collect();
+        publisher.batched.replace("a test wants it");
+        for report in reports {
+            assert!(tokio::time::timeout(DEADLINE, report).await.expect("a report").is_err());
+        }
+        until(|| publisher.records_in_flight() == 0).await;
+        mock.broker_round_trip_time(1, Duration::ZERO).expect("it is fast");
+        let mut published = publisher.published(record(b"y")).await;
+        let since = Instant::now();
+        while published.is_err() && since.elapsed() < DEADLINE {
+            published = publisher.published(record(b"y")).await; // its first connection was to a slow broker
+        }
+        assert_eq!(published, Ok(()));
+        drop(publisher);
+        assert_eq!(shutdown.failed().now_or_never(), None, "threads that are needed no longer may end");
+    }
+
+    /// The thread runs what is done when a record's report is there.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_of_the_thread_that_takes_the_reports_is_a_reason_to_end() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("as a test wants it");
+            }
+        }
+        let (_mock, publisher, shutdown) = stage(&[]);
+        drop(publisher.publish(record(b"x"), Some(Arc::new(Bomb))));
+        let reason = tokio::time::timeout(DEADLINE, shutdown.failed()).await.expect("it is noticed");
+        assert_eq!(reason, "the reports thread has ended");
+    }
+
+    /// A broker that refuses batches of several records, and takes each record by itself.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_refused_with_its_batch_is_taken_alone() {
+        let (mock, publisher, _) = stage(&[("linger.ms", "1000")]);
+        mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+        let reports: Vec<_> = (0..5).map(|_| publisher.publish(record(b"x"), None)).collect();
+        for report in reports {
+            let failure = report.await.expect_err("the batch is refused whole");
+            assert!(failure.is_refused() && failure.remedy == Remedy::DeadLetter);
+            assert_eq!(publisher.published_alone(record(b"x")).await, Ok(()));
+        }
     }
 
     /// The first request is refused, the second, under way at the same time, is taken: librdkafka reports success for both.
     #[tokio::test(flavor = "multi_thread")]
     async fn an_ack_that_no_broker_gave_is_none() {
-        use rdkafka::mocking::MockCluster;
-        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-        let mock = MockCluster::new(1).expect("a mock cluster");
-        mock.create_topic("t", 1, 1).expect("a topic");
+        let (mock, publisher, _) = stage(&[("batch.num.messages", "1")]); // a record a request
         mock.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
-        // A record a request.
-        let config = Config { brokers: mock.bootstrap_servers(), ..config(&[("batch.num.messages", "1")]) };
-        let publisher = Publisher::new(config, Arc::new(Metrics::new())).expect("a producer");
-        let record = |value: &str| Record {
-            topic: "t".into(),
-            key: "k".to_owned(),
-            headers: Vec::new(),
-            value: value.as_bytes().to_vec(),
-        };
-        let reports = ["one", "two"].map(|value| publisher.publish(record(value)));
+        let reports = [b"one", b"two"].map(|value| publisher.publish(record(value), None));
         let [one, two] = reports.map(async |report| report.await);
         assert_eq!(one.await.map_err(|failure| failure.code), Err(RDKafkaErrorCode::NoOffset));
         assert_eq!(two.await, Ok(()));

@@ -8,45 +8,52 @@ use rdkafka::types::RDKafkaErrorCode;
 pub enum Remedy {
     /// It passes by itself: the cluster is away, slow, or electing. The event is spooled and published again.
     Wait,
-    /// The topic or the permissions have to be mended by a person. The topic's lane waits in the spool; others go on.
-    Mend,
-    /// The topic will never take this record. It goes to the dead letters; others go on.
-    Park,
-    /// The producer is beyond help, and is built anew; the event is spooled and published by the next one.
+    /// An operator has to act: on the topic, the permissions, or the brokers. The topic's lane waits in the spool; others go on.
+    Operator,
+    /// The clocks of the relay and of the brokers differ by more than the topic allows. The lane waits in the spool, until either clock, or
+    /// the topic's setting, is right: the timestamp is that of the attempt.
+    Clocks,
+    /// The record is not to blame, but another one of its batch. It is sent again, alone.
+    Alone,
+    /// The record is refused; or its batch is, whole, for the sake of another record in it. It is sent again, alone; what is refused
+    /// then, its topic will never take: it becomes a dead letter. Others go on.
+    DeadLetter,
+    /// The producer's state is fatal: another one takes its place, and publishes the event, which is spooled meanwhile.
     Rebuild,
 }
 
 use RDKafkaErrorCode as Code;
-use Remedy::{Mend, Park, Rebuild, Wait};
+use Remedy::{Alone, Clocks, DeadLetter, Operator, Rebuild, Wait};
 
 /// The table. The first column is librdkafka's name, under which the metric `livechat_relay_kafka_errors_total` has it, too.
 pub const REMEDIES: [(Code, Remedy); 59] = [
     // The record: too large for its topic (max.message.bytes), or refused as it is.
-    (Code::MessageSizeTooLarge, Park),
-    (Code::InvalidMessageSize, Park),
-    (Code::MessageBatchTooLarge, Park),
-    (Code::InvalidRecord, Park),
-    (Code::InvalidTimestamp, Park),
+    (Code::MessageSizeTooLarge, DeadLetter),
+    (Code::InvalidMessageSize, DeadLetter),
+    (Code::MessageBatchTooLarge, DeadLetter),
+    (Code::InvalidRecord, DeadLetter),
+    (Code::InvalidTimestamp, Clocks),
+    (Code::InvalidDifferentRecord, Alone),
     // The topic: missing, forbidden, or set so that nothing can be written.
-    (Code::UnknownTopic, Mend),
-    (Code::UnknownTopicOrPartition, Mend),
-    (Code::UnknownTopicId, Mend),
-    (Code::UnknownPartition, Mend),
-    (Code::InvalidTopic, Mend),
-    (Code::TopicAuthorizationFailed, Mend),
-    (Code::ClusterAuthorizationFailed, Mend),
-    (Code::PolicyViolation, Mend),
-    (Code::InvalidConfig, Mend),
-    (Code::UnsupportedForMessageFormat, Mend),
-    (Code::UnsupportedCompressionType, Mend),
-    (Code::UnsupportedVersion, Mend),
-    (Code::UnsupportedFeature, Mend),
-    (Code::InvalidRequest, Mend),
-    (Code::InvalidRequiredAcks, Mend),
-    (Code::Authentication, Mend),
-    (Code::SaslAuthenticationFailed, Mend),
-    (Code::UnsupportedSASLMechanism, Mend),
-    (Code::SSL, Mend),
+    (Code::UnknownTopic, Operator),
+    (Code::UnknownTopicOrPartition, Operator),
+    (Code::UnknownTopicId, Operator),
+    (Code::UnknownPartition, Operator),
+    (Code::InvalidTopic, Operator),
+    (Code::TopicAuthorizationFailed, Operator),
+    (Code::ClusterAuthorizationFailed, Operator),
+    (Code::PolicyViolation, Operator),
+    (Code::InvalidConfig, Operator),
+    (Code::UnsupportedForMessageFormat, Operator),
+    (Code::UnsupportedCompressionType, Operator),
+    (Code::UnsupportedVersion, Operator),
+    (Code::UnsupportedFeature, Operator),
+    (Code::InvalidRequest, Operator),
+    (Code::InvalidRequiredAcks, Operator),
+    (Code::Authentication, Operator),
+    (Code::SaslAuthenticationFailed, Operator),
+    (Code::UnsupportedSASLMechanism, Operator),
+    (Code::SSL, Operator),
     // The cluster: away, slow, electing a leader, short of replicas or of disk.
     (Code::MessageTimedOut, Wait),
     (Code::OperationTimedOut, Wait),
@@ -58,7 +65,6 @@ pub const REMEDIES: [(Code, Remedy); 59] = [
     (Code::NetworkException, Wait),
     (Code::InvalidMessage, Wait), // the bytes were damaged on their way, says the broker's checksum
     (Code::BadMessage, Wait),     // the broker's answer makes no sense: it may have the record
-    (Code::InvalidDifferentRecord, Wait), // another record of its batch is to blame
     (Code::LeaderNotAvailable, Wait),
     (Code::NotLeaderForPartition, Wait),
     (Code::FencedLeaderEpoch, Wait),

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
+use crate::shutdown::Shutdown;
 use crate::spool::Way;
 
 const PARTITIONS: i32 = 3;
@@ -78,7 +79,6 @@ impl Stage {
             client_id: "test".to_owned(),
             publish_deadline: PUBLISH_DEADLINE,
             linger: Duration::ZERO,
-            busy: publish::Busy { records: 100, linger: Duration::from_millis(2) },
             compression: "none".to_owned(),
             queue_bytes_max: 64 << 20,
             queue_records_max: 10_000,
@@ -87,7 +87,8 @@ impl Stage {
             record_bytes_max: 1 << 20,
             properties: PROPERTIES.map(|(name, value)| (name.to_owned(), SecretString::from(value))).to_vec(),
         };
-        let publisher = Arc::new(Publisher::new(config, Arc::clone(&metrics)).expect("a producer"));
+        let publisher =
+            Arc::new(Publisher::new(config, Arc::clone(&metrics), Shutdown::default()).expect("a producer"));
         let directory = tempfile::tempdir().expect("a directory");
         let config = crate::spool::Config {
             directory: directory.path().to_owned(),
@@ -122,7 +123,7 @@ impl Stage {
             retry_min: Duration::from_millis(5),
             retry_max: Duration::from_millis(20),
         };
-        tokio::spawn(run(config, self.spool.clone(), self.dead_letters.clone(), self.stop.clone()))
+        tokio::spawn(run(config, self.spool.clone(), self.dead_letters.clone(), Shutdown::default(), self.stop.clone()))
     }
 
     async fn append(&self, record: Record) {
@@ -222,6 +223,32 @@ async fn whatever_the_brokers_answer_each_key_is_replayed_in_its_order_and_nothi
         assert_in_order(&stage.orders(&mock), &[NUMBERS + 1, NUMBERS, NUMBERS, NUMBERS, NUMBERS]);
         stage.end(replaying).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_becomes_a_dead_letter() {
+    const NUMBERS: usize = 20;
+    let (mock, stage) = Stage::new();
+    for number in 0..NUMBERS {
+        for key in 0..KEYS {
+            stage.append(stage.record(key, number)).await;
+        }
+    }
+    // Its producer takes longer than PUBLISH_DEADLINE to connect: what times out meanwhile would be sent in a batch again.
+    mock.create_topic("other", 1, 1).expect("a topic");
+    let other = Record { topic: "other".into(), ..stage.record(0, 0) };
+    let connected = async { while stage.publisher.published_alone(other.clone()).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, connected).await.expect("a producer");
+    // The first record of a lane is sent by itself; of those after it, one a key at once. What is refused here is their first batch.
+    mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let replaying = stage.replay();
+    stage.is_direct().await;
+    assert_in_order(&stage.orders(&mock), &[NUMBERS; KEYS]);
+    let metrics = &stage.dead_letters.metrics;
+    assert!(metrics.kafka_errors.with_label_values(&["MessageSizeTooLarge"]).get() >= 1);
+    let of = |to: &str| metrics.dead_letters.with_label_values(&[to, "too_large"]).get();
+    assert_eq!((of("topic"), of("disk"), metrics.replayed.get()), (0, 0, (NUMBERS * KEYS) as u64));
+    stage.end(replaying).await;
 }
 
 /// What the senders have done.

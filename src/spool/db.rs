@@ -268,7 +268,7 @@ impl Db {
             let number = |name| Ok::<_, Error>(meta.get(name)?.map_or(0, |number| number.value()));
             let mut contents = Contents {
                 lanes: Sizes::new(),
-                parked: Size { records: number("parked_records")?, bytes: number("parked_bytes")? },
+                parked: Size { records: number("dead_letters_on_disk")?, bytes: number("dead_letters_on_disk_bytes")? },
                 next: number("next")?.max(1),
             };
             for lane in lanes.iter()? {

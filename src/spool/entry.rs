@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Record;
+use crate::outcome::DeadLetterReason;
 
 /// A record with what must be known of it later.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ struct V1<'a> {
 }
 
 /// The reason of entries that could not be read.
-pub const CORRUPTED: &str = "corrupted";
+pub const CORRUPTED: &str = DeadLetterReason::Corrupted.label();
 
 /// Bytes that a checksum takes, at the head of an entry.
 const SUM: usize = 4;

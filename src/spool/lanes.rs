@@ -24,7 +24,7 @@ pub enum Health {
 }
 
 /// Which way a record goes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// To Kafka.
     Direct,
@@ -236,8 +236,8 @@ impl Lanes {
             }
         }
         self.parked = contents.parked;
-        self.metrics.parked_records.set(i64::try_from(contents.parked.records).unwrap_or(i64::MAX));
-        self.metrics.parked_bytes.set(i64::try_from(contents.parked.bytes).unwrap_or(i64::MAX));
+        self.metrics.dead_letters_on_disk.set(i64::try_from(contents.parked.records).unwrap_or(i64::MAX));
+        self.metrics.dead_letters_on_disk_bytes.set(i64::try_from(contents.parked.bytes).unwrap_or(i64::MAX));
     }
 
     /// A file was opened; `absent` are the numbers that were given and are not in it.

@@ -30,6 +30,7 @@ pub use store::{Contents, Size, Store};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
+use crate::outcome::Unavailable;
 use writer::Opened;
 
 /// `[spool]`.
@@ -70,11 +71,10 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The metric label: one of [`crate::metrics::UNAVAILABLE`].
-    pub const fn reason(self) -> &'static str {
+    pub const fn reason(self) -> Unavailable {
         match self {
-            Self::Full => "spool_full",
-            Self::Failed => "spool_failed",
+            Self::Full => Unavailable::SpoolFull,
+            Self::Failed => Unavailable::SpoolFailed,
         }
     }
 }
@@ -307,6 +307,11 @@ impl Spool {
 
     fn millis(&self) -> u64 {
         u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Whether it takes entries.
+    pub fn is_accepting(&self) -> bool {
+        self.lanes(|lanes| *lanes.health() == Health::Accepting)
     }
 
     /// Whether the disk has taken suspiciously long over the commit that is under way.

@@ -348,8 +348,8 @@ impl Store {
                 }
                 let mut meta = transaction.open_table(META)?;
                 meta.insert("next", totals.contents.next)?;
-                meta.insert("parked_records", parked.records)?;
-                meta.insert("parked_bytes", parked.bytes)?;
+                meta.insert("dead_letters_on_disk", parked.records)?;
+                meta.insert("dead_letters_on_disk_bytes", parked.bytes)?;
                 Ok(())
             })?;
             totals.stale.clear();

@@ -232,6 +232,8 @@ fn a_body_whose_length_is_nonsense_is_answered_400() {
         "content-length : 5\r\n",
         "transfer-encoding: identity\r\n",
         "transfer-encoding: chunked, identity\r\n",
+        "transfer-encoding: gzip, chunked\r\n",
+        "transfer-encoding: chunked, chunked\r\n",
         "transfer-encoding: xchunked\r\n",
         "transfer-encoding:\u{b}chunked\r\n",
         "transfer-encoding: chunked\r\n content-length: 5\r\n",
@@ -424,7 +426,8 @@ fn two_hundred_slow_clients_do_not_slow_others() {
     }
     assert_unharmed(relay);
     for mut stream in slow {
-        assert_eq!(read(&mut stream).expect("an answer").status, 408);
+        let answer = read(&mut stream).map(|answer| answer.status);
+        assert!(matches!(answer, None | Some(408)), "{answer:?}"); // a body is answered, a head is not
     }
     assert_unharmed(relay);
 }

@@ -223,7 +223,7 @@ fn a_port_that_is_taken_and_a_wrong_configuration_end_serve_with_the_reason() {
     let output = relay(&["serve", "--config", file.path().to_str().expect("a path")]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
-        stderr(&output).contains("server.listen: 127.0.0.1:") && stderr(&output).contains("in use"),
+        stderr(&output).contains("server.listen: cannot listen on 127.0.0.1:") && stderr(&output).contains("in use"),
         "{}",
         stderr(&output)
     );

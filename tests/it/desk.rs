@@ -124,7 +124,7 @@ fn dead_letters_are_seen_replayed_and_dropped_with_and_without_a_relay() {
     let member = format!("\"payload\":{{\"filler\":\"{filler}\",");
     let large = |n| incoming_event(&chat_id(), n).replacen("\"payload\":{", &member, 1);
     (0..3).for_each(|n| assert_eq!(http::post(relay.webhooks, large(n)).status, 200));
-    await_that("they are parked", || relay.metric("livechat_relay_parked_records") == 3.0);
+    await_that("they are parked", || relay.metric("livechat_relay_dead_letters_on_disk") == 3.0);
 
     let looked = || -> Vec<u64> {
         let listed = lines(&place.prints(&["dead-letters", "list", "--json"]));

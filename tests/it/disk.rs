@@ -446,7 +446,7 @@ fn who_stops_with_events_in_the_spool_says_how_many_and_drain_publishes_them_fir
     let mut answered: Vec<_> = (0..20).map(|_| post_200(&relay)).collect();
     relay.signal(Signal::TERM);
     assert_eq!(relay.end().code(), Some(0));
-    let line = relay.await_log("events are left in the spool");
+    let line = relay.await_log("stopped: the spool has events, which are published after the next start");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["records"], 20);
 
     let drain = |settings: Settings<'_>| Relay::start_with(&mock.bootstrap(), settings, &["--drain"]);

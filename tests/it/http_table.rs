@@ -40,7 +40,9 @@ fn impatient_relay() -> Option<&'static Relay> {
         let settings = [
             ("server.header_timeout", "\"300ms\""),
             ("server.body_timeout", "\"300ms\""),
+            ("server.write_timeout", "\"300ms\""),
             ("server.keepalive_timeout", "\"600ms\""),
+            ("server.linger_timeout", "\"300ms\""),
         ];
         Some(Relay::start(kafka::shared_or_skip()?.bootstrap(), &settings))
     });
@@ -95,6 +97,7 @@ fn a_wrong_key_a_missing_key_and_an_unknown_app_are_answered_alike_to_the_byte()
         (head, answer.body)
     };
     let first = refused("/webhooks", &wrong);
+    assert!(first.0.contains(&"www-authenticate: livechat-secret-key".to_owned()), "{first:?}");
     assert_eq!(first, refused("/webhooks/default", &wrong));
     assert_eq!(first, refused("/webhooks", r#"{"action":"incoming_event","payload":{}}"#));
     assert_eq!(first, refused("/webhooks/nobody", &incoming_event(&chat_id(), 1)));
@@ -123,6 +126,31 @@ fn what_is_no_webhook_is_answered_400() {
     ] {
         let text = String::from_utf8_lossy(&body).into_owned();
         assert_eq!(post(relay.webhooks, body).status, 400, "{text}");
+    }
+}
+
+#[test]
+fn one_valid_host_is_wanted_of_http_1_1_and_none_of_1_0() {
+    let Some(relay) = relay() else { return };
+    let body = incoming_event(&chat_id(), 1);
+    let post = |version: &str, hosts: &str| {
+        let length = body.len();
+        let head = format!("POST /webhooks HTTP/{version}\r\n{hosts}content-length: {length}\r\n\r\n");
+        raw(relay.webhooks, head + &body).expect("an answer").status
+    };
+    for (version, hosts, status) in [
+        ("1.1", "host: relay\r\n", 200),
+        ("1.1", "host: relay:8080\r\n", 200),
+        ("1.1", "host: [::1]:8080\r\n", 200),
+        ("1.1", "host:\r\n", 200),
+        ("1.1", "", 400),
+        ("1.1", "host: a\r\nhost: a\r\n", 400),
+        ("1.1", "host: a b\r\n", 400),
+        ("1.1", "host: user@relay\r\n", 400),
+        ("1.0", "", 200),
+        ("1.0", "host: a\r\nhost: b\r\n", 400),
+    ] {
+        assert_eq!(post(version, hosts), status, "HTTP/{version} {hosts:?}");
     }
 }
 
@@ -157,6 +185,7 @@ fn a_body_that_is_declared_other_than_plain_json_in_utf_8_is_answered_415() {
         ("content-type: application/json\r\n", 200),
         ("content-type: Application/JSON; charset=UTF-8\r\n", 200),
         ("content-type: application/json;charset=\"utf-8\"\r\ncontent-encoding: identity\r\n", 200),
+        ("content-type: application/json; charset=utf8\r\n", 200),
         ("content-type: text/plain\r\n", 415),
         ("content-type: application/json5\r\n", 415),
         ("content-type: application/json; charset=latin1\r\n", 415),
@@ -270,27 +299,62 @@ fn a_hundred_headers_pass_and_more_are_answered_431() {
     }
 }
 
-// 408
+// Heads that are late, and 408 for bodies
+
+/// The end of a connection, which comes without an answer within `header_timeout`, not `keepalive_timeout`.
+fn assert_ends_as_late_head(relay: &Relay, mut slow: TcpStream) {
+    let ends = || relay.metric(r#"livechat_relay_connections_ended_total{reason="header_timeout"}"#);
+    assert_eq!(rest(&mut slow).expect("a clean end"), b"");
+    await_that("it is counted", || ends() > 0.0);
+}
 
 #[test]
-fn a_head_that_does_not_end_is_answered_408_while_others_are_answered_at_once() {
+fn a_head_that_does_not_come_or_does_not_end_ends_the_connection_while_others_are_answered_at_once() {
     let Some(relay) = impatient_relay() else { return };
-    for start in ["P", "PRI * HTTP/2.0\r\n", "POST /webhooks HTTP/1.1\r\nhost: re"] {
+    for start in
+        ["", "P", "PRI * HTTP/2.0\r\n", "POST /webhooks HTTP/1.1\r\nhost: re", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+    {
         let mut slow = connect(relay.webhooks);
         slow.write_all(start.as_bytes()).expect("a socket");
         assert_eq!(post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
-        assert_is_late(&mut slow);
+        let mut rest = Vec::new();
+        slow.read_to_end(&mut rest).expect("a clean end");
+        assert!(!rest.starts_with(b"HTTP/"), "{start:?}: {rest:?}"); // HTTP/2 has said what its settings are
     }
 }
 
 #[test]
-fn the_second_head_on_a_connection_may_take_no_longer_than_the_first() {
-    let Some(relay) = impatient_relay() else { return };
-    let mut slow = connect(relay.webhooks);
-    slow.write_all(&request("/webhooks", "", incoming_event(&chat_id(), 1))).expect("a socket");
-    assert_eq!(read(&mut slow).expect("an answer").status, 200);
-    slow.write_all(b"POST /webhooks HTTP/1.1\r\n").expect("a socket");
-    assert_is_late(&mut slow);
+fn the_second_head_on_a_connection_may_take_no_longer_than_the_first_wherever_it_begins() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    // An hour of keep-alive: what ends here ends as a head.
+    let settings = [("server.header_timeout", "\"500ms\""), ("server.keepalive_timeout", "\"1h\"")];
+    let relay = Relay::start(kafka.bootstrap(), &settings);
+    let event = || request("/webhooks", "", incoming_event(&chat_id(), 1));
+    for length in [1, 20, 60] {
+        let begun = event()[..length].to_vec();
+        // By itself, and in one segment with the first.
+        let mut alone = connect(relay.webhooks);
+        alone.write_all(&event()).expect("a socket");
+        assert_eq!(read(&mut alone).expect("an answer").status, 200);
+        alone.write_all(&begun).expect("a socket");
+        let mut behind = connect(relay.webhooks);
+        behind.write_all(&[event(), begun].concat()).expect("a socket");
+        assert_eq!(read(&mut behind).expect("an answer").status, 200);
+        assert_ends_as_late_head(&relay, alone);
+        assert_ends_as_late_head(&relay, behind);
+    }
+    // What is complete is idle, however it was written.
+    let mut idle = connect(relay.webhooks);
+    for request in [event(), [event(), event()].concat()] {
+        idle.write_all(&request).expect("a socket");
+        while let Some(answer) = read(&mut idle) {
+            assert_eq!(answer.status, 200);
+            idle.set_read_timeout(Some(Duration::from_secs(2))).expect("a socket");
+        }
+    }
+    idle.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    idle.write_all(&event()).expect("a socket");
+    assert_eq!(read(&mut idle).expect("it is open").status, 200);
 }
 
 #[test]
@@ -331,18 +395,29 @@ fn assert_is_late(slow: &mut TcpStream) {
 #[test]
 fn an_idle_connection_is_closed_after_keepalive_timeout_without_a_word() {
     let Some(relay) = impatient_relay() else { return };
-    let mut silent = connect(relay.webhooks);
     let mut quiet = connect(relay.webhooks);
     quiet.write_all(&request("/webhooks", "", incoming_event(&chat_id(), 1))).expect("a socket");
     assert_eq!(read(&mut quiet).expect("an answer").status, 200);
     let since = Instant::now();
     assert_eq!(rest(&mut quiet).expect("a clean end"), b"");
-    assert_eq!(rest(&mut silent).expect("a clean end"), b"");
     assert!(since.elapsed() < DEADLINE);
 }
 
 #[test]
-fn a_connection_takes_request_after_request_whatever_they_are_answered() {
+fn keep_alive_is_earned_by_a_webhook_that_is_accepted_and_before_that_a_refusal_closes_the_connection() {
+    let Some(relay) = relay() else { return };
+    let refused: Vec<_> = mixed().into_iter().filter(|(_, status)| *status != 200).collect();
+    for (request, status) in &refused {
+        let mut stream = connect(relay.webhooks);
+        stream.write_all(request).expect("a socket");
+        let answer = read(&mut stream).expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (*status, Some("close")));
+        assert_eq!(rest(&mut stream).expect("a clean end"), b"");
+    }
+}
+
+#[test]
+fn a_connection_that_has_earned_it_takes_request_after_request_whatever_they_are_answered() {
     let Some(relay) = relay() else { return };
     let mut stream = connect(relay.webhooks);
     for round in 0..3 {
@@ -431,22 +506,30 @@ fn who_asks_before_sending_a_body_is_told_to_go_on_or_refused_at_once() {
 }
 
 #[test]
-fn beyond_connections_max_a_connection_waits_until_another_ends() {
+fn beyond_connections_max_the_connection_that_has_waited_longest_makes_room_strangers_first() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
-    let relay = Relay::start(kafka.bootstrap(), &[("server.connections_max", "2")]);
+    let relay = Relay::start(kafka.bootstrap(), &[("server.connections_max", "3")]);
     let event = || request("/webhooks", "", incoming_event(&chat_id(), 1));
-    let mut held: Vec<TcpStream> = (0..2).map(|_| connect(relay.webhooks)).collect();
-    for stream in &mut held {
+    let say = |stream: &mut TcpStream| {
         stream.write_all(&event()).expect("a socket");
-        assert_eq!(read(stream).expect("an answer").status, 200);
-    }
+        read(stream).map(|answer| answer.status)
+    };
+    let [mut first, mut second] = [connect(relay.webhooks), connect(relay.webhooks)];
+    assert_eq!((say(&mut first), say(&mut second)), (Some(200), Some(200)));
+    let open = |n: f64| await_that("they are open", || relay.metric("livechat_relay_connections") == n);
+    let mut stranger = connect(relay.webhooks);
+    stranger.write_all(b"POST /webhooks HTTP/1.1\r\n").expect("a socket");
+    open(3.0);
+
     let mut third = connect(relay.webhooks);
-    third.write_all(&event()).expect("a socket");
-    third.set_read_timeout(Some(Duration::from_millis(300))).expect("a socket");
-    assert!(read(&mut third).is_none(), "it waits");
-    drop(held.pop());
-    third.set_read_timeout(Some(DEADLINE)).expect("a socket");
-    assert_eq!(read(&mut third).expect("its turn").status, 200);
+    assert_eq!(say(&mut third), Some(200), "a stranger makes room though it came last");
+    assert_eq!(rest(&mut stranger).expect("a clean end"), b"");
+    let mut fourth = connect(relay.webhooks);
+    assert_eq!(say(&mut fourth), Some(200));
+    assert_eq!(rest(&mut first).expect("a clean end"), b"", "of those that are known, the one that has waited longest");
+    assert_eq!((say(&mut second), say(&mut third)), (Some(200), Some(200)));
+    assert_eq!(relay.metric(r#"livechat_relay_connections_ended_total{reason="evicted"}"#), 2.0);
+    assert!(relay.has_logged("connections_max is reached"), "{}", relay.log());
 }
 
 // HTTP/2
@@ -549,27 +632,61 @@ fn assert_unavailable(answer: &Answer, retry_after: &str) {
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some(retry_after)));
 }
 
+/// What a request counts for besides its body.
+const REQUEST_BYTES: usize = 1024;
+
 #[test]
-fn over_bytes_in_flight_max_a_body_is_answered_503_until_another_has_gone() {
+fn a_body_that_is_declared_and_does_not_come_takes_no_room_and_one_that_has_come_for_longest_makes_it() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
-    let settings = [("server.body_bytes_max", "\"1KiB\""), ("server.bytes_in_flight_max", "\"1536B\"")];
+    let settings = [("server.body_bytes_max", "\"32KiB\""), ("server.bytes_in_flight_max", "\"64KiB\"")];
     let relay = Relay::start(kafka.bootstrap(), &settings);
-    let body = padded(BODY_MAX);
-    let mut holder = connect(relay.webhooks);
-    write!(
-        holder,
-        "POST /webhooks HTTP/1.1\r\nhost: relay\r\nexpect: 100-continue\r\ncontent-length: {BODY_MAX}\r\n\r\n"
-    )
-    .expect("a socket");
-    assert_eq!(read(&mut holder).expect("an answer").status, 100, "its bytes are set aside");
+    let begun = |declared: usize, sent: usize| {
+        let mut slow = connect(relay.webhooks);
+        let head = format!("POST /webhooks HTTP/1.1\r\nhost: relay\r\ncontent-length: {declared}\r\n\r\n");
+        slow.write_all(&[head.into_bytes(), vec![b' '; sent]].concat()).expect("a socket");
+        slow
+    };
+    let held = |bytes: usize| {
+        await_that("they are held", || relay.metric("livechat_relay_bytes_in_flight") == bytes as f64);
+    };
+    let _declared: Vec<_> = (0..20).map(|_| begun(32 << 10, 0)).collect();
+    held(20 * REQUEST_BYTES);
+    assert_eq!(post(relay.webhooks, padded(30 << 10)).status, 200);
 
-    assert_eq!(post(relay.webhooks, padded(512)).status, 200, "what is left is enough for this");
-    assert_unavailable(&post(relay.webhooks, padded(513)), "5");
-    assert_unavailable(&raw(relay.webhooks, chunked(&padded(513), 100)).expect("an answer"), "5");
+    let mut oldest = begun(32 << 10, 31 << 10);
+    held(20 * REQUEST_BYTES + (32 << 10));
+    let mut next = begun(32 << 10, 1 << 10);
+    held(20 * REQUEST_BYTES + (34 << 10));
+    assert_eq!(post(relay.webhooks, padded(20 << 10)).status, 200, "eleven heads make room");
+    held(9 * REQUEST_BYTES + (34 << 10));
+    assert_eq!(post(relay.webhooks, padded(32 << 10)).status, 200, "and the others, and the older of the two bodies");
+    held(2 << 10);
+    let answer = read(&mut oldest).expect("an answer");
+    assert_unavailable(&answer, "5");
+    assert_eq!(answer.header("connection"), Some("close"));
+    next.write_all(&vec![b' '; 31 << 10]).expect("a socket");
+    assert_eq!(read(&mut next).expect("an answer").status, 400, "it was read to its end");
+    held(0);
+    assert!(relay.metric(r#"livechat_relay_unavailable_total{reason="slow_body"}"#) >= 1.0);
+}
 
-    holder.write_all(body.as_bytes()).expect("a socket");
-    assert_eq!(read(&mut holder).expect("an answer").status, 200);
-    assert_eq!(post(relay.webhooks, padded(BODY_MAX)).status, 200, "all is free again");
+#[test]
+fn what_is_verified_makes_no_room_and_is_held_until_its_report() {
+    let Some(kafka) = kafka::Kafka::start_or_skip(1, &[]) else { return };
+    let settings = [("server.bytes_in_flight_max", "\"64KiB\""), ("server.body_bytes_max", "\"60KiB\"")];
+    let relay = Relay::start(kafka.bootstrap(), &settings).ready();
+    kafka.pause(0);
+    let mut waiting = connect(relay.webhooks);
+    waiting.write_all(&request("/webhooks", "", padded(40 << 10))).expect("a socket");
+    let held = || relay.metric("livechat_relay_bytes_in_flight");
+    await_that("it is held", || held() == ((40 << 10) + REQUEST_BYTES) as f64);
+    assert_unavailable(&post(relay.webhooks, padded(30 << 10)), "5");
+    drop(waiting); // whoever hangs up is published all the same, and held as long
+    assert_unavailable(&post(relay.webhooks, padded(30 << 10)), "5");
+    kafka.resume(0);
+    await_that("all is free again", || held() == 0.0);
+    assert_eq!(post(relay.webhooks, padded(50 << 10)).status, 200);
+    assert!(relay.metric(r#"livechat_relay_unavailable_total{reason="overloaded"}"#) >= 2.0);
 }
 
 #[test]
@@ -613,8 +730,28 @@ fn the_admin_listener_answers_its_three_paths_to_who_only_looks() {
     for path in ["/", "/metrics/", "/webhooks"] {
         assert_eq!(get(relay.admin, path).status, 404, "{path}");
     }
+
     for method in ["POST", "DELETE"] {
         let answer = raw(relay.admin, format!("{method} /livez HTTP/1.1\r\nhost: relay\r\n\r\n")).expect("an answer");
         assert_eq!((answer.status, answer.header("allow")), (405, Some("get, head")), "{method}");
+    }
+}
+
+#[test]
+fn the_admin_listener_answers_probes_whatever_holds_its_connections() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[("admin.connections_max", "8")]).ready();
+    let mut held = Vec::new();
+    for n in 0..50 {
+        let mut stream = connect(relay.admin);
+        if n % 2 == 0 {
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: relay\r\n\r\n").expect("a socket"); // and reads nothing
+        }
+        held.push(stream);
+        assert_eq!(get(relay.admin, "/livez").status, 200);
+        assert_eq!(get(relay.admin, "/readyz").status, 200);
+    }
+    for mut stream in held {
+        let _ = stream.read_to_end(&mut Vec::new()); // each ends, by a reset if need be
     }
 }

@@ -20,10 +20,15 @@ mod layers;
 mod logging;
 mod observability;
 mod outage;
+mod producer;
 mod remedies;
 mod retries;
 mod samples;
 mod security;
+// The shifted clock of tests/chaos.
+#[allow(dead_code, reason = "tests/chaos uses the rest")]
+#[path = "../chaos/shim.rs"]
+mod shim;
 mod spool;
 mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]

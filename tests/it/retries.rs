@@ -40,6 +40,33 @@ fn what_only_looks_like_a_retry_is_published() {
 }
 
 #[test]
+fn two_apps_with_topics_of_their_own_both_have_an_event_that_both_get() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let apps = format!(
+        r#"[{{ name = "staging", topic_prefix = "staging.", secret_keys = [{{ name = "k", value = "{SECRET}-of-staging" }}] }}, {{ name = "production", secret_keys = [{{ name = "k", value = "{SECRET}" }}] }}]"#
+    );
+    let spool = tempfile::tempdir().expect("a directory");
+    let directory = format!("{:?}", spool.path());
+    for spool in [&[][..], &[("spool.directory", directory.as_str())]] {
+        let settings = [&[("apps", apps.as_str())], spool].concat();
+        let relay = Relay::start(kafka.bootstrap(), &settings).ready();
+        for (n, order) in [["staging", "production"], ["production", "staging"]].into_iter().enumerate() {
+            let chat = chat_id();
+            let event = data(&chat, n as u64);
+            for app in order {
+                let key = if app == "staging" { format!("{SECRET}-of-staging") } else { SECRET.to_owned() };
+                let answer = http::post_to(relay.webhooks, &format!("/webhooks/{app}"), with_secret(&event, &key));
+                assert_eq!(answer.status, 200);
+            }
+            for topic in ["livechat.incoming_event", "staging.livechat.incoming_event"] {
+                assert_eq!(copies(kafka, topic, &chat), 1, "{topic}, {order:?}");
+            }
+        }
+        assert_eq!(relay.metric(r#"livechat_relay_retries_total{result="dropped"}"#), 0.0);
+    }
+}
+
+#[test]
 fn switched_off_every_delivery_is_published() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let relay = Relay::start(kafka.bootstrap(), &[("retries.window", "\"0s\"")]);

@@ -44,17 +44,8 @@ fn send_until_closed(relay: &Relay) -> Seen {
 
 #[test]
 fn under_load_every_request_is_answered_and_each_200_is_in_kafka() {
-    stop_under_load(&[]);
-}
-
-#[test]
-fn where_every_record_waits_for_company_each_200_is_in_kafka_too() {
-    stop_under_load(&[("kafka.busy_records", "1"), ("kafka.busy_linger", "\"20ms\"")]);
-}
-
-fn stop_under_load(settings: &[(&str, &str)]) {
     let Some(kafka) = kafka::shared_or_skip() else { return };
-    let mut relay = Relay::start(kafka.bootstrap(), settings).ready();
+    let mut relay = Relay::start(kafka.bootstrap(), &[]).ready();
     let seen: Vec<Seen> = std::thread::scope(|scope| {
         let senders: Vec<_> = (0..16).map(|_| scope.spawn(|| send_until_closed(&relay))).collect();
         await_that("load", || relay.metric(r#"livechat_relay_requests_total{code="200"}"#) > 500.0);
@@ -119,12 +110,50 @@ fn an_idle_connection_does_not_hold_up_the_end() {
 }
 
 #[test]
+fn with_a_spool_and_without_kafka_nothing_is_waited_for_in_vain_at_the_end() {
+    let spool = tempfile::tempdir().expect("a directory");
+    let directory = format!("{:?}", spool.path());
+    let settings = [("spool.directory", directory.as_str()), ("kafka.start_timeout", "\"200ms\"")];
+    let mut relay = Relay::start("127.0.0.1:1", &settings);
+    assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    relay.await_log("stopped: the spool has events");
+    assert!(!relay.log().contains("the replay has not ended in time"), "{}", relay.log());
+}
+
+#[test]
+fn the_admin_listener_answers_while_the_spool_is_drained_at_the_end() {
+    let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
+    let spool = tempfile::tempdir().expect("a directory");
+    let directory = format!("{:?}", spool.path());
+    let settings = [("spool.directory", directory.as_str()), ("kafka.publish_deadline", "\"500ms\"")];
+    let mut relay = Relay::start_with(kafka.bootstrap(), &settings, &["--drain"]).ready();
+    assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
+    kafka.pause(0);
+    assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
+    relay.signal(Signal::TERM);
+    relay.await_log("stopping: the spool is emptied first");
+    assert_eq!(http::get(relay.admin, "/livez").status, 200);
+    assert!(http::get(relay.admin, "/readyz").body.contains("shutting down"));
+    let waiting = r#"livechat_relay_spool_records{topic="livechat.incoming_event"}"#;
+    assert!(relay.metric(waiting) >= 1.0);
+    kafka.resume(0);
+    assert!(relay.end().success());
+    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let mut relay = Relay::start(kafka.bootstrap(), &[("server.drain_delay", "\"60s\"")]);
     relay.signal(Signal::TERM);
-    relay.await_log("stopping: requests under way are finished");
-    relay.signal(Signal::TERM);
+    relay.await_log("stopping: requests in flight are finished");
+    // Signals that follow the first at once are one with it.
+    await_that("the second signal counts", || {
+        relay.signal(Signal::TERM);
+        relay.has_ended()
+    });
     let status = relay.end();
     assert_eq!((status.code(), status.signal()), (Some(143), None), "{}", relay.log());
 }

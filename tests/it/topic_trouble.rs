@@ -165,7 +165,7 @@ fn a_topic_that_may_not_be_written_holds_back_only_itself_until_it_may() {
     stage.forbid();
     stage.post(5);
     assert_eq!(stage.spooled(&stage.topic()), 5.0);
-    assert!(stage.relay.has_logged("takes no events until somebody mends it"), "{}", stage.relay.log());
+    assert!(stage.relay.has_logged("takes no events until someone fixes it"), "{}", stage.relay.log());
     stage.others_go_on();
 
     stage.allow();
@@ -229,7 +229,7 @@ fn a_dead_letter_that_its_topic_cannot_take_either_is_parked_on_the_disk_and_sur
     }
     let large = stage.posted;
     stage.post_with(&incompressible(100_000));
-    await_that("it is parked", || stage.relay.metric("livechat_relay_parked_records") == 1.0);
+    await_that("it is parked", || stage.relay.metric("livechat_relay_dead_letters_on_disk") == 1.0);
     stage.healed();
     stage.others_go_on();
     assert_eq!(stage.relay.metric(r#"livechat_relay_dead_letters_total{reason="too_large",to="disk"}"#), 1.0);
@@ -237,6 +237,6 @@ fn a_dead_letter_that_its_topic_cannot_take_either_is_parked_on_the_disk_and_sur
     stage.relay.signal(Signal::KILL);
     stage.relay.end();
     let relay = start(stage.kafka, stage.prefix, &stage.directory, 1);
-    assert_eq!(relay.metric("livechat_relay_parked_records"), 1.0);
+    assert_eq!(relay.metric("livechat_relay_dead_letters_on_disk"), 1.0);
     assert!(!stage.order().contains(&large));
 }

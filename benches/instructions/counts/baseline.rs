@@ -30,13 +30,13 @@ impl Baseline {
         Ok(baseline)
     }
 
-    /// What to know when the tools are others. It is no reason not to compare: most releases of them change little.
+    /// What to know when the tools are others. They are compared all the same: most releases of them change little.
     pub fn other_tools(&self, here: &Tools) -> Option<String> {
         let name = |tools: &Tools| format!("{} and {}", tools.rustc, tools.valgrind);
         (self.tools != *here).then(|| {
             format!(
                 "note: the baseline was counted with {}, and this is {}.\n\
-                 That alone may change counts: where the commit before fails as well, write the baseline anew in a commit of its own.",
+                 That alone may change counts: where the commit before fails too, rewrite the baseline in a commit of its own.",
                 name(&self.tools),
                 name(here)
             )

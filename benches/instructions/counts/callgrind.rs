@@ -1,4 +1,4 @@
-//! Reads what callgrind has written of one thread: lines of `fn=(12) name`, and below them what that function itself has cost.
+//! Reads what callgrind has written of one thread: lines of `fn=(12) name`, and below them what that function itself cost.
 //!
 //! The format is described in Valgrind's manual, "Callgrind Format Specification". Needed are positions that are not compressed.
 
@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use super::Counts;
 
 /// # Errors
-/// When the text is none of callgrind's, or when what was read does not add up to the total that it tells.
+/// When the text is none of callgrind's, or when what was read does not add up to its own total.
 pub fn parse(text: &str) -> Result<Counts, String> {
     let mut counts = Counts::default();
     let mut names: HashMap<&str, String> = HashMap::new();
-    let (mut function, mut told) = (None, None);
+    let (mut function, mut total) = (None, None);
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         if let Some(name) = line.strip_prefix("fn=") {
@@ -20,16 +20,16 @@ pub fn parse(text: &str) -> Result<Counts, String> {
             define(&mut names, name);
         } else if line.starts_with("calls=") {
             lines.next(); // what the call has cost: the callee has it, too
-        } else if let Some(total) = line.strip_prefix("totals: ") {
-            told = total.trim().parse::<u64>().ok();
+        } else if let Some(number) = line.strip_prefix("totals: ") {
+            total = number.trim().parse::<u64>().ok();
         } else if line.starts_with(|first: char| first.is_ascii_digit()) {
             let name = function.and_then(|id| names.get(id)).ok_or("a cost before the first function")?;
             counts.add(name, cost(line).ok_or_else(|| format!("no cost in `{line}`"))?);
         }
     }
-    match told {
+    match total {
         None => Err("no `totals:` at its end".to_owned()),
-        Some(told) if told != counts.total() => Err(format!("{} instructions, but {told} in all", counts.total())),
+        Some(total) if total != counts.total() => Err(format!("{} instructions, but {total} in all", counts.total())),
         Some(_) => Ok(counts),
     }
 }

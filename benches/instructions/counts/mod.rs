@@ -1,9 +1,9 @@
-//! Instruction counts, read and judged. Nothing here runs anything, so that tests/it can show it every case.
+//! Instruction counts: read, and compared with the baseline. Nothing here runs a program, so that tests/it can test every case.
 
 pub mod baseline;
 pub mod callgrind;
 #[cfg(test)]
-#[allow(dead_code, unused_imports, reason = "the bench has no harness: they run in tests/it")]
+#[allow(dead_code, unused_imports, reason = "the bench has no test harness: they run in tests/it")]
 mod tests;
 pub mod verdict;
 
@@ -17,10 +17,7 @@ pub struct Counts(pub BTreeMap<String, u64>);
 
 impl Counts {
     pub fn add(&mut self, function: &str, instructions: u64) {
-        match self.0.get_mut(function) {
-            Some(sum) => *sum += instructions,
-            None => drop(self.0.insert(function.to_owned(), instructions)),
-        }
+        *self.0.entry(function.to_owned()).or_default() += instructions;
     }
 
     /// Of several threads together.

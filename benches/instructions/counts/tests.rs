@@ -1,4 +1,4 @@
-//! What the guard promises: which growth fails, what is named, and that callgrind's files are read as they are meant.
+//! Which growth fails the guard, what it names, and that callgrind's files are read as they are meant.
 
 use super::baseline::{Baseline, Tools};
 use super::callgrind::parse;
@@ -63,7 +63,7 @@ fn tools(architecture: &str, rustc: &str) -> Tools {
     Tools { architecture, rustc, valgrind }
 }
 
-fn written(tools: Tools) -> String {
+fn baseline(tools: Tools) -> String {
     serde_json::to_string(&Baseline { tools, costs: Vec::new() }).expect("JSON")
 }
 
@@ -120,23 +120,23 @@ fn growth_up_to_three_percent_passes_and_above_fails() {
 }
 
 #[test]
-fn what_shrank_passes_and_the_baseline_is_to_be_written_anew() {
+fn what_shrank_passes_and_the_baseline_is_to_be_rewritten() {
     let before = costs("record", &[("scan", 100_000)]);
     let report = judge(&before, &costs("record", &[("scan", 96_900)]));
-    assert!(report.passes && report.remarks.contains("write the baseline anew"), "{}", report.remarks);
+    assert!(report.passes && report.remarks.contains("rewrite the baseline"), "{}", report.remarks);
     let report = judge(&before, &costs("record", &[("scan", 97_100)]));
     assert!(report.passes && report.remarks.is_empty(), "{}", report.remarks);
 }
 
 #[test]
 fn at_most_five_functions_are_named_and_those_that_grew_most_come_first() {
-    let before = costs("request", &[("a", 100), ("b", 100), ("gone", 500)]);
+    let before = costs("request", &[("a", 100), ("b", 100), ("removed", 500)]);
     let after = costs("request", &[("a", 900), ("b", 101), ("c", 300), ("d", 200), ("e", 150), ("f", 140)]);
     let remarks = judge(&before, &after).remarks;
     let named: Vec<_> = remarks.lines().filter(|line| line.contains('→')).collect();
     assert_eq!(named.len(), 5, "{remarks}");
     assert!(named[0].ends_with(" a") && named[1].ends_with(" c"), "{remarks}");
-    assert!(!remarks.contains("gone"), "{remarks}");
+    assert!(!remarks.contains("removed"), "{remarks}");
 }
 
 #[test]
@@ -146,9 +146,9 @@ fn a_case_that_the_baseline_does_not_know_fails() {
 }
 
 #[test]
-fn another_compiler_is_told_and_compared_all_the_same() {
+fn another_compiler_is_noted_and_compared_all_the_same() {
     let here = tools("x86_64", "rustc 1.96.0");
-    let baseline = Baseline::parse(&written(tools("x86_64", "rustc 1.95.0")), &here).expect("a baseline");
+    let baseline = Baseline::parse(&baseline(tools("x86_64", "rustc 1.95.0")), &here).expect("a baseline");
     let note = baseline.other_tools(&here).expect("a note");
     assert!(note.contains("rustc 1.95.0") && note.contains("rustc 1.96.0"), "{note}");
     assert_eq!(baseline.other_tools(&tools("x86_64", "rustc 1.95.0")), None);
@@ -156,7 +156,7 @@ fn another_compiler_is_told_and_compared_all_the_same() {
 
 #[test]
 fn another_architecture_is_not_compared() {
-    let text = written(tools("x86_64", "rustc 1.95.0"));
+    let text = baseline(tools("x86_64", "rustc 1.95.0"));
     let why = Baseline::parse(&text, &tools("aarch64", "rustc 1.95.0")).err().expect("an error");
     assert_eq!(why, "it was counted on x86_64, and this is aarch64");
     assert!(Baseline::parse("{}", &tools("x86_64", "")).is_err());

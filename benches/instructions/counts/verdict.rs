@@ -1,5 +1,5 @@
-//! Holds the costs of today against the baseline's. A case that has grown by more than the slack fails, with the functions
-//! that grew; one that has shrunk by more is told, because the baseline then guards less than it could.
+//! Compares the costs of today with the baseline's. A case that grew by more than the slack fails, with the functions that grew;
+//! one that shrank by more passes with a remark, because the baseline then guards less than it could.
 
 use super::Cost;
 
@@ -8,7 +8,7 @@ const SLACK_PERCENT: u64 = 3;
 /// So many of the functions that grew are named.
 const NAMED: usize = 5;
 
-/// What a person reads, and whether the guard lets it pass.
+/// What a person reads, and whether the guard passes.
 pub struct Report {
     /// A line a case.
     pub table: String,
@@ -17,83 +17,57 @@ pub struct Report {
     pub passes: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Within,
-    Grown,
-    Shrunk,
-    New,
-}
-
 pub fn judge(before: &[Cost], after: &[Cost]) -> Report {
-    let mut table = format!("{:<28} {:>13} {:>13} {:>9}\n", "instructions an event", "here", "baseline", "change");
-    let mut remarks = String::new();
-    let mut passes = true;
+    let table = row("instructions an event", "here", "baseline", "change");
+    let mut report = Report { table, remarks: String::new(), passes: true };
     for cost in after {
-        let baseline = before.iter().find(|before| before.case == cost.case);
-        table.push_str(&row(cost, baseline));
-        let verdict = verdict(baseline, cost);
-        passes &= !matches!(verdict, Verdict::Grown | Verdict::New);
-        remarks.push_str(&remark(verdict, cost, baseline));
+        match before.iter().find(|before| before.case == cost.case) {
+            Some(before) => report.compare(before, cost),
+            None => report.unknown(cost),
+        }
     }
     for Cost { case, .. } in before.iter().filter(|before| after.iter().all(|after| after.case != before.case)) {
-        remarks.push_str(&format!("\n{case} is in the baseline only: write the baseline anew.\n"));
+        report.remarks += &format!("\n{case} is in the baseline only: rewrite the baseline.\n");
     }
-    Report { table, remarks, passes }
+    report
 }
 
-fn verdict(before: Option<&Cost>, after: &Cost) -> Verdict {
-    let Some(before) = before else { return Verdict::New };
-    let (before, after) = (before.instructions * 100, after.instructions * 100);
-    let slack = before / 100 * SLACK_PERCENT;
-    match after {
-        _ if after > before + slack => Verdict::Grown,
-        _ if after < before - slack => Verdict::Shrunk,
-        _ => Verdict::Within,
-    }
-}
-
-fn row(after: &Cost, before: Option<&Cost>) -> String {
-    let (before, change) = match before {
-        Some(before) => (before.instructions.to_string(), format!("{:+.2} %", change(before, after))),
-        None => ("none".to_owned(), String::new()),
-    };
-    format!("{:<28} {:>13} {before:>13} {change:>9}\n", after.case, after.instructions)
-}
-
-/// In percent.
-fn change(before: &Cost, after: &Cost) -> f64 {
-    (after.instructions as f64 / before.instructions as f64 - 1.0) * 100.0
-}
-
-fn remark(verdict: Verdict, after: &Cost, before: Option<&Cost>) -> String {
-    let case = &after.case;
-    match (verdict, before) {
-        (Verdict::Grown, Some(before)) => {
-            format!("\n{case} has grown by more than {SLACK_PERCENT} %. What grew most:\n{}", growth(before, after))
+impl Report {
+    fn compare(&mut self, before: &Cost, after: &Cost) {
+        let Cost { case, instructions, .. } = after;
+        let (here, baseline) = (instructions * 100, before.instructions * 100);
+        let slack = before.instructions * SLACK_PERCENT;
+        let change = (*instructions as f64 / before.instructions as f64 - 1.0) * 100.0;
+        self.table += &row(case, instructions, before.instructions, format!("{change:+.2} %"));
+        if here > baseline + slack {
+            self.passes = false;
+            self.remarks += &format!("\n{case} has grown by more than {SLACK_PERCENT} %. What grew most:\n");
+            self.remarks += &growth(before, after);
+        } else if here < baseline - slack {
+            self.remarks +=
+                &format!("\n{case} has shrunk by more than {SLACK_PERCENT} %: rewrite the baseline to keep it so.\n");
         }
-        (Verdict::Shrunk, _) => {
-            format!(
-                "\n{case} has shrunk by more than {SLACK_PERCENT} %: write the baseline anew, so that it stays so.\n"
-            )
-        }
-        (Verdict::New, _) => format!("\n{case} is not in the baseline: write the baseline anew.\n"),
-        (Verdict::Within | Verdict::Grown, _) => String::new(),
     }
+
+    fn unknown(&mut self, Cost { case, instructions, .. }: &Cost) {
+        self.passes = false;
+        self.table += &row(case, instructions, "none", "");
+        self.remarks += &format!("\n{case} is not in the baseline: rewrite the baseline.\n");
+    }
+}
+
+fn row(case: &str, here: impl ToString, before: impl ToString, change: impl ToString) -> String {
+    let [here, before, change] = [here.to_string(), before.to_string(), change.to_string()];
+    format!("{case:<28} {here:>13} {before:>13} {change:>9}\n")
 }
 
 /// The functions that grew most. What is below a thousandth of its case is in no cost, and counts as 0.
 fn growth(before: &Cost, after: &Cost) -> String {
-    let mut grown: Vec<(u64, u64, &str)> = after
-        .functions
-        .iter()
-        .map(|(function, &after)| {
-            (before.functions.get(function).copied().unwrap_or_default(), after, function.as_str())
-        })
-        .filter(|(before, after, _)| after > before)
-        .collect();
+    let before = |function: &String| before.functions.get(function).copied().unwrap_or_default();
+    let all = after.functions.iter().map(|(function, &after)| (before(function), after, function));
+    let mut grown: Vec<_> = all.filter(|(before, after, _)| after > before).collect();
     grown.sort_by_key(|(before, after, _)| std::cmp::Reverse(after - before));
-    let line = |&(before, after, function): &(u64, u64, &str)| {
+    let line = |(before, after, function): &(u64, u64, &String)| {
         format!("{before:>13} → {after:>8} {:>+9}  {function}\n", after.cast_signed() - before.cast_signed())
     };
     grown.iter().take(NAMED).map(line).collect()

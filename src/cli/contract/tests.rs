@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::super::traffic::{Traffic, one_of_each};
 use super::*;
 use crate::event::receive::receive;
-use crate::event::verify::verify;
+use crate::event::verify::{verify, verify_app_webhook};
 use crate::event::{Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
 
 fn root() -> &'static Path {
@@ -112,7 +112,7 @@ fn receipt() -> Receipt<'static> {
 
 fn published(event: Event<'_>, topics: Topics) -> Value {
     let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: None };
-    let record = route::route(event, &routing, None).expect("a record");
+    let record = route::route(event, &routing, None).expect("a record").record;
     let value: Value = serde_json::from_slice(&record.value).expect("JSON");
     assert_eq!(value["partitionkey"], record.key);
     value
@@ -176,14 +176,18 @@ fn samples_that_livechat_has_published_are_valid() {
 #[test]
 fn app_webhooks_are_valid() {
     let contract = Contract::load();
+    let keyring = Keyring::new([("path".to_owned(), &SecretString::from("token"))]);
     for name in APP_EVENTS {
         let body = json!({
             "applicationID": "tea_timer", "event": name.trim_start_matches("app."), "date": "2026-11-22T15:29:53+01:00",
             "licenseID": 1234, "organizationID": "o-1", "payload": { "total": 7 }, "userID": "u-1",
         });
         let body = body.to_string();
-        let event = normalize::normalize_app_webhook(body.as_bytes(), receipt()).expect("an App Webhook");
-        let event = published(event, Topics::of_app_webhooks(TOPIC_PREFIX, |_| None));
+        let (verified, _) = verify_app_webhook("token", body.as_bytes(), &keyring).expect("an App Webhook");
+        let event = published(
+            normalize::normalize_app_webhook(verified, receipt()),
+            Topics::of_app_webhooks(TOPIC_PREFIX, |_| None),
+        );
         assert_eq!(event["type"], format!("com.livechat.{name}"));
         assert_eq!(contract.faults(&event), [""; 0]);
     }

@@ -169,6 +169,10 @@ impl Relay {
         kill_process(pid, signal).expect("a process of ours");
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
     /// Waits for the end of the process.
     pub fn end(&mut self) -> ExitStatus {
         let mut status = None;

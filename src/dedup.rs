@@ -1,0 +1,253 @@
+//! The deliveries of the last minutes whose payload names its event, so that a retry is told from a new event.
+//!
+//! A retry of what is durable is not published again, and a copy that comes while the first is in flight waits for the first one's
+//! outcome: it never gets a 200 for something that then failed. What failed is forgotten at once, so that the next retry is an event
+//! again. Bounded in time and number; losing an entry costs a duplicate, never an event.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::event::RetryKey;
+use crate::outcome::Unavailable;
+
+/// `[retries]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How long a durable event is remembered; zero switches deduplication off.
+    pub window: Duration,
+    /// How many events are remembered; the oldest is forgotten first.
+    pub entries_max: usize,
+}
+
+/// How the first delivery ended: durable, or why not.
+pub type Settled = Result<(), Unavailable>;
+
+/// What is known of a delivery.
+pub enum Check {
+    /// Nothing: it is to be published, and its outcome told to the claim.
+    New(Claim),
+    /// It is durable already.
+    Durable,
+    /// Another delivery of it is in flight.
+    InFlight(FirstOutcome),
+    /// Deduplication is off, or full of deliveries in flight: it is to be published.
+    Untracked,
+}
+
+/// The deliveries; clones share them.
+#[derive(Clone)]
+pub struct Dedup {
+    config: Config,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    by_key: HashMap<RetryKey, Entry>,
+    /// Those that are durable, the oldest first.
+    durable: VecDeque<(Instant, RetryKey)>,
+}
+
+enum Entry {
+    /// Whoever waits for its outcome, if anyone does.
+    InFlight(Option<watch::Sender<Option<Settled>>>),
+    Durable,
+}
+
+impl Dedup {
+    pub fn new(config: Config) -> Self {
+        Self { config, state: Arc::default() }
+    }
+
+    /// Looks a delivery up, and claims it if it is new.
+    pub fn check(&self, key: RetryKey) -> Check {
+        if self.config.window.is_zero() {
+            return Check::Untracked;
+        }
+        let mut state = self.state();
+        state.forget_before(Instant::now().checked_sub(self.config.window));
+        match state.by_key.get_mut(&key) {
+            Some(Entry::Durable) => return Check::Durable,
+            Some(Entry::InFlight(outcome)) => {
+                let outcome = outcome.get_or_insert_with(|| watch::channel(None).0);
+                return Check::InFlight(FirstOutcome(outcome.subscribe()));
+            }
+            None => {}
+        }
+        if state.by_key.len() >= self.config.entries_max && !state.forget_oldest() {
+            return Check::Untracked;
+        }
+        state.by_key.insert(key, Entry::InFlight(None));
+        Check::New(Claim { dedup: self.clone(), key, is_settled: false })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn forget_before(&mut self, time: Option<Instant>) {
+        while self.durable.front().is_some_and(|(since, _)| Some(*since) < time) {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the oldest that is durable, if any is.
+    fn forget_oldest(&mut self) -> bool {
+        self.durable.pop_front().is_some_and(|(_, key)| self.by_key.remove(&key).is_some())
+    }
+}
+
+/// The duty to tell how the first delivery of an event ended. Dropped untold, it counts as failed.
+pub struct Claim {
+    dedup: Dedup,
+    key: RetryKey,
+    is_settled: bool,
+}
+
+impl Claim {
+    /// Tells the copies, and the deliveries to come.
+    pub fn settle(mut self, settled: Settled) {
+        if let Some(copies) = self.end(settled.is_ok()) {
+            let _ = copies.send(Some(settled)); // they may have gone
+        }
+    }
+
+    /// Whoever waits for the outcome.
+    fn end(&mut self, is_durable: bool) -> Option<watch::Sender<Option<Settled>>> {
+        self.is_settled = true;
+        let mut state = self.dedup.state();
+        let entry = if is_durable {
+            state.durable.push_back((Instant::now(), self.key));
+            state.by_key.insert(self.key, Entry::Durable)
+        } else {
+            state.by_key.remove(&self.key)
+        };
+        match entry {
+            Some(Entry::InFlight(copies)) => copies,
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            drop(self.end(false));
+        }
+    }
+}
+
+/// How the first delivery ends, for a copy of it.
+pub struct FirstOutcome(watch::Receiver<Option<Settled>>);
+
+impl FirstOutcome {
+    /// Waits for it; `None` when the first one's claim was dropped untold: the copy has to try itself.
+    pub async fn outcome(mut self) -> Option<Settled> {
+        self.0.wait_for(Option::is_some).await.ok().and_then(|settled| *settled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dedup(seconds: u64, entries_max: usize) -> Dedup {
+        Dedup::new(Config { window: Duration::from_secs(seconds), entries_max })
+    }
+
+    fn claim(dedup: &Dedup, key: u8) -> Claim {
+        match dedup.check([key; 16]) {
+            Check::New(claim) => claim,
+            _ => panic!("not new"),
+        }
+    }
+
+    fn is_durable(dedup: &Dedup, key: u8) -> bool {
+        matches!(dedup.check([key; 16]), Check::Durable)
+    }
+
+    #[tokio::test]
+    async fn a_copy_gets_the_first_ones_outcome() {
+        let dedup = dedup(60, 10);
+        for settled in [Err(Unavailable::Kafka), Ok(())] {
+            let first = claim(&dedup, 1);
+            let Check::InFlight(copy) = dedup.check([1; 16]) else { panic!("not in flight") };
+            first.settle(settled);
+            assert_eq!(copy.outcome().await, Some(settled));
+        }
+        assert!(is_durable(&dedup, 1));
+    }
+
+    #[tokio::test]
+    async fn what_failed_or_was_dropped_is_new_again() {
+        let dedup = dedup(60, 10);
+        claim(&dedup, 1).settle(Err(Unavailable::Kafka));
+        let dropped = claim(&dedup, 1);
+        let Check::InFlight(copy) = dedup.check([1; 16]) else { panic!("not in flight") };
+        drop(dropped);
+        assert_eq!(copy.outcome().await, None);
+        claim(&dedup, 1).settle(Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn entries_are_forgotten_by_age_and_by_number_but_not_while_they_are_in_flight() {
+        let dedup = dedup(60, 2);
+        claim(&dedup, 1).settle(Ok(()));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(is_durable(&dedup, 1));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        claim(&dedup, 1).settle(Ok(()));
+        claim(&dedup, 2).settle(Ok(()));
+        claim(&dedup, 3).settle(Ok(()));
+        assert!(is_durable(&dedup, 2) && is_durable(&dedup, 3));
+        let in_flight = [claim(&dedup, 4), claim(&dedup, 5)];
+        assert!(matches!(dedup.check([6; 16]), Check::Untracked));
+        assert!(matches!(dedup.check([4; 16]), Check::InFlight(_)));
+        drop(in_flight);
+        claim(&dedup, 4).settle(Ok(()));
+    }
+
+    #[test]
+    fn off_is_off() {
+        assert!(matches!(dedup(0, 10).check([1; 16]), Check::Untracked));
+        assert!(matches!(dedup(60, 0).check([1; 16]), Check::Untracked));
+    }
+
+    proptest! {
+        /// Against a model that is a list: what it calls durable was settled so within the window, and the bound holds.
+        #[test]
+        fn it_never_invents_a_durable_event(steps in proptest::collection::vec((0_u8..6, 0_u8..4, 0_u64..30), 0..80)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+            runtime.block_on(async {
+                let dedup = dedup(40, 4);
+                let (mut durable, mut claims) = (Vec::<(u8, Instant)>::new(), Vec::<(u8, Claim)>::new());
+                for (key, step, seconds) in steps {
+                    tokio::time::advance(Duration::from_secs(seconds)).await;
+                    match (step, claims.iter().position(|(k, _)| *k == key)) {
+                        (0, Some(i)) => { claims.remove(i).1.settle(Ok(())); durable.push((key, Instant::now())); }
+                        (1, Some(i)) => claims.remove(i).1.settle(Err(Unavailable::Kafka)),
+                        (2, Some(i)) => drop(claims.remove(i)),
+                        (_, in_flight) => match dedup.check([key; 16]) {
+                            Check::New(claim) => { prop_assert!(in_flight.is_none()); claims.push((key, claim)); }
+                            Check::InFlight(_) => prop_assert!(in_flight.is_some()),
+                            Check::Durable => prop_assert!(durable.iter().any(|(k, at)| *k == key && at.elapsed().as_secs() <= 40)),
+                            Check::Untracked => prop_assert!(claims.len() == 4),
+                        },
+                    }
+                    let state = dedup.state();
+                    prop_assert!(state.by_key.len() <= 4);
+                    prop_assert_eq!(state.by_key.len(), state.durable.len() + claims.len());
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

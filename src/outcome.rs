@@ -1,0 +1,195 @@
+//! What can become of a request, an event and a connection, as closed sets: each variant is decided in one place, and is a metric label.
+
+use crate::event::Rejection;
+
+/// All that can become of a request to the webhook listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The brokers have it.
+    Published,
+    /// It is a retry of a webhook that is durable already.
+    Duplicate,
+    /// The disk has it, and the brokers get it when they can.
+    Spooled,
+    /// Its topic will never take it: it is among the dead letters.
+    DeadLettered,
+    /// Its action is configured to be dropped.
+    Dropped,
+    /// The webhook is the sender's fault.
+    Rejected(Rejection),
+    /// The request is, before its body is looked at.
+    Refused(Refusal),
+    /// It could not be made durable; the sender should try again.
+    Unavailable(Unavailable),
+}
+
+impl Outcome {
+    /// The labels of what can become of a verified webhook.
+    pub const LABELS: [&str; 6] = ["published", "duplicate", "spooled", "dead_lettered", "dropped", "unavailable"];
+
+    /// The one of [`Outcome::LABELS`] that a verified webhook has.
+    pub const fn label(self) -> &'static str {
+        let [published, duplicate, spooled, dead_lettered, dropped, unavailable] = Self::LABELS;
+        match self {
+            Self::Published => published,
+            Self::Duplicate => duplicate,
+            Self::Spooled => spooled,
+            Self::DeadLettered => dead_lettered,
+            Self::Dropped => dropped,
+            Self::Rejected(_) | Self::Refused(_) | Self::Unavailable(_) => unavailable,
+        }
+    }
+}
+
+/// Gives an enum of unit variants `ALL`, so that its labels can be there before their first event, and `label`.
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident => $label:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$of])* $variant,)+ }
+
+        impl $name {
+            /// Every variant.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The metric label.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// Why a request is refused before its body is looked at.
+    Refusal {
+        NotFound => "not_found",
+        MethodNotAllowed => "method_not_allowed",
+        /// The content type is not JSON.
+        NotJson => "content_type",
+        /// The body is compressed.
+        Encoded => "content_encoding",
+        BodyTooLarge => "body_too_large",
+        /// It did not come within `server.body_timeout`.
+        BodyTooSlow => "body_too_slow",
+        /// The client left before its body was here; the answer goes to no one.
+        BodyIncomplete => "body_incomplete",
+        /// There is no `Host`, or more than one, or it is none (RFC 9112, section 3.2).
+        BadHost => "bad_host",
+        /// A transfer coding besides one `chunked` (RFC 9112, section 6.1).
+        BadCoding => "bad_transfer_coding",
+        HeadTooLarge => "head_too_large",
+    }
+}
+
+impl Outcome {
+    /// The whole of what a sender is told: an HTTP status, and, but for 200, a line that says what is wrong and no more than the sender
+    /// may know.
+    pub const fn answer(self) -> (u16, &'static str) {
+        match self {
+            Self::Published | Self::Duplicate | Self::Spooled | Self::DeadLettered | Self::Dropped => (200, ""),
+            Self::Unavailable(_) => (503, "the event could not be stored; try again later\n"),
+            Self::Rejected(rejection) => rejection.answer(),
+            Self::Refused(refusal) => match refusal {
+                Refusal::NotFound => (404, "not found; POST webhooks to /webhooks/<app>\n"),
+                Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
+                Refusal::NotJson => (415, "set Content-Type: application/json (in UTF-8)\n"),
+                Refusal::Encoded => (415, "send the body without a Content-Encoding\n"),
+                Refusal::BodyTooLarge => (413, "the body is too large\n"),
+                Refusal::BodyTooSlow => (408, "the body took too long\n"),
+                Refusal::BodyIncomplete => (400, "the body ended early\n"),
+                Refusal::BadHost => (400, "send one valid Host header\n"),
+                Refusal::BadCoding => (400, "the only Transfer-Encoding is chunked\n"),
+                Refusal::HeadTooLarge => (431, "the headers are too large\n"),
+            },
+        }
+    }
+}
+
+labels! {
+    /// Why an event could not be made durable.
+    Unavailable {
+        /// The brokers did not take it in time.
+        Kafka => "kafka",
+        /// The response deadline came first.
+        Deadline => "deadline",
+        /// The producer's queue is full.
+        QueueFull => "queue_full",
+        /// It is too large for its topic, and there is nowhere to keep it.
+        TooLarge => "too_large",
+        /// The brokers refuse it as invalid, and there is nowhere to keep it.
+        Invalid => "invalid",
+        /// Too many bytes of webhooks are held.
+        Overloaded => "overloaded",
+        /// Its body was still coming when others needed the room.
+        SlowBody => "slow_body",
+        ShuttingDown => "shutting_down",
+        SpoolFull => "spool_full",
+        SpoolFailed => "spool_failed",
+        /// The relay has a fault.
+        Panic => "panic",
+    }
+}
+
+labels! {
+    /// Why a record is a dead letter.
+    DeadLetterReason {
+        TooLarge => "too_large",
+        Invalid => "invalid",
+        /// What was read from the spool is not what was written.
+        Corrupted => "corrupted",
+    }
+}
+
+labels! {
+    /// How a connection has ended.
+    ConnectionEnd {
+        /// The client ended it, or the last answer said so.
+        Client => "client",
+        /// No request's head came in time.
+        HeaderTimeout => "header_timeout",
+        /// There was no request for long.
+        KeepaliveTimeout => "keepalive_timeout",
+        /// The client did not take its answers.
+        WriteTimeout => "write_timeout",
+        /// It has lasted as long as it may.
+        Lifetime => "lifetime",
+        /// A request was refused before any webhook was accepted.
+        Refused => "refused",
+        /// What came was no HTTP.
+        Malformed => "malformed",
+        /// Others needed its place.
+        Evicted => "evicted",
+        Shutdown => "shutdown",
+        /// The relay has a fault.
+        Panic => "panic",
+    }
+}
+
+impl From<DeadLetterReason> for Unavailable {
+    /// What is said of a record that should have become a dead letter, and could not.
+    fn from(reason: DeadLetterReason) -> Self {
+        match reason {
+            DeadLetterReason::TooLarge => Self::TooLarge,
+            DeadLetterReason::Invalid | DeadLetterReason::Corrupted => Self::Invalid,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_label_stands_twice() {
+        fn all(labels: impl Iterator<Item = &'static str>) {
+            let mut labels: Vec<_> = labels.collect();
+            labels.sort_unstable();
+            assert!(labels.windows(2).all(|pair| pair[0] != pair[1]), "{labels:?}");
+        }
+        all(Refusal::ALL.iter().map(|r| r.label()).chain(Rejection::ALL.iter().map(|r| r.reason())));
+        all(Unavailable::ALL.iter().map(|u| u.label()));
+        all(DeadLetterReason::ALL.iter().map(|d| d.label()));
+        all(ConnectionEnd::ALL.iter().map(|c| c.label()));
+    }
+}

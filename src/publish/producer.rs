@@ -1,0 +1,267 @@
+//! A librdkafka producer with the thread that takes its delivery reports; made at first need, and replaced when its state is fatal.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+
+use super::config::{Config, Unusable};
+use super::health::Health;
+use super::report::InFlight;
+use super::{Failure, Remedy};
+use crate::metrics::Metrics;
+use crate::shutdown::{Shutdown, Vital};
+use crate::telemetry::Throttle;
+
+/// What the producers of one publisher have in common.
+pub(super) struct Common {
+    pub(super) config: Config,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: Health,
+    pub(super) shutdown: Shutdown,
+}
+
+/// A producer, made at first need. The idempotent producer's fatal state never ends by itself: then another one takes its place.
+pub(super) struct Producer {
+    common: Arc<Common>,
+    config: ClientConfig,
+    current: RwLock<Option<Arc<Client>>>,
+    replaced: Throttle,
+}
+
+impl Producer {
+    pub(super) fn new(common: &Arc<Common>, config: ClientConfig) -> Self {
+        let replaced = Throttle::new(Duration::from_secs(1));
+        Self { common: Arc::clone(common), config, current: RwLock::new(None), replaced }
+    }
+
+    /// The client, where there is one already.
+    pub(super) fn existing(&self) -> Option<Arc<Client>> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client; made, where there is none yet.
+    ///
+    /// # Errors
+    /// [`Unusable`], as of the configuration's fault; or the system is out of threads.
+    pub(super) fn client(&self) -> Result<Arc<Client>, Unusable> {
+        if let Some(client) = self.existing() {
+            return Ok(client);
+        }
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*current {
+            return Ok(Arc::clone(client)); // made meanwhile
+        }
+        let client = Arc::new(Client::new(&self.common, &self.config)?);
+        Ok(Arc::clone(current.insert(client)))
+    }
+
+    /// Hands a record over; its report says what becomes of it.
+    pub(super) fn send(&self, in_flight: InFlight) {
+        match self.client() {
+            Ok(client) => {
+                client.send(in_flight);
+                if client.context().is_fatal.load(Relaxed) {
+                    self.replace("the producer is in a fatal state");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a Kafka producer cannot be made");
+                in_flight.report(Err(Failure::gone()), Instant::now());
+            }
+        }
+    }
+
+    /// Replaces the client, at most once a second; what the old one still has is reported as failed.
+    pub(super) fn replace(&self, reason: &str) {
+        if self.replaced.pass().is_none() {
+            return;
+        }
+        tracing::warn!(reason, "the Kafka producer is replaced");
+        match Client::new(&self.common, &self.config) {
+            Ok(new) => {
+                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                let old = current.replace(Arc::new(new));
+                drop(current);
+                self.common.metrics.producer_rebuilds.inc();
+                if let Some(Err(error)) = old.map(|old| thread::Builder::new().spawn(move || old.end())) {
+                    tracing::error!(%error, "no thread can be started: records of the old Kafka producer are lost to their report");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the Kafka producer cannot be replaced"),
+        }
+    }
+}
+
+/// A librdkafka client whose reports are taken until it is dropped.
+///
+/// rdkafka's `ThreadedProducer` is the same, but nothing notices when its thread ends by a panic: records would be handed over,
+/// and no report would ever come.
+pub(super) struct Client {
+    producer: Arc<BaseProducer<Context>>,
+    stop: Arc<AtomicBool>,
+    reports_thread: Option<JoinHandle<()>>,
+}
+
+impl Client {
+    fn new(common: &Arc<Common>, config: &ClientConfig) -> Result<Self, Unusable> {
+        let [logged, clocks_logged] = [(); 2].map(|()| Throttle::new(Duration::from_secs(10)));
+        let is_fatal = AtomicBool::new(false);
+        let context = Context { common: Arc::clone(common), is_fatal, logged, clocks_logged };
+        let producer: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
+        common.config.read_back(config)?;
+        let stop = Arc::<AtomicBool>::default();
+        let (polled, stopped, vital) = (Arc::clone(&producer), Arc::clone(&stop), common.shutdown.vital("reports"));
+        let thread = thread::Builder::new().name("reports".to_owned());
+        let reports_thread = thread.spawn(move || take_reports(&polled, &stopped, vital)).map_err(Unusable::Thread)?;
+        Ok(Self { producer, stop, reports_thread: Some(reports_thread) })
+    }
+
+    fn send(&self, in_flight: InFlight) {
+        let slot = Arc::clone(in_flight.slot());
+        let record = &slot.record;
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let headers =
+            record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
+        // Without a timestamp, librdkafka takes the time of this call: that of the attempt, not of the event.
+        let message = BaseRecord::with_opaque_to(&record.topic, Box::new(in_flight))
+            .key(record.key.as_str())
+            .payload(&record.value)
+            .headers(headers);
+        if let Err((error, message)) = self.producer.send(message) {
+            self.producer.context().refused(&error, *message.delivery_opaque);
+        }
+    }
+
+    /// Gives up what no broker has acked; its reports come soon.
+    pub(super) fn give_up(&self) {
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+    }
+
+    /// Gives all up, and waits for the last report, which comes when its record or its request has timed out at the latest: reports that a
+    /// destroyed client still has never come, and what is held for their records would be kept for the life of the process.
+    fn end(&self) {
+        self.give_up();
+        while self.producer.flush(Duration::from_secs(1)).is_err() {}
+    }
+}
+
+fn take_reports(producer: &BaseProducer<Context>, stop: &AtomicBool, vital: Vital) {
+    /// How long reports are taken before the thread looks whether it should end. Each is delivered as it comes all the while.
+    const POLL: Duration = Duration::from_millis(100);
+    while !stop.load(Relaxed) {
+        producer.poll(POLL);
+    }
+    vital.done();
+}
+
+impl Deref for Client {
+    type Target = BaseProducer<Context>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.producer
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(Err(_)) = self.reports_thread.take().map(JoinHandle::join) {
+            tracing::error!("the thread that takes delivery reports has panicked");
+        }
+    }
+}
+
+/// Receives what librdkafka has to say, on whichever thread polls it.
+pub(super) struct Context {
+    common: Arc<Common>,
+    /// It takes nothing any more.
+    is_fatal: AtomicBool,
+    logged: Throttle,
+    clocks_logged: Throttle,
+}
+
+impl Context {
+    fn failed(&self, error: &KafkaError, message: &BorrowedMessage<'_>, since: Instant) -> Failure {
+        self.count(error);
+        let (failure, topic) = (Failure::of(error), message.topic());
+        let is_clocks = failure.remedy == Remedy::Clocks;
+        let throttle = if is_clocks { &self.clocks_logged } else { &self.logged };
+        match throttle.pass() {
+            None => {}
+            Some(unlogged) if is_clocks => tracing::error!(
+                topic,
+                %error,
+                unlogged,
+                "the clocks of the relay and of the brokers differ by more than the topic allows: correct the clock, or its message.timestamp.before.max.ms and message.timestamp.after.max.ms"
+            ),
+            Some(unlogged) => tracing::warn!(topic, %error, unlogged, "Kafka did not take a record"),
+        }
+        self.common.health.failed(topic, failure.remedy, since);
+        failure
+    }
+
+    /// The producer did not take a record: nothing was or will be sent.
+    fn refused(&self, error: &KafkaError, in_flight: InFlight) {
+        self.count(error);
+        let failure = Failure::of(error);
+        if failure.remedy == Remedy::Rebuild {
+            self.is_fatal.store(true, Relaxed);
+        }
+        in_flight.report(Err(failure), Instant::now());
+    }
+
+    fn count(&self, error: &KafkaError) {
+        let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
+        self.common.metrics.kafka_errors.with_label_values(&[&code]).inc();
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<InFlight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, in_flight: Box<InFlight>) {
+        let now = Instant::now();
+        let since = in_flight.slot().since;
+        let took = now.saturating_duration_since(since);
+        self.common.metrics.publish_seconds.observe(took.as_secs_f64());
+        let outcome = match result {
+            Ok(message) if message.offset() >= 0 => {
+                self.common.health.acked(message.topic(), now);
+                Ok(())
+            }
+            // librdkafka takes a later batch's ack for this record's, too, where its own request has failed and may have
+            // reached the broker. Where the broker has no sequence of this producer yet, as on a new topic or with a new
+            // producer, that is not so, and the record is nowhere. Only the broker itself gives offsets.
+            Ok(message) => Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, since)),
+            Err((error, message)) => Err(self.failed(error, message, since)),
+        };
+        in_flight.report(outcome, now);
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.count(&error);
+        if let Some(unlogged) = self.logged.pass() {
+            tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
+        }
+    }
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Err("the relay makes no tokens of its own; set \"sasl.oauthbearer.method\" = \"oidc\" in kafka.properties"
+            .into())
+    }
+}
