@@ -37,8 +37,7 @@ class Postcard:
 def frame(body):
     read = Postcard(body)
     event = {"lane": read.text(), "index": read.number(), "synced": read.number(), "received_ms": read.signed(),
-             "topic": read.text(), "key": read.text(), "headers": [[read.text(), read.text()] for _ in range(read.number())],
-             "app": read.text(), "action": read.text(), "event_id": read.text()}
+             "topic": read.text(), "key": read.text(), "headers": [[read.text(), read.text()] for _ in range(read.number())]}
     if read.number():
         event["dead_letter"] = {"reason": read.text(), "error": read.text(), "since_ms": read.signed()}
     return event | {"value": read.text()}

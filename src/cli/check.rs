@@ -10,7 +10,7 @@ use crate::config::{self, Config};
 use crate::event::Key;
 use crate::publish::Publisher;
 use crate::shutdown::Shutdown;
-use crate::spool::{Health, Spool, Unusable, store};
+use crate::spool::{Health, Spool, Unusable};
 use crate::topics::{Topics, Trouble};
 
 #[derive(clap::Args)]
@@ -107,7 +107,7 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     };
     let config = config.spool.clone();
     let directory = config.directory.clone();
-    if !directory.join(store::FILE).exists() {
+    if !directory.exists() {
         let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(&directory);
         let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
         let writable = rustix::fs::access(existing, access);
@@ -117,11 +117,10 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
     let place = directory.clone();
     let looked = tokio::task::spawn_blocking(move || match Spool::look(config, metrics) {
-        Err(Unusable::Locked(_)) => Ok(format!("{} is in use by a relay", directory.display())),
+        Err(Unusable::Locked { .. }) => Ok(format!("{} is in use by a relay", directory.display())),
         Err(unusable) => Err(unusable.to_string()),
         Ok(spool) => {
             let (health, events) = spool.lanes(|lanes| (lanes.health().clone(), lanes.total().records));
-            spool.close();
             match health {
                 Health::Accepting => Ok(format!("{} accepts; {events} events wait in it", directory.display())),
                 Health::Full(why) | Health::Failed(why) => {

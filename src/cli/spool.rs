@@ -226,7 +226,7 @@ pub fn progress(all: u64) -> ProgressBar {
 }
 
 async fn drain(place: &Where, timeout: Duration, json: bool) -> Result<(), Failure> {
-    let access = place.open().await?;
+    let access = place.open_to_change().await?;
     let publishing = match &access {
         Access::Running(_) => None,
         Access::Stopped { .. } => Some(publish(&access, place)?),

@@ -378,6 +378,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
     let queue_bytes_max = r.size("spool.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(4));
     let lock_timeout = r.time("spool.lock_timeout", Duration::ZERO, 600 * SECOND);
     let switch_timeout = r.time("spool.switch_timeout", Duration::from_millis(1), 5 * SECOND);
+    let failover_after = r.time("spool.failover_after", SECOND, 24 * 3600 * SECOND);
     let drain_timeout = r.time("spool.drain_timeout", Duration::ZERO, 24 * 3600 * SECOND);
     let records_max = r.number("spool.replay_records_max", 1, 100_000);
     let replay_bytes_max = r.size("spool.replay_bytes_max", ByteSize::kib(1), ByteSize::gib(1));
@@ -395,12 +396,13 @@ fn spool(r: &mut Reader) -> Option<Spool> {
     let spool = spool::Config {
         directory: std::path::absolute(directory?).ok()?, // relative to the working directory
         bytes_max: bytes_max? as u64,
-        segment_bytes: segment_bytes? as u64,
+        segment_bytes: u32::try_from(segment_bytes?).ok()?,
         free_min: free_min? as u64,
         queue_records_max: queue_records_max? as usize,
         queue_bytes_max: queue_bytes_max? as u64,
         lock_timeout: lock_timeout?,
         switch_timeout: switch_timeout?,
+        failover_after: failover_after?,
     };
     Some(Spool { spool, replay, drain_timeout: drain_timeout? })
 }

@@ -99,6 +99,7 @@ impl Stage {
             queue_bytes_max: 64 << 20,
             lock_timeout: Duration::ZERO,
             switch_timeout: Duration::from_millis(100),
+            failover_after: DEADLINE,
         };
         let spool = Spool::start(config, Arc::clone(&metrics)).expect("a spool");
         let dead_letters = DeadLetters {

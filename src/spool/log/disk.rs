@@ -5,7 +5,7 @@ use std::fs::{DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, Dir, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -37,6 +37,8 @@ pub enum Kind {
     TooManyFiles,
     /// Nothing: the file or its directory was removed or replaced.
     Gone,
+    /// A directory of its own: others own it, or may write to it.
+    Foreign,
     /// The version of the relay that wrote it.
     Newer,
     /// The end of the process that has it.
@@ -68,7 +70,7 @@ impl DiskError {
             Some(Cause::Replaced) => return Kind::Gone,
             Some(Cause::Newer(_)) => return Kind::Newer,
             Some(Cause::Locked(_)) => return Kind::Locked,
-            Some(Cause::Foreign(_) | Cause::Shared(_)) => return Kind::Permission,
+            Some(Cause::Foreign(_) | Cause::Shared(_)) => return Kind::Foreign,
             None => {}
         }
         match Errno::from_io_error(&self.source) {
@@ -111,8 +113,8 @@ pub enum Access {
 
 /// A directory of files. What is done to names is durable after `sync_dir`.
 pub trait Disk: Send + Sync {
-    /// Keeps other processes out until this disk is dropped.
-    fn lock(&self) -> Result<()>;
+    /// Keeps other processes out until what it returns is dropped.
+    fn lock(&self) -> Result<Option<File>>;
     /// The names in a subdirectory, or in the directory itself, where that is empty. None where it is missing.
     fn list(&self, subdirectory: &str) -> Result<Vec<String>>;
     fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>>;
@@ -143,7 +145,6 @@ pub trait DiskFile: Send + Sync {
 pub struct Directory {
     path: PathBuf,
     file: File,
-    lock: OnceLock<File>,
 }
 
 impl Directory {
@@ -163,7 +164,7 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self> {
         let open = |flags| rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | flags, Mode::empty());
         let file = without_access_time(open).map_err(|errno| DiskError::new("open", path, errno))?.into();
-        Ok(Self { path: path.to_owned(), file, lock: OnceLock::new() })
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// Refuses a directory that others own or may write to: they could put files there that are not the relay's.
@@ -177,6 +178,25 @@ impl Directory {
             return Err(at(Cause::Shared(found.mode() & 0o7777).into()));
         }
         Ok(())
+    }
+
+    /// Refuses a directory that a process has locked. It is not locked by that.
+    pub fn check_unlocked(&self) -> Result<()> {
+        let mut file = match self.open_file(LOCK, OFlags::RDONLY) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened.map_err(self.at("open", LOCK))?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.not_locked(&mut file, error)),
+        }
+    }
+
+    fn not_locked(&self, file: &mut File, error: TryLockError) -> DiskError {
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder); // it only adds to the error
+        let is_held = matches!(error, TryLockError::WouldBlock);
+        self.at("lock", "")(if is_held { Cause::Locked(holder).into() } else { io::Error::from(error) })
     }
 
     fn at<E: Into<io::Error>>(&self, operation: &'static str, name: &str) -> impl Fn(E) -> DiskError {
@@ -197,21 +217,16 @@ fn without_access_time<T>(open: impl Fn(OFlags) -> std::result::Result<T, Errno>
 }
 
 impl Disk for Directory {
-    fn lock(&self) -> Result<()> {
+    fn lock(&self) -> Result<Option<File>> {
         let mut file = self.open_file(LOCK, OFlags::RDWR | OFlags::CREATE).map_err(self.at("open", LOCK))?;
         if let Err(error) = file.try_lock() {
-            let mut holder = String::new();
-            let _ = file.read_to_string(&mut holder); // it only adds to the error
-            let is_held = matches!(error, TryLockError::WouldBlock);
-            let error = if is_held { Cause::Locked(holder).into() } else { io::Error::from(error) };
-            return Err(self.at("lock", "")(error));
+            return Err(self.not_locked(&mut file, error));
         }
         let (system, now) = (rustix::system::uname(), jiff::Timestamp::now());
         let host = system.nodename().to_string_lossy();
         let holder = format!(": process {} on {host}, since {now:.0}", std::process::id());
         let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())); // a full disk can be locked, too
-        let _ = self.lock.set(file); // there was none: a second lock fails
-        Ok(())
+        Ok(Some(file))
     }
 
     fn list(&self, subdirectory: &str) -> Result<Vec<String>> {

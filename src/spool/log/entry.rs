@@ -8,30 +8,38 @@ use serde::{Deserialize, Serialize};
 
 use super::u32_at;
 use crate::event::Record;
+use crate::outcome::DeadLetterReason;
 
 /// An event that waits for Kafka, or a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub record: Record,
-    pub app: String,
-    pub action: String,
-    pub event_id: String,
     /// Kept in milliseconds.
     pub received: Timestamp,
     pub dead_letter: Option<DeadLetter>,
 }
 
+/// The reason of dead letters that are what was left of a damaged frame.
+pub const CORRUPTED: &str = DeadLetterReason::Corrupted.label();
+
 impl Entry {
+    pub fn new(record: Record) -> Self {
+        Self { record, received: Timestamp::now(), dead_letter: None }
+    }
+
+    /// Whether its value is what was left of a damaged frame: nothing to be published.
+    pub fn is_corrupted(&self) -> bool {
+        self.dead_letter.as_ref().is_some_and(|why| why.reason == CORRUPTED)
+    }
+
     /// Bytes of its frame, at most.
-    pub(super) fn frame_bytes_max(&self, lane: &str) -> usize {
+    pub fn frame_bytes_max(&self, lane: &str) -> usize {
         /// Bytes of everything but texts: numbers, and how long each text is.
         const NUMBERS: usize = 128;
         let Record { topic, key, headers, value } = &self.record;
         let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len() + 10).sum();
         let dead_letter = self.dead_letter.as_ref().map_or(0, |why| why.reason.len() + why.error.len());
-        let texts =
-            [lane, topic, key, &self.app, &self.action, &self.event_id].iter().map(|text| text.len()).sum::<usize>();
-        NUMBERS + texts + headers + dead_letter + value.len()
+        NUMBERS + lane.len() + topic.len() + key.len() + headers + dead_letter + value.len()
     }
 }
 
@@ -58,9 +66,6 @@ pub struct Frame<'a> {
     key: &'a str,
     #[serde(borrow)]
     headers: Vec<(&'a str, &'a str)>,
-    app: &'a str,
-    action: &'a str,
-    event_id: &'a str,
     dead_letter: Option<DeadLetter>,
     #[serde(with = "serde_bytes")]
     value: &'a [u8],
@@ -72,7 +77,7 @@ impl<'a> Frame<'a> {
     pub const HEAD: usize = 12;
 
     pub fn new(lane: &'a str, index: u32, synced: u32, entry: &'a Entry) -> Self {
-        let Entry { record, app, action, event_id, received, dead_letter } = entry;
+        let Entry { record, received, dead_letter } = entry;
         Self {
             lane,
             index,
@@ -81,9 +86,6 @@ impl<'a> Frame<'a> {
             topic: &record.topic,
             key: &record.key,
             headers: record.headers.iter().map(|(name, value)| (&**name, &**value)).collect(),
-            app,
-            action,
-            event_id,
             dead_letter: dead_letter.clone(),
             value: &record.value,
         }
@@ -123,9 +125,6 @@ impl<'a> Frame<'a> {
         };
         Some(Entry {
             record,
-            app: self.app.to_owned(),
-            action: self.action.to_owned(),
-            event_id: self.event_id.to_owned(),
             received: Timestamp::from_millisecond(self.received_ms).ok()?,
             dead_letter: self.dead_letter.clone(),
         })

@@ -16,7 +16,7 @@
 //!           4  4  bytes from 12 on
 //!           8  4  checksum of the segment's number (8 bytes), the frame's offset (4 bytes), and the bytes from 12 on
 //!          12     postcard: lane, index in the lane, offset up to which the file was synced, time of receipt, topic, key, headers,
-//!                 app, action, event id, dead letter, value
+//!                 dead letter, value
 //! index     0  8  "LCRINDEX"
 //!           8     postcard: of each lane the frames' offsets (0: acked), their count and bytes; damaged and missing frames
 //!         -16  4  offset of the index
@@ -42,14 +42,14 @@ mod segment;
 mod state;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
 pub use disk::{Access, Cause, Directory, Disk, DiskError, DiskFile, Kind, Result};
-pub use entry::{DeadLetter, Entry};
-pub use read::{Broken, Item, Opened, Reader, Verified};
-pub use segment::DAMAGED;
+pub use entry::{CORRUPTED, DeadLetter, Entry};
+pub use read::{Broken, Item, Opened, Reader, Size};
 
 use disk::ASIDE;
 use entry::Frame;
@@ -81,6 +81,7 @@ pub struct Log {
     active: Option<Active>,
     /// The frames of a commit.
     buffer: Vec<u8>,
+    _lock: Option<File>,
 }
 
 /// The segment that takes entries.
@@ -106,9 +107,9 @@ impl Log {
     /// # Errors
     /// [`Kind::Locked`]; [`Kind::Newer`]: run the version that wrote it; whatever keeps the directory from being listed.
     pub fn open(disk: Arc<dyn Disk>, config: Config) -> Result<(Self, Opened)> {
-        disk.lock()?;
+        let lock = disk.lock()?;
         let (reader, mut opened) = Reader::load(Arc::clone(&disk), Access::Write)?;
-        let log = Self { reader, config, next: opened.next, active: None, buffer: Vec::new() };
+        let log = Self { reader, config, next: opened.next, active: None, buffer: Vec::new(), _lock: lock };
         let aside = disk.list(ASIDE)?;
         for name in std::mem::take(&mut opened.aside) {
             let copies = (1..).map(|copy| format!("{name}.{copy}"));
@@ -120,6 +121,42 @@ impl Log {
         let unlinked = opened.unfinished.iter().map(|name| disk.unlink(name));
         opened.errors.extend(all(unlinked).and(log.save(&[])).err().map(Arc::new)); // `begin` tries again
         Ok((log, opened))
+    }
+
+    /// Makes sure that there is a segment with room for an entry of so many bytes, and that its file is where it belongs. To be called
+    /// after a failure, to find out whether the log takes entries again.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn ready(&mut self, bytes: usize) -> Result<()> {
+        let active = self.room_for(1, bytes)?;
+        self.check_place(&active)?;
+        self.active = Some(active);
+        Ok(())
+    }
+
+    /// Looks whether the file of the segment that takes entries, if there is one, is where it belongs.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn check(&mut self) -> Result<()> {
+        let Some(active) = self.active.take() else { return Ok(()) };
+        self.check_place(&active)?;
+        self.active = Some(active);
+        Ok(())
+    }
+
+    /// Bytes that can be appended without room on the disk, about.
+    pub fn room_left(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| {
+            let index_bytes = self.reader.segments().change(active.number, |segment| segment.index_bytes_max(64));
+            u64::from(active.room - active.end).saturating_sub(index_bytes.unwrap_or(0) as u64)
+        })
+    }
+
+    /// Goes on with numbers behind those of another log.
+    pub fn continue_after(&mut self, other: &Self) {
+        self.next = self.next.max(other.next);
     }
 
     /// Appends entries to their lanes, all or none, and returns their numbers. They are durable then.
@@ -135,12 +172,12 @@ impl Log {
         active.file.sync()?;
         self.check_place(&active)?;
         active.end += u32_of(self.buffer.len());
-        self.reader.segments().change(active.number, |segment| {
-            for ((lane, _), (_, offset, bytes)) in entries.iter().zip(&frames) {
-                segment.parts.entry((*lane).to_owned()).or_default().push(*offset, *bytes);
-            }
-            (segment.end, segment.synced) = (active.end, active.end);
-        });
+        let mut segments = self.reader.segments();
+        for ((lane, _), (_, offset, bytes)) in entries.iter().zip(&frames) {
+            segments.push(active.number, lane, *offset, *bytes);
+        }
+        segments.change(active.number, |segment| (segment.end, segment.synced) = (active.end, active.end));
+        drop(segments);
         self.active = Some(active); // after an error there is none
         self.buffer.shrink_to(BUFFER_KEPT);
         Ok(frames.into_iter().map(|(number, _, _)| number).collect())
@@ -192,7 +229,7 @@ impl Log {
         let disk = Arc::clone(&self.reader.disk);
         let segment = Segment::create(&*disk, number, room)?;
         let file = Arc::clone(&segment.file);
-        self.reader.segments().live.insert(number, Slot::Ready(segment)); // after an error it is empty: `tidy` removes it
+        self.reader.segments().set(number, Slot::Ready(segment)); // after an error it is empty: `tidy` removes it
         disk.sync_dir().and_then(|()| self.save(&[]))?;
         Ok(Active { number, file, end: HEADER, room })
     }
@@ -317,10 +354,10 @@ impl Log {
         let copied = self.copy(number, &new).and_then(|copy| disk.rename(&new, &name).map(|()| copy));
         let mut copy = copied.inspect_err(|_| drop(disk.unlink(&new)))?; // else the next try removes it
         let after = copy.file_bytes;
-        self.reader.segments().change(number, |segment| {
-            copy.ack_all(Some(&segment.acked()));
-            *segment = copy;
-        });
+        let mut segments = self.reader.segments();
+        segments.change(number, |segment| copy.ack_all(Some(&segment.acked())));
+        segments.set(number, Slot::Ready(copy));
+        drop(segments);
         disk.sync_dir()?;
         Ok(Some(before.saturating_sub(after)))
     }
@@ -396,4 +433,4 @@ fn all(results: impl Iterator<Item = Result<()>>) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

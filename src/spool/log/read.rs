@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::disk::{ASIDE, Access, Disk, DiskError, DiskFile, Kind, Result};
 use super::entry::Entry;
-use super::segment::{ReadAhead, Segment, file_name};
+use super::segment::{Part, ReadAhead, Segment, file_name};
 use super::state::{self, Acked, State};
 use super::{NEW, SPAN, number_of};
 
@@ -22,6 +22,8 @@ pub struct Reader {
 #[derive(Default)]
 pub struct Segments {
     pub live: BTreeMap<u64, Slot>,
+    /// What is not acked of those that can be read.
+    lanes: BTreeMap<String, Size>,
     /// The file of the state is older than this.
     pub is_unsaved: bool,
 }
@@ -50,16 +52,7 @@ pub struct Opened {
     pub(super) unfinished: Vec<String>,
 }
 
-/// What was read of a lane.
-#[derive(Debug, Default)]
-pub struct Page {
-    pub items: Vec<Item>,
-    /// From where to read on.
-    pub next: u64,
-    /// Segments that may have entries of the lane in front of those, and cannot be read.
-    pub unread: BTreeSet<u64>,
-}
-
+/// What is at a place of a lane.
 #[derive(Debug)]
 pub struct Item {
     pub number: u64,
@@ -73,7 +66,7 @@ pub struct Item {
 pub enum Broken {
     /// The disk has altered it. This is what is there now.
     Damaged(Vec<u8>),
-    /// It may be read another time. It ends the page.
+    /// It may be read another time.
     Unread(Arc<DiskError>),
 }
 
@@ -83,16 +76,6 @@ pub struct Size {
     pub records: u64,
     /// Exact while nothing of a segment is acked, else in proportion.
     pub bytes: u64,
-    /// The number of the first.
-    pub first: u64,
-}
-
-/// What was found in a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    pub frames: u64,
-    pub damaged: u32,
-    pub missing: u32,
 }
 
 /// Frames of a lane in one segment: index and offset.
@@ -105,16 +88,44 @@ struct Piece {
 
 impl Segments {
     pub fn ready(&self) -> impl Iterator<Item = &Segment> {
-        self.live.values().filter_map(|slot| if let Slot::Ready(segment) = slot { Some(segment) } else { None })
+        self.live.values().filter_map(Slot::segment)
     }
 
     /// `None`: there is no such segment that can be read.
     pub fn change<T>(&mut self, number: u64, change: impl FnOnce(&mut Segment) -> T) -> Option<T> {
         if let Some(Slot::Ready(segment)) = self.live.get_mut(&number) { Some(change(segment)) } else { None }
     }
+
+    /// Takes in a segment, in place of the one of its number.
+    pub fn set(&mut self, number: u64, slot: Slot) {
+        for (lane, part) in slot.parts() {
+            let size = self.lanes.entry(lane.clone()).or_default();
+            (size.records, size.bytes) = (size.records + u64::from(part.left), size.bytes + part.bytes);
+        }
+        let Some(former) = self.live.insert(number, slot) else { return };
+        for (lane, part) in former.parts() {
+            let size = self.lanes.entry(lane.clone()).or_default();
+            (size.records, size.bytes) = (size.records - u64::from(part.left), size.bytes - part.bytes);
+        }
+    }
+
+    /// Takes in a frame.
+    pub fn push(&mut self, number: u64, lane: &str, offset: u32, bytes: usize) {
+        self.change(number, |segment| segment.parts.entry(lane.to_owned()).or_default().push(offset, bytes));
+        let size = self.lanes.entry(lane.to_owned()).or_default();
+        (size.records, size.bytes) = (size.records + 1, size.bytes + bytes as u64);
+    }
 }
 
 impl Slot {
+    fn segment(&self) -> Option<&Segment> {
+        if let Self::Ready(segment) = self { Some(segment) } else { None }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = (&String, &Part)> {
+        self.segment().into_iter().flat_map(|segment| &segment.parts)
+    }
+
     pub fn acked(&self) -> Acked {
         match self {
             Self::Ready(segment) => segment.acked(),
@@ -142,7 +153,7 @@ impl Reader {
         opened.next = state.next.max(last.map_or(1, |last| last + 1));
         opened.missing = state.segments.keys().copied().filter(|number| !numbers.contains(number)).collect();
         opened.unfinished.extend(names.into_iter().filter(|name| name.ends_with(NEW)));
-        let mut live = BTreeMap::new();
+        let mut segments = Segments::default();
         for number in numbers {
             let acked = state.segments.get(&number).cloned().or_else(|| opened.has_lost_state.then(Acked::new));
             match Segment::load(&*disk, number, access, acked.as_ref()) {
@@ -151,19 +162,18 @@ impl Reader {
                 }
                 Ok(Some((segment, is_torn))) => {
                     opened.torn.extend(is_torn.then_some(number));
-                    live.insert(number, Slot::Ready(segment));
+                    segments.set(number, Slot::Ready(segment));
                 }
                 Ok(None) => opened.aside.push(file_name(number)),
                 Err(error) if error.kind() == Kind::Newer => return Err(error),
                 Err(error) => {
                     let error = Arc::new(error);
                     opened.errors.push(Arc::clone(&error));
-                    live.insert(number, Slot::Unreadable(error, acked.unwrap_or_default()));
+                    segments.set(number, Slot::Unreadable(error, acked.unwrap_or_default()));
                 }
             }
         }
-        let segments = Arc::new(Mutex::new(Segments { live, is_unsaved: false }));
-        Ok((Self { disk, access, segments }, opened))
+        Ok((Self { disk, access, segments: Arc::new(Mutex::new(segments)) }, opened))
     }
 
     pub(super) fn segments(&self) -> MutexGuard<'_, Segments> {
@@ -172,22 +182,18 @@ impl Reader {
 
     /// What waits, by lane.
     pub fn lanes(&self) -> BTreeMap<String, Size> {
-        let mut lanes: BTreeMap<String, Size> = BTreeMap::new();
-        for segment in self.segments().ready() {
-            for (lane, part) in segment.parts.iter().filter(|(_, part)| part.left > 0) {
-                let index = part.offsets.iter().position(|offset| *offset != 0).unwrap_or(0);
-                let first = Size { first: number_of(segment.number, index), ..Size::default() };
-                let size = lanes.entry(lane.clone()).or_insert(first);
-                size.records += u64::from(part.left);
-                size.bytes += part.bytes;
-            }
-        }
-        lanes
+        let segments = self.segments();
+        segments.lanes.iter().filter(|(_, size)| size.records > 0).map(|(lane, size)| (lane.clone(), *size)).collect()
+    }
+
+    /// What waits in a lane.
+    pub fn size(&self, lane: &str) -> Size {
+        self.segments().lanes.get(lane).copied().unwrap_or_default()
     }
 
     /// When the first event that waits in a lane was received. Reads it.
     pub fn oldest(&self, lane: &str) -> Option<Timestamp> {
-        let first = self.read(lane, 0, 1, 1).items.into_iter().next()?;
+        let first = self.read(lane, 0, 1, 1).into_iter().next()?;
         first.entry.ok().map(|entry| entry.received)
     }
 
@@ -228,59 +234,53 @@ impl Reader {
             Err(error) => Slot::Unreadable(Arc::new(error), acked),
         };
         let is_ready = matches!(slot, Slot::Ready(_));
-        self.segments().live.insert(number, slot);
+        self.segments().set(number, slot);
         is_ready
     }
 
     /// Acks an entry; [`super::Log::tidy`] saves that. `false`: it was acked before, or is not there.
     pub fn ack(&self, lane: &str, number: u64) -> bool {
         let index = usize::try_from(number % SPAN).unwrap_or(usize::MAX);
-        let ack = |segment: &mut Segment| segment.parts.get_mut(lane).is_some_and(|part| part.ack(index));
         let mut segments = self.segments();
-        let is_new = segments.change(number / SPAN, ack).unwrap_or(false);
-        segments.is_unsaved |= is_new;
-        is_new
+        let ack = |segment: &mut Segment| segment.parts.get_mut(lane).and_then(|part| part.ack(index));
+        let Some(bytes) = segments.change(number / SPAN, ack).flatten() else { return false };
+        let size = segments.lanes.entry(lane.to_owned()).or_default();
+        (size.records, size.bytes) = (size.records - 1, size.bytes - bytes);
+        segments.is_unsaved = true;
+        true
     }
 
     /// Entries of a lane that are not acked, in order, from a number on: at most `records_max`, and none behind the one whose bytes pass
-    /// `bytes_max`. An empty page is the end of the lane.
-    pub fn read(&self, lane: &str, from: u64, records_max: usize, bytes_max: usize) -> Page {
-        let mut page = Page { next: from, ..Page::default() };
-        let mut bytes = 0;
-        while page.items.len() < records_max && bytes < bytes_max {
-            let Some(piece) = self.piece(lane, records_max, &mut page) else { break };
+    /// `bytes_max`. None at the end of the lane.
+    pub fn read(&self, lane: &str, from: u64, records_max: usize, bytes_max: usize) -> Vec<Item> {
+        let (mut items, mut next, mut bytes) = (Vec::new(), from, 0);
+        while items.len() < records_max && bytes < bytes_max {
+            let Some(piece) = self.piece(lane, next, records_max - items.len()) else { break };
             let mut source = ReadAhead::new(&*piece.file, u64::from(piece.end), piece.ahead());
             for (index, offset) in &piece.frames {
                 let Some(item) = self.item(lane, &piece, &mut source, *index, *offset) else { break };
-                (page.next, bytes) = (item.number + 1, bytes + item.bytes);
-                page.items.push(item);
-                if matches!(page.items.last(), Some(Item { entry: Err(Broken::Unread(_)), .. })) {
-                    return page;
-                }
+                (next, bytes) = (item.number + 1, bytes + item.bytes);
+                items.push(item);
                 if bytes >= bytes_max {
                     break;
                 }
             }
         }
-        page
+        items
     }
 
-    /// The next frames of a page, as far as they are in one segment.
-    fn piece(&self, lane: &str, records_max: usize, page: &mut Page) -> Option<Piece> {
-        for (&segment, slot) in self.segments().live.range(page.next / SPAN..) {
-            let Slot::Ready(Segment { file, end, parts, .. }) = slot else {
-                page.unread.insert(segment);
-                continue;
-            };
-            let Some(part) = parts.get(lane).filter(|part| part.left > 0) else { continue };
-            let from = usize::try_from(page.next.saturating_sub(number_of(segment, 0))).unwrap_or(usize::MAX);
+    /// The next frames of a lane, as far as they are in one segment.
+    fn piece(&self, lane: &str, next: u64, records_max: usize) -> Option<Piece> {
+        let segments = self.segments();
+        let ready = segments.live.range(next / SPAN..).filter_map(|(_, slot)| slot.segment());
+        let parts = ready.filter_map(|segment| Some((segment, segment.parts.get(lane).filter(|part| part.left > 0)?)));
+        let pieces = parts.map(|(segment, part)| {
+            let from = usize::try_from(next.saturating_sub(number_of(segment.number, 0))).unwrap_or(usize::MAX);
             let frames = (0..).zip(part.offsets.iter().copied()).skip(from).filter(|(_, offset)| *offset != 0);
-            let frames: Vec<_> = frames.take(records_max - page.items.len()).collect();
-            if !frames.is_empty() {
-                return Some(Piece { segment, file: Arc::clone(file), end: *end, frames });
-            }
-        }
-        None
+            let frames = frames.take(records_max).collect();
+            Piece { segment: segment.number, file: Arc::clone(&segment.file), end: segment.end, frames }
+        });
+        pieces.into_iter().find(|piece| !piece.frames.is_empty())
     }
 
     /// `None`: the segment was removed or copied meanwhile.
@@ -307,52 +307,6 @@ impl Reader {
             Arc::ptr_eq(&segment.file, &piece.file) && offset.is_some_and(|offset| *offset != 0)
         };
         self.segments().change(piece.segment, is_there).unwrap_or(false)
-    }
-
-    /// Calls `visit` with every entry that is not acked, lane by lane, until it returns `false`, and `progress` now and then with the
-    /// number of records that are done and the number of all. Returns the segments that could not be read.
-    pub fn scan(&self, mut visit: impl FnMut(&str, Item) -> bool, mut progress: impl FnMut(u64, u64)) -> BTreeSet<u64> {
-        let (lanes, mut unread) = (self.lanes(), BTreeSet::new());
-        let (mut done, total) = (0, lanes.values().map(|size| size.records).sum());
-        for (lane, size) in lanes {
-            let mut from = size.first;
-            loop {
-                progress(done, total);
-                let page = self.read(&lane, from, 1000, 4 << 20);
-                unread.extend(page.unread);
-                if page.items.is_empty() {
-                    break;
-                }
-                (from, done) = (page.next, done + page.items.len() as u64);
-                if !page.items.into_iter().all(|item| visit(&lane, item)) {
-                    return unread;
-                }
-            }
-        }
-        unread
-    }
-
-    /// Reads each segment from end to end. Calls `progress` with the number of segments that are done and the number of all.
-    pub fn verify(&self, mut progress: impl FnMut(usize, usize)) -> BTreeMap<u64, Result<Verified>> {
-        let numbers: Vec<u64> = self.segments().ready().map(|segment| segment.number).collect();
-        let mut verified = BTreeMap::new();
-        for (done, number) in numbers.iter().copied().enumerate() {
-            progress(done, numbers.len());
-            let copy = |segment: &mut Segment| {
-                let copy = Segment::new(number, Arc::clone(&segment.file), u64::from(segment.end));
-                (Segment { missing: segment.missing, ..copy }, segment.acked())
-            };
-            let Some((mut copy, acked)) = self.segments().change(number, copy) else { continue };
-            let scanned = copy.scan(u32::MAX, Some(&acked));
-            // A file that was emptied or replaced meanwhile looks damaged.
-            let is_same = |segment: &mut Segment| Arc::ptr_eq(&segment.file, &copy.file) && !segment.is_drained();
-            if self.segments().change(number, is_same) == Some(true) {
-                let frames = copy.parts.values().map(|part| u64::from(part.left)).sum();
-                let Segment { damaged, missing, .. } = copy;
-                verified.insert(number, scanned.map(|_| Verified { frames, damaged, missing }));
-            }
-        }
-        verified
     }
 }
 

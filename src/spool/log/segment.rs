@@ -22,8 +22,8 @@ const FOOTER: usize = 16;
 /// What is read at once where all of a file is.
 pub const CHUNK: usize = 1 << 20;
 
-/// The lane of damaged bytes that nothing else says the lane of.
-pub const DAMAGED: &str = "";
+/// The lane of damaged bytes that nothing else says the lane of. No topic can have this name.
+pub const DAMAGED: &str = "(damaged)";
 
 pub fn file_name(number: u64) -> String {
     format!("{number}.seg")
@@ -46,13 +46,13 @@ impl Part {
         self.bytes += bytes as u64;
     }
 
-    /// `false`: it was acked before, or there is no such frame.
-    pub fn ack(&mut self, index: usize) -> bool {
-        let Some(offset) = self.offsets.get_mut(index).filter(|offset| **offset != 0) else { return false };
-        *offset = 0;
-        self.bytes -= self.bytes / u64::from(self.left);
+    /// Returns its bytes; `None`: it was acked before, or there is no such frame.
+    pub fn ack(&mut self, index: usize) -> Option<u64> {
+        *self.offsets.get_mut(index).filter(|offset| **offset != 0)? = 0;
+        let bytes = self.bytes / u64::from(self.left);
+        self.bytes -= bytes;
         self.left -= 1;
-        true
+        Some(bytes)
     }
 
     fn acked(&self) -> Vec<u8> {

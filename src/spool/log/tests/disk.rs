@@ -64,6 +64,8 @@ struct State {
     fault: Option<Fault>,
     /// Fails for one name only.
     unreadable: Option<(String, i32)>,
+    /// Writes of more bytes fail.
+    bad_writes: Option<usize>,
     /// A byte that cannot be read.
     bad_sector: Option<(String, usize)>,
     /// Room for files; `None`: as much as they want.
@@ -126,6 +128,11 @@ impl MemoryDisk {
     /// Lets every open of this file fail, or of none.
     pub fn set_unreadable(&self, unreadable: Option<(&str, i32)>) {
         self.state().unreadable = unreadable.map(|(name, errno)| (name.to_owned(), errno));
+    }
+
+    /// Lets every write of more bytes fail, or none.
+    pub fn set_bad_writes(&self, bytes: Option<usize>) {
+        self.state().bad_writes = bytes;
     }
 
     /// Lets every read of this byte fail.
@@ -259,8 +266,8 @@ impl State {
 }
 
 impl Disk for MemoryDisk {
-    fn lock(&self) -> Result<()> {
-        Ok(()) // a power cut or a kill lets go of it; that it is taken is tested in a real directory
+    fn lock(&self) -> Result<Option<std::fs::File>> {
+        Ok(None) // a power cut or a kill lets go of it; that it is taken is tested in a real directory
     }
 
     fn list(&self, subdirectory: &str) -> Result<Vec<String>> {
@@ -373,6 +380,9 @@ impl DiskFile for MemoryFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        if self.disk.state().bad_writes.is_some_and(|most| bytes.len() > most) {
+            return Err(error(Operation::Write, &self.name, EIO));
+        }
         let offset = usize::try_from(offset).expect("it is in memory");
         let length = self.disk.state().files[self.file].cache.len();
         self.change(Operation::Write, (offset + bytes.len()).saturating_sub(length), |file| {

@@ -245,24 +245,17 @@ impl Pair {
                 events.is_sorted_by(|a, b| a < b),
                 "{lane} is not in order, or has something twice: {events:?}"
             );
-            if let Some(first) = page.first() {
-                lanes.insert(lane.to_owned(), (page.len() as u64, first.number));
+            if !page.is_empty() {
+                lanes.insert(lane.to_owned(), page.len() as u64);
             }
             found.extend(events);
         }
-        let counted = reader.lanes().into_iter().map(|(lane, size)| (lane, (size.records, size.first)));
+        let counted = reader.lanes().into_iter().map(|(lane, size)| (lane, size.records));
         prop_assert_eq!(counted.collect::<BTreeMap<_, _>>(), lanes);
         for (number, event) in self.events.iter().enumerate() {
             let is_found = found.contains(&number);
             prop_assert!(is_found || event.is != Is::There, "event {number} is lost");
             prop_assert!(!is_found || event.is != Is::Away, "event {number} is there, and should not");
-        }
-        let mut scanned = BTreeSet::new();
-        let unread = reader.scan(|_, item| scanned.insert(item.entry.as_ref().map_or(usize::MAX, event_of)), |_, _| ());
-        prop_assert!(unread.is_empty() && scanned == found, "a scan shows something else");
-        for (segment, verified) in reader.verify(|_, _| ()) {
-            let is_whole = verified.as_ref().is_ok_and(|verified| verified.damaged == 0 && verified.missing == 0);
-            prop_assert!(is_whole, "segment {segment}: {verified:?}");
         }
         Ok(())
     }
@@ -272,14 +265,11 @@ impl Pair {
         let mut from = 0;
         loop {
             let page = reader.read(lane, from, 7, 1500);
-            prop_assert!(page.unread.is_empty() && page.items.len() <= 7, "{page:?}");
-            let bytes: usize = page.items.iter().rev().skip(1).map(|item| item.bytes).sum();
-            prop_assert!(bytes < 1500, "a page is too large");
-            if page.items.is_empty() {
-                return Ok(items);
-            }
-            from = page.next;
-            items.extend(page.items);
+            let bytes: usize = page.iter().rev().skip(1).map(|item| item.bytes).sum();
+            prop_assert!(page.len() <= 7 && bytes < 1500, "a page is too large");
+            let Some(last) = page.last() else { return Ok(items) };
+            from = last.number + 1;
+            items.extend(page);
         }
     }
 
@@ -292,7 +282,7 @@ impl Pair {
         let fault = self.disk.set_fault(None);
         let page = self.log.read(lane, from, records, usize::MAX);
         self.disk.set_fault(fault);
-        page.items.iter().map(|item| Ok((item.number, self.known(item, lane)?))).collect()
+        page.iter().map(|item| Ok((item.number, self.known(item, lane)?))).collect()
     }
 
     /// Which event it is; it is exactly what was handed in.

@@ -1,12 +1,10 @@
-//! How fast the log is beside the spool's present store, on the disk that has `target/`:
+//! How fast the log is, on the disk that has `target/`:
 //! `cargo test --release --locked --lib speed -- --ignored --nocapture`, with `SPEED_GB=10` for a large backlog.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::spool::Store;
-use crate::spool::store::Batch;
 
 const SEGMENT_BYTES: u32 = 32 << 20;
 const TIME: Duration = Duration::from_millis(500);
@@ -39,36 +37,17 @@ fn appends_to_log(records: usize) -> f64 {
     rate(records, || drop(log.append(&entries).expect("durable")))
 }
 
-fn appends_to_store(records: usize) -> f64 {
-    let directory = directory();
-    let store = Store::open(directory.path(), u64::from(SEGMENT_BYTES)).expect("a store");
-    let entries: Vec<_> = (0..records).map(|event| crate::spool::Entry::new(entry(event, 1000).record)).collect();
-    let mut next = 1;
-    rate(records, || {
-        let mut batch = Batch::default();
-        for entry in &entries {
-            batch.lane(&entry.record.topic).appended.push((next, entry.encode()));
-            next += 1;
-        }
-        batch.next = next;
-        store.commit(&batch).expect("a commit");
-    })
-}
-
 fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
 }
 
-/// In turns, because the machine is not always equally busy.
 #[test]
 #[ignore = "it measures"]
 fn speed_of_appends() {
-    println!("records a commit: appends/s of the log, of the store; medians of {TURNS} turns");
+    println!("records a commit: appends/s; medians of {TURNS} turns");
     for records in [1, 16, 64, 256] {
-        let turns = (0..TURNS).map(|_| (appends_to_log(records), appends_to_store(records)));
-        let (log, store): (Vec<_>, Vec<_>) = turns.unzip();
-        println!("{records:4}: {:9.0} {:9.0}", median(log), median(store));
+        println!("{records:4}: {:9.0}", median((0..TURNS).map(|_| appends_to_log(records)).collect()));
     }
 }
 
@@ -98,11 +77,9 @@ fn speed_with_a_backlog() {
         let (began, mut next, mut records) = (Instant::now(), from, 0);
         while records < 100_000 {
             let page = log.read(LANES[0], next, 1000, usize::MAX);
-            if page.items.is_empty() {
-                break;
-            }
-            (next, records) = (page.next, records + page.items.len());
-            page.items.iter().for_each(|item| assert!(log.ack(LANES[0], item.number)));
+            let Some(last) = page.last() else { break };
+            (next, records) = (last.number + 1, records + page.len());
+            page.iter().for_each(|item| assert!(log.ack(LANES[0], item.number)));
         }
         println!("{part}: {:.0} records/s read and acked", records as f64 / began.elapsed().as_secs_f64());
     }
