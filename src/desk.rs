@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::spool::{Broken, Entry, Health, Item as Found, Size, Spool};
+use crate::spool::{Broken, Entry, Item as Found, Size, Spool};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,8 @@ pub struct Status {
     pub accepting: bool,
     /// Why not.
     pub why: Option<String>,
+    /// Files that are put aside or cannot be read.
+    pub problems: Vec<String>,
     pub bytes_max: u64,
     pub events: u64,
     pub bytes: u64,
@@ -178,7 +180,7 @@ impl Desk {
     /// A dead letter; `None` where there is nothing of it that could be published.
     async fn find(&self, number: u64) -> Result<Option<Entry>, Trouble> {
         let spool = self.0.clone();
-        let found = blocking(move || Ok(spool.dead_letters(number, 1))).await?;
+        let found = blocking(move || spool.dead_letters(number, 1)).await?;
         match found.into_iter().next() {
             Some(Found { number: found, entry, .. }) if found == number => {
                 Ok(entry.ok().filter(|entry| !entry.is_corrupted()))
@@ -188,21 +190,19 @@ impl Desk {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Trouble::Unable(e.to_string()))?
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Trouble::Unable(e.to_string()))
 }
 
-fn read(spool: &Spool, ask: &Ask) -> Result<String, Trouble> {
+fn read(spool: &Spool, ask: &Ask) -> String {
     let answer = match ask {
         Ask::Events { topic, page } => {
             serde_json::to_string(&list(spool.page(topic, page.from, page.limit, PAGE_BYTES), topic, *page))
         }
-        Ask::DeadLetters { page } => {
-            serde_json::to_string(&list(spool.dead_letters(page.from, page.limit), "", *page))
-        }
+        Ask::DeadLetters { page } => serde_json::to_string(&list(spool.dead_letters(page.from, page.limit), "", *page)),
         _ => serde_json::to_string(&status(spool)),
     };
-    Ok(answer.expect("it is all text and numbers"))
+    answer.expect("it is all text and numbers")
 }
 
 /// Bytes of a page, about.
@@ -210,13 +210,9 @@ const PAGE_BYTES: usize = 4 << 20;
 
 fn status(spool: &Spool) -> Status {
     let oldest = spool.oldest();
-    let (Size { records: events, bytes }, dead_letters, health, sizes) =
-        spool.lanes(|lanes| (lanes.total(), lanes.dead_letters(), lanes.health().clone(), lanes.sizes()));
-    let why = match health {
-        Health::Accepting => None,
-        Health::Full(why) => Some(format!("it is full: {why}")),
-        Health::Failed(why) => Some(format!("it has failed: {why}")),
-    };
+    let (Size { records: events, bytes }, dead_letters, sizes) =
+        spool.lanes(|lanes| (lanes.total(), lanes.dead_letters(), lanes.sizes()));
+    let why = spool.warning();
     let lane = |(topic, size): (String, Size)| Lane {
         oldest: oldest.iter().find(|(of, _)| **of == *topic).map(|(_, since)| *since),
         topic,
@@ -227,6 +223,7 @@ fn status(spool: &Spool) -> Status {
         directory: spool.config().directory.display().to_string(),
         accepting: why.is_none(),
         why,
+        problems: spool.problems(),
         bytes_max: spool.config().bytes_max,
         events,
         bytes,

@@ -53,8 +53,10 @@ impl Where {
     /// # Errors
     /// As `open`; when it belongs to another user.
     pub async fn open_to_change(&self) -> Result<Access, Failure> {
-        self.open_with(|config, metrics| Spool::start(spool::Config { lock_timeout: Duration::ZERO, ..config }, metrics))
-            .await
+        self.open_with(|config, metrics| {
+            Spool::start(spool::Config { lock_timeout: Duration::ZERO, ..config }, metrics)
+        })
+        .await
     }
 
     async fn open_with(

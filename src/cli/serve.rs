@@ -167,6 +167,10 @@ impl Daemon {
                 let state = state.clone();
                 move || state.unready()
             }),
+            warning: Box::new({
+                let spool = spool.clone();
+                move || spool.as_ref().and_then(Spool::warning)
+            }),
             desk: spool.clone().map(Desk),
         };
         let ended = CancellationToken::new();

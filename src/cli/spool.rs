@@ -107,6 +107,7 @@ fn show(status: &Status, is_running: bool) {
         None => println!("accepts       {}yes{:#}", print::GOOD, print::GOOD),
         Some(why) => println!("accepts       {}no{:#}: {why}", print::ERROR, print::ERROR),
     }
+    status.problems.iter().for_each(|problem| println!("problem       {}{problem}{:#}", print::ERROR, print::ERROR));
     println!("used          {} of {} ({percent:.1} %)", size(used), size(status.bytes_max));
     println!("events        {}, {}", status.events, size(status.bytes));
     println!("dead letters  {}, {}", status.dead_letters, size(status.dead_letters_bytes));

@@ -234,6 +234,13 @@ impl Lanes {
         lanes.iter().for_each(|lane| self.appended(lane));
     }
 
+    /// The log was closed, and nothing is read of it.
+    pub(super) fn closed(&mut self) {
+        self.reader = None;
+        let lanes: Vec<_> = self.by_topic.keys().cloned().chain([Arc::from(DEAD_LETTERS)]).collect();
+        lanes.iter().for_each(|lane| self.changed(lane));
+    }
+
     pub(super) fn commit_began(&mut self) {
         self.commit_began = Some(Instant::now());
     }

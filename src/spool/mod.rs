@@ -105,10 +105,8 @@ struct Job {
     bytes: u64,
 }
 
-enum Command {
-    Do(Job, oneshot::Sender<Result<(), Refused>>),
-    Stop,
-}
+/// Who waits for a job.
+type Reply = oneshot::Sender<Result<(), Refused>>;
 
 /// The spool; clones share it.
 #[derive(Clone)]
@@ -120,7 +118,8 @@ struct Shared {
     lanes: Mutex<Lanes>,
     /// How many lanes are not direct.
     busy: Arc<AtomicUsize>,
-    commands: SyncSender<Command>,
+    /// The writer's queue; `None` ends it.
+    jobs: SyncSender<Option<(Job, Reply)>>,
     queued_bytes: AtomicU64,
     /// A lane has something to replay.
     work: Notify,
@@ -181,8 +180,8 @@ impl Spool {
         Ok(spool)
     }
 
-    fn new(config: Config, metrics: Arc<Metrics>) -> (Self, Receiver<Command>) {
-        let (commands, queue) = sync_channel(config.queue_records_max);
+    fn new(config: Config, metrics: Arc<Metrics>) -> (Self, Receiver<Option<(Job, Reply)>>) {
+        let (jobs, queue) = sync_channel(config.queue_records_max);
         metrics.spool_bytes_max.set(i64::try_from(config.bytes_max).unwrap_or(i64::MAX));
         let busy = Arc::<AtomicUsize>::default();
         let lanes = Lanes::new(config.failover_after, Arc::clone(&metrics), Arc::clone(&busy));
@@ -191,7 +190,7 @@ impl Spool {
             metrics,
             lanes: Mutex::new(lanes),
             busy,
-            commands,
+            jobs,
             queued_bytes: AtomicU64::new(0),
             work: Notify::new(),
             writer: Mutex::new(None),
@@ -273,17 +272,17 @@ impl Spool {
         let bytes = entry.as_ref().map_or(0, |(lane, entry)| entry.frame_bytes_max(lane) as u64);
         let (reply, fsynced) = oneshot::channel();
         let queued = self.0.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        let command = Command::Do(Job { entry, ack, has_ticket, bytes }, reply);
-        let (command, why) = if queued > self.0.config.queue_bytes_max {
-            (command, Refused::Full)
+        let job = Some((Job { entry, ack, has_ticket, bytes }, reply));
+        let (job, why) = if queued > self.0.config.queue_bytes_max {
+            (job, Refused::Full)
         } else {
-            match self.0.commands.try_send(command) {
+            match self.0.jobs.try_send(job) {
                 Ok(()) => return fsynced,
-                Err(TrySendError::Full(command)) => (command, Refused::Full),
-                Err(TrySendError::Disconnected(command)) => (command, Refused::Failed),
+                Err(TrySendError::Full(job)) => (job, Refused::Full),
+                Err(TrySendError::Disconnected(job)) => (job, Refused::Failed),
             }
         };
-        if let Command::Do(job, reply) = command {
+        if let Some((job, reply)) = job {
             self.0.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
             job.entry.iter().filter(|_| has_ticket).for_each(|(lane, _)| self.lanes(|lanes| lanes.take_back(lane)));
             let _ = reply.send(Err(why)); // the caller has the receiver
@@ -299,6 +298,27 @@ impl Spool {
     /// Whether it takes entries, and soon.
     pub fn is_ready(&self) -> bool {
         self.lanes(|lanes| *lanes.health() == Health::Accepting && !lanes.is_stalled())
+    }
+
+    /// Why it takes no entries, if so, and what that means.
+    pub fn warning(&self) -> Option<String> {
+        let (health, is_failing_over) = self.lanes(|lanes| (lanes.health().clone(), lanes.is_failing_over()));
+        let why = match health {
+            Health::Accepting => return None,
+            Health::Full(why) => format!("the spool is full: {why}"),
+            Health::Failed(why) => format!("the spool has failed: {why}"),
+        };
+        let failover =
+            if is_failing_over { "; new events go to Kafka directly, and may overtake those in it" } else { "" };
+        Some(why + failover)
+    }
+
+    /// Files that are put aside or cannot be read. Blocks.
+    pub fn problems(&self) -> Vec<String> {
+        let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else { return Vec::new() };
+        let unreadable = reader.unreadable().into_values().map(|error| error.to_string());
+        let aside = reader.aside().into_iter().map(|path| format!("{} was put aside: it is broken", path.display()));
+        unreadable.chain(aside).collect()
     }
 
     /// Entries of a lane from number `from` on that are not acked, in order. Blocks.
@@ -343,7 +363,7 @@ impl Spool {
     /// Writes what is queued, and closes the log. Blocks.
     pub fn close(&self) {
         let Some(writer) = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let _ = self.0.commands.send(Command::Stop); // a writer that is gone has closed it
+        let _ = self.0.jobs.send(None); // a writer that is gone has closed it
         if writer.join().is_err() {
             tracing::error!("the spool's writer has panicked");
         }

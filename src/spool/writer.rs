@@ -7,10 +7,8 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::log::{self, DiskError, Entry, Kind, Log};
-use super::{Command, DEAD_LETTERS, Health, Job, Lanes, Refused, Spool, room};
+use super::{DEAD_LETTERS, Health, Job, Lanes, Refused, Reply, Spool, room};
 
 /// Bytes of one commit, and its jobs: while it lasts, the next one collects.
 const COMMIT_BYTES: u64 = 8 << 20;
@@ -39,7 +37,7 @@ pub(super) type Opener = Box<dyn Fn() -> Opened + Send>;
 
 pub(super) struct Writer {
     spool: Spool,
-    queue: Receiver<Command>,
+    queue: Receiver<Option<(Job, Reply)>>,
     open: Opener,
     /// `None` until it could be opened. After a failure it is still read.
     log: Option<Log>,
@@ -60,10 +58,8 @@ struct Failure {
     retry_at: Instant,
 }
 
-type Reply = oneshot::Sender<Result<(), Refused>>;
-
 impl Writer {
-    pub(super) fn new(spool: Spool, queue: Receiver<Command>, opened: Opened, open: Opener) -> Self {
+    pub(super) fn new(spool: Spool, queue: Receiver<Option<(Job, Reply)>>, opened: Opened, open: Opener) -> Self {
         let (tidied, retried) = (Instant::now(), Instant::now());
         let (log, failure, delay, wanted, untidy) = (None, None, RETRY.0, 0, None);
         let mut writer = Self { spool, queue, open, log, failure, delay, wanted, tidied, retried, untidy };
@@ -96,13 +92,13 @@ impl Writer {
         let (mut jobs, mut bytes, mut wait) = (Vec::new(), 0, IDLE_INTERVAL);
         while bytes < COMMIT_BYTES && jobs.len() < COMMIT_JOBS {
             match self.queue.recv_timeout(wait) {
-                Ok(Command::Do(job, reply)) => {
+                Ok(Some((job, reply))) => {
                     self.spool.0.queued_bytes.fetch_sub(job.bytes, Ordering::SeqCst);
                     bytes += job.bytes;
                     jobs.push((job, reply));
                     wait = Duration::ZERO;
                 }
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return (jobs, true),
+                Ok(None) | Err(RecvTimeoutError::Disconnected) => return (jobs, true),
                 Err(RecvTimeoutError::Timeout) => break,
             }
         }
@@ -182,13 +178,19 @@ impl Writer {
     /// Nothing is appended until it is time to look again.
     fn failed(&mut self, error: &DiskError) {
         let kind = error.kind();
+        let hint = if kind == Kind::Gone {
+            "; its directory was removed or replaced: what is in it is published first, then another is begun"
+        } else {
+            ""
+        };
+        let why = format!("{error}{hint}");
         self.failure = Some(Failure { kind, retry_at: Instant::now() + self.delay });
         if kind == Kind::Full {
-            return self.spool.lanes(|lanes| lanes.set_health(Health::Full(error.to_string())));
+            return self.spool.lanes(|lanes| lanes.set_health(Health::Full(why)));
         }
         self.delay = (self.delay * 2).min(RETRY.1);
         self.spool.0.metrics.spool_failures.inc();
-        self.spool.lanes(|lanes| lanes.set_health(Health::Failed(error.to_string())));
+        self.spool.lanes(|lanes| lanes.set_health(Health::Failed(why)));
     }
 
     fn refused(&self) -> Refused {
@@ -220,11 +222,28 @@ impl Writer {
             return self.take_in(opened);
         };
         match check(&self.spool, log, self.wanted) {
-            Err(error) if error.kind() == Kind::Gone && self.spool.lanes(|lanes| lanes.total()).records == 0 => {
-                let opened = (self.open)();
-                self.take_in(opened);
-            }
+            Err(error) if error.kind() != Kind::Full => self.open_again(&error),
             checked => self.checked(checked),
+        }
+    }
+
+    /// The log that is open takes nothing. Its directory may be another one by now: it was removed, or its disk was mounted again.
+    fn open_again(&mut self, error: &DiskError) {
+        let is_drained = self.spool.lanes(|lanes| lanes.total()).records == 0;
+        match self.log.as_ref().map(|log| log.is_replaced()) {
+            // Its files are closed, so that its disk can be unmounted.
+            Some(false) if is_drained => {
+                self.log = None;
+                self.spool.lanes(Lanes::closed);
+                self.failed(error);
+            }
+            Some(true) => match (self.open)() {
+                Ok((log, _)) if !is_drained && !self.log.as_ref().is_some_and(|former| log.has_all_of(former)) => {
+                    self.failed(error); // what is open is the only copy of what waits
+                }
+                opened => self.take_in(opened),
+            },
+            _ => self.failed(error),
         }
     }
 
@@ -244,7 +263,9 @@ impl Writer {
         };
         if let Some(former) = &self.log {
             log.continue_after(former);
-            if let Err(error) = copy_dead_letters(former, &mut log) {
+            if !log.has_all_of(former)
+                && let Err(error) = copy_dead_letters(former, &mut log)
+            {
                 return self.failed(&error);
             }
         }
@@ -270,7 +291,11 @@ impl Writer {
             tracing::error!(files = ?aside, "files of the spool are broken: they are kept in its directory aside; events in them were answered 200 and are not published");
         }
         if damaged + absent > 0 {
-            tracing::error!(damaged, absent, "events of the spool are damaged, which become dead letters, or are absent");
+            tracing::error!(
+                damaged,
+                absent,
+                "events of the spool are damaged, which become dead letters, or are absent"
+            );
         }
         if *has_lost_state {
             tracing::warn!("the spool's state is lost: events that were published before may be published again");

@@ -102,22 +102,16 @@ pub type Result<T> = std::result::Result<T, DiskError>;
 /// Which file a name leads to: device and inode.
 pub type Identity = (u64, u64);
 
-/// What a file is opened for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Read,
-    Write,
-    /// A new file; there must be none of this name.
-    Create,
-}
-
 /// A directory of files. What is done to names is durable after `sync_dir`.
 pub trait Disk: Send + Sync {
     /// Keeps other processes out until what it returns is dropped.
     fn lock(&self) -> Result<Option<File>>;
     /// The names in a subdirectory, or in the directory itself, where that is empty. None where it is missing.
     fn list(&self, subdirectory: &str) -> Result<Vec<String>>;
-    fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>>;
+    /// A file that cannot be written is opened to be read.
+    fn open(&self, name: &str) -> Result<Arc<dyn DiskFile>>;
+    /// There must be no file of this name.
+    fn create(&self, name: &str) -> Result<Arc<dyn DiskFile>>;
     /// Replaces a file `to`.
     fn rename(&self, from: &str, to: &str) -> Result<()>;
     /// Does nothing where there is no such file.
@@ -125,6 +119,8 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self) -> Result<()>;
     /// The file that another process finds under this name.
     fn stat(&self, name: &str) -> Result<Identity>;
+    /// Whether another process finds another directory in its place, or none.
+    fn is_replaced(&self) -> bool;
     /// For errors.
     fn path(&self, name: &str) -> PathBuf;
 }
@@ -162,8 +158,8 @@ impl Directory {
 
     /// Opens the directory of a relay that is stopped.
     pub fn open(path: &Path) -> Result<Self> {
-        let open = |flags| rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | flags, Mode::empty());
-        let file = without_access_time(open).map_err(|errno| DiskError::new("open", path, errno))?.into();
+        let opened = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let file = opened.map_err(|errno| DiskError::new("open", path, errno))?.into();
         Ok(Self { path: path.to_owned(), file })
     }
 
@@ -211,11 +207,6 @@ impl Directory {
     }
 }
 
-/// Keeps access times as they are, which only the owner and root may ask for.
-fn without_access_time<T>(open: impl Fn(OFlags) -> std::result::Result<T, Errno>) -> std::result::Result<T, Errno> {
-    open(OFlags::NOATIME).or_else(|errno| if errno == Errno::PERM { open(OFlags::empty()) } else { Err(errno) })
-}
-
 impl Disk for Directory {
     fn lock(&self) -> Result<Option<File>> {
         let mut file = self.open_file(LOCK, OFlags::RDWR | OFlags::CREATE).map_err(self.at("open", LOCK))?;
@@ -231,9 +222,8 @@ impl Disk for Directory {
 
     fn list(&self, subdirectory: &str) -> Result<Vec<String>> {
         let name = if subdirectory.is_empty() { "." } else { subdirectory };
-        let open =
-            |flags| rustix::fs::openat(&self.file, name, OFlags::DIRECTORY | OFlags::CLOEXEC | flags, Mode::empty());
-        let directory = match without_access_time(open).and_then(Dir::new) {
+        let opened = rustix::fs::openat(&self.file, name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let directory = match opened.and_then(Dir::new) {
             Err(Errno::NOENT) if !subdirectory.is_empty() => return Ok(Vec::new()),
             opened => opened.map_err(self.at("list", subdirectory))?,
         };
@@ -243,14 +233,14 @@ impl Disk for Directory {
         directory.map(name).collect()
     }
 
-    fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>> {
-        let opened = match access {
-            Access::Read => without_access_time(|more| self.open_file(name, OFlags::RDONLY | more)),
-            Access::Write => self.open_file(name, OFlags::RDWR),
-            Access::Create => self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL),
-        };
-        let file = opened.map_err(self.at("open", name))?;
-        Ok(Arc::new(Opened { file, path: self.path(name) }))
+    fn open(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
+        let opened = self.open_file(name, OFlags::RDWR).or_else(|_| self.open_file(name, OFlags::RDONLY));
+        Ok(Arc::new(Opened { file: opened.map_err(self.at("open", name))?, path: self.path(name) }))
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
+        let created = self.open_file(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
+        Ok(Arc::new(Opened { file: created.map_err(self.at("create", name))?, path: self.path(name) }))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -276,12 +266,24 @@ impl Disk for Directory {
 
     fn stat(&self, name: &str) -> Result<Identity> {
         let found = self.path(name).symlink_metadata().map_err(self.at("find", name))?;
-        Ok((found.dev(), found.ino()))
+        Ok(identity(&found))
+    }
+
+    fn is_replaced(&self) -> bool {
+        match (self.path.metadata(), self.file.metadata()) {
+            (Ok(found), Ok(ours)) => identity(&found) != identity(&ours),
+            (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
+            (Ok(_), Err(_)) => false,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
+
+fn identity(found: &std::fs::Metadata) -> Identity {
+    (found.dev(), found.ino())
 }
 
 struct Opened {
@@ -297,8 +299,7 @@ impl Opened {
 
 impl DiskFile for Opened {
     fn identity(&self) -> Result<Identity> {
-        let found = self.file.metadata().map_err(self.at("find"))?;
-        Ok((found.dev(), found.ino()))
+        self.file.metadata().map(|found| identity(&found)).map_err(self.at("find"))
     }
 
     fn bytes(&self) -> Result<u64> {

@@ -25,7 +25,8 @@
 //! state     0  8  "LCRSTATE"
 //!           8  4  version: 1
 //!          12  4  checksum of the version and the bytes from 16 on
-//!          16     postcard: number of the next segment; of each segment and lane a bit for each frame that is acked
+//!          16     postcard: number of the next segment; of each segment the offset up to which it is
+//!                 synced, and of each of its lanes a bit for each frame that is acked
 //! ```
 //!
 //! An entry's number is its segment's, times [`SPAN`], plus its index among the frames of its lane in that segment. So no counter has
@@ -47,14 +48,14 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 
-pub use disk::{Access, Cause, Directory, Disk, DiskError, DiskFile, Kind, Result};
+pub use disk::{Cause, Directory, Disk, DiskError, DiskFile, Kind, Result};
 pub use entry::{CORRUPTED, DeadLetter, Entry};
 pub use read::{Broken, Item, Opened, Reader, Size};
 
 use disk::ASIDE;
 use entry::Frame;
 use read::Slot;
-use segment::{CHUNK, HEADER, Part, ReadAhead, Segment, file_name};
+use segment::{CHUNK, Frames, HEADER, Part, Segment, file_name};
 use state::State;
 
 /// How many numbers a segment has.
@@ -108,7 +109,7 @@ impl Log {
     /// [`Kind::Locked`]; [`Kind::Newer`]: run the version that wrote it; whatever keeps the directory from being listed.
     pub fn open(disk: Arc<dyn Disk>, config: Config) -> Result<(Self, Opened)> {
         let lock = disk.lock()?;
-        let (reader, mut opened) = Reader::load(Arc::clone(&disk), Access::Write)?;
+        let (reader, mut opened) = Reader::open(Arc::clone(&disk))?;
         let log = Self { reader, config, next: opened.next, active: None, buffer: Vec::new(), _lock: lock };
         let aside = disk.list(ASIDE)?;
         for name in std::mem::take(&mut opened.aside) {
@@ -250,9 +251,8 @@ impl Log {
     /// # Errors
     /// The first one. The next call tries again.
     pub fn tidy(&mut self) -> Result<()> {
-        let removed = self.remove_drained();
         let sealed = self.seal_closed();
-        removed.and(sealed)
+        self.remove_drained().and(sealed)
     }
 
     /// Truncates the files, which needs no room and frees theirs. They are unlinked only when the state is durable without them, so a
@@ -288,7 +288,7 @@ impl Log {
     fn save(&self, without: &[u64]) -> Result<()> {
         let mut segments = self.reader.segments();
         let live = segments.live.iter().filter(|(number, _)| !without.contains(number));
-        let live = live.map(|(number, slot)| (*number, slot.acked())).collect();
+        let live = live.map(|(number, slot)| (*number, slot.saved())).collect();
         segments.is_unsaved = false;
         drop(segments);
         let saved = State { next: self.next, segments: live }.save(&*self.reader.disk);
@@ -313,7 +313,9 @@ impl Log {
         let Some((file, end, index)) = self.reader.segments().change(number, found) else { return Ok(()) };
         let file_bytes = end + index.len() as u64;
         file.write_at(end, &index).and_then(|()| file.truncate(file_bytes)).and_then(|()| file.sync())?;
-        self.reader.segments().change(number, |segment| (segment.is_sealed, segment.file_bytes) = (true, file_bytes));
+        let mut segments = self.reader.segments();
+        segments.change(number, |segment| (segment.is_sealed, segment.file_bytes) = (true, file_bytes));
+        segments.is_unsaved = true; // up to where it is synced
         Ok(())
     }
 
@@ -355,7 +357,7 @@ impl Log {
         let mut copy = copied.inspect_err(|_| drop(disk.unlink(&new)))?; // else the next try removes it
         let after = copy.file_bytes;
         let mut segments = self.reader.segments();
-        segments.change(number, |segment| copy.ack_all(Some(&segment.acked())));
+        segments.change(number, |segment| copy.ack_all(Some(&segment.saved())));
         segments.set(number, Slot::Ready(copy));
         drop(segments);
         disk.sync_dir()?;
@@ -366,9 +368,9 @@ impl Log {
     fn copy(&self, number: u64, name: &str) -> Result<Segment> {
         let damaged = || DiskError::new("copy", self.reader.disk.path(&file_name(number)), io::ErrorKind::InvalidData);
         let found = |segment: &mut Segment| (Arc::clone(&segment.file), segment.end, segment.parts.clone());
-        let (source, end, parts) = self.reader.segments().change(number, found).ok_or_else(damaged)?;
-        let mut source = ReadAhead::new(&*source, u64::from(end), CHUNK);
-        let file = self.reader.disk.open(name, Access::Create)?;
+        let (file, end, parts) = self.reader.segments().change(number, found).ok_or_else(damaged)?;
+        let source = Frames { file, segment: number, end };
+        let file = self.reader.disk.create(name)?;
         let mut copy = Segment::new(number, Arc::clone(&file), 0);
         let (mut buffer, mut written) = (Segment::header(number, u32::MAX), 0);
         for (lane, part) in parts {
@@ -378,12 +380,13 @@ impl Log {
                     new.offsets.push(0);
                     continue;
                 }
-                let Some((frame, bytes)) = source.frame(number, offset)? else {
+                let bytes = source.bytes(offset)?;
+                let Some(frame) = source.frame(offset, &bytes) else {
                     self.reader.segments().change(number, |segment| segment.damaged += 1); // it is not tried again
                     return Err(damaged());
                 };
                 let offset = written + u32_of(buffer.len());
-                new.push(offset, bytes);
+                new.push(offset, bytes.len());
                 buffer = frame.write(number, offset, buffer);
                 if buffer.len() >= CHUNK {
                     file.write_at(u64::from(written), &buffer)?;
@@ -394,6 +397,7 @@ impl Log {
             copy.parts.insert(lane, new);
         }
         copy.end = written + u32_of(buffer.len());
+        copy.synced = copy.end;
         buffer.extend(copy.index());
         copy.file_bytes = u64::from(written) + buffer.len() as u64;
         copy.is_sealed = true;

@@ -1,21 +1,21 @@
 //! Reads the log lane by lane while it is written, and notes what is acked. There is one lock, which is never held during disk I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
-use super::disk::{ASIDE, Access, Disk, DiskError, DiskFile, Kind, Result};
+use super::disk::{ASIDE, Disk, DiskError, Kind, Result};
 use super::entry::Entry;
-use super::segment::{Part, ReadAhead, Segment, file_name};
-use super::state::{self, Acked, State};
+use super::segment::{Frames, Part, Segment, file_name};
+use super::state::{self, Saved, State};
 use super::{NEW, SPAN, number_of};
 
 /// Reads the log. Clones share it.
 #[derive(Clone)]
 pub struct Reader {
     pub(super) disk: Arc<dyn Disk>,
-    access: Access,
     segments: Arc<Mutex<Segments>>,
 }
 
@@ -30,8 +30,8 @@ pub struct Segments {
 
 pub enum Slot {
     Ready(Segment),
-    /// Why it cannot be read, and what of it is acked.
-    Unreadable(Arc<DiskError>, Acked),
+    /// Why it cannot be read, and what is known of it.
+    Unreadable(Arc<DiskError>, Saved),
 }
 
 /// What was found besides what can be read.
@@ -80,9 +80,7 @@ pub struct Size {
 
 /// Frames of a lane in one segment: index and offset.
 struct Piece {
-    segment: u64,
-    file: Arc<dyn DiskFile>,
-    end: u32,
+    source: Frames,
     frames: Vec<(u32, u32)>,
 }
 
@@ -126,10 +124,10 @@ impl Slot {
         self.segment().into_iter().flat_map(|segment| &segment.parts)
     }
 
-    pub fn acked(&self) -> Acked {
+    pub fn saved(&self) -> Saved {
         match self {
-            Self::Ready(segment) => segment.acked(),
-            Self::Unreadable(_, acked) => acked.clone(),
+            Self::Ready(segment) => segment.saved(),
+            Self::Unreadable(_, saved) => saved.clone(),
         }
     }
 }
@@ -140,10 +138,6 @@ impl Reader {
     /// # Errors
     /// [`Kind::Newer`]; whatever keeps the directory from being listed.
     pub fn open(disk: Arc<dyn Disk>) -> Result<(Self, Opened)> {
-        Self::load(disk, Access::Read)
-    }
-
-    pub(super) fn load(disk: Arc<dyn Disk>, access: Access) -> Result<(Self, Opened)> {
         let names = disk.list("")?;
         let numbers: BTreeSet<u64> = names.iter().filter_map(|name| number_in(name)).collect();
         let last_aside = disk.list(ASIDE)?.iter().filter_map(|name| number_in(name)).max();
@@ -155,9 +149,9 @@ impl Reader {
         opened.unfinished.extend(names.into_iter().filter(|name| name.ends_with(NEW)));
         let mut segments = Segments::default();
         for number in numbers {
-            let acked = state.segments.get(&number).cloned().or_else(|| opened.has_lost_state.then(Acked::new));
-            match Segment::load(&*disk, number, access, acked.as_ref()) {
-                Ok(Some((segment, _))) if acked.is_none() && segment.parts.is_empty() => {
+            let saved = state.segments.get(&number).cloned().or_else(|| opened.has_lost_state.then(Saved::default));
+            match Segment::load(&*disk, number, saved.as_ref()) {
+                Ok(Some((segment, _))) if saved.is_none() && segment.parts.is_empty() => {
                     opened.unfinished.push(file_name(number));
                 }
                 Ok(Some((segment, is_torn))) => {
@@ -169,11 +163,11 @@ impl Reader {
                 Err(error) => {
                     let error = Arc::new(error);
                     opened.errors.push(Arc::clone(&error));
-                    segments.set(number, Slot::Unreadable(error, acked.unwrap_or_default()));
+                    segments.set(number, Slot::Unreadable(error, saved.unwrap_or_default()));
                 }
             }
         }
-        Ok((Self { disk, access, segments: Arc::new(Mutex::new(segments)) }, opened))
+        Ok((Self { disk, segments: Arc::new(Mutex::new(segments)) }, opened))
     }
 
     pub(super) fn segments(&self) -> MutexGuard<'_, Segments> {
@@ -208,6 +202,28 @@ impl Reader {
         segments.ready().fold((0, 0), |sum, segment| (sum.0 + segment.damaged, sum.1 + segment.missing))
     }
 
+    /// Whether its directory has another log, or none, where this one was opened.
+    pub fn is_replaced(&self) -> bool {
+        self.disk.is_replaced()
+    }
+
+    /// Whether it has each segment in which the other one has something left.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        let left: Vec<u64> = other.segments().ready().filter(|of| !of.is_drained()).map(|of| of.number).collect();
+        let segments = self.segments();
+        left.iter().all(|number| segments.live.contains_key(number))
+    }
+
+    /// Files that were put aside, as far as that can be told.
+    pub fn aside(&self) -> Vec<PathBuf> {
+        let names = self.disk.list(ASIDE).unwrap_or_default();
+        names
+            .iter()
+            .filter(|name| !name.starts_with('.'))
+            .map(|name| self.disk.path(&format!("{ASIDE}/{name}")))
+            .collect()
+    }
+
     /// Segments that cannot be read, and why.
     pub fn unreadable(&self) -> BTreeMap<u64, Arc<DiskError>> {
         let segments = self.segments();
@@ -225,13 +241,13 @@ impl Reader {
         unreadable.filter(|number| self.retry(*number)).collect()
     }
 
-    /// Loads a segment again, with what is acked of it.
+    /// Loads a segment again, with what is known of it.
     pub(super) fn retry(&self, number: u64) -> bool {
-        let Some(acked) = self.segments().live.get(&number).map(Slot::acked) else { return false };
-        let slot = match Segment::load(&*self.disk, number, self.access, Some(&acked)) {
+        let Some(saved) = self.segments().live.get(&number).map(Slot::saved) else { return false };
+        let slot = match Segment::load(&*self.disk, number, Some(&saved)) {
             Ok(Some((segment, _))) => Slot::Ready(segment),
             Ok(None) => return false, // the next start puts it aside
-            Err(error) => Slot::Unreadable(Arc::new(error), acked),
+            Err(error) => Slot::Unreadable(Arc::new(error), saved),
         };
         let is_ready = matches!(slot, Slot::Ready(_));
         self.segments().set(number, slot);
@@ -256,9 +272,8 @@ impl Reader {
         let (mut items, mut next, mut bytes) = (Vec::new(), from, 0);
         while items.len() < records_max && bytes < bytes_max {
             let Some(piece) = self.piece(lane, next, records_max - items.len()) else { break };
-            let mut source = ReadAhead::new(&*piece.file, u64::from(piece.end), piece.ahead());
             for (index, offset) in &piece.frames {
-                let Some(item) = self.item(lane, &piece, &mut source, *index, *offset) else { break };
+                let Some(item) = self.item(lane, &piece.source, *index, *offset) else { break };
                 (next, bytes) = (item.number + 1, bytes + item.bytes);
                 items.push(item);
                 if bytes >= bytes_max {
@@ -278,51 +293,39 @@ impl Reader {
             let from = usize::try_from(next.saturating_sub(number_of(segment.number, 0))).unwrap_or(usize::MAX);
             let frames = (0..).zip(part.offsets.iter().copied()).skip(from).filter(|(_, offset)| *offset != 0);
             let frames = frames.take(records_max).collect();
-            Piece { segment: segment.number, file: Arc::clone(&segment.file), end: segment.end, frames }
+            let source = Frames { file: Arc::clone(&segment.file), segment: segment.number, end: segment.end };
+            Piece { source, frames }
         });
         pieces.into_iter().find(|piece| !piece.frames.is_empty())
     }
 
     /// `None`: the segment was removed or copied meanwhile.
-    fn item(&self, lane: &str, piece: &Piece, source: &mut ReadAhead<'_>, index: u32, offset: u32) -> Option<Item> {
-        let number = number_of(piece.segment, index as usize);
-        let found = source.frame(piece.segment, offset).map(|found| {
-            let found = found.filter(|(frame, _)| frame.lane == lane && frame.index == index);
-            found.and_then(|(frame, bytes)| Some((frame.to_entry()?, bytes)))
-        });
-        let raw = match found {
-            Ok(Some((entry, bytes))) => return Some(Item { number, bytes, entry: Ok(entry) }),
-            _ if !self.is_there(lane, piece, index) => return None,
-            Ok(None) => piece.raw(source, offset),
-            Err(error) => Err(error),
-        };
+    fn item(&self, lane: &str, source: &Frames, index: u32, offset: u32) -> Option<Item> {
+        let number = number_of(source.segment, index as usize);
+        let read = source.bytes(offset);
+        if let Ok(bytes) = &read {
+            let frame = source.frame(offset, bytes).filter(|frame| frame.lane == lane && frame.index == index);
+            if let Some(entry) = frame.and_then(|frame| frame.to_entry()) {
+                return Some(Item { number, bytes: bytes.len(), entry: Ok(entry) });
+            }
+        }
+        if !self.is_there(lane, source, index) {
+            return None;
+        }
+        // What is there instead, as far as the next frame.
+        let next = read.and_then(|_| source.next(offset + 1));
+        let raw = next.and_then(|next| source.get(offset, (next.unwrap_or(source.end) - offset) as usize));
         let bytes = raw.as_ref().map_or(0, Vec::len);
         let broken = raw.map_or_else(|error| Broken::Unread(Arc::new(error)), Broken::Damaged);
         Some(Item { number, bytes, entry: Err(broken) })
     }
 
-    fn is_there(&self, lane: &str, piece: &Piece, index: u32) -> bool {
+    fn is_there(&self, lane: &str, source: &Frames, index: u32) -> bool {
         let is_there = |segment: &mut Segment| {
             let offset = segment.parts.get(lane).and_then(|part| part.offsets.get(index as usize));
-            Arc::ptr_eq(&segment.file, &piece.file) && offset.is_some_and(|offset| *offset != 0)
+            Arc::ptr_eq(&segment.file, &source.file) && offset.is_some_and(|offset| *offset != 0)
         };
-        self.segments().change(piece.segment, is_there).unwrap_or(false)
-    }
-}
-
-impl Piece {
-    /// How much to read at once: frames that lie close together are read together.
-    fn ahead(&self) -> usize {
-        const CLOSE: usize = 8 << 10;
-        let offset = |frame: Option<&(u32, u32)>| frame.map_or(0, |(_, offset)| *offset as usize);
-        let span = offset(self.frames.last()).saturating_sub(offset(self.frames.first()));
-        if span < self.frames.len() * CLOSE { 256 << 10 } else { 4 << 10 }
-    }
-
-    /// What is there instead of a frame, as far as the next one.
-    fn raw(&self, source: &mut ReadAhead<'_>, offset: u32) -> Result<Vec<u8>> {
-        let next = source.next_frame(self.segment, offset + 1)?.unwrap_or(self.end);
-        source.get(offset, (next - offset) as usize).map(<[u8]>::to_vec)
+        self.segments().change(source.segment, is_there).unwrap_or(false)
     }
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::disk::{Access, Cause, Disk, DiskError, DiskFile, Result};
+use super::disk::{Cause, Disk, DiskError, DiskFile, Result};
 use super::entry::Frame;
-use super::state::Acked;
+use super::state::Saved;
 use super::{u32_at, u32_of, u64_at};
 
 /// Bytes of a segment's header.
@@ -93,7 +93,7 @@ impl Segment {
     /// Makes the file, with room for so many bytes, and makes all but its name durable.
     pub fn create(disk: &dyn Disk, number: u64, room: u32) -> Result<Self> {
         let (name, room) = (file_name(number), u64::from(room));
-        let file = disk.open(&name, Access::Create)?;
+        let file = disk.create(&name)?;
         let written = file.allocate(room).and_then(|()| file.write_at(0, &Self::header(number, HEADER)));
         let synced = written.and_then(|()| file.sync());
         synced.inspect_err(|_| drop(disk.unlink(&name)))?; // else the next start removes it
@@ -101,13 +101,12 @@ impl Segment {
     }
 
     /// Finds what is in the file, and whether its last commit is torn. Changes nothing. `None`: it is no segment.
-    pub fn load(disk: &dyn Disk, number: u64, access: Access, acked: Option<&Acked>) -> Result<Option<(Self, bool)>> {
+    pub fn load(disk: &dyn Disk, number: u64, saved: Option<&Saved>) -> Result<Option<(Self, bool)>> {
         let name = file_name(number);
-        // What is on a disk that cannot be written any more can still be read.
-        let file = disk.open(&name, access).or_else(|_| disk.open(&name, Access::Read))?;
+        let file = disk.open(&name)?;
         let mut segment = Self::new(number, Arc::clone(&file), file.bytes()?);
         let header = segment.read(0, segment.file_bytes.min(u64::from(HEADER)) as usize)?;
-        if header.is_empty() || (acked.is_none() && header.iter().all(|byte| *byte == 0)) {
+        if header.is_empty() || (saved.is_none() && header.iter().all(|byte| *byte == 0)) {
             // All of it was acked, or the process ended before it was begun.
             return Ok(Some((Self { is_sealed: true, ..segment }, false)));
         }
@@ -119,8 +118,8 @@ impl Segment {
         if version != VERSION {
             return Err(DiskError::new("read", disk.path(&name), Cause::Newer(version)));
         }
-        let is_torn = !segment.read_index()? && segment.scan(u32_at(&header, 20), acked)?;
-        segment.ack_all(acked);
+        let is_torn = !segment.read_index()? && segment.scan(u32_at(&header, 20), saved)?;
+        segment.ack_all(saved);
         Ok(Some((segment, is_torn)))
     }
 
@@ -132,34 +131,36 @@ impl Segment {
         self.parts.values().map(|part| part.bytes).sum()
     }
 
-    pub fn acked(&self) -> Acked {
+    pub fn saved(&self) -> Saved {
         let parts = self.parts.iter().filter(|(_, part)| (part.left as usize) < part.offsets.len());
-        parts.map(|(lane, part)| (lane.clone(), part.acked())).collect()
+        Saved { synced: self.synced, acked: parts.map(|(lane, part)| (lane.clone(), part.acked())).collect() }
     }
 
-    pub fn ack_all(&mut self, acked: Option<&Acked>) {
+    pub fn ack_all(&mut self, saved: Option<&Saved>) {
         for (lane, part) in &mut self.parts {
             let frames = 0..part.offsets.len();
-            let acked = frames.filter(|index| is_acked(acked, lane, *index));
+            let acked = frames.filter(|index| is_acked(saved, lane, *index));
             acked.for_each(|index| _ = part.ack(index));
         }
     }
 
     /// Finds the frames by reading the file, and returns whether its last commit is torn. A bad frame that was synced is damage, and the
     /// frames behind it are good. One that was perhaps not synced belongs to a torn commit: the segment ends in front of it.
-    pub fn scan(&mut self, mut synced: u32, acked: Option<&Acked>) -> Result<bool> {
-        let file = Arc::clone(&self.file);
-        let mut source = ReadAhead::new(&*file, self.file_bytes, CHUNK);
+    fn scan(&mut self, synced: u32, saved: Option<&Saved>) -> Result<bool> {
+        let mut synced = synced.max(saved.map_or(0, |saved| saved.synced));
         let limit = u32::try_from(self.file_bytes).unwrap_or(u32::MAX);
+        let frames = Frames { file: Arc::clone(&self.file), segment: self.number, end: limit };
         let (mut found, mut offset) = (Vec::new(), HEADER);
-        while offset < limit && !source.get(offset, INDEX.len())?.starts_with(INDEX) {
-            let frame = source.frame(self.number, offset)?.map(|(frame, bytes)| {
+        while offset < limit && frames.get(offset, INDEX.len())? != INDEX {
+            let bytes = frames.bytes(offset)?;
+            let frame = frames.frame(offset, &bytes).map(|frame| {
                 synced = synced.max(frame.synced);
-                (frame.lane.to_owned(), frame.index as usize, bytes)
+                (frame.lane.to_owned(), frame.index as usize, bytes.len())
             });
-            let next = match &frame {
-                Some((_, _, bytes)) => offset + u32_of(*bytes),
-                None => source.next_frame(self.number, offset + 1)?.unwrap_or(limit),
+            let next = if frame.is_some() {
+                offset + u32_of(bytes.len())
+            } else {
+                frames.next(offset + 1)?.unwrap_or(if offset < synced { synced.min(limit) } else { limit })
             };
             found.push((offset, next, frame));
             offset = next;
@@ -169,17 +170,18 @@ impl Segment {
         self.synced = synced.min(self.end);
         // Behind a last commit that is whole are zeros.
         let has_more = end.is_some_and(|end| end + 1 < found.len());
-        let is_torn = has_more || (end.is_some() && source.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
+        let is_torn = has_more || (end.is_some() && frames.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
         for (offset, next, frame) in found.into_iter().take(end.unwrap_or(usize::MAX)) {
             self.damaged += u32::from(frame.is_none());
             let (lane, index, bytes) = frame.unwrap_or((DAMAGED.to_owned(), 0, (next - offset) as usize));
             let part = self.parts.entry(lane.clone()).or_default();
             while part.offsets.len() < index {
-                self.missing += u32::from(!is_acked(acked, &lane, part.offsets.len()));
+                self.missing += u32::from(!is_acked(saved, &lane, part.offsets.len()));
                 part.offsets.push(0);
             }
             part.push(offset, bytes);
         }
+        self.missing += u32::from(saved.is_some_and(|saved| saved.synced > limit)); // at least one
         Ok(is_torn)
     }
 
@@ -211,7 +213,8 @@ impl Segment {
         let bytes = self.read(u64::from(end), usize::try_from(start - u64::from(end)).unwrap_or(0) + 4)?;
         let index = bytes.get(INDEX.len()..).filter(|_| self.index_sum(&bytes) == u32_at(&footer, 4));
         let Some(Ok((parts, damaged, missing))) = index.map(postcard::from_bytes) else { return Ok(false) };
-        (self.parts, self.damaged, self.missing, self.end, self.is_sealed) = (parts, damaged, missing, end, true);
+        (self.parts, self.damaged, self.missing) = (parts, damaged, missing);
+        (self.end, self.synced, self.is_sealed) = (end, end, true);
         Ok(true)
     }
 
@@ -232,63 +235,47 @@ pub fn index_bytes_max(lanes: usize, frames: usize, more: usize) -> usize {
     INDEX.len() + FOOTER + (1 + lanes + more) * LANE + (frames + more) * OFFSET
 }
 
-fn is_acked(acked: Option<&Acked>, lane: &str, index: usize) -> bool {
-    let bits = acked.and_then(|acked| acked.get(lane)?.get(index / 8));
+fn is_acked(saved: Option<&Saved>, lane: &str, index: usize) -> bool {
+    let bits = saved.and_then(|saved| saved.acked.get(lane)?.get(index / 8));
     bits.is_some_and(|bits| bits >> (index % 8) & 1 == 1)
 }
 
-/// A part of a file in memory, which moves as it is read on.
-pub struct ReadAhead<'a> {
-    file: &'a dyn DiskFile,
-    file_bytes: u64,
-    /// Bytes to read at once.
-    ahead: usize,
-    start: u64,
-    bytes: Vec<u8>,
+/// The frames of a segment, read one by one: what is read ahead could have a bad sector that is not asked for.
+pub struct Frames {
+    pub file: Arc<dyn DiskFile>,
+    pub segment: u64,
+    pub end: u32,
 }
 
-impl<'a> ReadAhead<'a> {
-    pub const fn new(file: &'a dyn DiskFile, file_bytes: u64, ahead: usize) -> Self {
-        Self { file, file_bytes, ahead, start: 0, bytes: Vec::new() }
+impl Frames {
+    /// So many bytes from an offset on, as far as the frames reach.
+    pub fn get(&self, offset: u32, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length.min(self.end.saturating_sub(offset) as usize)];
+        self.file.read_at(u64::from(offset), &mut bytes).map(|()| bytes)
     }
 
-    /// So many bytes from an offset on, as far as the file reaches.
-    pub fn get(&mut self, offset: u32, length: usize) -> Result<&[u8]> {
-        let offset = u64::from(offset);
-        let there = usize::try_from(self.file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let length = length.min(there);
-        if offset < self.start || offset + length as u64 > self.start + self.bytes.len() as u64 {
-            // What is read ahead may have a bad sector that is not asked for.
-            self.fill(offset, length.max(self.ahead.min(there))).or_else(|_| self.fill(offset, length))?;
-        }
-        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
-        Ok(self.bytes.get(from..self.bytes.len().min(from + length)).unwrap_or_default())
+    /// The bytes that the frame at an offset would have; none: no frame begins there.
+    pub fn bytes(&self, offset: u32) -> Result<Vec<u8>> {
+        let length = Frame::bytes(&self.get(offset, Frame::HEAD)?);
+        length.map_or(Ok(Vec::new()), |length| self.get(offset, length))
     }
 
-    fn fill(&mut self, offset: u64, length: usize) -> Result<()> {
-        (self.start, self.bytes) = (offset, vec![0; length]);
-        let read = self.file.read_at(offset, &mut self.bytes);
-        read.inspect_err(|_| self.bytes.clear())
-    }
-
-    /// The frame at an offset, and its bytes; `None`: there is none that fits its checksum.
-    pub fn frame(&mut self, segment: u64, offset: u32) -> Result<Option<(Frame<'_>, usize)>> {
-        let Some(bytes) = Frame::bytes(self.get(offset, Frame::HEAD)?) else { return Ok(None) };
-        let frame = self.get(offset, bytes)?;
-        Ok(Frame::read(segment, offset, frame).map(|frame| (frame, bytes)))
+    /// `None`: its bytes are no frame that fits its checksum.
+    pub fn frame<'a>(&self, offset: u32, bytes: &'a [u8]) -> Option<Frame<'a>> {
+        Frame::read(self.segment, offset, bytes)
     }
 
     /// Where the next frame begins, from an offset on.
-    pub fn next_frame(&mut self, segment: u64, mut offset: u32) -> Result<Option<u32>> {
-        loop {
+    pub fn next(&self, mut offset: u32) -> Result<Option<u32>> {
+        while offset < self.end {
             let chunk = self.get(offset, CHUNK)?;
-            let length = chunk.len();
-            match chunk.windows(Frame::MAGIC.len()).position(|bytes| bytes == Frame::MAGIC) {
-                Some(0) if self.frame(segment, offset)?.is_some() => return Ok(Some(offset)),
-                Some(at) => offset += u32_of(at.max(1)),
-                None if length < CHUNK => return Ok(None),
-                None => offset += u32_of(length - Frame::MAGIC.len() + 1),
+            let found = chunk.windows(Frame::MAGIC.len()).position(|bytes| bytes == Frame::MAGIC);
+            let at = offset + u32_of(found.unwrap_or(chunk.len().saturating_sub(Frame::MAGIC.len())));
+            if found.is_some() && self.frame(at, &self.bytes(at)?).is_some() {
+                return Ok(Some(at));
             }
+            offset = at + 1;
         }
+        Ok(None)
     }
 }

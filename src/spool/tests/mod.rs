@@ -126,7 +126,8 @@ async fn after_a_vanished_directory_the_lanes_that_spool_are_still_known_and_so_
     let place = directory.path().join("spool");
     let spool = start(config(&place));
     let topics: [Arc<str>; 2] = ["a".into(), "b".into()];
-    let append = async |topic: &Arc<str>| spool.append(spool.ticket(topic), record_of(topic, 10)).await.expect("answered");
+    let append =
+        async |topic: &Arc<str>| spool.append(spool.ticket(topic), record_of(topic, 10)).await.expect("answered");
     for topic in &topics {
         assert_eq!(append(topic).await, Ok(()));
     }

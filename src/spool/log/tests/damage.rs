@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::disk::{Chance, EACCES, EIO, EMFILE, MemoryDisk};
 use super::super::segment::DAMAGED;
+use super::disk::{Chance, EACCES, EIO, EMFILE, MemoryDisk};
 use super::*;
 
 const LARGE: Config = Config { segment_bytes: 100_000 };
@@ -66,6 +66,26 @@ fn a_damaged_frame_is_given_out_as_it_is_and_the_rest_of_its_segment_goes_on() {
             assert!(log.ack(lane, item.number) && scan(&log).1.is_empty());
             assert_eq!(log.damaged(), if is_sealed { (0, 0) } else { (1, 1) });
         }
+    }
+}
+
+#[test]
+fn the_end_of_a_segment_that_was_lost_together_with_its_index_is_noticed() {
+    let disk = MemoryDisk::default();
+    let mut log = large(&disk);
+    (0..30).for_each(|event| drop(append(&mut log, event..event + 1, 200).expect("durable")));
+    log.close().expect("closed");
+    let (sound, state) = (disk.files()["1.seg"].clone(), disk.files()["state"].clone());
+    let lost = frame_of(20, &sound).start;
+    for is_cut in [true, false] {
+        let mut bytes = sound.clone();
+        bytes[lost..].fill(0);
+        bytes.truncate(if is_cut { lost } else { bytes.len() });
+        disk.put("1.seg", &bytes);
+        disk.put("state", &state);
+        let (log, _) = opened(&disk);
+        assert_eq!(scan(&log).0, (0..20).collect());
+        assert_eq!(log.damaged(), if is_cut { (0, 1) } else { (1, 0) });
     }
 }
 

@@ -79,26 +79,6 @@ fn looking_at_a_stopped_relays_log_changes_nothing_and_sees_all_of_it() {
     assert_eq!(without_access(before), without_access(after));
 }
 
-#[test]
-fn looking_keeps_the_access_times() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path();
-    let (mut log, _) = open_in(path).expect("a log");
-    append(&mut log, 0..3, 500).expect("durable");
-    log.close().expect("closed");
-    let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
-    let files: Vec<_> = ["1.seg", "state"].map(|name| path.join(name)).into();
-    for file in &files {
-        let file = std::fs::File::open(file).expect("a file");
-        file.set_times(std::fs::FileTimes::new().set_accessed(long_ago)).expect("it is ours");
-    }
-    let (reader, _) = Reader::open(Arc::new(Directory::open(path).expect("a directory"))).expect("a reader");
-    assert_eq!(all_of(&reader, LANES[0]).len(), 1);
-    for file in &files {
-        assert_eq!(file.metadata().and_then(|found| found.accessed()).expect("a time"), long_ago, "{}", file.display());
-    }
-}
-
 /// Acks empty and replace files under those who read them.
 #[test]
 fn those_who_read_while_segments_are_removed_and_rewritten_see_no_damage() {

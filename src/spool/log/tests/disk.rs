@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::disk::{Access, Disk, DiskError, DiskFile, Identity, Result};
+use super::super::disk::{Disk, DiskError, DiskFile, Identity, Result};
 
 pub const EIO: i32 = 5;
 pub const EACCES: i32 = 13;
@@ -276,24 +276,24 @@ impl Disk for MemoryDisk {
         Ok(names.filter(|(of, _)| *of == subdirectory).map(|(_, name)| name.to_owned()).collect())
     }
 
-    fn open(&self, name: &str, access: Access) -> Result<Arc<dyn DiskFile>> {
-        let operation = if access == Access::Create { Operation::Create } else { Operation::Open };
-        let mut state = self.gate(operation, name)?;
+    fn open(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
+        let state = self.gate(Operation::Open, name)?;
         if let Some((_, errno)) = state.unreadable.as_ref().filter(|(unreadable, _)| unreadable == name) {
-            return Err(error(operation, name, *errno));
+            return Err(error(Operation::Open, name, *errno));
         }
-        let file = match (state.names.get(name), access) {
-            (Some(file), Access::Read | Access::Write) => *file,
-            (None, Access::Create) => {
-                let file = state.files.len();
-                state.files.push(Content::default());
-                state.names.insert(name.to_owned(), file);
-                file
-            }
-            (None, _) => return Err(error(operation, name, 2)),
-            (Some(_), Access::Create) => return Err(error(operation, name, 17)),
-        };
-        Ok(Arc::new(MemoryFile { disk: self.clone(), file, name: name.to_owned(), access }))
+        let file = *state.names.get(name).ok_or_else(|| error(Operation::Open, name, 2))?;
+        Ok(Arc::new(MemoryFile { disk: self.clone(), file, name: name.to_owned() }))
+    }
+
+    fn create(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
+        let mut state = self.gate(Operation::Create, name)?;
+        if state.names.contains_key(name) {
+            return Err(error(Operation::Create, name, 17));
+        }
+        let file = state.files.len();
+        state.files.push(Content::default());
+        state.names.insert(name.to_owned(), file);
+        Ok(Arc::new(MemoryFile { disk: self.clone(), file, name: name.to_owned() }))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -323,6 +323,10 @@ impl Disk for MemoryDisk {
         Ok((1, *file as u64))
     }
 
+    fn is_replaced(&self) -> bool {
+        false
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         name.into()
     }
@@ -332,15 +336,11 @@ struct MemoryFile {
     disk: MemoryDisk,
     file: usize,
     name: String,
-    access: Access,
 }
 
 impl MemoryFile {
     /// Changes the file, if there is room for so much more.
     fn change(&self, operation: Operation, more: usize, change: impl FnOnce(&mut Content)) -> Result<()> {
-        if self.access == Access::Read {
-            return Err(error(operation, &self.name, 9));
-        }
         let gate = self.disk.gate(operation, &self.name).err();
         let mut state = self.disk.state();
         if gate.is_none() && !state.has_room(more) {

@@ -21,7 +21,8 @@ const SEGMENT: Config = Config { segment_bytes: 8000 };
 /// An entry that knows which it is.
 fn entry(event: usize, value_bytes: usize) -> Entry {
     let value = [event.to_le_bytes().as_slice(), &vec![event as u8; value_bytes]].concat();
-    let headers = vec![("content-type".into(), "application/json".into()), ("ce_id".into(), format!("event-{event}").into())];
+    let headers =
+        vec![("content-type".into(), "application/json".into()), ("ce_id".into(), format!("event-{event}").into())];
     let topic = LANES[event % LANES.len()].into();
     Entry {
         record: Record { topic, key: format!("chat-{}", event % 5), headers, value },
