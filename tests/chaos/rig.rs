@@ -411,7 +411,7 @@ impl Post {
         settings.push(("admin.listen".to_owned(), format!("\"{admin}\"")));
         if has_spool() {
             settings.push(("spool.directory".to_owned(), format!("{:?}", spool.display().to_string())));
-            settings.push(("spool.segment_bytes".to_owned(), "\"64KiB\"".to_owned())); // so that there are many
+            settings.push(("spool.segment_bytes".to_owned(), "\"256KiB\"".to_owned())); // so that there are many
             settings.push(("spool.bytes_max".to_owned(), "\"256MiB\"".to_owned())); // else open files are short for connections
         }
         Self { webhooks, admin, brokers, settings, spool, shim, relay: None }
