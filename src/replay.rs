@@ -136,18 +136,21 @@ impl Lane {
                 while self.in_flight.next().await.is_some() {}
                 return;
             }
-            self.read_again();
             self.read().await;
+            self.plan_to_read_again();
             self.send();
             self.close_the_gate();
             let again_at = self.backoff.as_ref().map(|backoff| backoff.again_at);
             let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.in_flight.is_empty();
+            if self.in_flight.is_empty() && !is_waiting && !self.is_at_end {
+                continue; // nothing of the page could be sent
+            }
             tokio::select! {
                 Some((number, attempt)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settled(number, attempt),
                 () = self.signals.more.notified() => self.is_at_end = false,
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if is_waiting => {}
-                () = tokio::time::sleep_until(self.read_again_at.unwrap_or_else(Instant::now)), if self.read_again_at.is_some() => {}
+                () = tokio::time::sleep_until(self.read_again_at.unwrap_or_else(Instant::now)), if self.read_again_at.is_some() => self.read_again(),
             }
         }
     }
@@ -158,16 +161,14 @@ impl Lane {
     }
 
     /// Something of the lane is not read though its end is reached: it could not be read, or not be moved, or can be read only now.
-    fn read_again(&mut self) {
+    fn plan_to_read_again(&mut self) {
         let is_all_read = self.spool.lanes(|lanes| lanes.waiting(&self.topic)) <= self.held.len() as u64;
-        match self.read_again_at {
-            _ if is_all_read || !self.is_at_end => self.read_again_at = None,
-            None => self.read_again_at = Some(Instant::now() + self.config.retry_max),
-            Some(at) if at <= Instant::now() => {
-                (self.next, self.is_at_end, self.read_again_at) = (0, false, None);
-            }
-            Some(_) => {}
-        }
+        let again_at = self.read_again_at.unwrap_or_else(|| Instant::now() + self.config.retry_max);
+        self.read_again_at = (self.is_at_end && !is_all_read).then_some(again_at);
+    }
+
+    fn read_again(&mut self) {
+        (self.next, self.is_at_end, self.read_again_at) = (0, false, None);
     }
 
     async fn read(&mut self) {

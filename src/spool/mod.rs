@@ -413,4 +413,4 @@ fn room(config: &Config, used: u64, inside: u64, wanted: u64) -> Result<u64, Str
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

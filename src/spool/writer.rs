@@ -168,7 +168,9 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                self.wanted = entries.iter().map(|(lane, entry)| entry.frame_bytes_max(lane) as u64).sum();
+                // What was refused decides when it can be taken: a segment that cannot be followed by another may have room for less.
+                let largest = entries.iter().map(|(lane, entry)| entry.frame_bytes_max(lane) as u64).max();
+                self.wanted = largest.unwrap_or(0);
                 self.failed(&error);
                 Err(self.refused())
             }
@@ -178,7 +180,7 @@ impl Writer {
     /// Nothing is appended until it is time to look again.
     fn failed(&mut self, error: &DiskError) {
         let kind = error.kind();
-        let hint = if kind == Kind::Gone {
+        let hint = if kind == Kind::Gone && self.log.is_some() {
             "; its directory was removed or replaced: what is in it is published first, then another is begun"
         } else {
             ""

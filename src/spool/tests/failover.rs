@@ -1,9 +1,10 @@
 //! A disk that fails, is full or cannot be read while Kafka is well: what becomes of the lanes, in three orders of healing.
 
-use super::super::log::tests::disk::{EIO, ENOSPC, MemoryDisk, Operation};
+pub use super::super::log::tests::disk::MemoryDisk;
+use super::super::log::tests::disk::{EACCES, EIO, EMFILE, ENOSPC, Operation};
 use super::*;
 
-fn start_on(disk: &MemoryDisk, failover_after: Duration) -> Spool {
+pub fn start_on(disk: &MemoryDisk, failover_after: Duration) -> Spool {
     let disk = disk.clone();
     let open = move || Log::open(Arc::new(disk.clone()), log::Config { segment_bytes: 8000 });
     let config = Config { failover_after, ..config(Path::new("/nowhere")) };
@@ -11,10 +12,13 @@ fn start_on(disk: &MemoryDisk, failover_after: Duration) -> Spool {
 }
 
 /// Lets each append fail: no write is synced, or no segment can begin.
-const FAULTS: [(Operation, i32, Refused); 3] = [
+const FAULTS: [(Operation, i32, Refused); 6] = [
     (Operation::Sync, EIO, Refused::Failed),
     (Operation::Write, EIO, Refused::Failed),
     (Operation::Allocate, ENOSPC, Refused::Full),
+    (Operation::Allocate, EIO, Refused::Failed),
+    (Operation::Create, EACCES, Refused::Failed),
+    (Operation::Create, EMFILE, Refused::Failed),
 ];
 
 /// A lane with an event in the spool, whose disk takes no more.

@@ -1,6 +1,6 @@
 //! The spool on a real directory; over a disk that fails against a model in `model`, its gate in `gate`.
 
-mod failover;
+pub mod failover;
 mod gate;
 mod model;
 
@@ -67,6 +67,9 @@ fn a_broken_file_is_kept_aside_and_events_are_accepted_all_the_same() {
     assert_eq!(page[0].entry.as_ref().map(|entry| &entry.record).ok(), Some(&record_of(&topic, 10)));
     spool.close();
     assert_eq!(std::fs::read(directory.path().join("aside/1.seg")).expect("it is kept"), b"no segment");
+    let look = Spool::look(config(directory.path()), Arc::new(Metrics::new())).expect("a spool");
+    let problems = look.problems();
+    assert!(problems.len() == 1 && problems[0].contains("aside/1.seg was put aside"), "{problems:?}");
 }
 
 #[test]

@@ -187,6 +187,7 @@ impl MemoryDisk {
     }
 
     /// The disk as it is found after a power cut. This one is dead.
+    #[must_use]
     pub fn cut(&self, seed: u64) -> Self {
         let mut state = self.state();
         state.is_dead = true;
