@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::outcome::Unavailable::{self, Overloaded, SlowBody};
+
 /// Larger bodies have a pool of their own, so that a few of them do not take the room of many.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
 
@@ -19,15 +21,6 @@ pub struct Config {
     pub bytes_in_flight_max: usize,
     /// Bytes of the others.
     pub large_bytes_in_flight_max: usize,
-}
-
-/// Why a body cannot be held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// There is no room, and none can be made: all that is held is verified, or was begun later.
-    Full,
-    /// It had to make room for others.
-    Evicted,
 }
 
 /// The pools of small and of large bodies. Every field is changed under the lock.
@@ -60,8 +53,8 @@ impl Budget {
     /// Begins a request whose body is to be read.
     ///
     /// # Errors
-    /// [`Refused::Full`]: the sender should try again later.
-    pub fn begin(self: &Arc<Self>) -> Result<Reading, Refused> {
+    /// [`Overloaded`]: all that is held is verified, or was begun later.
+    pub fn begin(self: &Arc<Self>) -> Result<Reading, Unavailable> {
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
@@ -95,7 +88,7 @@ impl Pool {
     }
 
     /// Evicts the oldest until `bytes` more fit; `id`, who wants them, is not older than itself.
-    fn make_room(&mut self, bytes: usize, id: u64) -> Result<(), Refused> {
+    fn make_room(&mut self, bytes: usize, id: u64) -> Result<(), Unavailable> {
         while self.held + bytes > self.max {
             match self.reading.first_key_value() {
                 Some((&oldest, _)) if oldest < id => {
@@ -103,7 +96,7 @@ impl Pool {
                         entry.evicted.notify_one();
                     }
                 }
-                _ => return Err(Refused::Full),
+                _ => return Err(Overloaded),
             }
         }
         Ok(())
@@ -122,10 +115,10 @@ impl Reading {
     /// Counts the bytes of the body that have come.
     ///
     /// # Errors
-    /// [`Refused`]: there is no room for them, or the body was evicted meanwhile.
-    pub fn grow_to(&mut self, body_bytes: usize) -> Result<(), Refused> {
+    /// [`Overloaded`]: there is no room for them. [`SlowBody`]: the body was evicted meanwhile.
+    pub fn grow_to(&mut self, body_bytes: usize) -> Result<(), Unavailable> {
         let mut state = self.budget.lock();
-        let entry = state.pools[self.pool].remove(self.id).ok_or(Refused::Evicted)?;
+        let entry = state.pools[self.pool].remove(self.id).ok_or(SlowBody)?;
         self.pool = usize::from(body_bytes > SMALL_BODY_BYTES_MAX);
         let pool = &mut state.pools[self.pool];
         let bytes = REQUEST_BYTES + body_bytes;
@@ -143,11 +136,11 @@ impl Reading {
     /// The body is here: it is not evicted any more.
     ///
     /// # Errors
-    /// [`Refused::Evicted`]: it was before.
-    pub fn complete(self) -> Result<Held, Refused> {
+    /// [`SlowBody`]: it was before.
+    pub fn complete(self) -> Result<Held, Unavailable> {
         let (budget, pool) = (Arc::clone(&self.budget), self.pool);
         let mut state = budget.lock();
-        let bytes = state.pools[pool].remove(self.id).ok_or(Refused::Evicted)?.bytes;
+        let bytes = state.pools[pool].remove(self.id).ok_or(SlowBody)?.bytes;
         state.pools[pool].held += bytes;
         drop(state);
         Ok(Held { budget, pool, bytes })
@@ -184,7 +177,7 @@ mod tests {
         Budget::new(Config { bytes_in_flight_max: small, large_bytes_in_flight_max: large })
     }
 
-    fn reading(budget: &Arc<Budget>, body_bytes: usize) -> Result<Reading, Refused> {
+    fn reading(budget: &Arc<Budget>, body_bytes: usize) -> Result<Reading, Unavailable> {
         let mut reading = budget.begin()?;
         reading.grow_to(body_bytes)?;
         Ok(reading)
@@ -197,9 +190,9 @@ mod tests {
         assert!(bodies[0].evicted().now_or_never().is_none());
         let fourth = reading(&budget, 10).expect("the first makes room");
         assert!(bodies[0].evicted().now_or_never().is_some());
-        assert_eq!(bodies[0].grow_to(11), Err(Refused::Evicted));
+        assert_eq!(bodies[0].grow_to(11), Err(SlowBody));
         assert!(bodies[1].evicted().now_or_never().is_none() && fourth.evicted().now_or_never().is_none());
-        assert_eq!(bodies.swap_remove(0).complete().err(), Some(Refused::Evicted));
+        assert_eq!(bodies.swap_remove(0).complete().err(), Some(SlowBody));
         assert_eq!(budget.held(), 3 * REQUEST_BYTES + 30);
         drop((bodies, fourth));
         assert_eq!(budget.held(), 0);
@@ -209,10 +202,10 @@ mod tests {
     fn what_is_complete_is_not_evicted_and_counts_until_it_is_dropped() {
         let budget = budget(2 * REQUEST_BYTES + 20, 0);
         let held: Vec<_> = (0..2).map(|_| reading(&budget, 10).expect("room").complete().expect("held")).collect();
-        assert_eq!(budget.begin().err(), Some(Refused::Full));
+        assert_eq!(budget.begin().err(), Some(Overloaded));
         drop(held);
         assert!(reading(&budget, REQUEST_BYTES + 20).is_ok());
-        assert_eq!(reading(&budget, REQUEST_BYTES + 21).err(), Some(Refused::Full), "more than there is for all");
+        assert_eq!(reading(&budget, REQUEST_BYTES + 21).err(), Some(Overloaded), "more than there is for all");
         assert_eq!(budget.held(), 0);
     }
 

@@ -82,7 +82,7 @@ impl Dedup {
             return Check::Untracked;
         }
         state.by_key.insert(key, Entry::InFlight(None));
-        Check::New(Claim { dedup: self.clone(), key, is_settled: false })
+        Check::New(Claim { dedup: self.clone(), key, settled: None })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -107,38 +107,27 @@ impl State {
 pub struct Claim {
     dedup: Dedup,
     key: RetryKey,
-    is_settled: bool,
+    settled: Option<Settled>,
 }
 
 impl Claim {
     /// Tells the copies, and the deliveries to come.
     pub fn settle(mut self, settled: Settled) {
-        if let Some(copies) = self.end(settled.is_ok()) {
-            let _ = copies.send(Some(settled)); // they may have gone
-        }
-    }
-
-    /// Whoever waits for the outcome.
-    fn end(&mut self, is_durable: bool) -> Option<watch::Sender<Option<Settled>>> {
-        self.is_settled = true;
-        let mut state = self.dedup.state();
-        let entry = if is_durable {
-            state.durable.push_back((Instant::now(), self.key));
-            state.by_key.insert(self.key, Entry::Durable)
-        } else {
-            state.by_key.remove(&self.key)
-        };
-        match entry {
-            Some(Entry::InFlight(copies)) => copies,
-            _ => None,
-        }
+        self.settled = Some(settled);
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if !self.is_settled {
-            drop(self.end(false));
+        let mut state = self.dedup.state();
+        let entry = if self.settled == Some(Ok(())) {
+            state.durable.push_back((Instant::now(), self.key));
+            state.by_key.insert(self.key, Entry::Durable)
+        } else {
+            state.by_key.remove(&self.key)
+        };
+        if let Some(Entry::InFlight(Some(copies))) = entry {
+            let _ = copies.send(self.settled); // they may have gone
         }
     }
 }

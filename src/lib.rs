@@ -9,9 +9,8 @@
 //!                                                           spool ──► replay
 //! ```
 //!
-//! Read [`event`], then [`relay`], then [`http`], [`publish`], [`spool`] and [`replay`]; [`cli`] wires them. Imports go only downward:
-//! `cli → config → http → relay, replay → dead_letter → publish, spool, topics, dedup → metrics, shutdown → outcome, budget,
-//! telemetry → event`.
+//! Read [`event`], [`outcome`] and [`relay`], then [`http`], [`publish`], [`spool`] and [`replay`]; `cli/serve.rs` wires them. Imports go
+//! only downward, in the order that `tests/it/layers.rs` has and checks.
 
 #![forbid(unsafe_code)]
 
@@ -33,7 +32,7 @@ pub mod replay;
 pub mod spool;
 pub mod topics;
 
-// side: tools that know nothing of the rest
+// side: what the daemon tells of itself, and how it ends
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

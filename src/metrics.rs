@@ -11,7 +11,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::event::{Fault, Rejection, actions, normalize::APP_WEBHOOK, route::UNLISTED};
+use crate::event::{Fault, Rejection, actions, route::UNLISTED};
 use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Unavailable};
 use crate::telemetry;
 
@@ -58,7 +58,6 @@ pub struct Metrics {
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0];
 
 impl Metrics {
-    #[allow(clippy::too_many_lines)] // a list
     pub fn new() -> Self {
         let r = &Registry::new();
         let metrics = Self {
@@ -74,11 +73,11 @@ impl Metrics {
             producer_rebuilds: counter(r, "producer_rebuilds_total", "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. The log has the details."),
             connections: gauge(r, "connections", "Open connections of the webhook listener. At server.connections_max the ones that have waited longest are closed."),
             connections_ended: counters(r, "connections_ended_total", "Connections of the webhook listener that have ended, by how. evicted increases when all slots are taken.", &["reason"]),
-            bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published. Near server.bytes_in_flight_max webhooks are answered 503."),
+            bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published, large bodies included. Near server.bytes_in_flight_max, or server.large_bytes_in_flight_max for large ones, webhooks are answered 503."),
             records_in_flight: gauge(r, "records_in_flight", "Records handed to the Kafka client without a delivery report yet. Increases when brokers are slow or unreachable."),
             ready: gauge(r, "ready", "1 while events can be made durable, as /readyz says; 0: webhooks are answered 503."),
             kafka_up: gauge(r, "kafka_up", "1 while the brokers answer. 0: events are spooled, or, without a spool, answered 503."),
-            events: counters(r, "events_total", "Verified webhooks by action and outcome. outcome=unavailable increases when LiveChat is answered 503.", &["action", "outcome"]),
+            events: counters(r, "events_total", "Verified webhooks by action and outcome. outcome=unavailable increases when a verified webhook is answered 503.", &["action", "outcome"]),
             durable_seconds: register(r, HistogramVec::new(
                 HistogramOpts::from(opts("durable_duration_seconds", "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). Increases with slow brokers or a slow disk.")).buckets(SECONDS.to_vec()),
                 &["path"],
@@ -109,9 +108,9 @@ impl Metrics {
     fn start(&self) {
         let start = |counters: &IntCounterVec, labels: &[&str]| counters.with_label_values(labels).inc_by(0);
         let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
-        let rejections = Rejection::ALL.iter().map(|rejection| rejection.reason());
+        let rejections = Rejection::ALL.iter().map(|rejection| rejection.label());
         refusals.chain(rejections).for_each(|reason| start(&self.refused, &[reason]));
-        Fault::ALL.iter().for_each(|fault| start(&self.faults, &[fault.reason()]));
+        Fault::ALL.iter().for_each(|fault| start(&self.faults, &[fault.label()]));
         ["dropped", "joined"].iter().for_each(|result| start(&self.retries, &[result]));
         for (to, reason) in
             ["topic", "disk"].into_iter().flat_map(|to| DeadLetterReason::ALL.iter().map(move |r| (to, r)))
@@ -120,10 +119,8 @@ impl Metrics {
         }
         Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
         ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
-        for code in ["200", "400", "401", "404", "405", "408", "413", "415", "431", "503"] {
-            start(&self.requests, &[code]);
-        }
-        for action in actions::names().chain([UNLISTED, APP_WEBHOOK]) {
+        Outcome::statuses().iter().for_each(|status| start(&self.requests, &[&status.to_string()]));
+        for action in actions::names().chain([UNLISTED, actions::APP_WEBHOOK.name]) {
             Outcome::LABELS.iter().for_each(|outcome| start(&self.events, &[action, outcome]));
         }
         let info = Opts::new("livechat_relay_build_info", "Always 1; the label has the version.");
@@ -152,7 +149,7 @@ impl Metrics {
     }
 
     pub fn fault(&self, fault: Fault) {
-        self.faults.with_label_values(&[fault.reason()]).inc();
+        self.faults.with_label_values(&[fault.label()]).inc();
     }
 
     /// A delivery that was not published again: `dropped` or `joined`.
@@ -160,7 +157,7 @@ impl Metrics {
         self.retries.with_label_values(&[result]).inc();
     }
 
-    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`] or [`APP_WEBHOOK`].
+    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`], or that of App Webhooks.
     pub fn event(&self, action: &str, outcome: Outcome, took: Duration) {
         self.events.with_label_values(&[action, outcome.label()]).inc();
         let path = match outcome {

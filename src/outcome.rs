@@ -1,6 +1,17 @@
 //! What can become of a request, an event and a connection, as closed sets: each variant is decided in one place, and is a metric label.
+//!
+//! | to refuse what | add a variant to | found in |
+//! |---|---|---|
+//! | a request by its head, or by how its body arrives | [`Refusal`] | `http` |
+//! | a webhook by its body | [`Rejection`] | `event`, which knows no limits and no time |
+//! | what the sender should try again | [`Unavailable`] | `relay`, or `http` before it |
+//!
+//! Then say in [`Outcome::answer`] what the sender is told, and add a row to `tests/it/http_table.rs` and to README's table. The metric
+//! labels follow by themselves.
 
-use crate::event::Rejection;
+use std::collections::BTreeSet;
+
+use crate::event::{Rejection, labels};
 
 /// All that can become of a request to the webhook listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +28,7 @@ pub enum Outcome {
     Dropped,
     /// The webhook is the sender's fault.
     Rejected(Rejection),
-    /// The request is, before its body is looked at.
+    /// The request is, before its body is whole.
     Refused(Refusal),
     /// It could not be made durable; the sender should try again.
     Unavailable(Unavailable),
@@ -41,34 +52,15 @@ impl Outcome {
     }
 }
 
-/// Gives an enum of unit variants `ALL`, so that its labels can be there before their first event, and `label`.
-macro_rules! labels {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident => $label:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$of])* $variant,)+ }
-
-        impl $name {
-            /// Every variant.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The metric label.
-            pub const fn label(self) -> &'static str {
-                match self { $(Self::$variant => $label,)+ }
-            }
-        }
-    };
-}
-
 labels! {
-    /// Why a request is refused before its body is looked at.
+    /// Why a request is refused before its body is whole.
     Refusal {
         NotFound => "not_found",
         MethodNotAllowed => "method_not_allowed",
         /// The content type is not JSON.
-        NotJson => "content_type",
+        ContentType => "content_type",
         /// The body is compressed.
-        Encoded => "content_encoding",
+        ContentEncoding => "content_encoding",
         BodyTooLarge => "body_too_large",
         /// It did not come within `server.body_timeout`.
         BodyTooSlow => "body_too_slow",
@@ -77,12 +69,21 @@ labels! {
         /// There is no `Host`, or more than one, or it is none (RFC 9112, section 3.2).
         BadHost => "bad_host",
         /// A transfer coding besides one `chunked` (RFC 9112, section 6.1).
-        BadCoding => "bad_transfer_coding",
+        TransferCoding => "bad_transfer_coding",
         HeadTooLarge => "head_too_large",
     }
 }
 
 impl Outcome {
+    /// Every HTTP status that [`Outcome::answer`] has.
+    pub fn statuses() -> BTreeSet<u16> {
+        let refused = Refusal::ALL.iter().map(|refusal| Self::Refused(*refusal));
+        let rejected = Rejection::ALL.iter().map(|rejection| Self::Rejected(*rejection));
+        let unavailable = Unavailable::ALL.iter().map(|reason| Self::Unavailable(*reason));
+        let all = refused.chain(rejected).chain(unavailable).chain([Self::Published]);
+        all.map(|outcome| outcome.answer().0).collect()
+    }
+
     /// The whole of what a sender is told: an HTTP status, and, but for 200, a line that says what is wrong and no more than the sender
     /// may know.
     pub const fn answer(self) -> (u16, &'static str) {
@@ -93,13 +94,13 @@ impl Outcome {
             Self::Refused(refusal) => match refusal {
                 Refusal::NotFound => (404, "not found; POST webhooks to /webhooks/<app>\n"),
                 Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
-                Refusal::NotJson => (415, "set Content-Type: application/json (in UTF-8)\n"),
-                Refusal::Encoded => (415, "send the body without a Content-Encoding\n"),
+                Refusal::ContentType => (415, "set Content-Type: application/json (in UTF-8)\n"),
+                Refusal::ContentEncoding => (415, "send the body without a Content-Encoding\n"),
                 Refusal::BodyTooLarge => (413, "the body is too large\n"),
                 Refusal::BodyTooSlow => (408, "the body took too long\n"),
                 Refusal::BodyIncomplete => (400, "the body ended early\n"),
                 Refusal::BadHost => (400, "send one valid Host header\n"),
-                Refusal::BadCoding => (400, "the only Transfer-Encoding is chunked\n"),
+                Refusal::TransferCoding => (400, "the only Transfer-Encoding is chunked\n"),
                 Refusal::HeadTooLarge => (431, "the headers are too large\n"),
             },
         }
@@ -154,7 +155,7 @@ labels! {
         WriteTimeout => "write_timeout",
         /// It has lasted as long as it may.
         Lifetime => "lifetime",
-        /// A request was refused before any webhook was accepted.
+        /// A request was refused before any webhook was verified.
         Refused => "refused",
         /// What came was no HTTP.
         Malformed => "malformed",
@@ -187,9 +188,16 @@ mod tests {
             labels.sort_unstable();
             assert!(labels.windows(2).all(|pair| pair[0] != pair[1]), "{labels:?}");
         }
-        all(Refusal::ALL.iter().map(|r| r.label()).chain(Rejection::ALL.iter().map(|r| r.reason())));
+        all(Refusal::ALL.iter().map(|r| r.label()).chain(Rejection::ALL.iter().map(|r| r.label())));
         all(Unavailable::ALL.iter().map(|u| u.label()));
         all(DeadLetterReason::ALL.iter().map(|d| d.label()));
         all(ConnectionEnd::ALL.iter().map(|c| c.label()));
+    }
+
+    #[test]
+    fn what_is_not_durable_is_answered_with_an_error_of_http() {
+        let statuses = Outcome::statuses();
+        assert!(statuses.iter().all(|status| *status == 200 || (400..600).contains(status)), "{statuses:?}");
+        assert!(Unavailable::ALL.iter().all(|reason| Outcome::Unavailable(*reason).answer().0 == 503));
     }
 }

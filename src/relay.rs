@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::budget::Held;
 use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
-use crate::event::normalize::{normalize, normalize_app_webhook};
+use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
 use crate::event::verify::{verify, verify_app_webhook};
@@ -51,7 +51,8 @@ pub struct App {
 impl Policy {
     /// What is taken at a path: `/webhooks/{app}`, `/webhooks` where there is one app, and App Webhooks where they are switched on.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
-        let mut parts = path.strip_prefix('/')?.split('/');
+        let path = path.strip_prefix('/').filter(|path| path.len() <= PATH_BYTES_MAX)?;
+        let mut parts = path.split('/');
         match (parts.next(), parts.next(), parts.next()) {
             (Some("webhooks"), None, _) if self.apps.len() == 1 => {
                 Some(Endpoint::Webhook(self.apps.values().next().cloned()))
@@ -59,9 +60,8 @@ impl Policy {
             (Some("webhooks"), Some(app), None) if !app.is_empty() => {
                 Some(Endpoint::Webhook(self.apps.get(app).cloned()))
             }
-            (Some("app-webhooks"), Some(token), None) => {
-                let token = token.get(..TOKEN_BYTES_MAX).unwrap_or(token).to_owned();
-                Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token))
+            (Some(APP_WEBHOOKS), Some(token), None) => {
+                Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token.to_owned()))
             }
             _ => None,
         }
@@ -70,19 +70,23 @@ impl Policy {
     /// Every topic that events may go to, once, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
         let apps = self.apps.values().chain(&self.app_webhooks);
-        let mut names: Vec<_> = apps.flat_map(|app| app.routing.topics.names()).collect();
-        names.push(Arc::clone(&self.dead_letter));
+        let names = apps.flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
+        let mut names: Vec<_> = names.cloned().collect();
         names.sort();
         names.dedup();
         names
     }
 }
 
-/// The name of App Webhooks among the apps.
+/// The app name of App Webhooks in metrics and attributes, and their path. No app may have it.
 pub const APP_WEBHOOKS: &str = "app-webhooks";
 
-/// So much of a path's token is kept while the body is awaited. No token of the configuration is longer.
+/// The longest token of App Webhooks that can be configured.
 pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// No path that is taken is longer, not counting its first `/`: the name of an app has 64 bytes at most. So what is kept of a path while
+/// a body is awaited is bounded.
+const PATH_BYTES_MAX: usize = APP_WEBHOOKS.len() + 1 + TOKEN_BYTES_MAX;
 
 /// Where a webhook is posted.
 pub enum Endpoint {
@@ -148,26 +152,23 @@ impl<B: Backend> Relay<B> {
         self.0.policy.endpoint(path)
     }
 
-    /// The pure steps, with the clock and the chance that they need: a body becomes records.
+    /// Makes records of a body by the pure steps of [`crate::event`], and counts the use of the key and the payload's faults.
     ///
     /// # Errors
     /// A [`Rejection`]: the sender has to send something else.
     pub fn accept(&self, endpoint: &Endpoint, body: &[u8], traceparent: Option<&str>) -> Result<Accepted, Rejection> {
-        let receipt = |app| Receipt { app, time: Timestamp::now(), fresh_id: Uuid::now_v7 };
-        let (app, key, event) = match endpoint {
+        let (app, (webhook, key)) = match endpoint {
             Endpoint::Webhook(app) => {
-                let (webhook, key) = verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring))?;
-                let app = app.as_ref().ok_or(Rejection::Unauthorized)?;
-                (app, key, normalize(webhook, receipt(&app.name)))
+                let keyring = app.as_ref().map_or(&self.0.unknown, |app| &app.keyring);
+                let verified = verify(receive(body)?, keyring)?;
+                (app.as_ref().ok_or(Rejection::Unauthorized)?, verified) // it has an app: the other key is unknown to all
             }
-            Endpoint::AppWebhook(app, token) => {
-                let (webhook, key) = verify_app_webhook(token, body, &app.keyring)?;
-                (app, key, normalize_app_webhook(webhook, receipt(&app.name)))
-            }
+            Endpoint::AppWebhook(app, token) => (app, verify_app_webhook(token, body, &app.keyring)?),
         };
         key.count_use();
+        let event = normalize(webhook, Receipt { app: &app.name, time: Timestamp::now(), fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
-        let action = event.action_label;
+        let action = event.action_label();
         Ok(Accepted { action, records: route(event, &app.routing, traceparent).into_iter().collect() })
     }
 
@@ -175,18 +176,19 @@ impl<B: Backend> Relay<B> {
     ///
     /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
     /// the caller waits or not: a client that hangs up cancels no publish.
-    pub fn deliver(&self, Accepted { action, records }: Accepted, held: Held, deadline: Instant) -> InFlight {
+    pub fn deliver(&self, Accepted { action, records }: Accepted, held: Held, deadline: Instant) -> Pending {
         if records.is_empty() {
             self.0.metrics.event(action, Outcome::Dropped, Duration::ZERO);
         }
         let held = Arc::new(held);
-        let begin = |record| self.clone().begin(record, Arc::clone(&held), deadline);
-        InFlight { deliveries: records.into_iter().map(begin).collect(), deadline }
+        let begin = |record| self.clone().deliver_one(record, Arc::clone(&held), deadline);
+        Pending { deliveries: records.into_iter().map(begin).collect(), deadline }
     }
 
-    fn begin(self, prepared: PreparedRecord, held: Arc<Held>, deadline: Instant) -> Detached<Outcome> {
+    fn deliver_one(self, prepared: PreparedRecord, held: Arc<Held>, deadline: Instant) -> Detached<Outcome> {
         let PreparedRecord { action, record, retry_key } = prepared;
         let began = Instant::now();
+        // Not in the future: it is handed over before anything is awaited, and a client that hangs up cancels nothing.
         let start = self.start(record, retry_key, &held);
         Detached::new(async move {
             let outcome = self.finish(start, retry_key, &held, deadline).await;
@@ -205,7 +207,7 @@ impl<B: Backend> Relay<B> {
             }
             Some(Check::InFlight(first)) => {
                 self.0.metrics.retry("joined");
-                return Start::Copy(first, record);
+                return Start::Join(first, record);
             }
             Some(Check::New(claim)) => Some(claim),
             Some(Check::Untracked) | None => None,
@@ -222,13 +224,13 @@ impl<B: Backend> Relay<B> {
         let (outcome, claim) = loop {
             match start {
                 Start::Durable => return Outcome::Duplicate,
-                Start::Copy(first, record) => match first.outcome().await {
+                Start::Join(first, record) => match first.outcome().await {
                     Some(Ok(())) => return Outcome::Duplicate,
                     Some(Err(reason)) => return Outcome::Unavailable(reason),
                     None => start = self.start(record, key, held),
                 },
                 Start::Publish(report, claim) => break (self.follow(report, held, deadline).await, claim),
-                Start::Spool(record, claim) => break (self.spool(record, held, deadline).await, claim),
+                Start::Spool(record, claim) => break (self.spool_or_publish(record, held, deadline).await, claim),
             }
         };
         if let Some(claim) = claim {
@@ -250,17 +252,18 @@ impl<B: Backend> Relay<B> {
                 Ok(Err(failure)) => Some(failure),
                 Err(_) => None,
             };
-            // Its request may have reached the brokers or not: without a spool it is handed over once more.
+            // An ack without an offset ([`Failure::is_lost`]): it may be in Kafka or not. Without a spool it is handed over once more.
             if !backend.has_spool() && failure.is_some_and(|failure| failure.is_lost()) && Instant::now() < deadline {
                 report = backend.publish(report.record(), Arc::clone(held));
                 continue;
             }
-            return self.without_ack(report.record(), failure).await;
+            return self.rescue(report.record(), failure).await;
         }
     }
 
-    /// A record that the brokers have not acked, for this reason or for none yet.
-    async fn without_ack(&self, record: Record, failure: Option<Failure>) -> Outcome {
+    /// Spools a record that the brokers have not acked, for this reason or for none yet. Where no spool takes it, it is tried alone if the
+    /// brokers have refused it, and else the sender has to try again.
+    async fn rescue(&self, record: Record, failure: Option<Failure>) -> Outcome {
         let backend = &self.0.backend;
         let refused = failure.filter(|failure| failure.is_refused()).map(|_| record.clone());
         let reason = if backend.has_spool() {
@@ -269,7 +272,7 @@ impl<B: Backend> Relay<B> {
                 Err(reason) => reason,
             }
         } else if self.0.shutdown.giving_up.is_cancelled() {
-            Unavailable::ShuttingDown
+            Unavailable::ShuttingDown // that is why the report has ended
         } else {
             failure.map_or(Unavailable::Kafka, |failure| failure.reason())
         };
@@ -279,35 +282,35 @@ impl<B: Backend> Relay<B> {
         }
     }
 
-    /// Behind what its topic has in the spool; or straight to the brokers, where the topic's last records are acked in a moment.
-    async fn spool(&self, record: Record, held: &Arc<Held>, deadline: Instant) -> Outcome {
+    /// Spools a record behind what its topic has there; or publishes it, where the last of the topic's spooled records are acked in a moment.
+    async fn spool_or_publish(&self, record: Record, held: &Arc<Held>, deadline: Instant) -> Outcome {
         let backend = &self.0.backend;
         if !backend.skips_kafka() && backend.settled_way(&record.topic).await == Way::Direct {
             return self.follow(backend.publish(record, Arc::clone(held)), held, deadline).await;
         }
-        self.without_ack(record, None).await
+        self.rescue(record, None).await
     }
 }
 
-/// Where a delivery begins.
+/// How the delivery of a record begins.
 enum Start {
     /// The same event is durable.
     Durable,
-    /// The same event is in flight.
-    Copy(FirstOutcome, Record),
+    /// The same event is in flight: its outcome is this one's, too.
+    Join(FirstOutcome, Record),
     /// The record was handed over to the brokers.
     Publish(Report, Option<Claim>),
     /// Its topic has something in the spool, or Kafka is away.
     Spool(Record, Option<Claim>),
 }
 
-/// The deliveries of a webhook's records: all that can be is handed over. Dropped, they go on.
-pub struct InFlight {
+/// The deliveries of a webhook's records. Dropped, they go on.
+pub struct Pending {
     deliveries: Vec<Detached<Outcome>>,
     deadline: Instant,
 }
 
-impl InFlight {
+impl Pending {
     /// One outcome for all; a success only when all are durable.
     pub async fn outcome(self) -> Outcome {
         let mut outcome = Outcome::Dropped;
@@ -325,8 +328,8 @@ impl InFlight {
 /// What is left of the response deadline for the disk when the brokers have had their time; a quarter of what is left at most.
 const SPOOL_RESERVE: Duration = Duration::from_secs(1);
 
-/// Until when a report is awaited before another way is looked for. Without a spool there is none: the report may take as long as one
-/// can, though the sender has its answer by the deadline.
+/// Until when a report is awaited before the spool is tried. Without a spool the report may take as long as one can, though the sender
+/// has its answer by the deadline.
 fn report_wait_until(now: Instant, deadline: Instant, report_timeout: Duration, has_spool: bool) -> Instant {
     if !has_spool {
         return now + report_timeout + LAST_REPORT;

@@ -1,9 +1,10 @@
 //! The way to the end: a signal, or a thread that has ended; a time in which requests are still accepted; a time for those in flight.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry;
@@ -17,14 +18,8 @@ pub struct Shutdown {
     pub closing: CancellationToken,
     /// What still waits for Kafka gives up and answers.
     pub giving_up: CancellationToken,
-    failure: Arc<Failure>,
-}
-
-/// Why the process has to end though it was not asked to.
-#[derive(Debug, Default)]
-struct Failure {
-    reason: OnceLock<String>,
-    is_known: CancellationToken,
+    /// Why the process has to end though it was not asked to.
+    failure: Arc<watch::Sender<Option<String>>>,
 }
 
 impl Shutdown {
@@ -35,13 +30,14 @@ impl Shutdown {
 
     /// Waits until a vital thread has ended before the stop began; the reason to end the process.
     pub async fn failed(&self) -> String {
-        self.failure.is_known.cancelled().await;
-        self.failure().unwrap_or_default()
+        let mut failure = self.failure.subscribe();
+        let reason = failure.wait_for(Option::is_some).await.ok();
+        reason.and_then(|reason| reason.clone()).unwrap_or_default() // there is one: the sender is ours
     }
 
     /// The reason to end the process, if there is one.
     pub fn failure(&self) -> Option<String> {
-        self.failure.reason.get().cloned()
+        self.failure.borrow().clone()
     }
 
     pub fn is_draining(&self) -> bool {
@@ -83,9 +79,9 @@ impl Vital {
 impl Drop for Vital {
     fn drop(&mut self) {
         if !self.is_done && !self.shutdown.is_draining() {
-            let failure = &self.shutdown.failure;
-            let _ = failure.reason.set(format!("the {} thread has ended", self.name)); // the first reason stays
-            failure.is_known.cancel();
+            self.shutdown.failure.send_modify(|reason| {
+                reason.get_or_insert_with(|| format!("the {} thread has ended", self.name));
+            });
         }
     }
 }

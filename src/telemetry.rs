@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Goes before `log.filter`, which may say otherwise: at `warn` h2 logs a line for each connection of a stranger who resets streams.
 const QUIET: &str = "h2=error";
 
-static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<Vec<u8>>> = OnceLock::new();
+/// Lines that are not written yet.
+static WAITING: AtomicU64 = AtomicU64::new(0);
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
@@ -81,18 +83,10 @@ pub fn is_started() -> bool {
 
 /// Waits until what was logged is written, but not for long: standard error may be a pipe that nobody reads.
 pub fn flush() {
-    let Some(queue) = QUEUE.get() else { return };
     let until = Instant::now() + FLUSH_TIMEOUT;
-    let (written, wait) = sync_channel(1);
-    let mut message = Message::Flush(written);
-    while let Err(std::sync::mpsc::TrySendError::Full(back)) = queue.try_send(message) {
-        if Instant::now() >= until {
-            return;
-        }
-        message = back;
-        std::thread::sleep(Duration::from_millis(10));
+    while WAITING.load(Ordering::Acquire) > 0 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
     }
-    let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now())); // late: the lines are lost
 }
 
 /// Lines that were lost since the start.
@@ -105,20 +99,15 @@ pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
 
-enum Message {
-    Line(Vec<u8>),
-    /// Answered when all before it was written.
-    Flush(SyncSender<()>),
-}
-
 /// The way into the queue. Each write is one line.
 #[derive(Clone)]
-struct Lines(SyncSender<Message>);
+struct Lines(SyncSender<Vec<u8>>);
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.try_send(Message::Line(line.to_vec())).is_err() {
-            DROPPED.fetch_add(1, Ordering::Relaxed);
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        if self.0.try_send(line.to_vec()).is_err() {
+            done(false);
         }
         Ok(line.len())
     }
@@ -128,21 +117,16 @@ impl Write for Lines {
     }
 }
 
+/// A line was written, or was lost.
+fn done(is_written: bool) {
+    DROPPED.fetch_add(u64::from(!is_written), Ordering::Relaxed);
+    WAITING.fetch_sub(1, Ordering::Release);
+}
+
 /// Starts the thread that writes to `out`; the queue to it.
-fn write_to(mut out: impl Write + Send + 'static) -> SyncSender<Message> {
-    let (queue, messages): (_, Receiver<Message>) = sync_channel(LINES_MAX);
-    let write = move || {
-        for message in messages {
-            match message {
-                Message::Line(line) => {
-                    if out.write_all(&line).is_err() {
-                        DROPPED.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                Message::Flush(written) => drop(written.try_send(())), // whoever waited may be gone
-            }
-        }
-    };
+fn write_to(mut out: impl Write + Send + 'static) -> SyncSender<Vec<u8>> {
+    let (queue, lines) = sync_channel::<Vec<u8>>(LINES_MAX);
+    let write = move || lines.iter().for_each(|line| done(out.write_all(&line).is_ok()));
     std::thread::Builder::new().name("log".to_owned()).spawn(write).expect("a thread can be started");
     queue
 }
@@ -195,6 +179,8 @@ impl Throttle {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::Receiver;
+
     use super::*;
 
     /// A pipe that nobody reads: a write to it never ends.

@@ -25,7 +25,7 @@ pub enum Trouble {
     #[error("no broker answers at {brokers}: {error}; is kafka.brokers right, and Kafka up?")]
     Unreachable { brokers: String, error: KafkaError },
     #[error("topics are missing: {}; create them, or set topics.create = true", .0.join(", "))]
-    Missing(Vec<String>),
+    Missing(Vec<Arc<str>>),
     #[error("topics could not be created: {}", .0.join("; "))]
     NotCreated(Vec<String>),
     #[error(
@@ -83,7 +83,7 @@ impl Topics {
     /// # Errors
     /// [`Trouble::Unreachable`] when none answers in time.
     pub fn brokers(&self) -> Result<usize, Trouble> {
-        self.metadata(None).map(|metadata| metadata.brokers().len())
+        self.metadata().map(|metadata| metadata.brokers().len())
     }
 
     /// The routed topics that are not there. Blocks.
@@ -91,14 +91,17 @@ impl Topics {
     /// # Errors
     /// [`Trouble::Unreachable`] when no broker answers in time.
     pub fn missing(&self) -> Result<Vec<Arc<str>>, Trouble> {
-        let metadata = self.metadata(None)?;
+        let metadata = self.metadata()?;
         let there: HashMap<_, _> = metadata.topics().iter().map(|t| (t.name(), t.partitions().len())).collect();
         Ok(self.names.iter().filter(|&name| there.get(&**name).is_none_or(|&n| n == 0)).cloned().collect())
     }
 
-    fn metadata(&self, topic: Option<&str>) -> Result<rdkafka::metadata::Metadata, Trouble> {
-        let unreachable = |error| Trouble::Unreachable { brokers: self.brokers.clone(), error };
-        self.client.inner().fetch_metadata(topic, self.timeout).map_err(unreachable)
+    fn metadata(&self) -> Result<rdkafka::metadata::Metadata, Trouble> {
+        self.client.inner().fetch_metadata(None, self.timeout).map_err(|error| self.unreachable(error))
+    }
+
+    pub fn unreachable(&self, error: KafkaError) -> Trouble {
+        Trouble::Unreachable { brokers: self.brokers.clone(), error }
     }
 
     /// Creates what is missing, if it may, and checks sizes.
@@ -108,7 +111,7 @@ impl Topics {
     pub async fn prepare(&self) -> Result<Prepared, Trouble> {
         let missing = tokio::task::block_in_place(|| self.missing())?;
         if !missing.is_empty() && !self.config.create {
-            return Err(Trouble::Missing(missing.iter().map(ToString::to_string).collect()));
+            return Err(Trouble::Missing(missing));
         }
         let created = self.create(&missing).await?;
         let unchecked = self.sizes_of(&self.names).await?;

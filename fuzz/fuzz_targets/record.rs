@@ -12,7 +12,7 @@ mod event;
 
 use std::sync::LazyLock;
 
-use event::normalize::{normalize, normalize_app_webhook};
+use event::normalize::normalize;
 use event::receive::receive;
 use event::route::route;
 use event::verify::{verify, verify_app_webhook};
@@ -73,7 +73,7 @@ fn check_json(body: &[u8]) {
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     check_json(input);
     if let Ok((webhook, _)) = verify_app_webhook("k", input, &KEYRING) {
-        normalize_app_webhook(webhook, receipt());
+        normalize(webhook, receipt());
     }
     // As it is, and with the secret key put in where an object begins, so that most inputs get past it.
     let with_secret = [br#"{"secret_key":"k","#, input.strip_prefix(b"{").unwrap_or(input)].concat();

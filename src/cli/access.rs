@@ -66,7 +66,7 @@ impl Where {
         if let Some(admin) = self.admin {
             return Ok(Access::Running(admin));
         }
-        let (spool, admin) = Config::load_spool(self.source.config.as_deref(), std::env::vars())?;
+        let (spool, admin) = Config::load_spool(self.source.config.as_deref())?;
         let Some(config) = spool else {
             return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
         };
@@ -78,7 +78,7 @@ impl Where {
             let none = format!("there is no spool in {directory}, and no relay at {admin} that has it");
             return found.ok_or(Failure::Failed(none));
         }
-        super::raise_open_files(config.spool.files());
+        super::raise_open_files();
         let metrics = Arc::new(Metrics::new());
         let (settings, its_metrics) = (config.spool.clone(), Arc::clone(&metrics));
         let opened = tokio::task::spawn_blocking(move || open(settings, its_metrics)).await;

@@ -1,5 +1,7 @@
 //! `check`: everything that `serve` would stumble over, found before it does.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anstream::println;
@@ -39,7 +41,7 @@ impl Finding {
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut findings = Vec::new();
-    let usage = match Config::load(arguments.source.config.as_deref(), std::env::vars()) {
+    let usage = match Config::load(arguments.source.config.as_deref(), crate::config::environment()) {
         Ok(config) => {
             look(&config, &mut findings).await;
             false
@@ -60,7 +62,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     match findings.iter().filter(|f| !f.ok).count() {
         0 => Ok(()),
-        n if usage => Err(Failure::Usage(format!("{n} of the configuration's keys have to change"))),
+        n if usage => Err(Failure::Usage(format!("mistakes in the configuration: {n}"))),
         n => Err(Failure::Failed(format!("{n} of {} checks failed", findings.len()))),
     }
 }
@@ -75,9 +77,9 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
         findings.push(Finding::new("app", Ok(format!("{}: secret keys {}", app.name, keys.join(", ")))));
     }
     findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));
-    let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
     let names = config.policy.topics();
-    let built = Publisher::new(config.kafka.clone(), metrics, Shutdown::default()).map(drop).map_err(Trouble::from);
+    let built =
+        Publisher::new(config.kafka.clone(), Arc::default(), Shutdown::default()).map(drop).map_err(Trouble::from);
     let topics = built.and_then(|()| Topics::new(names, config.topics.clone(), &config.kafka));
     let topics = match topics {
         Ok(topics) => topics,
@@ -108,33 +110,32 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     let config = config.spool.clone();
     let directory = config.directory.clone();
     if !directory.exists() {
-        let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(&directory);
-        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        let writable = rustix::fs::access(existing, access);
-        let cannot = |e| format!("{} cannot be written to: {e}; see spool.directory", existing.display());
-        return writable.map(|()| format!("{} is made by the first start", directory.display())).map_err(cannot);
+        return can_be_made(&directory);
     }
-    let metrics = std::sync::Arc::new(crate::metrics::Metrics::new());
-    let place = directory.clone();
-    let looked = tokio::task::spawn_blocking(move || match Spool::look(config, metrics) {
-        Err(Unusable::Locked { .. }) => Ok(format!("{} is in use by a relay", directory.display())),
-        Err(unusable) => Err(unusable.to_string()),
-        Ok(spool) => {
-            let (health, events) = spool.lanes(|lanes| (lanes.health().clone(), lanes.total().records));
-            match health {
-                Health::Accepting => Ok(format!("{} accepts; {events} events wait in it", directory.display())),
-                Health::Full(why) | Health::Failed(why) => {
-                    Err(format!("{} accepts nothing: {why}", directory.display()))
-                }
-            }
-        }
-    });
-    match tokio::time::timeout(SPOOL_TIMEOUT, looked).await {
-        Ok(looked) => looked.map_err(|e| e.to_string())?,
-        Err(_) => Err(format!(
-            "{directory} did not answer within {SPOOL_TIMEOUT:?}: is its disk well?",
-            directory = place.display()
-        )),
+    let looked = tokio::task::spawn_blocking(move || look_at_spool(config));
+    let late = |_| format!("{} did not answer within {SPOOL_TIMEOUT:?}: is its disk well?", directory.display());
+    tokio::time::timeout(SPOOL_TIMEOUT, looked).await.map_err(late)?.map_err(|e| e.to_string())?
+}
+
+fn can_be_made(directory: &Path) -> Result<String, String> {
+    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    let writable = rustix::fs::access(existing, access);
+    let cannot = |e| format!("{} cannot be written to: {e}; see spool.directory", existing.display());
+    writable.map(|()| format!("{} is made by the first start", directory.display())).map_err(cannot)
+}
+
+fn look_at_spool(config: crate::spool::Config) -> Result<String, String> {
+    let directory = config.directory.display().to_string();
+    let spool = match Spool::look(config, Arc::default()) {
+        Err(Unusable::Locked { .. }) => return Ok(format!("{directory} is in use by a relay")),
+        spool => spool.map_err(|unusable| unusable.to_string())?,
+    };
+    let (health, events) = spool.lanes(|lanes| (lanes.health().clone(), lanes.total().records));
+    spool.close();
+    match health {
+        Health::Accepting => Ok(format!("{directory} accepts; {events} events wait in it")),
+        Health::Full(why) | Health::Failed(why) => Err(format!("{directory} accepts nothing: {why}")),
     }
 }
 
@@ -143,7 +144,7 @@ fn present(topics: &Topics, create: bool) -> Result<String, String> {
     match missing.len() {
         0 => Ok("all there".to_owned()),
         n if create => Ok(format!("{n} missing; serve creates them")),
-        _ => Err(Trouble::Missing(missing.iter().map(ToString::to_string).collect()).to_string()),
+        _ => Err(Trouble::Missing(missing).to_string()),
     }
 }
 

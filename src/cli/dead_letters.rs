@@ -6,10 +6,10 @@ use anstream::{eprintln, println};
 use clap::Subcommand;
 
 use super::access::{Access, Where};
+use super::items::{self, line, progress};
 use super::print::JsonLines;
-use super::spool::{progress, writer};
 use super::{Failure, print};
-use crate::desk::{Ask, Item, Page, Status};
+use crate::desk::{Ask, Page, Status};
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -86,39 +86,17 @@ const fn dead_letters(page: Page) -> Ask {
 
 async fn list(place: &Where, limit: u64, json: bool) -> Result<(), Failure> {
     let access = place.open().await?;
-    let all = access.ask::<Status>(Ask::Status).await?.dead_letters;
-    if all == 0 && !json {
+    let all = count(&access).await?;
+    items::list(&access, [dead_letters], (all, limit), json).await?;
+    if !json && all == 0 {
         eprintln!("{}there are no dead letters on the disk{:#}", print::DIM, print::DIM);
-    } else if !json {
-        println!(
-            "{}{:>10}  {:<24} {:<40} {:<24} {:>8}  reason{:#}",
-            print::DIM,
-            "number",
-            "accepted",
-            "topic",
-            "key",
-            "bytes",
-            print::DIM
-        );
-    }
-    let seen = access.each(limit, false, dead_letters, |item| line(&item, json)).await?;
-    if !json && seen < all {
-        eprintln!("{}{seen} of {all}; more with --limit{:#}", print::DIM, print::DIM);
     }
     access.close().await;
     Ok(())
 }
 
-fn line(item: &Item, json: bool) -> Result<(), Failure> {
-    if json {
-        let mut out = JsonLines::to_stdout();
-        return out.write(item).and_then(|()| out.flush()).map_err(Failure::failed);
-    }
-    let Item { number, accepted, bytes, .. } = item;
-    let (topic, key) = (print::visible(&item.topic), print::visible(&item.key));
-    let (reason, error) = (item.reason.as_deref().unwrap_or_default(), item.error.as_deref().unwrap_or_default());
-    println!("{number:>10}  {:<24} {topic:<40} {key:<24} {bytes:>8}  {reason} ({error})", format!("{accepted:.3}"));
-    Ok(())
+async fn count(access: &Access) -> Result<u64, Failure> {
+    Ok(access.ask::<Status>(Ask::Status).await?.dead_letters)
 }
 
 async fn show(place: &Where, number: u64, json: bool) -> Result<(), Failure> {
@@ -156,20 +134,7 @@ async fn show(place: &Where, number: u64, json: bool) -> Result<(), Failure> {
 
 async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
     let access = place.open().await?;
-    let all = access.ask::<Status>(Ask::Status).await?.dead_letters;
-    let mut file = writer(output.as_ref())?;
-    let bar = progress(all);
-    let written = access
-        .each(u64::MAX, true, dead_letters, |item| {
-            bar.inc(1);
-            file.write(&item).map_err(Failure::failed)
-        })
-        .await?;
-    file.flush().map_err(Failure::failed)?;
-    bar.finish_and_clear();
-    if let Some(path) = &output {
-        eprintln!("{written} dead letters written to {}", path.display());
-    }
+    items::export(&access, [dead_letters], count(&access).await?, output).await?;
     access.close().await;
     Ok(())
 }

@@ -101,32 +101,26 @@ async fn play(target: Target, samples: &[Sample], consumer: &StreamConsumer) -> 
         let status = client.post(Bytes::from(sample.body(SECRET_KEY)), TIME).await;
         if status == Some(200) {
             answered += 1;
-            arrived.extend(print_until(consumer, 1).await);
+            arrived.extend(print_next(consumer).await);
         }
     }
     (answered, arrived)
 }
 
-/// Prints `wanted` events, or as many as come before none has come for a while.
-async fn print_until(consumer: &StreamConsumer, wanted: usize) -> Vec<Found> {
-    let mut arrived = Vec::with_capacity(wanted);
-    while arrived.len() < wanted {
-        match tokio::time::timeout(TIME, consumer.recv()).await {
-            Ok(Ok(message)) => {
-                let Some(event) = Found::read(&message) else { continue };
-                println!("{}", event.line());
-                arrived.push(event);
-            }
-            Ok(Err(_)) => {} // the consumer goes on by itself
-            Err(_) => break,
+/// Prints the next event, and hands it on; none where none comes for a while.
+async fn print_next(consumer: &StreamConsumer) -> Option<Found> {
+    loop {
+        let Ok(message) = tokio::time::timeout(TIME, consumer.recv()).await.ok()? else { continue }; // it goes on by itself
+        if let Some(event) = Found::read(&message) {
+            println!("{}", event.line());
+            return Some(event);
         }
     }
-    arrived
 }
 
 async fn print_for_ever(consumer: &StreamConsumer) {
     loop {
-        print_until(consumer, 1).await;
+        print_next(consumer).await;
     }
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod contract;
 mod dead_letters;
 mod demo;
+mod items;
 mod print;
 mod samples;
 mod send;
@@ -62,7 +63,7 @@ struct Source {
 
 impl Source {
     fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(self.config.as_deref(), std::env::vars())?)
+        Ok(Config::load(self.config.as_deref(), crate::config::environment())?)
     }
 }
 
@@ -98,15 +99,24 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&Failure::Failed(format!("the threads cannot be started: {error}")));
-            return ExitCode::FAILURE;
-        }
+    let outcome = run(arguments.command);
+    let code = match &outcome {
+        Ok(()) => 0,
+        Err(Failure::Failed(_)) => 1,
+        Err(Failure::Usage(_)) => 64,
     };
+    if let Err(failure) = outcome {
+        complain(&failure);
+    }
+    telemetry::flush();
+    ExitCode::from(code)
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::Failed(format!("the threads cannot be started: {e}")))?;
     let outcome = runtime.block_on(async {
-        match arguments.command {
+        match command {
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
@@ -119,17 +129,7 @@ pub fn main() -> ExitCode {
         }
     });
     runtime.shutdown_background(); // what still runs there has nothing to lose
-    let (code, failure) = match outcome {
-        Ok(()) => {
-            telemetry::flush();
-            return ExitCode::SUCCESS;
-        }
-        Err(failure @ Failure::Usage(_)) => (64, failure),
-        Err(failure @ Failure::Failed(_)) => (1, failure),
-    };
-    complain(&failure);
-    telemetry::flush();
-    ExitCode::from(code)
+    outcome
 }
 
 /// Says why a command has failed: in the log, where there is one.
@@ -143,14 +143,12 @@ fn complain(failure: &Failure) {
     }
 }
 
-/// Each connection is an open file, and each file of the spool, and the usual limit is 1,024: the soft limit goes up to what is
-/// needed, as far as the hard one lets it. How many of the files that are needed cannot be had.
-fn raise_open_files(needed: u64) -> u64 {
+/// Each connection is an open file, and each file of the spool, and the usual soft limit is 1,024: it becomes what the hard one
+/// lets it be. The limit that is then in force.
+fn raise_open_files() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let needed = needed + 256;
     let limit = getrlimit(Resource::Nofile);
-    let Some(current) = limit.current.filter(|current| *current < needed) else { return 0 };
-    let raised = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
-    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum });
-    needed - if set.is_ok() { raised } else { current }
+    let is_raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_ok();
+    // None means that there is no limit.
+    if is_raised { limit.maximum } else { limit.current }.unwrap_or(u64::MAX)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Uri};
 use hyper_util::rt::TokioIo;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -27,7 +27,7 @@ pub struct Arguments {
     url: Uri,
     /// The secret key that the relay expects; better given as LIVECHAT_SECRET_KEY, which other users cannot see
     #[arg(long, value_name = "KEY", env = "LIVECHAT_SECRET_KEY", hide_env_values = true)]
-    secret_key: String,
+    secret_key: SecretString,
     /// How many webhooks
     #[arg(long, short = 'n', default_value_t = 100)]
     count: u64,
@@ -67,16 +67,22 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// What came of a run.
 #[derive(serde::Serialize)]
-pub struct Report {
+struct Report {
+    #[serde(flatten)]
+    tally: Tally,
+    seconds: f64,
+    per_second: f64,
+    /// Of each answer of any status, retries included.
+    latency_ms: Latency,
+}
+
+#[derive(Clone, Default, serde::Serialize)]
+struct Tally {
     sent: u64,
     answered_200: u64,
     retried: u64,
     /// Answers by status, retries included; `none` where there was no answer in time.
     answers: BTreeMap<String, u64>,
-    seconds: f64,
-    per_second: f64,
-    /// Of each answer of any status, retries included.
-    latency_ms: Latency,
 }
 
 #[derive(serde::Serialize)]
@@ -88,65 +94,31 @@ struct Latency {
 }
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let target = Target::of(&arguments.url)?;
-    let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u64_pair().1 as u32));
-    let traffic = Traffic::new(seed).only(&arguments.actions).map_err(|e| Failure::Usage(e.to_string()))?;
-    let save = arguments.save.as_ref().map(|path| {
-        std::fs::File::create(path).map(BufWriter::new).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
-    });
-    let progress = ProgressBar::new(arguments.count).with_style(
-        ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec:.dim} {msg}")
-            .expect("a valid template"),
-    );
-    let rules = Rules { timeout: arguments.timeout, retries: arguments.retries, retry_wait: arguments.retry_wait };
-    let run = Arc::new(Run {
-        target,
-        secret_key: arguments.secret_key.into(),
-        rules,
-        rate: arguments.rate,
-        start: Instant::now(),
-        state: Mutex::new(State {
-            traffic,
-            left: arguments.count,
-            begun: 0,
-            save: save.transpose()?,
-            tally: Tally::default(),
-        }),
-        progress,
-    });
-    let workers: Vec<_> = (0..arguments.connections).map(|_| tokio::spawn(worker(Arc::clone(&run)))).collect();
+    let (count, json, connections) = (arguments.count, arguments.json, arguments.connections);
+    let run = Arc::new(Run::new(arguments)?);
+    let workers: Vec<_> = (0..connections).map(|_| tokio::spawn(worker(Arc::clone(&run)))).collect();
     tokio::select! {
         () = async { for worker in workers { let _ = worker.await; } } => {}
         _ = tokio::signal::ctrl_c() => run.progress.println("interrupted: the report is of what was sent until now"),
     }
     run.progress.finish_and_clear();
     let report = run.report()?;
-    if arguments.json {
+    if json {
         anstream::println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?)
     } else {
         report.print()
     }
-    let lost = arguments.count - report.answered_200;
-    if lost == 0 {
-        Ok(())
-    } else {
-        Err(Failure::Failed(format!("{lost} webhooks were not answered 200; LiveChat would have given them up")))
+    match count - report.tally.answered_200 {
+        0 => Ok(()),
+        lost => {
+            Err(Failure::Failed(format!("{lost} webhooks were not answered 200; LiveChat would have given them up")))
+        }
     }
 }
 
-/// LiveChat's rules.
-#[derive(Clone, Copy)]
-pub struct Rules {
-    pub timeout: Duration,
-    pub retries: u32,
-    pub retry_wait: Duration,
-}
-
 struct Run {
+    arguments: Arguments,
     target: Target,
-    secret_key: SecretString,
-    rules: Rules,
-    rate: f64,
     start: Instant,
     state: Mutex<State>,
     progress: ProgressBar,
@@ -154,55 +126,57 @@ struct Run {
 
 struct State {
     traffic: Traffic,
-    left: u64,
     begun: u64,
     save: Option<BufWriter<std::fs::File>>,
     tally: Tally,
-}
-
-/// Counts of answers, and how long they took.
-pub struct Tally {
-    sent: u64,
-    good: u64,
-    retried: u64,
-    answers: BTreeMap<String, u64>,
     micros: Histogram<u64>,
 }
 
-impl Default for Tally {
-    fn default() -> Self {
-        let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
-        Self { sent: 0, good: 0, retried: 0, answers: BTreeMap::new(), micros }
-    }
-}
-
 impl Run {
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn new(arguments: Arguments) -> Result<Self, Failure> {
+        let target = Target::of(&arguments.url)?;
+        let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u64_pair().1 as u32));
+        let traffic = Traffic::new(seed).only(&arguments.actions).map_err(Failure::Usage)?;
+        let create = |path: &PathBuf| {
+            let file = std::fs::File::create(path).map(BufWriter::new);
+            file.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
+        };
+        let save = arguments.save.as_ref().map(create).transpose()?;
+        let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
+        let state = Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), micros });
+        let progress = super::items::progress(arguments.count);
+        Ok(Self { arguments, target, start: Instant::now(), state, progress })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next webhook, and when to send it.
     fn next(&self) -> Option<(Sample, Instant)> {
         let mut state = self.state();
-        state.left = state.left.checked_sub(1)?;
-        let wait = if self.rate > 0.0 { state.begun as f64 / self.rate } else { 0.0 };
+        if state.begun == self.arguments.count {
+            return None;
+        }
+        let rate = self.arguments.rate;
+        let wait = if rate > 0.0 { state.begun as f64 / rate } else { 0.0 };
         state.begun += 1;
         Some((state.traffic.next()?, self.start + Duration::from_secs_f64(wait)))
     }
 
-    fn answered(&self, status: Option<u16>, took: Duration, again: bool) {
+    fn answered(&self, status: Option<u16>, took: Duration, is_retry: bool) {
         let mut state = self.state();
-        let tally = &mut state.tally;
-        *tally.answers.entry(status.map_or_else(|| "none".to_owned(), |s| s.to_string())).or_default() += 1;
-        tally.micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        tally.retried += u64::from(again);
+        state.micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
+        *state.tally.answers.entry(status).or_default() += 1;
+        state.tally.retried += u64::from(is_retry);
     }
 
-    fn done(&self, sample: &Sample, good: bool) {
+    fn done(&self, sample: &Sample, is_good: bool) {
         let mut state = self.state();
         state.tally.sent += 1;
-        state.tally.good += u64::from(good);
-        if let Some(save) = state.save.as_mut().filter(|_| good)
+        state.tally.answered_200 += u64::from(is_good);
+        if let Some(save) = state.save.as_mut().filter(|_| is_good)
             && let Err(error) = writeln!(save, "{}", sample.data())
         {
             self.progress.println(format!("--save: {error}"));
@@ -215,61 +189,47 @@ impl Run {
         if let Some(save) = &mut state.save {
             save.flush().map_err(|e| Failure::Failed(format!("--save: {e}")))?;
         }
-        let (tally, seconds) = (&state.tally, self.start.elapsed().as_secs_f64());
-        let millis = |q: f64| tally.micros.value_at_quantile(q) as f64 / 1000.0;
-        Ok(Report {
-            sent: tally.sent,
-            answered_200: tally.good,
-            retried: tally.retried,
-            answers: tally.answers.clone(),
-            seconds,
-            per_second: tally.sent as f64 / seconds,
-            latency_ms: Latency { p50: millis(0.5), p90: millis(0.9), p99: millis(0.99), max: millis(1.0) },
-        })
+        let (tally, seconds) = (state.tally.clone(), self.start.elapsed().as_secs_f64());
+        let millis = |q: f64| state.micros.value_at_quantile(q) as f64 / 1000.0;
+        let latency_ms = Latency { p50: millis(0.5), p90: millis(0.9), p99: millis(0.99), max: millis(1.0) };
+        Ok(Report { per_second: tally.sent as f64 / seconds, tally, seconds, latency_ms })
     }
 }
 
 async fn worker(run: Arc<Run>) {
+    let Arguments { secret_key, timeout, retries, retry_wait, .. } = &run.arguments;
     let mut client = Client::new(run.target.clone());
     while let Some((sample, at)) = run.next() {
         tokio::time::sleep_until(at).await;
-        let body = Bytes::from(sample.body(run.secret_key.expose_secret()));
-        let mut good = false;
-        for attempt in 0..=run.rules.retries {
+        let body = Bytes::from(sample.body(secret_key.expose_secret()));
+        let mut is_good = false;
+        for attempt in 0..=*retries {
             if attempt > 0 {
-                tokio::time::sleep(run.rules.retry_wait).await;
+                tokio::time::sleep(*retry_wait).await;
             }
             let began = Instant::now();
-            let status = client.post(body.clone(), run.rules.timeout).await;
-            good = status == Some(200);
+            let status = client.post(body.clone(), *timeout).await;
+            is_good = status == Some(200);
             run.answered(status, began.elapsed(), attempt > 0);
-            if good {
+            if is_good {
                 break;
             }
         }
-        run.done(&sample, good);
+        run.done(&sample, is_good);
     }
 }
 
 impl Report {
     fn print(&self) {
-        let style = if self.sent == self.answered_200 { print::GOOD } else { print::ERROR };
-        let answers: Vec<_> = self.answers.iter().map(|(status, n)| format!("{status}: {n}")).collect();
-        let l = &self.latency_ms;
+        let Self { tally: Tally { sent, answered_200, retried, answers }, seconds, per_second, latency_ms } = self;
+        let style = if sent == answered_200 { print::GOOD } else { print::ERROR };
+        let answers: Vec<_> = answers.iter().map(|(status, n)| format!("{status}: {n}")).collect();
+        let answers = answers.join(", ");
+        let Latency { p50, p90, p99, max } = latency_ms;
         anstream::println!(
-            "{style}{} of {} answered 200{style:#} in {:.1} s ({:.0}/s)",
-            self.answered_200,
-            self.sent,
-            self.seconds,
-            self.per_second
-        );
-        anstream::println!("  answers   {}; retries: {}", answers.join(", "), self.retried);
-        anstream::println!(
-            "  latency   p50 {:.1} ms, p90 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
-            l.p50,
-            l.p90,
-            l.p99,
-            l.max
+            "{style}{answered_200} of {sent} answered 200{style:#} in {seconds:.1} s ({per_second:.0}/s)\n  \
+             answers   {answers}; retries: {retried}\n  \
+             latency   p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, longest {max:.1} ms"
         );
     }
 }
@@ -321,18 +281,17 @@ impl Client {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
         let mut connection = match self.connection.take() {
-            Some(open) => self.still_open(open).await?,
+            Some(open) => open,
             None => self.connect().await?,
         };
+        if connection.ready().await.is_err() {
+            connection = self.connect().await?; // it was closed meanwhile
+        }
         let answer = connection.send_request(request).await?;
         let status = answer.status().as_u16();
         answer.into_body().collect().await?;
         self.connection = Some(connection);
         Ok(status)
-    }
-
-    async fn still_open(&self, mut open: Sender) -> Result<Sender, Trouble> {
-        if open.ready().await.is_ok() { Ok(open) } else { self.connect().await }
     }
 
     async fn connect(&self) -> Result<Sender, Trouble> {

@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Source};
 use crate::budget::Budget;
-use crate::config::{Config, Listener};
+use crate::config::{self, Config, Listener};
 use crate::dead_letter::DeadLetters;
 use crate::desk::Desk;
 use crate::http::{Server, admin::Admin, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
-use crate::relay::{Durable, Relay};
+use crate::relay::{Durable, Policy, Relay};
 use crate::replay;
 use crate::shutdown::{Shutdown, on_signal};
 use crate::spool::{self, Size, Spool};
@@ -64,21 +65,28 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     failure.map_or(Ok(()), |reason| Err(Failure::Failed(reason)))
 }
 
-/// Fewer connections are accepted where the limit of open files does not suffice: else accepting fails when it is reached.
+/// Where the limit of open files does not suffice for all, fewer connections are accepted, but not fewer than half of it: else
+/// accepting fails when it is reached, or a spool that may become large leaves none.
 fn make_do_with_open_files(config: &mut Config) {
+    let limit = super::raise_open_files();
+    let available = limit.saturating_sub(OTHER_FILES);
     let files_of_the_spool = config.spool.as_ref().map_or(0, |spool| spool.spool.files());
     let connections_max = &mut config.server.listener.limits.connections_max;
-    let missing = super::raise_open_files(*connections_max as u64 + files_of_the_spool);
-    if missing > 0 {
-        let possible = connections_max.saturating_sub(usize::try_from(missing).unwrap_or(usize::MAX)).max(16);
+    let needed = *connections_max as u64 + files_of_the_spool;
+    if available < needed {
+        let for_connections = available.saturating_sub(files_of_the_spool).max(available / 2);
+        *connections_max = usize::try_from(for_connections).unwrap_or(usize::MAX).clamp(1, *connections_max);
         tracing::warn!(
-            missing,
-            connections_max = possible,
-            "too few open files for server.connections_max, and spool.bytes_max in files of spool.segment_bytes: fewer connections are accepted; raise the hard limit (LimitNOFILE=)"
+            limit,
+            needed = needed + OTHER_FILES,
+            connections_max,
+            "too few open files for server.connections_max and the spool's files: so many connections are accepted; raise the hard limit (LimitNOFILE=)"
         );
-        *connections_max = possible;
     }
 }
+
+/// Files besides those of connections and of the spool: the brokers' sockets, the admin listener's, the program's own.
+const OTHER_FILES: u64 = 256;
 
 /// What is in memory, chats and keys included, would be in a core dump.
 fn keep_secrets_out_of_core_dumps() {
@@ -93,13 +101,22 @@ fn keep_secrets_out_of_core_dumps() {
 pub struct Daemon {
     pub webhooks: SocketAddr,
     pub admin: SocketAddr,
-    publisher: Arc<Publisher>,
-    shutdown: Shutdown,
+    parts: Parts,
     server: JoinHandle<()>,
     drain: (Duration, Duration),
     replay: Option<Replay>,
     /// The admin listener, and what ends it: it ends last.
     admin_server: (JoinHandle<()>, CancellationToken),
+}
+
+/// What the parts of a relay share.
+#[derive(Clone)]
+struct Parts {
+    metrics: Arc<Metrics>,
+    publisher: Arc<Publisher>,
+    spool: Option<Spool>,
+    shutdown: Shutdown,
+    is_kafka_up: Arc<AtomicBool>,
 }
 
 /// The spool and what empties it.
@@ -128,96 +145,25 @@ impl Daemon {
         let publisher =
             Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone()).map_err(bad_properties)?;
         let publisher = Arc::new(publisher);
-        let names = config.policy.topics();
-        let probed = names.first().cloned();
-        let topics = Topics::new(names, config.topics, &config.kafka).map_err(|e| Failure::Usage(e.to_string()))?;
-        let topics = Arc::new(topics);
-        let dead_letters = DeadLetters {
-            topic: Arc::clone(&config.policy.dead_letter),
-            publisher: Arc::clone(&publisher),
-            spool: spool.clone(),
-            metrics: Arc::clone(&metrics),
-        };
-        let relay = Relay::new(config.policy, Durable(dead_letters.clone()), Arc::clone(&metrics), shutdown.clone());
-        let budget = Budget::new(config.server.budget);
-        let handler = Webhooks {
-            relay: relay.clone(),
-            budget: Arc::clone(&budget),
-            metrics: Arc::clone(&metrics),
-            config: config.server.webhooks,
-            refused: Throttles::new(Duration::from_secs(10)),
-        };
-        let server = Server::new(handler, config.server.listener.limits, shutdown.clone());
+        let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
+        let topics = topics.map_err(|e| Failure::Usage(e.to_string()))?;
+        let parts = Parts { metrics, publisher, spool, shutdown, is_kafka_up: Arc::default() };
 
-        let state = State { kafka_up: Arc::default(), spool: spool.clone(), shutdown: shutdown.clone() };
-        let observed = Observed {
-            metrics: Arc::clone(&metrics),
-            state: state.clone(),
-            server: Arc::clone(&server),
-            budget,
-            relay,
-        };
-        let handler = Admin {
-            metrics: Box::new(move || observed.text()),
-            dead: Box::new({
-                let shutdown = shutdown.clone();
-                move || shutdown.failure()
-            }),
-            unready: Box::new({
-                let state = state.clone();
-                move || state.unready()
-            }),
-            warning: Box::new({
-                let spool = spool.clone();
-                move || spool.as_ref().and_then(Spool::warning)
-            }),
-            desk: spool.clone().map(Desk),
-        };
+        let dead_letters = parts.dead_letters(&config.policy);
+        let drain = (config.server.drain_delay, config.server.drain_timeout);
+        let (server, observed) = parts.webhooks(config.server, config.policy, dead_letters.clone());
         let ended = CancellationToken::new();
-        let admin_server = Server::new(handler, config.admin.limits, shutdown.clone());
-        let admin_server = spawn_vital(&shutdown, "admin listener", admin_server.serve(admin_listener, ended.clone()));
+        let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
+        let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
-        let preparing = prepare_at_start(&topics, spool.is_some()).await?;
-        if preparing.is_some() && spool.is_some() {
-            publisher.presume_away(true); // nothing is to be produced to topics that are not there yet
-        }
-        let has_topics = CancellationToken::new();
-        let replay = config.spool.zip(spool.clone()).map(|(config, spool)| {
-            let (stop, go) = (CancellationToken::new(), has_topics.clone());
-            let replaying = replay::run(config.replay, spool.clone(), dead_letters, shutdown.clone(), stop.clone());
-            let stopped = stop.clone();
-            let task = spawn_vital(&shutdown, "replay", async move {
-                if stopped.run_until_cancelled(go.cancelled()).await.is_some() {
-                    replaying.await;
-                }
-            });
-            Replay { spool, task, stop, drain_timeout: config.drain_timeout }
-        });
-        let watch = Watch {
-            publisher: Arc::clone(&publisher),
-            metrics,
-            topics,
-            has_topics,
-            state,
-            spool,
-            interval: config.kafka.probe_interval,
-        };
-        spawn_vital(&shutdown, "watch", watch.run(preparing, probed));
-        tokio::spawn(give_up(Arc::clone(&publisher), shutdown.giving_up.clone()));
-
-        let closing = shutdown.closing.clone();
-        let server = spawn_vital(&shutdown, "webhook listener", server.serve(listener, closing));
+        let probed = Arc::clone(&dead_letters.topic);
+        let has_topics = parts.watch(topics, probed, config.kafka.probe_interval).await?;
+        let replay = config.spool.and_then(|config| parts.replay(config, dead_letters, has_topics));
+        tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
+        let closing = parts.shutdown.closing.clone();
+        let server = parts.spawn_vital("webhook listener", server.serve(listener, closing));
         tracing::info!(%webhooks, %admin, "taking webhooks");
-        Ok(Self {
-            webhooks,
-            admin,
-            publisher,
-            shutdown,
-            server,
-            drain: (config.server.drain_delay, config.server.drain_timeout),
-            replay,
-            admin_server: (admin_server, ended),
-        })
+        Ok(Self { webhooks, admin, parts, server, drain, replay, admin_server: (admin_server, ended) })
     }
 
     /// Stops as `[server]` says: accepts requests for a little while, finishes those in flight, and ends. What no broker has
@@ -227,17 +173,17 @@ impl Daemon {
         let server = async {
             let _ = self.server.await; // one that has panicked has said so
         };
-        self.shutdown.run(self.drain.0, self.drain.1, server).await;
+        self.parts.shutdown.run(self.drain.0, self.drain.1, server).await;
         let left = match self.replay {
             Some(replay) => {
                 if drain {
                     replay.drain().await;
                 }
-                replay.end(&self.publisher).await
+                replay.end(&self.parts.publisher).await
             }
             None => Size::default(),
         };
-        let publisher = self.publisher;
+        let publisher = self.parts.publisher;
         let flushed = tokio::task::spawn_blocking(move || publisher.flush(Duration::from_millis(100))).await;
         let (admin_server, ended) = self.admin_server;
         ended.cancel();
@@ -301,20 +247,108 @@ impl Replay {
     }
 }
 
-/// What decides readiness: whether an event can be made durable.
-#[derive(Clone)]
-struct State {
-    kafka_up: Arc<AtomicBool>,
-    spool: Option<Spool>,
-    shutdown: Shutdown,
-}
-
-impl State {
-    fn is_kafka_up(&self) -> bool {
-        self.kafka_up.load(Ordering::Relaxed)
+impl Parts {
+    fn dead_letters(&self, policy: &Policy) -> DeadLetters {
+        DeadLetters {
+            topic: Arc::clone(&policy.dead_letter),
+            publisher: Arc::clone(&self.publisher),
+            spool: self.spool.clone(),
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 
-    /// Why not.
+    /// The webhook listener; and the text that Prometheus scrapes, with what its parts count themselves.
+    fn webhooks(
+        &self,
+        config: config::Server,
+        policy: Policy,
+        dead_letters: DeadLetters,
+    ) -> (Arc<Server<Webhooks>>, impl Fn() -> Vec<u8> + use<>) {
+        let relay = Relay::new(policy, Durable(dead_letters), Arc::clone(&self.metrics), self.shutdown.clone());
+        let budget = Budget::new(config.budget);
+        let handler = Webhooks {
+            relay: relay.clone(),
+            budget: Arc::clone(&budget),
+            metrics: Arc::clone(&self.metrics),
+            config: config.webhooks,
+            refused: Throttles::new(Duration::from_secs(10)),
+        };
+        let server = Server::new(handler, config.listener.limits, self.shutdown.clone());
+        let (parts, observed) = (self.clone(), Arc::clone(&server));
+        let text = move || {
+            let metrics = &parts.metrics;
+            metrics.ready.set(parts.unready().is_none().into());
+            metrics.kafka_up.set(parts.is_kafka_up().into());
+            metrics.connections.set(signed(observed.open()));
+            metrics.bytes_in_flight.set(signed(budget.held()));
+            metrics.records_in_flight.set(signed(parts.publisher.records_in_flight()));
+            for app in relay.policy().apps.values().chain(&relay.policy().app_webhooks) {
+                app.keyring.keys().for_each(|key| metrics.secret_key_uses(&app.name, key.name(), key.uses()));
+            }
+            metrics.text()
+        };
+        (server, text)
+    }
+
+    fn admin(&self, metrics: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Admin {
+        let (shutdown, parts, spool) = (self.shutdown.clone(), self.clone(), self.spool.clone());
+        Admin {
+            metrics: Box::new(metrics),
+            dead: Box::new(move || shutdown.failure()),
+            unready: Box::new(move || parts.unready()),
+            warning: Box::new(move || spool.as_ref().and_then(Spool::warning)),
+            desk: self.spool.clone().map(Desk),
+        }
+    }
+
+    /// Begins to watch topics and brokers, and waits for what is found first; with a spool not for long, for it takes events until the
+    /// brokers have answered. The token is cancelled when the topics are there.
+    async fn watch(&self, topics: Topics, probed: Arc<str>, interval: Duration) -> Result<CancellationToken, Failure> {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        let (found, first) = oneshot::channel();
+        let has_topics = CancellationToken::new();
+        self.publisher.presume_away(true); // nothing is to be produced to topics that are not there yet
+        let watch = Watch { parts: self.clone(), topics, has_topics: has_topics.clone(), probed, interval };
+        self.spawn_vital("watch", watch.run(found));
+        let patience = if self.spool.is_some() { PATIENCE } else { Duration::MAX };
+        match tokio::time::timeout(patience, first).await {
+            Err(_) => tracing::warn!("the brokers have not answered yet: events are spooled meanwhile"),
+            Ok(Ok(Err(trouble))) if !trouble.may_pass() => return Err(Failure::failed(trouble)),
+            Ok(Ok(Err(trouble))) => {
+                tracing::error!(%trouble, "starting without Kafka: {} until it is there", self.meanwhile());
+            }
+            Ok(_) => {} // they are there; or the watch has panicked, which ends the process
+        }
+        Ok(has_topics)
+    }
+
+    /// Begins to empty the spool, once the topics are there.
+    fn replay(&self, config: config::Spool, to: DeadLetters, has_topics: CancellationToken) -> Option<Replay> {
+        let (spool, stop) = (self.spool.clone()?, CancellationToken::new());
+        let replaying = replay::run(config.replay, spool.clone(), to, self.shutdown.clone(), stop.clone());
+        let stopped = stop.clone();
+        let task = self.spawn_vital("replay", async move {
+            if stopped.run_until_cancelled(has_topics.cancelled()).await.is_some() {
+                replaying.await;
+            }
+        });
+        Some(Replay { spool, task, stop, drain_timeout: config.drain_timeout })
+    }
+
+    /// Runs what the daemon cannot do without: if it ends before the stop has begun, the process ends.
+    fn spawn_vital(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let vital = self.shutdown.vital(name);
+        tokio::spawn(async move {
+            let _vital = vital;
+            work.await;
+        })
+    }
+
+    fn is_kafka_up(&self) -> bool {
+        self.is_kafka_up.load(Ordering::Relaxed)
+    }
+
+    /// Why no event can be made durable, if so: then the relay is not ready.
     fn unready(&self) -> Option<&'static str> {
         match &self.spool {
             _ if self.shutdown.is_draining() => Some("shutting down"),
@@ -324,48 +358,15 @@ impl State {
             None => Some("Kafka does not accept events"),
         }
     }
-}
 
-/// What counts itself, and is shown among the metrics.
-struct Observed {
-    metrics: Arc<Metrics>,
-    state: State,
-    server: Arc<Server<Webhooks>>,
-    budget: Arc<Budget>,
-    relay: Relay,
-}
-
-impl Observed {
-    fn text(&self) -> Vec<u8> {
-        let metrics = &self.metrics;
-        metrics.ready.set(self.state.unready().is_none().into());
-        metrics.kafka_up.set(self.state.is_kafka_up().into());
-        metrics.connections.set(signed(self.server.open()));
-        metrics.bytes_in_flight.set(signed(self.budget.held()));
-        metrics.records_in_flight.set(signed(self.relay.backend().0.publisher.records_in_flight()));
-        let policy = self.relay.policy();
-        for app in policy.apps.values().chain(&policy.app_webhooks) {
-            app.keyring.keys().for_each(|key| metrics.secret_key_uses(&app.name, key.name(), key.uses()));
-        }
-        metrics.text()
+    /// What becomes of events while Kafka is away.
+    fn meanwhile(&self) -> &'static str {
+        if self.spool.is_some() { "events are spooled" } else { "webhooks are answered 503" }
     }
 }
 
 fn signed(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Runs what the daemon cannot do without: if it ends before the stop has begun, the process ends.
-fn spawn_vital(
-    shutdown: &Shutdown,
-    name: &'static str,
-    work: impl Future<Output = ()> + Send + 'static,
-) -> JoinHandle<()> {
-    let vital = shutdown.vital(name);
-    tokio::spawn(async move {
-        let _vital = vital;
-        work.await;
-    })
 }
 
 /// From `giving_up` on, what is still with the brokers is given up: whoever waits for it has another way, or none.
@@ -397,47 +398,6 @@ async fn open_spool(config: spool::Config, metrics: Arc<Metrics>) -> Result<Spoo
     Ok(spool)
 }
 
-/// The preparation of the topics, on its way.
-type Preparing = tokio::task::JoinHandle<Result<(), Trouble>>;
-
-/// Begins to prepare the topics, and waits for it; with a spool not for long, for it takes events until the brokers have
-/// answered. What is still on its way then, or nothing when they are prepared.
-async fn prepare_at_start(topics: &Arc<Topics>, has_spool: bool) -> Result<Option<Preparing>, Failure> {
-    const PATIENCE: Duration = Duration::from_millis(500);
-    let topics = Arc::clone(topics);
-    let mut preparing = tokio::spawn(async move { prepare(&topics, has_spool).await });
-    let prepared = if has_spool {
-        let Ok(prepared) = tokio::time::timeout(PATIENCE, &mut preparing).await else {
-            tracing::warn!("the brokers have not answered yet: events are spooled meanwhile");
-            return Ok(Some(preparing));
-        };
-        prepared
-    } else {
-        preparing.await
-    };
-    match prepared.map_err(Failure::failed)? {
-        Ok(()) => Ok(None),
-        Err(trouble) if trouble.may_pass() => {
-            let meanwhile = if has_spool { "events are spooled" } else { "webhooks are answered 503" };
-            tracing::error!(%trouble, "starting without Kafka: {meanwhile} until it is there");
-            Ok(Some(tokio::spawn(async { Err(trouble) })))
-        }
-        Err(trouble) => Err(Failure::failed(trouble)),
-    }
-}
-
-/// Creates the topics that are missing. One that is too small for the largest event is no trouble where there is a spool.
-async fn prepare(topics: &Topics, has_spool: bool) -> Result<(), Trouble> {
-    match topics.prepare().await {
-        Ok(prepared) => told(&prepared),
-        Err(trouble @ Trouble::TooSmall { .. }) if has_spool => {
-            tracing::warn!(%trouble, "events that are too large for their topic become dead letters");
-        }
-        Err(trouble) => return Err(trouble),
-    }
-    Ok(())
-}
-
 fn bind(key: &str, listener: &Listener) -> Result<(TcpListener, SocketAddr), Failure> {
     let bind = || {
         let socket = if listener.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -453,68 +413,76 @@ fn bind(key: &str, listener: &Listener) -> Result<(TcpListener, SocketAddr), Fai
 
 /// Looks after the topics until they are there, and from then on whether the brokers are.
 struct Watch {
-    publisher: Arc<Publisher>,
-    metrics: Arc<Metrics>,
-    topics: Arc<Topics>,
+    parts: Parts,
+    topics: Topics,
     /// Cancelled when they are prepared: the replay waits for it.
     has_topics: CancellationToken,
-    state: State,
-    spool: Option<Spool>,
+    /// Any topic that is there: the brokers are asked for one, not for all.
+    probed: Arc<str>,
     interval: Duration,
 }
 
 impl Watch {
-    async fn run(self, preparing: Option<Preparing>, probed: Option<Arc<str>>) {
-        let mut found = match preparing {
-            None => Ok(()),
-            Some(preparing) => {
-                preparing.await.map_err(|e| e.to_string()).and_then(|found| found.map_err(|e| e.to_string()))
-            }
-        };
+    /// Never ends. What is found first is sent to who starts the relay, and may be a reason not to.
+    async fn run(self, first: oneshot::Sender<Result<(), Trouble>>) {
+        let found = self.look().await;
+        if found.as_ref().err().is_none_or(Trouble::may_pass) {
+            self.set(&found);
+        }
+        let _ = first.send(found); // it may wait no longer
         loop {
-            if found.is_ok() && !self.has_topics.is_cancelled() {
-                self.publisher.presume_away(false);
-                self.has_topics.cancel();
-            }
-            self.set(found);
             self.look_into_the_spool().await;
             tokio::time::sleep(self.interval).await;
-            found = match &probed {
-                Some(topic) if self.has_topics.is_cancelled() => self.probe(Arc::clone(topic)).await,
-                _ => prepare(&self.topics, self.spool.is_some()).await.map_err(|trouble| trouble.to_string()),
-            };
+            self.set(&self.look().await);
         }
     }
 
-    async fn probe(&self, topic: Arc<str>) -> Result<(), String> {
-        let (publisher, timeout) = (Arc::clone(&self.publisher), self.interval);
-        let probed = tokio::task::spawn_blocking(move || publisher.probe(&topic, timeout)).await;
-        probed.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
+    async fn look(&self) -> Result<(), Trouble> {
+        if !self.has_topics.is_cancelled() {
+            return self.prepare().await;
+        }
+        let probed = tokio::task::block_in_place(|| self.parts.publisher.probe(&self.probed, self.interval));
+        probed.map_err(|error| self.topics.unreachable(error))
     }
 
-    fn set(&self, found: Result<(), String>) {
-        let meanwhile = if self.spool.is_some() { "events are spooled" } else { "webhooks are answered 503" };
-        match (&found, self.state.is_kafka_up()) {
+    /// Creates the topics that are missing. One that is too small for the largest event is no trouble where there is a spool.
+    async fn prepare(&self) -> Result<(), Trouble> {
+        match self.topics.prepare().await {
+            Ok(Prepared { existing, created, unchecked }) => {
+                if let Some(why) = unchecked {
+                    tracing::warn!(
+                        why,
+                        "the topics' max.message.bytes could not be read; records may be too large for them"
+                    );
+                }
+                tracing::info!(existing, created = created.len(), "topics are there");
+            }
+            Err(trouble @ Trouble::TooSmall { .. }) if self.parts.spool.is_some() => {
+                tracing::warn!(%trouble, "events that are too large for their topic become dead letters");
+            }
+            Err(trouble) => return Err(trouble),
+        }
+        self.parts.publisher.presume_away(false);
+        self.has_topics.cancel();
+        Ok(())
+    }
+
+    fn set(&self, found: &Result<(), Trouble>) {
+        let meanwhile = self.parts.meanwhile();
+        match (found, self.parts.is_kafka_up()) {
             (Ok(()), false) => tracing::info!("ready: Kafka takes events"),
-            (Err(why), true) => tracing::error!(why, "Kafka is away: {meanwhile}"),
-            (Err(why), false) => tracing::warn!(why, "Kafka is still away: {meanwhile}"),
+            (Err(why), true) => tracing::error!(%why, "Kafka is away: {meanwhile}"),
+            (Err(why), false) => tracing::warn!(%why, "Kafka is still away: {meanwhile}"),
             (Ok(()), true) => {}
         }
-        self.state.kafka_up.store(found.is_ok(), Ordering::Relaxed);
+        self.parts.is_kafka_up.store(found.is_ok(), Ordering::Relaxed);
     }
 
     /// How old the first event of each topic in the spool is.
     async fn look_into_the_spool(&self) {
-        let Some(spool) = self.spool.clone() else { return };
-        let metrics = Arc::clone(&self.metrics);
+        let Some(spool) = self.parts.spool.clone() else { return };
+        let metrics = Arc::clone(&self.parts.metrics);
         let looked = tokio::task::spawn_blocking(move || metrics.spool_ages(spool.oldest()));
         let _ = tokio::time::timeout(Duration::from_secs(1), looked).await; // it goes on; the brokers are asked meanwhile
     }
-}
-
-fn told(prepared: &Prepared) {
-    if let Some(why) = &prepared.unchecked {
-        tracing::warn!(why, "the topics' max.message.bytes could not be read; records may be too large for them");
-    }
-    tracing::info!(existing = prepared.existing, created = prepared.created.len(), "topics are there");
 }

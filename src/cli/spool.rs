@@ -1,23 +1,21 @@
 //! `spool`: what waits for Kafka, while the relay runs and while it does not.
 
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anstream::{eprintln, println};
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Where};
-use super::print::JsonLines;
+use super::items::{self, progress};
 use super::{Failure, print};
 use crate::config::{Config, DEAD_LETTER};
 use crate::dead_letter::DeadLetters;
-use crate::desk::{Ask, Item, Status};
+use crate::desk::{Ask, Page, Status};
 use crate::publish::Publisher;
 use crate::replay;
 use crate::shutdown::Shutdown;
@@ -147,26 +145,7 @@ async fn topics(access: &Access, topic: Option<String>) -> Result<(Vec<String>, 
 async fn list(place: &Where, topic: Option<String>, limit: u64, json: bool) -> Result<(), Failure> {
     let access = place.open().await?;
     let (names, all) = topics(&access, topic).await?;
-    if !json && all > 0 {
-        println!(
-            "{}{:>10}  {:<24} {:<40} {:<24} {:>8}{:#}",
-            print::DIM,
-            "number",
-            "accepted",
-            "topic",
-            "key",
-            "bytes",
-            print::DIM
-        );
-    }
-    let mut seen = 0;
-    for topic in names {
-        let ask = |page| Ask::Events { topic: topic.clone(), page };
-        seen += access.each(limit, false, ask, |item| line(&item, json)).await?;
-    }
-    if !json && seen < all {
-        eprintln!("{}{seen} of {all}; more with --limit{:#}", print::DIM, print::DIM);
-    }
+    items::list(&access, names.into_iter().map(events), (all, limit), json).await?;
     if !json && all == 0 {
         eprintln!("{}nothing waits{:#}", print::DIM, print::DIM);
     }
@@ -174,56 +153,16 @@ async fn list(place: &Where, topic: Option<String>, limit: u64, json: bool) -> R
     Ok(())
 }
 
-fn line(item: &Item, json: bool) -> Result<(), Failure> {
-    if json {
-        let mut out = JsonLines::to_stdout();
-        out.write(item).and_then(|()| out.flush()).map_err(Failure::failed)?;
-    } else {
-        println!(
-            "{:>10}  {:<24} {:<40} {:<24} {:>8}",
-            item.number,
-            format!("{:.3}", item.accepted),
-            print::visible(&item.topic),
-            print::visible(&item.key),
-            item.bytes
-        );
-    }
-    Ok(())
+fn events(topic: String) -> impl Fn(Page) -> Ask {
+    move |page| Ask::Events { topic: topic.clone(), page }
 }
 
 async fn export(place: &Where, topic: Option<String>, output: Option<PathBuf>) -> Result<(), Failure> {
     let access = place.open().await?;
     let (names, all) = topics(&access, topic).await?;
-    let mut file = writer(output.as_ref())?;
-    let progress = progress(all);
-    for topic in names {
-        let ask = |page| Ask::Events { topic: topic.clone(), page };
-        access
-            .each(u64::MAX, true, ask, |item| {
-                progress.inc(1);
-                file.write(&item).map_err(Failure::failed)
-            })
-            .await?;
-    }
-    file.flush().map_err(Failure::failed)?;
-    progress.finish_and_clear();
-    if let Some(path) = &output {
-        eprintln!("{} events written to {}", progress.position(), path.display());
-    }
+    items::export(&access, names.into_iter().map(events), all, output).await?;
     access.close().await;
     Ok(())
-}
-
-/// A file that must not be there yet, and that is its owner's alone, as the spool is; or standard output.
-pub fn writer(path: Option<&PathBuf>) -> Result<JsonLines, Failure> {
-    let Some(path) = path else { return Ok(JsonLines::to_stdout()) };
-    let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-    file.map(JsonLines::to_file).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
-}
-
-pub fn progress(all: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec:.dim} {msg}");
-    ProgressBar::new(all).with_style(style.expect("a valid template"))
 }
 
 async fn drain(place: &Where, timeout: Duration, json: bool) -> Result<(), Failure> {
@@ -265,7 +204,7 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
     let Access::Stopped { spool, metrics, config } = access else {
         return Err(Failure::Failed("the relay publishes by itself".to_owned()));
     };
-    let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), std::env::vars())?;
+    let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), crate::config::environment())?;
     let shutdown = Shutdown::default();
     let publisher = Publisher::new(kafka, Arc::clone(metrics), shutdown.clone())
         .map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;

@@ -39,7 +39,7 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (kafka, prefix) = Config::load_kafka(arguments.source.config.as_deref(), std::env::vars())?;
+    let (kafka, prefix) = Config::load_kafka(arguments.source.config.as_deref(), crate::config::environment())?;
     let mut client = kafka.client();
     if let Some(brokers) = &arguments.brokers {
         client.set("bootstrap.servers", brokers);

@@ -2,7 +2,6 @@
 //! chats run interleaved, with the webhooks of agents and configuration between them. A seed fixes
 //! everything but the times.
 
-use std::fmt;
 use std::ops::Range;
 
 use jiff::Timestamp;
@@ -71,19 +70,6 @@ pub fn one_of_each(seed: u64) -> Vec<Sample> {
     samples
 }
 
-/// Someone asked for an action that has no template.
-#[derive(Debug)]
-pub struct UnknownAction(String);
-
-impl fmt::Display for UnknownAction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known: Vec<_> = actions().collect();
-        write!(f, "no sample of action `{}`; there are {}", self.0, known.join(", "))
-    }
-}
-
-impl std::error::Error for UnknownAction {}
-
 /// Endless traffic of one LiveChat account. The same seed gives the same webhooks, ids included,
 /// except for the times. Seeds that differ in their lower 24 bits share no chat id (each seed has
 /// 67 million of them before its first returns).
@@ -120,10 +106,11 @@ impl Traffic {
     ///
     /// # Errors
     /// A name that is not one of [`actions`]; the message lists them.
-    pub fn only(mut self, wanted: &[impl AsRef<str>]) -> Result<Self, UnknownAction> {
+    pub fn only(mut self, wanted: &[impl AsRef<str>]) -> Result<Self, String> {
         let wanted: Vec<&str> = wanted.iter().map(AsRef::as_ref).collect();
         if let Some(name) = wanted.iter().find(|name| !actions().any(|known| known == **name)) {
-            return Err(UnknownAction((*name).to_owned()));
+            let known: Vec<_> = actions().collect();
+            return Err(format!("no sample of action `{name}`; there are {}", known.join(", ")));
         }
         if !wanted.is_empty() {
             self.decks = deal(|source| wanted.contains(&source.action()));
@@ -347,7 +334,7 @@ mod tests {
     #[test]
     fn an_unknown_action_is_refused_with_the_known_ones() {
         let error = Traffic::new(1).only(&["incoming_chat", "incoming_chats"]).err().unwrap();
-        let text = error.to_string();
+        let text = error.as_str();
 
         assert!(text.starts_with("no sample of action `incoming_chats`; there are incoming_chat, "));
         assert!(text.ends_with("thread_closed, agent_status_changed"), "{text}");

@@ -4,7 +4,7 @@ mod read;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,10 +73,10 @@ impl Config {
     /// # Errors
     /// [`Mistakes`]: all of them, so that one look is enough. None of them tells a secret.
     pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
-        let (mut reader, unreadable) = Reader::new(DEFAULTS, file, env).map_err(Mistakes)?;
+        let mut reader = Reader::new(file, env)?;
         let config = build(&mut reader);
-        let mistakes = reader.finish(unreadable);
-        config.filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))
+        reader.refuse_unknown_keys();
+        reader.finish(config)
     }
 
     /// The parts of a configuration that reach Kafka, which is all that `tail` needs: no apps, no secrets.
@@ -87,61 +87,67 @@ impl Config {
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(publish::Config, String), Mistakes> {
-        let (mut reader, _) = Reader::new(DEFAULTS, file, env).map_err(Mistakes)?;
-        let kafka = kafka(&mut reader);
-        let prefix = reader.get::<String>("topics.prefix");
-        let mistakes = reader.mistakes();
-        kafka.zip(prefix).filter(|_| mistakes.is_empty()).ok_or(Mistakes(mistakes))
+        let mut reader = Reader::new(file, env)?;
+        let parts = (kafka(&mut reader), reader.get("topics.prefix"));
+        reader.finish(parts)
     }
 
     /// The parts that lead to the spool: its own, and the address of the admin listener.
     ///
     /// # Errors
     /// [`Mistakes`] in those parts.
-    pub fn load_spool(
-        file: Option<&Path>,
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(Option<Spool>, SocketAddr), Mistakes> {
-        let (mut reader, _) = Reader::new(DEFAULTS, file, env).map_err(Mistakes)?;
-        let spool = spool(&mut reader);
-        let admin = reader.get("admin.listen");
-        let mistakes = reader.mistakes();
-        admin.filter(|_| mistakes.is_empty()).map(|admin| (spool, admin)).ok_or(Mistakes(mistakes))
+    pub fn load_spool(file: Option<&Path>) -> Result<(Option<Spool>, SocketAddr), Mistakes> {
+        let mut reader = Reader::new(file, environment())?;
+        let parts = (spool(&mut reader), reader.get("admin.listen"));
+        reader.finish(parts)
     }
 }
 
-/// Reads every key, even after a mistake, so that all of them are known and all mistakes are found.
-fn build(r: &mut Reader) -> Option<Config> {
+/// Reads every key. A default stands for what is wrong, so that all mistakes are found.
+fn build(r: &mut Reader) -> Config {
     let server = server(r);
-    let admin = admin(r, server.as_ref());
-    let kafka = kafka(r);
-    let topics = topics(r);
-    let routes = routes(r);
-    let log = log(r);
-    let apps = apps(r, routes.as_ref());
-    let app_webhooks = app_webhooks(r, routes.as_ref());
-    let retries = retries(r);
-    let spool = spool(r);
-    if let (Some(server), Some(kafka)) = (&server, &kafka) {
-        let (body, publish) = (server.webhooks.body_timeout, kafka.publish_deadline);
-        if body + publish > server.webhooks.response_deadline {
-            r.mistake("server.response_deadline", "is shorter than server.body_timeout and kafka.publish_deadline together; the answer would come too late");
-        }
-        let body = server.webhooks.body_bytes_max;
-        let (key, max) = if body > SMALL_BODY_BYTES_MAX {
-            ("server.large_bytes_in_flight_max", server.budget.large_bytes_in_flight_max)
-        } else {
-            ("server.bytes_in_flight_max", server.budget.bytes_in_flight_max)
-        };
-        if body + REQUEST_BYTES > max {
-            r.mistake(key, "is less than server.body_bytes_max and 1 KiB: the largest body would never be accepted");
-        }
-        if (server.webhooks.body_bytes_max + ENVELOPE_BYTES_MAX) as u64 > kafka.queue_bytes_max {
-            r.mistake("kafka.queue_bytes_max", "is less than one record of server.body_bytes_max");
-        }
+    let config = Config {
+        admin: admin(r, &server),
+        server,
+        kafka: kafka(r),
+        topics: topics(r),
+        spool: spool(r),
+        log: log(r),
+        policy: policy(r),
+    };
+    check_times_and_sizes(r, &config);
+    check_topics(r, &config);
+    config
+}
+
+/// What several keys must agree on.
+fn check_times_and_sizes(r: &mut Reader, Config { server, kafka, .. }: &Config) {
+    let http::webhook::Config { body_bytes_max, body_timeout, response_deadline, .. } = server.webhooks;
+    if body_timeout + kafka.publish_deadline > response_deadline {
+        r.mistake(
+            "server.response_deadline",
+            "is shorter than server.body_timeout and kafka.publish_deadline together; the answer would come too late",
+        );
     }
-    let topics = topics?;
-    if let (Some(max), Some(kafka)) = (topics.settings.get("max.message.bytes"), &kafka)
+    let (key, max) = if body_bytes_max > SMALL_BODY_BYTES_MAX {
+        ("server.large_bytes_in_flight_max", server.budget.large_bytes_in_flight_max)
+    } else {
+        ("server.bytes_in_flight_max", server.budget.bytes_in_flight_max)
+    };
+    if body_bytes_max + REQUEST_BYTES > max {
+        r.mistake(key, "is less than server.body_bytes_max and 1 KiB: the largest body would never be accepted");
+    }
+    if kafka.record_bytes_max > kafka.queue_bytes_max {
+        r.mistake("kafka.queue_bytes_max", "is less than one record of server.body_bytes_max");
+    }
+    if (kafka.publish_deadline..=LINGER_MAX).contains(&kafka.linger) {
+        r.mistake("kafka.linger", "is not shorter than kafka.publish_deadline: no record would be sent in time");
+    }
+}
+
+/// The topics take the largest record, or there is a spool for dead letters; and Kafka can tell them apart.
+fn check_topics(r: &mut Reader, Config { topics, kafka, spool, policy, .. }: &Config) {
+    if let Some(max) = topics.settings.get("max.message.bytes")
         && topics.create
         && spool.is_none()
         && max.parse::<u64>().is_ok_and(|max| max < kafka.record_bytes_max)
@@ -154,104 +160,89 @@ fn build(r: &mut Reader) -> Option<Config> {
             ),
         );
     }
-    let dead_letter = Arc::from(format!("{}{DEAD_LETTER}", r.get::<String>("topics.prefix").unwrap_or_default()));
-    let policy = Policy { apps, app_webhooks, retries: retries?, dead_letter };
     for [one, other] in colliding(policy.topics()) {
         let why = format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them");
         r.mistake("topics", &why);
     }
-    Some(Config { server: server?, admin: admin?, kafka: kafka?, topics, spool, log: log?, policy })
+}
+
+/// The variables of the environment. One that is not UTF-8 is no reason to end: it need not be for us.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |variable: std::ffi::OsString| variable.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+const LINGER_MAX: Duration = SECOND;
 
-fn server(r: &mut Reader) -> Option<Server> {
-    let listen = r.get("server.listen");
-    let body_bytes_max = r.size("server.body_bytes_max", ByteSize::b(1), ByteSize::mib(64));
-    let body_timeout = r.time("server.body_timeout", Duration::from_millis(10), 60 * SECOND);
-    let header_bytes_max = r.size("server.header_bytes_max", ByteSize::kib(8), ByteSize::mib(1));
-    let header_timeout = r.time("server.header_timeout", Duration::from_millis(10), 60 * SECOND);
-    let keepalive_timeout = r.time("server.keepalive_timeout", Duration::from_millis(10), 3600 * SECOND);
-    let connections_max = r.number("server.connections_max", 1, 1_000_000);
-    let backlog = r.number("server.backlog", 1, 1_000_000);
-    let streams_max = r.number("server.streams_max", 1, 10_000);
-    let bytes_in_flight_max = r.size("server.bytes_in_flight_max", ByteSize::kib(64), ByteSize::gib(4));
-    let large_bytes_in_flight_max = r.size("server.large_bytes_in_flight_max", ByteSize::kib(64), ByteSize::gib(4));
-    let write_timeout = r.time("server.write_timeout", Duration::from_millis(10), 3600 * SECOND);
-    let window_bytes = r.size("server.window_bytes", ByteSize::kib(16), ByteSize::mib(64));
-    let response_deadline = r.time("server.response_deadline", Duration::from_millis(100), 60 * SECOND);
-    let retry_after = r.time("server.retry_after", SECOND, 3600 * SECOND);
-    let drain_delay = r.time("server.drain_delay", Duration::ZERO, 300 * SECOND);
-    let drain_timeout = r.time("server.drain_timeout", Duration::ZERO, 300 * SECOND);
-    let linger_timeout = r.time("server.linger_timeout", Duration::from_millis(1), 60 * SECOND);
+fn server(r: &mut Reader) -> Server {
     let limits = http::Limits {
-        connections_max: connections_max? as usize,
-        header_bytes_max: header_bytes_max?,
-        header_timeout: header_timeout?,
-        keepalive_timeout: keepalive_timeout?,
-        write_timeout: write_timeout?,
-        linger_timeout: linger_timeout?,
-        streams_max: u32::try_from(streams_max?).ok()?,
-        window_bytes: u32::try_from(window_bytes?).ok()?,
+        connections_max: r.number("server.connections_max", 1..=1_000_000),
+        eviction_grace: r.time("server.eviction_grace", MILLISECOND..=10 * SECOND),
+        header_bytes_max: r.size("server.header_bytes_max", ByteSize::kib(8)..=ByteSize::mib(1)),
+        header_timeout: r.time("server.header_timeout", 10 * MILLISECOND..=60 * SECOND),
+        keepalive_timeout: r.time("server.keepalive_timeout", 10 * MILLISECOND..=3600 * SECOND),
+        write_timeout: r.time("server.write_timeout", 10 * MILLISECOND..=3600 * SECOND),
+        linger_timeout: r.time("server.linger_timeout", MILLISECOND..=60 * SECOND),
+        streams_max: r.number("server.streams_max", 1..=10_000),
+        window_bytes: r.size("server.window_bytes", ByteSize::kib(16)..=ByteSize::mib(64)),
         lifetime: None,
     };
-    let webhooks = http::webhook::Config {
-        body_bytes_max: body_bytes_max?,
-        body_timeout: body_timeout?,
-        response_deadline: response_deadline?,
-        retry_after: retry_after?,
-    };
-    let budget = budget::Config {
-        bytes_in_flight_max: bytes_in_flight_max?,
-        large_bytes_in_flight_max: large_bytes_in_flight_max?,
-    };
-    let listener = Listener { listen: listen?, backlog: u32::try_from(backlog?).ok()?, limits };
-    Some(Server { listener, webhooks, budget, drain_delay: drain_delay?, drain_timeout: drain_timeout? })
+    Server {
+        listener: Listener {
+            listen: r.get("server.listen"),
+            backlog: r.number("server.backlog", 1..=1_000_000),
+            limits,
+        },
+        webhooks: http::webhook::Config {
+            body_bytes_max: body_bytes_max(r),
+            body_timeout: r.time("server.body_timeout", 10 * MILLISECOND..=60 * SECOND),
+            response_deadline: r.time("server.response_deadline", 100 * MILLISECOND..=60 * SECOND),
+            retry_after: r.time("server.retry_after", SECOND..=3600 * SECOND),
+        },
+        budget: budget::Config {
+            bytes_in_flight_max: r.size("server.bytes_in_flight_max", ByteSize::kib(64)..=ByteSize::gib(4)),
+            large_bytes_in_flight_max: r.size("server.large_bytes_in_flight_max", ByteSize::kib(64)..=ByteSize::gib(4)),
+        },
+        drain_delay: r.time("server.drain_delay", Duration::ZERO..=300 * SECOND),
+        drain_timeout: r.time("server.drain_timeout", Duration::ZERO..=300 * SECOND),
+    }
 }
 
-/// The admin listener has the server's limits, but for the number of connections.
-fn admin(r: &mut Reader, server: Option<&Server>) -> Option<Listener> {
-    let listen = r.get("admin.listen");
-    let connections_max = r.number("admin.connections_max", 1, 10_000);
-    let lifetime = r.time("admin.connection_timeout", Duration::from_millis(10), 3600 * SECOND);
-    let Listener { limits, backlog, .. } = server?.listener.clone();
-    let limits = http::Limits { connections_max: connections_max? as usize, lifetime: Some(lifetime?), ..limits };
-    Some(Listener { listen: listen?, backlog, limits })
+fn body_bytes_max(r: &mut Reader) -> usize {
+    r.size("server.body_bytes_max", ByteSize::b(1)..=ByteSize::mib(64))
 }
 
-fn kafka(r: &mut Reader) -> Option<publish::Config> {
+/// The admin listener has the server's limits, but for the numbers of connections and streams, and how long one may last.
+fn admin(r: &mut Reader, server: &Server) -> Listener {
+    let limits = http::Limits {
+        connections_max: r.number("admin.connections_max", 1..=10_000),
+        streams_max: r.number("admin.streams_max", 1..=10_000),
+        lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
+        ..server.listener.limits.clone()
+    };
+    Listener { listen: r.get("admin.listen"), limits, ..server.listener }
+}
+
+fn kafka(r: &mut Reader) -> publish::Config {
     let brokers = r.get::<String>("kafka.brokers");
-    if brokers.as_deref().is_some_and(|b| b.trim().is_empty()) {
+    if brokers.trim().is_empty() {
         r.mistake("kafka.brokers", "is empty; write for example \"kafka-1:9092,kafka-2:9092\"");
     }
-    let client_id = r.get("kafka.client_id");
-    let publish_deadline = r.time("kafka.publish_deadline", Duration::from_millis(100), 60 * SECOND);
-    let linger = r.time("kafka.linger", Duration::ZERO, SECOND);
-    if let (Some(linger), Some(deadline)) = (linger, publish_deadline)
-        && (deadline..=SECOND).contains(&linger)
-    {
-        r.mistake("kafka.linger", "is not shorter than kafka.publish_deadline: no record would be sent in time");
+    publish::Config {
+        brokers,
+        client_id: r.get("kafka.client_id"),
+        publish_deadline: r.time("kafka.publish_deadline", 100 * MILLISECOND..=60 * SECOND),
+        linger: r.time("kafka.linger", Duration::ZERO..=LINGER_MAX),
+        compression: r.one_of("kafka.compression", &["none", "gzip", "snappy", "lz4", "zstd"]),
+        queue_bytes_max: r.size("kafka.queue_bytes_max", ByteSize::mib(1)..=ByteSize::gib(2)),
+        queue_records_max: r.number("kafka.queue_records_max", 1..=10_000_000),
+        start_timeout: r.time("kafka.start_timeout", 100 * MILLISECOND..=300 * SECOND),
+        probe_interval: r.time("kafka.probe_interval", 100 * MILLISECOND..=300 * SECOND),
+        record_bytes_max: (body_bytes_max(r) + ENVELOPE_BYTES_MAX) as u64,
+        properties: properties(r),
     }
-    let compression = r.one_of("kafka.compression", &["none", "gzip", "snappy", "lz4", "zstd"]);
-    let queue_bytes_max = r.size("kafka.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(2));
-    let queue_records_max = r.number("kafka.queue_records_max", 1, 10_000_000);
-    let start_timeout = r.time("kafka.start_timeout", Duration::from_millis(100), 300 * SECOND);
-    let probe_interval = r.time("kafka.probe_interval", Duration::from_millis(100), 300 * SECOND);
-    let body_bytes_max = r.size("server.body_bytes_max", ByteSize::b(1), ByteSize::mib(64));
-    let properties = properties(r);
-    Some(publish::Config {
-        brokers: brokers?,
-        client_id: client_id?,
-        publish_deadline: publish_deadline?,
-        linger: linger?,
-        compression: compression?,
-        queue_bytes_max: queue_bytes_max? as u64,
-        queue_records_max: queue_records_max?,
-        start_timeout: start_timeout?,
-        probe_interval: probe_interval?,
-        record_bytes_max: (body_bytes_max? + ENVELOPE_BYTES_MAX) as u64,
-        properties,
-    })
 }
 
 fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
@@ -270,10 +261,7 @@ fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
     properties
 }
 
-fn topics(r: &mut Reader) -> Option<topics::Config> {
-    let create = r.get("topics.create");
-    let partitions = r.number("topics.partitions", 1, 10_000);
-    let replication = r.number("topics.replication", 1, 100);
+fn topics(r: &mut Reader) -> topics::Config {
     let mut settings = BTreeMap::new();
     for (name, value) in r.table("topics.settings") {
         match value.into_string() {
@@ -281,12 +269,28 @@ fn topics(r: &mut Reader) -> Option<topics::Config> {
             Err(_) => r.mistake(&format!("topics.settings.\"{name}\""), "must be a text or a number"),
         }
     }
-    Some(topics::Config {
-        create: create?,
-        partitions: i32::try_from(partitions?).ok()?,
-        replication: i32::try_from(replication?).ok()?,
+    topics::Config {
+        create: r.get("topics.create"),
+        partitions: r.number("topics.partitions", 1..=10_000),
+        replication: r.number("topics.replication", 1..=100),
         settings,
-    })
+    }
+}
+
+/// What stands after the prefix in the name of the dead letters' topic.
+pub const DEAD_LETTER: &str = "dead-letter";
+
+fn policy(r: &mut Reader) -> Policy {
+    let routes = routes(r);
+    Policy {
+        apps: apps(r, &routes),
+        app_webhooks: app_webhooks(r, &routes),
+        retries: dedup::Config {
+            window: r.time("retries.window", Duration::ZERO..=3600 * SECOND),
+            entries_max: r.number("retries.entries_max", 0..=10_000_000),
+        },
+        dead_letter: Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)),
+    }
 }
 
 /// What decides where events go, but for an app's own prefix.
@@ -308,13 +312,9 @@ impl Routes {
     }
 }
 
-fn routes(r: &mut Reader) -> Option<Routes> {
+fn routes(r: &mut Reader) -> Routes {
     let prefix = r.get::<String>("topics.prefix");
-    if let Some(prefix) = &prefix {
-        check_prefix(r, "topics.prefix", prefix);
-    }
-    let mode = r.get::<Mode>("events.mode");
-    let keys = keys_of_records(r);
+    check_prefix(r, "topics.prefix", &prefix);
     let mut own = HashMap::new();
     for (action, value) in r.table("topics.actions") {
         let key = format!("topics.actions.{action}");
@@ -330,7 +330,7 @@ fn routes(r: &mut Reader) -> Option<Routes> {
             Err(_) => r.mistake(&key, "must be a topic's name or \"drop\""),
         }
     }
-    Some(Routes { prefix: prefix?, own, mode: mode?, keys: keys? })
+    Routes { prefix, own, mode: r.get("events.mode"), keys: record_keys(r) }
 }
 
 /// A prefix must leave room for the longest action's name.
@@ -341,76 +341,62 @@ fn check_prefix(r: &mut Reader, key: &str, prefix: &str) {
     }
 }
 
-fn keys_of_records(r: &mut Reader) -> Option<Keys> {
-    let key = r.one_of("topics.key", &["plain", "hashed"])?;
+fn record_keys(r: &mut Reader) -> Keys {
+    let key = r.one_of("topics.key", &["plain", "hashed"]);
     let secret = r.optional_secret("topics.key_secret");
-    match (key.as_str(), secret) {
-        ("hashed", Some(secret)) if secret.expose_secret().len() >= 16 => {
-            Some(Keys::hashed(secret.expose_secret().as_bytes()))
-        }
-        ("hashed", _) => {
-            r.mistake(
-                "topics.key_secret",
-                "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed",
-            );
-            None
-        }
-        _ => Some(Keys::Plain),
+    if key == "plain" {
+        return Keys::Plain;
     }
+    let secret = secret.as_ref().map_or("", ExposeSecret::expose_secret);
+    if secret.len() < 16 {
+        r.mistake(
+            "topics.key_secret",
+            "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed",
+        );
+    }
+    Keys::hashed(secret.as_bytes())
 }
-
-fn retries(r: &mut Reader) -> Option<dedup::Config> {
-    let window = r.time("retries.window", Duration::ZERO, 3600 * SECOND);
-    let entries_max = r.number("retries.entries_max", 0, 10_000_000);
-    Some(dedup::Config { window: window?, entries_max: entries_max? as usize })
-}
-
-/// What stands after the prefix in the name of the dead letters' topic.
-pub const DEAD_LETTER: &str = "dead-letter";
 
 /// Looks at every key, whether there is a spool or not.
 fn spool(r: &mut Reader) -> Option<Spool> {
-    let directory = r.optional_text("spool.directory");
-    let bytes_max = r.size("spool.bytes_max", ByteSize::mib(1), ByteSize::tib(1));
-    let segment_bytes = r.size("spool.segment_bytes", ByteSize::kib(64), ByteSize::gib(1));
-    let free_min = r.size("spool.free_min", ByteSize::b(0), ByteSize::tib(1));
-    let queue_records_max = r.number("spool.queue_records_max", 1, 1_000_000);
-    let queue_bytes_max = r.size("spool.queue_bytes_max", ByteSize::mib(1), ByteSize::gib(4));
-    let lock_timeout = r.time("spool.lock_timeout", Duration::ZERO, 600 * SECOND);
-    let switch_timeout = r.time("spool.switch_timeout", Duration::from_millis(1), 5 * SECOND);
-    let failover_after = r.time("spool.failover_after", SECOND, 24 * 3600 * SECOND);
-    let drain_timeout = r.time("spool.drain_timeout", Duration::ZERO, 24 * 3600 * SECOND);
-    let records_max = r.number("spool.replay_records_max", 1, 100_000);
-    let replay_bytes_max = r.size("spool.replay_bytes_max", ByteSize::kib(1), ByteSize::gib(1));
-    let retry_min = r.time("spool.retry_min", Duration::from_millis(10), 60 * SECOND);
-    let retry_max = r.time("spool.retry_max", Duration::from_millis(10), 600 * SECOND);
-    if directory.as_deref() == Some("") {
-        r.mistake("spool.directory", "is empty; leave it out for no spool");
-    }
-    let replay = replay::Config {
-        records_max: records_max? as usize,
-        bytes_max: replay_bytes_max?,
-        retry_min: retry_min?,
-        retry_max: retry_max?.max(retry_min?),
+    let directory = spool_directory(r);
+    let retry_min = r.time("spool.retry_min", 10 * MILLISECOND..=60 * SECOND);
+    let spool = Spool {
+        spool: spool::Config {
+            directory: directory.clone().unwrap_or_default(),
+            bytes_max: r.size("spool.bytes_max", ByteSize::mib(1)..=ByteSize::tib(1)),
+            segment_bytes: r.size("spool.segment_bytes", ByteSize::kib(64)..=ByteSize::gib(1)),
+            free_min: r.size("spool.free_min", ByteSize::b(0)..=ByteSize::tib(1)),
+            queue_records_max: r.number("spool.queue_records_max", 1..=1_000_000),
+            queue_bytes_max: r.size("spool.queue_bytes_max", ByteSize::mib(1)..=ByteSize::gib(4)),
+            lock_timeout: r.time("spool.lock_timeout", Duration::ZERO..=600 * SECOND),
+            switch_timeout: r.time("spool.switch_timeout", MILLISECOND..=5 * SECOND),
+            failover_after: r.time("spool.failover_after", SECOND..=24 * 3600 * SECOND),
+        },
+        replay: replay::Config {
+            records_max: r.number("spool.replay_records_max", 1..=100_000),
+            bytes_max: r.size("spool.replay_bytes_max", ByteSize::kib(1)..=ByteSize::gib(1)),
+            retry_min,
+            retry_max: r.time("spool.retry_max", 10 * MILLISECOND..=600 * SECOND).max(retry_min),
+        },
+        drain_timeout: r.time("spool.drain_timeout", Duration::ZERO..=24 * 3600 * SECOND),
     };
-    let spool = spool::Config {
-        directory: std::path::absolute(directory?).ok()?, // relative to the working directory
-        bytes_max: bytes_max? as u64,
-        segment_bytes: u32::try_from(segment_bytes?).ok()?,
-        free_min: free_min? as u64,
-        queue_records_max: queue_records_max? as usize,
-        queue_bytes_max: queue_bytes_max? as u64,
-        lock_timeout: lock_timeout?,
-        switch_timeout: switch_timeout?,
-        failover_after: failover_after?,
-    };
-    Some(Spool { spool, replay, drain_timeout: drain_timeout? })
+    directory.map(|_| spool)
+}
+
+/// Where it is relative, it is so to the working directory.
+fn spool_directory(r: &mut Reader) -> Option<PathBuf> {
+    let directory = r.optional_text("spool.directory")?;
+    let absolute = std::path::absolute(&directory);
+    absolute
+        .map_err(|e| r.mistake("spool.directory", &format!("is `{directory}`: {e}; leave it out for no spool")))
+        .ok()
 }
 
 /// The shortest token that nobody guesses by trying.
 const TOKEN_BYTES_MIN: usize = 32;
 
-fn app_webhooks(r: &mut Reader, routes: Option<&Routes>) -> Option<Arc<App>> {
+fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     let token = r.optional_secret("app_webhooks.token")?;
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let length = TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX;
@@ -420,7 +406,6 @@ fn app_webhooks(r: &mut Reader, routes: Option<&Routes>) -> Option<Arc<App>> {
             "must be 32 to 256 of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
         );
     }
-    let routes = routes?;
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
     let keyring = Keyring::new([("path".to_owned(), &token)]);
     Some(Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
@@ -446,54 +431,57 @@ fn colliding(topics: Vec<Arc<str>>) -> Vec<[Arc<str>; 2]> {
     topics.into_iter().filter_map(collision).collect()
 }
 
-fn log(r: &mut Reader) -> Option<telemetry::Config> {
-    let format = r.get("log.format");
+fn log(r: &mut Reader) -> telemetry::Config {
     let filter = r.get::<String>("log.filter");
-    if let Some(Err(why)) = filter.as_deref().map(telemetry::Config::check) {
+    if let Err(why) = telemetry::Config::check(&filter) {
         r.mistake("log.filter", &why);
     }
-    Some(telemetry::Config { format: format?, filter: filter? })
+    telemetry::Config { format: r.get("log.format"), filter }
 }
 
-fn apps(r: &mut Reader, routes: Option<&Routes>) -> HashMap<String, Arc<App>> {
+fn apps(r: &mut Reader, routes: &Routes) -> HashMap<String, Arc<App>> {
     let mut apps = HashMap::new();
     let tables = r.array("apps");
     if tables.is_empty() {
         r.mistake("apps", "is empty: give [[apps]] with a name and secret_keys, as config/default.toml shows");
     }
-    for (i, mut app) in tables.into_iter().enumerate() {
-        let key = |name: &str| format!("apps[{i}].{name}");
-        let name = app.remove("name").and_then(|v| v.into_string().ok()).unwrap_or_default();
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
-            r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+    for (i, table) in tables.into_iter().enumerate() {
+        let app = app(r, routes, &format!("apps[{i}]"), table);
+        if apps.contains_key(&app.name) {
+            r.mistake(&format!("apps[{i}].name"), &format!("{} stands twice", app.name));
         }
-        if name == APP_WEBHOOKS {
-            r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
-        }
-        let keys = keys(r, &key("secret_keys"), app.remove("secret_keys"));
-        let mut text = |name: &str| {
-            let text = app.remove(name).map(|value| value.into_string());
-            text.and_then(|text| text.map_err(|_| r.mistake(&key(name), "must be a text")).ok())
-        };
-        let topic_prefix = text("topic_prefix").unwrap_or_default();
-        let api_version = text("api_version");
-        let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-        if !api_version.as_ref().is_none_or(version) {
-            r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
-        }
-        r.unknown(app.keys().map(|name| key(name)));
-        let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
-        let Some(routes) = routes else { continue };
-        if !topic_prefix.is_empty() {
-            check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
-        }
-        let app = App { name: name.clone(), keyring, routing: routes.of_app(&topic_prefix, api_version) };
-        if apps.insert(name.clone(), Arc::new(app)).is_some() {
-            r.mistake(&key("name"), &format!("{name} stands twice"));
-        }
+        apps.insert(app.name.clone(), Arc::new(app));
     }
     apps
+}
+
+fn app(r: &mut Reader, routes: &Routes, place: &str, mut table: config::Map<String, config::Value>) -> App {
+    let key = |name: &str| format!("{place}.{name}");
+    let mut text = |name: &str| {
+        let text = table.remove(name)?.into_string();
+        text.map_err(|_| r.mistake(&key(name), "must be a text")).ok()
+    };
+    let name = text("name").unwrap_or_default();
+    let topic_prefix = text("topic_prefix").unwrap_or_default();
+    let api_version = text("api_version");
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
+        r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+    }
+    if name == APP_WEBHOOKS {
+        r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
+    }
+    let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if !api_version.as_ref().is_none_or(version) {
+        r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
+    }
+    if !topic_prefix.is_empty() {
+        check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
+    }
+    let keys = keys(r, &key("secret_keys"), table.remove("secret_keys"));
+    r.unknown(table.keys().map(|name| key(name)));
+    let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
+    App { name, keyring, routing: routes.of_app(&topic_prefix, api_version) }
 }
 
 fn keys(r: &mut Reader, key: &str, value: Option<config::Value>) -> Vec<(String, SecretString)> {

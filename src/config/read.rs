@@ -1,6 +1,7 @@
 //! Reads keys one by one out of the merged sources, and remembers what was asked for and what was wrong.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,49 +11,49 @@ use jiff::SignedDuration;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
+use super::{DEFAULTS, Mistakes};
+
 /// Starts the names of variables that set keys.
 const PREFIX: &str = "LIVECHAT_RELAY__";
 
 pub struct Reader {
     merged: Config,
+    /// Stand for values that are wrong, so that reading goes on and finds all mistakes.
+    defaults: Config,
     asked: BTreeSet<String>,
     mistakes: Vec<String>,
 }
 
 impl Reader {
-    /// Merges the sources; the second is what is wrong with them as a whole, to be told with the rest.
+    /// Merges the sources.
     ///
     /// # Errors
     /// When there is no sense in reading on: the file cannot be read, or is no TOML.
-    pub fn new(
-        defaults: &str,
-        file: Option<&Path>,
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(Self, Vec<String>), Vec<String>> {
-        let mut builder = Config::builder().add_source(File::from_str(defaults, FileFormat::Toml));
+    pub fn new(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        let one = |mistake: String| Mistakes(vec![mistake]);
+        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
+        let mut builder = defaults.clone();
         if let Some(path) = file {
-            let text =
-                std::fs::read_to_string(path).map_err(|e| vec![format!("{}: cannot be read: {e}", path.display())])?;
-            syntax(&text).map_err(|why| vec![format!("{}:{why}", path.display())])?;
+            let path_text = path.display();
+            let text = std::fs::read_to_string(path).map_err(|e| one(format!("{path_text}: cannot be read: {e}")))?;
+            syntax(&text).map_err(|why| one(format!("{path_text}:{why}")))?;
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
         }
-        let mut wrong = Vec::new();
-        let env: std::collections::BTreeMap<_, _> = env.into_iter().filter(|(n, _)| n.starts_with(PREFIX)).collect();
+        let mut mistakes = Vec::new();
+        let env: BTreeMap<_, _> = env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
         for (name, value) in env {
-            builder = match variable(&name, value) {
-                Ok((key, value)) => match builder.set_override(key, value) {
-                    Ok(builder) => builder,
-                    Err(_) => return Err(vec![format!("{name}: names no key")]),
-                },
-                Err(why) => {
-                    wrong.push(format!("{name}: {why}"));
-                    builder
+            match variable(&name, value) {
+                Ok((key, value)) => {
+                    let set = builder.set_override(key, value);
+                    builder = set.map_err(|_| one(format!("{name}: names no key")))?;
                 }
-            };
+                Err(why) => mistakes.push(format!("{name}: {why}")),
+            }
         }
         // The one thing that can fail here is a key with two shapes, such as LIVECHAT_RELAY__SERVER=1.
-        let merged = builder.build().map_err(|e| vec![e.to_string()])?;
-        Ok((Self { merged, asked: BTreeSet::new(), mistakes: Vec::new() }, wrong))
+        let built = defaults.build().and_then(|defaults| Ok((defaults, builder.build()?)));
+        let (defaults, merged) = built.map_err(|e| one(e.to_string()))?;
+        Ok(Self { merged, defaults, asked: BTreeSet::new(), mistakes })
     }
 
     pub fn mistake(&mut self, key: &str, why: &str) {
@@ -62,20 +63,22 @@ impl Reader {
         }
     }
 
-    /// All that was wrong, keys that nobody asked for included.
-    pub fn finish(mut self, mut wrong: Vec<String>) -> Vec<String> {
+    /// What was read, or all that was wrong.
+    ///
+    /// # Errors
+    /// [`Mistakes`], where there are any.
+    pub fn finish<T>(mut self, read: T) -> Result<T, Mistakes> {
+        self.mistakes.sort();
+        if self.mistakes.is_empty() { Ok(read) } else { Err(Mistakes(self.mistakes)) }
+    }
+
+    /// Keys that are set, and that were not asked for.
+    pub fn refuse_unknown_keys(&mut self) {
         let mut keys = Vec::new();
         for (name, value) in self.merged.cache.clone().into_table().unwrap_or_default() {
             leaves(name, value, &self.asked, &mut keys);
         }
         self.unknown(keys);
-        wrong.extend(self.mistakes);
-        wrong.sort();
-        wrong
-    }
-
-    pub fn mistakes(self) -> Vec<String> {
-        self.mistakes
     }
 
     /// Keys that do not exist, each with what was probably meant.
@@ -90,9 +93,16 @@ impl Reader {
     }
 
     /// A value that serde reads. What stands there is not repeated: it may be a secret in the wrong place.
-    pub fn get<T: DeserializeOwned>(&mut self, key: &str) -> Option<T> {
+    pub fn get<T: DeserializeOwned>(&mut self, key: &str) -> T {
         self.asked.insert(key.to_owned());
-        self.merged.get(key).map_err(|error| self.mistake(key, &plain(&error))).ok()
+        self.merged.get(key).unwrap_or_else(|error| {
+            self.mistake(key, &plain(&error));
+            self.default(key)
+        })
+    }
+
+    fn default<T: DeserializeOwned>(&self, key: &str) -> T {
+        self.defaults.get(key).expect("every key that must be there has a default, as unit tests show")
     }
 
     /// A text that may be absent.
@@ -104,45 +114,48 @@ impl Reader {
         }
     }
 
-    pub fn one_of(&mut self, key: &str, choices: &[&str]) -> Option<String> {
-        let chosen = self.get::<String>(key)?;
-        if !choices.contains(&chosen.as_str()) {
-            self.mistake(key, &format!("is `{chosen}`, and must be one of {}", choices.join(", ")));
+    pub fn one_of(&mut self, key: &str, choices: &[&str]) -> String {
+        let chosen = self.get::<String>(key);
+        if choices.contains(&chosen.as_str()) {
+            return chosen;
         }
-        Some(chosen)
+        self.mistake(key, &format!("is `{chosen}`, and must be one of {}", choices.join(", ")));
+        self.default(key)
     }
 
-    pub fn number(&mut self, key: &str, least: u64, most: u64) -> Option<u64> {
-        let number = self.get::<u64>(key)?;
-        if !(least..=most).contains(&number) {
-            self.mistake(key, &format!("is {number}, and must be {least} to {most}"));
+    /// A number of a type that has room for the bounds.
+    pub fn number<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<u64>) -> N {
+        let mut number = self.get::<u64>(key);
+        if !bounds.contains(&number) {
+            self.mistake(key, &format!("is {number}, and must be {} to {}", bounds.start(), bounds.end()));
+            number = self.default(key);
         }
-        Some(number)
+        fit(number)
     }
 
-    pub fn size(&mut self, key: &str, least: ByteSize, most: ByteSize) -> Option<usize> {
-        let text = self.get::<String>(key)?;
-        let Ok(size) = text.parse::<ByteSize>() else {
-            self.mistake(key, &format!("is `{text}`, which is no size; write for example \"2MiB\""));
-            return None;
-        };
-        if size < least || size > most {
-            self.mistake(key, &format!("is {size}, and must be {least} to {most}"));
+    /// Bytes, as a number of a type that has room for the bounds.
+    pub fn size<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<ByteSize>) -> N {
+        let text = self.get::<String>(key);
+        match text.parse::<ByteSize>() {
+            Ok(size) if bounds.contains(&size) => return fit(size.as_u64()),
+            Ok(size) => self.mistake(key, &format!("is {size}, and must be {} to {}", bounds.start(), bounds.end())),
+            Err(_) => self.mistake(key, &format!("is `{text}`, which is no size; write for example \"2MiB\"")),
         }
-        usize::try_from(size.as_u64()).ok()
+        fit(self.default::<ByteSize>(key).as_u64())
     }
 
-    pub fn time(&mut self, key: &str, least: Duration, most: Duration) -> Option<Duration> {
-        let text = self.get::<String>(key)?;
-        let time = text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-        let Some(time) = time else {
-            self.mistake(key, &format!("is `{text}`, which is no duration; write for example \"8s\" or \"500ms\""));
-            return None;
-        };
-        if time < least || time > most {
-            self.mistake(key, &format!("is {time:?}, and must be {least:?} to {most:?}"));
+    pub fn time(&mut self, key: &str, bounds: RangeInclusive<Duration>) -> Duration {
+        let text = self.get::<String>(key);
+        match duration(&text) {
+            Some(time) if bounds.contains(&time) => return time,
+            Some(time) => {
+                self.mistake(key, &format!("is {time:?}, and must be {:?} to {:?}", bounds.start(), bounds.end()))
+            }
+            None => {
+                self.mistake(key, &format!("is `{text}`, which is no duration; write for example \"8s\" or \"500ms\""))
+            }
         }
-        Some(time)
+        duration(&self.default::<String>(key)).expect("a default is a duration")
     }
 
     /// A table whose names are free, such as librdkafka's properties.
@@ -202,6 +215,16 @@ impl Reader {
         };
         found.map(SecretString::from).map_err(|why| self.mistake(key, &why)).ok()
     }
+}
+
+/// As people write it.
+fn duration(text: &str) -> Option<Duration> {
+    text.parse::<SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok())
+}
+
+/// A number within a key's bounds, in the type that its module has for it.
+fn fit<N: TryFrom<u64>>(number: u64) -> N {
+    N::try_from(number).ok().expect("the type has room for the key's bounds")
 }
 
 /// Checks TOML, and tells of a mistake by line and column without the line itself, which may hold a secret.

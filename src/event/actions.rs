@@ -122,6 +122,9 @@ impl Action {
     }
 }
 
+/// Stands for all App Webhooks, which are no actions of the catalogue. Their time is beside the payload.
+pub static APP_WEBHOOK: Action = action("app_webhook", &[(Time, &["date"])], &[], Weak);
+
 /// Every action of API 3.1 to 3.7, by category as LiveChat lists them.
 pub static ACTIONS: &[Action] = &[
     // chats

@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::Verified;
 use super::actions::{Action, Identity, Pointer, Slot};
 use super::hash::hash;
 use super::json;
+use super::labels;
 use super::pointers::Found;
 use super::route::UNLISTED;
-use super::{Verified, VerifiedAppWebhook};
 
 /// The longest text that becomes an attribute, in bytes. LiveChat's ids have 10 to 60.
 pub const ATTRIBUTE_BYTES_MAX: usize = 256;
@@ -28,40 +29,24 @@ pub struct Receipt<'a> {
     pub fresh_id: fn() -> Uuid,
 }
 
-/// Something in a payload that is not as LiveChat documents it. It is counted; the event goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A member is neither a string nor an integer.
-    WrongType,
-    /// A string is empty, too long, or has characters that CloudEvents forbids.
-    UnusableText,
-    /// A time cannot be read as one.
-    NotATime,
-    /// The payload has none of the members that make the record's key: the tenant is the key.
-    NoKey,
-}
-
-impl Fault {
-    /// Every variant, for metrics.
-    pub const ALL: [Self; 4] = [Self::WrongType, Self::UnusableText, Self::NotATime, Self::NoKey];
-
-    /// The metric label.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::WrongType => "wrong_type",
-            Self::UnusableText => "unusable_text",
-            Self::NotATime => "not_a_time",
-            Self::NoKey => "no_key",
-        }
+labels! {
+    /// Something in a payload that is not as LiveChat documents it. It is counted; the event goes through.
+    Fault {
+        /// A member is neither a string nor an integer.
+        WrongType => "wrong_type",
+        /// A string is empty, too long, or has characters that CloudEvents forbids.
+        UnusableText => "unusable_text",
+        /// A time cannot be read as one.
+        NotATime => "not_a_time",
+        /// The payload has none of the members that make the record's key: the tenant is the key.
+        NoKey => "no_key",
     }
 }
 
 /// An event with its attributes. `data` is still borrowed from the body.
 pub struct Event<'a> {
-    /// The catalogue's entry for the action.
+    /// The catalogue's entry for the action, or [`APP_WEBHOOK`](super::actions::APP_WEBHOOK).
     pub action: Option<&'static Action>,
-    /// What metrics call the action: its current name, [`UNLISTED`] or [`APP_WEBHOOK`].
-    pub action_label: &'static str,
     /// The end of the attribute `type`: the action's current name; for an unknown action the delivered name, if it can be one.
     pub name: Cow<'a, str>,
     /// Derived from the payload (version 8), or fresh (version 7).
@@ -109,6 +94,11 @@ impl<'a> Event<'a> {
         self.slots[slot as usize].as_deref()
     }
 
+    /// What metrics call the action: its current name, or [`UNLISTED`].
+    pub fn action_label(&self) -> &'static str {
+        self.action.map_or(UNLISTED, |action| action.name)
+    }
+
     /// The key that orders the event among others: what the catalogue says, else the tenant, else the app.
     pub fn key(&self) -> &str {
         let tenant = Some(self.tenant.id()).filter(|id| !id.is_empty());
@@ -133,21 +123,19 @@ pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
     let action = webhook.action;
     let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
     let slots = action.map_or_else(Slots::default, |action| slots(action.pointers, webhook.found, &mut faults));
-    let name = name(action, webhook.action_name);
     let time = time(&slots, &mut faults);
     let derived_id = derived_id(action, &tenant, &slots);
     let mut event = Event {
-        action_label: action.map_or(UNLISTED, |action| action.name),
         id: derived_id.unwrap_or_else(receipt.fresh_id),
         is_id_derived: derived_id.is_some(),
-        content_hash: hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)),
+        content_hash: hash([tenant.id(), &webhook.name, webhook.payload].map(str::as_bytes)),
         webhook_id: text(webhook.webhook_id, &mut faults),
         app: receipt.app,
         recorded: receipt.time,
         data: webhook.data,
         additional_data: webhook.additional_data,
         action,
-        name,
+        name: webhook.name,
         tenant,
         time,
         faults,
@@ -164,22 +152,6 @@ fn tenant<'a>(organization_id: Option<&'a str>, license_id: Option<&'a str>, fau
     organization.or_else(|| text(license_id, faults).map(Tenant::License)).unwrap_or(Tenant::Unnamed)
 }
 
-/// An unknown action keeps its name if that looks like LiveChat's names. Any other text must not become part of a `type`.
-fn name<'a>(action: Option<&'static Action>, delivered: Cow<'a, str>) -> Cow<'a, str> {
-    match action {
-        Some(action) => Cow::Borrowed(action.name),
-        None if is_name(&delivered) => delivered,
-        None => Cow::Borrowed(UNLISTED),
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
-}
-
-/// What metrics call the events of App Webhooks, which have no action.
-pub const APP_WEBHOOK: &str = "app_webhook";
-
 /// The names of LiveChat's App Webhooks: an app was installed, or paid for.
 pub const APP_EVENTS: [&str; 6] = [
     "app.application_installed",
@@ -189,34 +161,6 @@ pub const APP_EVENTS: [&str; 6] = [
     "app.payment_collected",
     "app.payment_cancelled",
 ];
-
-/// Finds the attributes of a verified App Webhook.
-pub fn normalize_app_webhook<'a>(webhook: VerifiedAppWebhook<'a>, receipt: Receipt<'a>) -> Event<'a> {
-    let webhook = webhook.into_webhook();
-    let mut faults = Vec::new();
-    let tenant = tenant(webhook.organization_id, webhook.license_id, &mut faults);
-    let name: Cow<'_, str> =
-        if is_name(&webhook.event) { format!("app.{}", webhook.event).into() } else { UNLISTED.into() };
-    let mut slots = Slots::default();
-    slots[Slot::Time as usize] = text(webhook.date, &mut faults);
-    Event {
-        action: None,
-        action_label: APP_WEBHOOK,
-        id: (receipt.fresh_id)(),
-        is_id_derived: false,
-        content_hash: hash([tenant.id(), &name, webhook.payload].map(str::as_bytes)),
-        webhook_id: None,
-        app: receipt.app,
-        time: time(&slots, &mut faults),
-        recorded: receipt.time,
-        data: [webhook.data, ""],
-        additional_data: None,
-        name,
-        tenant,
-        faults,
-        slots,
-    }
-}
 
 /// The text of each slot. If a pointer leads to nothing usable, the next pointer of the same slot counts.
 fn slots<'a>(pointers: &[Pointer], found: Found<'a>, faults: &mut Vec<Fault>) -> Slots<'a> {

@@ -10,9 +10,10 @@ use serde::de::{DeserializeSeed as _, Error as _, IgnoredAny, MapAccess, Visitor
 use serde_json::value::RawValue;
 
 use super::Rejection;
-use super::actions::{self, Action};
+use super::actions::{self, APP_WEBHOOK, Action};
 use super::json;
 use super::pointers::{Found, Walk};
+use super::route::UNLISTED;
 
 /// How many members the body's object may have. LiveChat's have 7 (API 3.6); the limit bounds what a stranger can make us do.
 pub const MEMBERS_MAX: usize = 64;
@@ -28,12 +29,12 @@ pub struct Delivery<'a> {
 pub(super) struct Webhook<'a> {
     /// The delivered object without its secret key: the bytes before and after it.
     pub(super) data: [&'a str; 2],
-    /// As delivered, decoded.
-    pub(super) action_name: Cow<'a, str>,
-    /// The catalogue's entry for it.
+    /// The end of the attribute `type`: the action's current name; for an unknown action the delivered name, if it can be one.
+    pub(super) name: Cow<'a, str>,
+    /// The catalogue's entry for the action.
     pub(super) action: Option<&'static Action>,
     pub(super) payload: &'a str,
-    /// What the action's pointers lead to in the payload.
+    /// What the action's pointers lead to.
     pub(super) found: Found<'a>,
     pub(super) webhook_id: Option<&'a str>,
     pub(super) organization_id: Option<&'a str>,
@@ -57,7 +58,7 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
     };
     let webhook = Webhook {
         data: object.without("secret_key"),
-        action_name,
+        name: object.action.map_or_else(|| typed(action_name), |action| action.name.into()),
         action: object.action,
         payload,
         found,
@@ -69,28 +70,33 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
     Ok(Delivery { secret_key: object.value("secret_key"), webhook })
 }
 
-/// An App Webhook: another product of LiveChat's, with a body of another shape and no secret key in it. Values are raw.
-pub(super) struct AppWebhook<'a> {
-    pub(super) data: &'a str,
-    /// Decoded.
-    pub(super) event: Cow<'a, str>,
-    pub(super) payload: &'a str,
-    pub(super) date: Option<&'a str>,
-    pub(super) organization_id: Option<&'a str>,
-    pub(super) license_id: Option<&'a str>,
-}
-
-/// As [`receive`], for an App Webhook: `event` is its `action`.
-pub(super) fn receive_app_webhook(body: &[u8]) -> Result<AppWebhook<'_>, Rejection> {
+/// As [`receive`], for an App Webhook: another product of LiveChat's, with a body of another shape and no secret key in it. `event` is
+/// its `action`.
+pub(super) fn receive_app_webhook(body: &[u8]) -> Result<Webhook<'_>, Rejection> {
     let object = Object::read(body)?;
-    Ok(AppWebhook {
-        data: object.text,
-        event: object.value("event").and_then(json::string).ok_or(Rejection::NoAction)?,
+    let event = object.value("event").and_then(json::string).ok_or(Rejection::NoAction)?;
+    let mut found = Found::default();
+    found[0] = object.value("date");
+    Ok(Webhook {
+        data: [object.text, ""],
+        name: if is_name(&event) { format!("app.{event}").into() } else { UNLISTED.into() },
+        action: Some(&APP_WEBHOOK),
         payload: object.value("payload").ok_or(Rejection::NoPayload)?,
-        date: object.value("date"),
+        found,
+        webhook_id: None,
         organization_id: object.value("organizationID"),
         license_id: object.value("licenseID"),
+        additional_data: None,
     })
+}
+
+/// An unknown action keeps its name if that looks like LiveChat's names. Any other text must not become part of a `type`.
+fn typed(delivered: Cow<'_, str>) -> Cow<'_, str> {
+    if is_name(&delivered) { delivered } else { UNLISTED.into() }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 /// What the action's pointers lead to in a payload that comes before its action, as LiveChat's never does: it is read a second time.
@@ -232,7 +238,7 @@ mod tests {
             br#" { "webhook_id" : "w", "action":"incoming_event" ,"payload": {"a" : [1, 2]} , "organization_id":"o"} "#;
         let delivery = receive(body).expect("well-formed");
         let webhook = &delivery.webhook;
-        assert!(matches!(webhook.action_name, Cow::Borrowed("incoming_event")));
+        assert!(matches!(webhook.name, Cow::Borrowed("incoming_event")));
         assert_eq!(webhook.payload, r#"{"a" : [1, 2]}"#);
         assert_eq!(webhook.webhook_id, Some(r#""w""#));
         assert_eq!(webhook.organization_id, Some(r#""o""#));

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
-use super::receive::{AppWebhook, Webhook, receive_app_webhook};
+use super::receive::{Webhook, receive_app_webhook};
 use super::{Delivery, Rejection, json};
 
 /// The active secret keys of an app. There are several while a key is being changed: that takes a new registration at LiveChat,
@@ -23,7 +23,7 @@ pub struct Key {
 }
 
 impl Keyring {
-    /// A keyring of named keys. One without keys verifies nothing: the relay uses it for unknown apps.
+    /// A keyring of named keys. One without keys verifies nothing.
     pub fn new<'k>(keys: impl IntoIterator<Item = (String, &'k SecretString)>) -> Self {
         let key = |(name, secret): (String, &SecretString)| Key {
             name,
@@ -71,7 +71,8 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A webhook whose sender knows a secret key of the app. Only [`verify`] makes one. It does not contain the key.
+/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks. Only this file makes one. It does not contain the
+/// key.
 pub struct Verified<'a>(Webhook<'a>);
 
 impl<'a> Verified<'a> {
@@ -90,15 +91,6 @@ pub fn verify<'a, 'k>(delivery: Delivery<'a>, keyring: &'k Keyring) -> Result<(V
     Ok((Verified(delivery.webhook), key))
 }
 
-/// An App Webhook whose sender knows the token. Only [`verify_app_webhook`] makes one.
-pub struct VerifiedAppWebhook<'a>(AppWebhook<'a>);
-
-impl<'a> VerifiedAppWebhook<'a> {
-    pub(super) fn into_webhook(self) -> AppWebhook<'a> {
-        self.0
-    }
-}
-
 /// Checks the token in the path that an App Webhook was sent to, then reads its body, which has no secret key.
 ///
 /// # Errors
@@ -108,9 +100,9 @@ pub fn verify_app_webhook<'a, 'k>(
     token: &str,
     body: &'a [u8],
     keyring: &'k Keyring,
-) -> Result<(VerifiedAppWebhook<'a>, &'k Key), Rejection> {
+) -> Result<(Verified<'a>, &'k Key), Rejection> {
     let key = keyring.find(token).ok_or(Rejection::Unauthorized)?;
-    Ok((VerifiedAppWebhook(receive_app_webhook(body)?), key))
+    Ok((Verified(receive_app_webhook(body)?), key))
 }
 
 #[cfg(test)]

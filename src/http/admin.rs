@@ -42,7 +42,7 @@ impl Admin {
 }
 
 impl Handler for Admin {
-    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let uri = request.uri();
         if let Some(ask) = Ask::read(request.method().as_str(), uri.path(), uri.query().unwrap_or_default()) {
             return self.desk(ask, &request, exchange.peer()).await;
@@ -65,10 +65,6 @@ impl Handler for Admin {
             },
             _ => answer(Outcome::Refused(Refusal::NotFound)),
         }
-    }
-
-    fn refuse(&self, outcome: Outcome, _: SocketAddr) -> Answer {
-        answer(outcome)
     }
 }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
-use hyper::{Request, StatusCode, Version};
+use hyper::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::task::coop::poll_proceed;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Answer, Limits};
 use crate::outcome::ConnectionEnd as End;
@@ -21,20 +23,20 @@ use crate::outcome::ConnectionEnd as End;
 pub struct Connection {
     peer: SocketAddr,
     state: Mutex<State>,
-    closed: Notify,
+    /// [`Connection::close`] was called.
+    pub closed: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct State {
     opened: Instant,
-    phase: Phase,
-    /// When the phase began.
-    since: Instant,
-    /// Requests under way: one at a time, but for HTTP/2.
+    /// Requests under way: one at a time, but for HTTP/2. Their handlers have deadlines of their own.
     requests: u32,
-    /// Those of them whose webhook is verified.
-    verified: u32,
-    /// A webhook was accepted: the connection is kept alive, and spared when room has to be made.
+    /// No request is under way, and no byte of the next one's head has come.
+    is_idle: bool,
+    /// Since when the connection is idle, awaits a head, or has requests.
+    since: Instant,
+    /// A webhook was verified.
     is_trusted: bool,
     is_http2: bool,
     /// Bytes that were read in HTTP/1, and how many of them the requests had; unknown after a chunked body.
@@ -46,89 +48,79 @@ struct State {
     closing: Option<End>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// A request's head is awaited, or has begun.
-    Head,
-    /// A request is under way: its handler has a deadline of its own.
-    Request,
-    /// Between requests.
-    Idle,
-}
-
 impl State {
-    /// When the connection ends if nothing happens, and how.
-    fn deadline(&self, limits: &Limits) -> Option<(Instant, End)> {
-        let of_phase = match (self.phase, self.closing) {
-            (Phase::Request, _) => None,
-            (_, Some(end)) => Some((self.since + limits.linger_timeout, end)),
-            (Phase::Head, None) => Some((self.since + limits.header_timeout, End::HeaderTimeout)),
-            (Phase::Idle, None) => Some((self.since + limits.keepalive_timeout, End::KeepaliveTimeout)),
-        };
-        let of_write = self.blocked.map(|since| (since + limits.write_timeout, End::WriteTimeout));
-        let of_life = limits.lifetime.map(|lifetime| (self.opened + lifetime, End::Lifetime));
-        [of_phase, of_write, of_life].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        (self.phase, self.since) = (phase, Instant::now());
-    }
-
-    fn has_read(&mut self, bytes: usize) {
-        self.read += bytes as u64;
-        // In HTTP/2 bytes between requests need not be a request's.
-        if self.phase == Phase::Idle && !self.is_http2 {
-            self.enter(Phase::Head);
-        }
-    }
-
-    fn has_written<T>(&mut self, written: &Poll<T>) {
-        self.blocked = if written.is_pending() { self.blocked.or_else(|| Some(Instant::now())) } else { None };
-    }
-
-    fn begin(&mut self, request: &Request<Incoming>) {
-        self.is_http2 = request.version() == Version::HTTP_2;
-        self.requests += 1;
-        let body = request.body().size_hint().exact();
-        self.requested = self.requested.zip(body).map(|(before, body)| before + head_bytes(request) + body);
-        self.enter(Phase::Request);
-    }
-
-    fn end(&mut self, was_verified: bool) {
-        self.requests -= 1;
-        self.verified -= u32::from(was_verified);
-        if self.requests == 0 {
-            // Bytes that belong to no request yet are the next one's head.
-            let has_more = self.requested.is_none_or(|requested| self.read > requested);
-            self.enter(if has_more && !self.is_http2 { Phase::Head } else { Phase::Idle });
-        }
-    }
-}
-
-impl Connection {
-    pub fn new(peer: SocketAddr) -> Self {
-        let opened = Instant::now();
-        let state = State {
+    fn new(opened: Instant) -> Self {
+        Self {
             opened,
-            phase: Phase::Head,
-            since: opened,
             requests: 0,
-            verified: 0,
+            is_idle: false,
+            since: opened,
             is_trusted: false,
             is_http2: false,
             read: 0,
             requested: Some(0),
             blocked: None,
             closing: None,
+        }
+    }
+
+    /// A request is under way that is answered whatever others need: from who has a key, or where connections are short anyway.
+    fn is_protected(&self, limits: &Limits) -> bool {
+        self.requests > 0 && (self.is_trusted || limits.lifetime.is_some())
+    }
+
+    /// When the connection ends if nothing happens, and how.
+    fn deadline(&self, limits: &Limits) -> Option<(Instant, End)> {
+        let of_phase = match self.closing {
+            Some(End::Evicted) if !self.is_protected(limits) => Some((self.since, End::Evicted)),
+            _ if self.requests > 0 => None,
+            Some(end) => Some((self.since + limits.linger_timeout, end)),
+            None if self.is_idle => Some((self.since + limits.keepalive_timeout, End::KeepaliveTimeout)),
+            None => Some((self.since + limits.header_timeout, End::HeaderTimeout)),
         };
-        Self { peer, state: Mutex::new(state), closed: Notify::new() }
+        let of_write = self.blocked.map(|since| (since + limits.write_timeout, End::WriteTimeout));
+        let of_life = limits.lifetime.map(|lifetime| (self.opened + lifetime, End::Lifetime));
+        [of_phase, of_write, of_life].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    fn has_read(&mut self, bytes: usize) {
+        self.read += bytes as u64;
+        // In HTTP/2 bytes between requests need not be a request's.
+        if self.is_idle && !self.is_http2 {
+            (self.is_idle, self.since) = (false, Instant::now());
+        }
+    }
+
+    fn begin(&mut self, request: &Request<Incoming>) {
+        let body = request.body().size_hint().exact();
+        self.requested = self.requested.zip(body).map(|(before, body)| before + head_bytes(request) + body);
+        self.is_http2 = request.version() == Version::HTTP_2;
+        if self.requests == 0 {
+            (self.is_idle, self.since) = (false, Instant::now());
+        }
+        self.requests += 1;
+    }
+
+    fn end(&mut self) {
+        self.requests -= 1;
+        if self.requests == 0 {
+            // Bytes that belong to no request yet are the next one's head.
+            let has_more = self.requested.is_none_or(|requested| self.read > requested);
+            (self.is_idle, self.since) = (self.is_http2 || !has_more, Instant::now());
+        }
+    }
+}
+
+impl Connection {
+    pub fn new(peer: SocketAddr) -> Self {
+        Self { peer, state: Mutex::new(State::new(Instant::now())), closed: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the connection to end: at once where it has to make room, else when nothing is under way.
+    /// Asks the connection to end: at once where it is evicted, else when nothing is under way.
     pub fn close(&self, end: End) {
         let mut state = self.state();
         state.closing = Some(end);
@@ -143,31 +135,18 @@ impl Connection {
         self.state().closing
     }
 
-    /// Resolves when the connection is to end for another reason than the one that is known already.
-    pub async fn closed(&self, known: Option<End>) -> End {
-        loop {
-            let closing = self.closing();
-            match closing {
-                Some(end) if closing != known => return end,
-                _ => self.closed.notified().await,
-            }
-        }
-    }
-
-    /// Since when the connection could be spared to make room, if it can; strangers come before all others.
-    pub fn spared_since(&self) -> Option<(bool, Instant)> {
+    /// The order in which connections are evicted, if this one may be: strangers first, then by how long each has waited. What a new
+    /// one waits for may be on its way.
+    pub fn eviction_order(&self, limits: &Limits) -> Option<(bool, Instant)> {
         let state = self.state();
-        (state.verified == 0).then_some((state.is_trusted, state.since))
+        let may_be = state.since.elapsed() >= limits.eviction_grace && !state.is_protected(limits);
+        may_be.then_some((state.is_trusted, state.since))
     }
 
     /// Resolves when the connection is late. To be polled whenever the connection was, after it: a head may have begun.
     pub async fn late(&self, limits: &Limits) -> End {
-        let mut sleep = pin!(sleep_until(Instant::now() + limits.header_timeout));
-        std::future::poll_fn(|cx| self.poll_late(cx, limits, sleep.as_mut())).await
-    }
-
-    fn poll_late(&self, cx: &mut Context<'_>, limits: &Limits, mut sleep: Pin<&mut Sleep>) -> Poll<End> {
-        loop {
+        let mut sleep = pin!(sleep(limits.header_timeout));
+        let late = |cx: &mut Context<'_>| loop {
             let Some((at, end)) = self.state().deadline(limits) else { return Poll::Pending };
             if at <= Instant::now() {
                 return Poll::Ready(end);
@@ -177,50 +156,35 @@ impl Connection {
                 sleep.as_mut().reset(at);
             }
             ready!(sleep.as_mut().poll(cx));
-        }
+        };
+        std::future::poll_fn(late).await
     }
 }
 
 /// A request under way, from when hyper has read its head until it is answered or given up.
-pub struct Exchange {
-    connection: Arc<Connection>,
-    is_http2: bool,
-    is_verified: bool,
-}
+pub struct Exchange(Arc<Connection>);
 
 impl Exchange {
     pub(super) fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Self {
         connection.state().begin(request);
-        let is_http2 = request.version() == Version::HTTP_2;
-        Self { connection: Arc::clone(connection), is_http2, is_verified: false }
+        Self(Arc::clone(connection))
     }
 
     pub fn peer(&self) -> SocketAddr {
-        self.connection.peer
+        self.0.peer
     }
 
-    /// The request's webhook is here and verified: its connection is not closed to make room.
-    pub fn verified(&mut self) {
-        self.is_verified = true;
-        self.connection.state().verified += 1;
+    /// The request's webhook is verified: its connection has earned keep-alive, and is not closed before it is answered.
+    pub fn verified(&self) {
+        self.0.state().is_trusted = true;
     }
 
-    pub const fn is_verified(&self) -> bool {
-        self.is_verified
-    }
-
-    /// Keep-alive is earned: until a webhook was accepted on it, a connection ends with its first answer.
+    /// Until a webhook was verified on it, a connection ends with its first answer.
     pub(super) fn finish(self, mut answer: Answer, is_draining: bool) -> Answer {
-        let mut state = self.connection.state();
-        state.is_trusted |= self.is_verified && answer.status() == StatusCode::OK;
-        let stays = state.is_trusted && !is_draining && !answer.headers().contains_key(CONNECTION);
-        drop(state);
-        if !stays {
-            self.connection.close(if is_draining { End::Shutdown } else { End::Refused });
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        if self.is_http2 {
-            answer.headers_mut().remove(CONNECTION); // it has a frame for that
+        let State { is_trusted, closing, .. } = *self.0.state();
+        if is_draining || !is_trusted || closing.is_some() || answer.headers().contains_key(CONNECTION) {
+            self.0.close(if is_draining { End::Shutdown } else { End::Refused });
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close")); // which hyper omits in HTTP/2
         }
         answer
     }
@@ -228,7 +192,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.connection.state().end(self.is_verified);
+        self.0.state().end();
     }
 }
 
@@ -243,36 +207,48 @@ pub fn head_bytes<B>(request: &Request<B>) -> u64 {
     (request.method().as_str().len() + 1 + origin + path + " HTTP/1.1\r\n".len() + headers + "\r\n".len()) as u64
 }
 
+/// Reading 32 KiB takes the 128 units of a task's turn. By itself Tokio counts reads, of any size: with the 2 MB that they can have, a
+/// flood keeps a worker for 10 ms, and hundreds of floods let a body come too late.
+const BYTES_A_UNIT: usize = 256;
+
 /// A connection's stream, which notes what comes and goes, and ends without a reset.
-pub struct Watched<S> {
-    stream: S,
+pub struct Watched {
+    stream: TcpStream,
     connection: Arc<Connection>,
     linger_timeout: Duration,
     /// From the end of our side on.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Watched<S> {
-    pub const fn new(stream: S, connection: Arc<Connection>, linger_timeout: Duration) -> Self {
+impl Watched {
+    pub const fn new(stream: TcpStream, connection: Arc<Connection>, linger_timeout: Duration) -> Self {
         Self { stream, connection, linger_timeout, linger: None }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
-        if into.filled().len() > before {
-            self.connection.state().has_read(into.filled().len() - before);
+        let bytes = into.filled().len() - before;
+        if bytes > 0 {
+            self.connection.state().has_read(bytes);
+        }
+        for _ in 0..bytes / BYTES_A_UNIT {
+            if let Poll::Ready(unit) = poll_proceed(cx) {
+                unit.made_progress();
+            }
         }
         read
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.connection.state().has_written(&written);
+        let mut state = self.connection.state();
+        state.blocked = written.is_pending().then(|| state.blocked.unwrap_or_else(Instant::now));
+        drop(state);
         written
     }
 
@@ -287,7 +263,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         if linger.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
-        let linger = linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(*linger_timeout)));
+        let linger = linger.get_or_insert_with(|| Box::pin(sleep(*linger_timeout)));
         let mut unread = [0; 4096];
         while linger.as_mut().poll(cx).is_pending() {
             let mut unread = ReadBuf::new(&mut unread);
@@ -308,6 +284,7 @@ mod tests {
         let seconds = Duration::from_secs;
         Limits {
             connections_max: 1,
+            eviction_grace: Duration::ZERO,
             header_bytes_max: 8192,
             header_timeout: seconds(5),
             keepalive_timeout: seconds(75),
@@ -321,9 +298,15 @@ mod tests {
 
     #[test]
     fn a_connection_has_one_deadline_whatever_it_does() {
-        use Phase::{Head, Idle, Request};
-        let now = std::time::Instant::now().into();
-        let fresh = Connection::new(([127, 0, 0, 1], 1).into()).closing_state(now);
+        #[derive(Debug)]
+        enum Phase {
+            Head,
+            Idle,
+            Request,
+            Trusted,
+        }
+        use Phase::{Head, Idle, Request, Trusted};
+        let now = Instant::now();
         let ago = |seconds| Some(now - Duration::from_secs(seconds));
         for (phase, blocked, closing, lifetime, expected) in [
             // phase; client takes nothing since; closing; lifetime: deadline in seconds from the phase's beginning
@@ -333,24 +316,43 @@ mod tests {
             (Request, None, Some(End::Shutdown), None, None),
             (Idle, None, Some(End::Shutdown), None, Some((1, End::Shutdown))),
             (Head, None, Some(End::Refused), None, Some((1, End::Refused))),
+            (Head, None, Some(End::Evicted), None, Some((0, End::Evicted))),
+            (Request, None, Some(End::Evicted), None, Some((0, End::Evicted))),
+            (Trusted, None, Some(End::Evicted), None, None),
+            (Request, None, Some(End::Evicted), Some(9), Some((9, End::Lifetime))),
             (Request, ago(0), None, None, Some((4, End::WriteTimeout))),
             (Idle, ago(3), None, None, Some((1, End::WriteTimeout))),
             (Request, None, None, Some(9), Some((9, End::Lifetime))),
             (Head, None, None, Some(9), Some((5, End::HeaderTimeout))),
             (Idle, None, None, Some(9), Some((9, End::Lifetime))),
         ] {
-            let state = State { phase, blocked, closing, ..fresh };
+            let (is_idle, is_trusted) = (matches!(phase, Idle), matches!(phase, Trusted));
+            let requests = matches!(phase, Request | Trusted).into();
+            let state = State { requests, is_idle, is_trusted, blocked, closing, ..State::new(now) };
             let limits = Limits { lifetime: lifetime.map(Duration::from_secs), ..limits() };
             let found = state.deadline(&limits).map(|(at, end)| ((at - now).as_secs(), end));
-            assert_eq!(found, expected, "{state:?}");
+            assert_eq!(found, expected, "{phase:?} {state:?}");
         }
     }
 
-    impl Connection {
-        /// The state as of a connection that was opened at this time.
-        fn closing_state(&self, at: Instant) -> State {
-            State { opened: at, since: at, ..*self.state() }
-        }
+    #[test]
+    fn strangers_are_evicted_before_those_with_a_key_but_none_that_is_new_or_is_to_be_answered() {
+        let connection = Connection::new(([127, 0, 0, 1], 1).into());
+        let opened = connection.state().opened;
+        let order = |is_trusted, requests, limits: Limits| {
+            let mut state = connection.state();
+            (state.is_trusted, state.requests) = (is_trusted, requests);
+            drop(state);
+            connection.eviction_order(&limits)
+        };
+        assert_eq!(order(false, 0, limits()), Some((false, opened)));
+        assert_eq!(order(false, 1, limits()), Some((false, opened)));
+        assert_eq!(order(true, 0, limits()), Some((true, opened)));
+        assert!(order(false, 0, limits()) < order(true, 0, limits()));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(order(false, 0, Limits { eviction_grace: hour, ..limits() }), None, "its head may be on its way");
+        assert_eq!(order(true, 1, limits()), None);
+        assert_eq!(order(false, 1, Limits { lifetime: Some(hour), ..limits() }), None);
     }
 
     #[test]

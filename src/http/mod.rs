@@ -6,6 +6,8 @@ pub mod webhook;
 mod connection;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -23,13 +25,12 @@ use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::outcome::{ConnectionEnd as End, Outcome, Refusal, Unavailable};
 use crate::shutdown::Shutdown;
-use crate::telemetry::Throttle;
+use crate::telemetry::Throttles;
 pub use connection::Exchange;
 use connection::{Connection, Watched, head_bytes};
 
@@ -37,6 +38,7 @@ use connection::{Connection, Watched, head_bytes};
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub connections_max: usize,
+    pub eviction_grace: Duration,
     pub header_bytes_max: usize,
     pub header_timeout: Duration,
     pub keepalive_timeout: Duration,
@@ -45,7 +47,7 @@ pub struct Limits {
     /// HTTP/2 streams of a connection, and the bytes that its client may send before they are read.
     pub streams_max: u32,
     pub window_bytes: u32,
-    /// How long a connection may last in all, if not as long as it likes.
+    /// How long a connection may last in all, if not as long as it likes. Its requests are then answered whatever others need.
     pub lifetime: Option<Duration>,
 }
 
@@ -54,10 +56,12 @@ pub type Answer = Response<Full<Bytes>>;
 /// Answers requests; one a listener.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. Dropped before its end when the client has gone.
-    fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> impl Future<Output = Answer> + Send;
+    fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send;
 
     /// Answers for a request that did not come through [`Handler::answer`].
-    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer;
+    fn refuse(&self, outcome: Outcome, _peer: SocketAddr) -> Answer {
+        answer(outcome)
+    }
 
     /// An answer was given, perhaps by hyper.
     fn answered(&self, _: StatusCode) {}
@@ -71,143 +75,132 @@ pub struct Server<H> {
     handler: H,
     limits: Limits,
     http: auto::Builder<TokioExecutor>,
-    slots: Arc<Semaphore>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// One of them has ended.
+    ended: Notify,
     shutdown: Shutdown,
-    complaints: Throttle,
+    complaints: Throttles,
 }
 
 impl<H: Handler> Server<H> {
     pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // With half_close a request is answered whose client has ended its side behind it.
-        http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max.max(8192));
+        http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max);
         http.http2()
             .max_concurrent_streams(limits.streams_max)
             .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
-        let slots = Arc::new(Semaphore::new(limits.connections_max));
-        let complaints = Throttle::new(Duration::from_secs(10));
-        Arc::new(Self { handler, limits, http, slots, connections: Mutex::default(), shutdown, complaints })
+        let complaints = Throttles::new(Duration::from_secs(10));
+        let (connections, ended) = (Mutex::default(), Notify::new());
+        Arc::new(Self { handler, limits, http, connections, ended, shutdown, complaints })
     }
 
     /// How many connections are open.
     pub fn open(&self) -> usize {
-        self.limits.connections_max - self.slots.available_permits()
-    }
-
-    /// Accepts until `closing`, and serves what was accepted until it has ended. The listener comes from outside, so that whoever
-    /// starts the daemon learns of a port that is taken before anything else happens.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
-        let (tasks, mut number) = (TaskTracker::new(), 0);
-        while let Some(accepted) = closing.run_until_cancelled(self.accept(&listener)).await {
-            let (stream, peer, slot) = accepted;
-            let connection = Arc::new(Connection::new(peer));
-            number += 1;
-            self.connections().insert(number, Arc::clone(&connection));
-            tasks.spawn(Arc::clone(&self).connection(number, stream, connection, slot));
-        }
-        drop(listener);
-        self.connections().values().for_each(|connection| connection.close(End::Shutdown));
-        tasks.close();
-        tasks.wait().await;
-    }
-
-    /// The next connection with its slot. Errors, such as too many open files, pass: they are waited out.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-        let pause = Duration::from_millis(50);
-        let (stream, peer) = loop {
-            match listener.accept().await {
-                Ok(accepted) => break accepted,
-                Err(error) => {
-                    self.complain(|suppressed| tracing::warn!(%error, suppressed, "cannot accept connections"))
-                }
-            }
-            tokio::time::sleep(pause).await;
-        };
-        loop {
-            if self.slots.available_permits() == 0 {
-                self.make_room();
-            }
-            // Where all are busy with webhooks, one of them is soon idle.
-            if let Ok(slot) = tokio::time::timeout(pause, Arc::clone(&self.slots).acquire_owned()).await {
-                return (stream, peer, slot.expect("the semaphore is never closed"));
-            }
-        }
-    }
-
-    fn complain(&self, log: impl FnOnce(u64)) {
-        if let Some(suppressed) = self.complaints.pass() {
-            log(suppressed);
-        }
-    }
-
-    /// Closes the connections that can be spared most; some at a time, for to find them takes a look at all.
-    fn make_room(&self) {
-        let connections: Vec<_> = self.connections().values().cloned().collect();
-        let mut spare: Vec<_> = connections.iter().filter_map(|c| Some((c.spared_since()?, c))).collect();
-        spare.sort_by_key(|(since, _)| *since);
-        spare.truncate(1 + connections.len() / 64);
-        spare.iter().for_each(|(_, connection)| connection.close(End::Evicted));
-        let closed = spare.len();
-        self.complain(|suppressed| {
-            tracing::warn!(closed, suppressed, "connections_max is reached: those that have waited longest are closed")
-        });
+        self.connections().len()
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One connection from its first byte to its end.
-    async fn connection(
-        self: Arc<Self>,
-        number: u64,
-        stream: TcpStream,
-        connection: Arc<Connection>,
-        slot: OwnedSemaphorePermit,
-    ) {
-        let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
-        let end = AssertUnwindSafe(self.drive(stream, &connection)).catch_unwind().await;
-        self.connections().remove(&number);
-        drop(slot);
-        self.handler.ended(end.unwrap_or(End::Panic));
+    /// Accepts until `closing`, and serves what was accepted until it has ended. The listener comes from outside, so that whoever
+    /// starts the daemon learns of a port that is taken before anything else happens.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
+        for number in 0.. {
+            let Some((stream, peer)) = closing.run_until_cancelled(self.accept(&listener)).await else { break };
+            let connection = Arc::new(Connection::new(peer));
+            self.connections().insert(number, Arc::clone(&connection));
+            let server = Arc::clone(&self);
+            tokio::spawn(async move {
+                let end = AssertUnwindSafe(server.drive(stream, &connection)).catch_unwind().await;
+                server.handler.ended(end.unwrap_or(End::Panic));
+                server.connections().remove(&number);
+                server.ended.notify_waiters();
+            });
+        }
+        drop(listener);
+        self.connections().values().for_each(|connection| connection.close(End::Shutdown));
+        loop {
+            let ended = self.ended.notified(); // before it looks: the last one may end meanwhile
+            if self.open() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
+    /// The next connection, when there is room for it. Errors, such as too many open files, pass: they are waited out.
+    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
+        let accepted = loop {
+            match listener.accept().await {
+                Ok(accepted) => break accepted,
+                Err(error) => {
+                    if let Some(suppressed) = self.complaints.pass("accept") {
+                        tracing::warn!(%error, suppressed, "cannot accept connections");
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        };
+        loop {
+            let ended = self.ended.notified();
+            if self.open() < self.limits.connections_max {
+                return accepted;
+            }
+            self.make_room();
+            // Where none may be evicted, one is soon idle or old enough.
+            let _ = tokio::time::timeout(self.limits.eviction_grace, ended).await;
+        }
+    }
+
+    /// Evicts the connections that others need least; some at a time, for to find them takes a look at all.
+    fn make_room(&self) {
+        let connections: Vec<_> = self.connections().values().cloned().collect();
+        let order = |connection| Some((Connection::eviction_order(connection, &self.limits)?, connection));
+        let mut evicted: Vec<_> = connections.iter().map(Arc::as_ref).filter_map(order).collect();
+        evicted.sort_by_key(|(order, _)| *order);
+        evicted.truncate(1 + connections.len() / 64);
+        evicted.iter().for_each(|(_, connection)| connection.close(End::Evicted));
+        let closed = evicted.len();
+        if closed > 0
+            && let Some(suppressed) = self.complaints.pass("evict")
+        {
+            tracing::warn!(closed, suppressed, "connections_max is reached: the longest waiting are closed");
+        }
+    }
+
+    /// One connection from its first byte to its end.
     async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
+        let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
         let service = service_fn(|request| {
             let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
-            async move { Ok::<_, std::convert::Infallible>(server.exchange(request, exchange).await) }
+            async move { Ok::<_, Infallible>(server.exchange(request, exchange).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout));
         let mut http = pin!(self.http.serve_connection(stream, service));
-        let mut closing = None;
+        let mut is_closing = false;
         loop {
-            let was_closing = closing.is_some();
             tokio::select! {
                 biased;
                 done = http.as_mut() => return self.done(done, connection),
-                end = connection.closed(closing) => closing = Some(end),
-                end = connection.late(&self.limits) => {
-                    if was_closing || end != End::KeepaliveTimeout {
-                        return end;
-                    }
-                    closing = Some(end);
-                    connection.close(end);
-                }
+                end = connection.late(&self.limits) => match end {
+                    End::KeepaliveTimeout if !is_closing => connection.close(end),
+                    end => return end,
+                },
+                () = connection.closed.notified() => {}
             }
-            if closing == Some(End::Evicted) {
-                return End::Evicted;
-            }
-            if !was_closing {
+            if !is_closing && connection.closing().is_some() {
+                is_closing = true;
                 http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
             }
         }
     }
 
     /// How a connection has ended by itself. What hyper could not parse it has answered.
-    fn done(&self, done: Result<(), Box<dyn std::error::Error + Send + Sync>>, connection: &Connection) -> End {
+    fn done(&self, done: Result<(), Box<dyn Error + Send + Sync>>, connection: &Connection) -> End {
         let status = match done.err().and_then(|error| error.downcast::<hyper::Error>().ok()) {
             Some(error) if error.is_parse_too_large() => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Some(error) if error.is_parse() => StatusCode::BAD_REQUEST,
@@ -218,33 +211,28 @@ impl<H: Handler> Server<H> {
     }
 
     /// One request and its answer.
-    async fn exchange(&self, request: Request<Incoming>, mut exchange: Exchange) -> Answer {
-        let peer = exchange.peer();
-        let answer = if let Some(refusal) = self.refusal(&request) {
-            self.handler.refuse(Outcome::Refused(refusal), peer)
-        } else {
-            let answer = AssertUnwindSafe(self.handler.answer(request, &mut exchange)).catch_unwind();
-            answer.await.unwrap_or_else(|_| self.handler.refuse(Outcome::Unavailable(Unavailable::Panic), peer))
+    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange) -> Answer {
+        let answer = match self.refusal(&request) {
+            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
+            None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
+        let panicked = Outcome::Unavailable(Unavailable::Panic);
+        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, exchange.peer()));
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }
 
     /// What hyper lets pass: heads of HTTP/1 that are a little too long, codings besides `chunked`, and no `Host`, two, or one that is none.
     fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
-        let version = request.version();
+        let (version, headers) = (request.version(), request.headers());
         if version != Version::HTTP_2 && head_bytes(request) > self.limits.header_bytes_max as u64 {
             return Some(Refusal::HeadTooLarge);
         }
-        if request
-            .headers()
-            .get_all(TRANSFER_ENCODING)
-            .iter()
-            .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        {
-            return Some(Refusal::BadCoding);
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+            return Some(Refusal::TransferCoding);
         }
-        let mut hosts = request.headers().get_all(HOST).iter();
+        let mut hosts = headers.get_all(HOST).iter();
         let is_host = |host: &HeaderValue| {
             host.is_empty() || host.to_str().is_ok_and(|host| host.parse::<Authority>().is_ok() && !host.contains('@'))
         };
@@ -255,7 +243,7 @@ impl<H: Handler> Server<H> {
 
 fn answer(outcome: Outcome) -> Answer {
     let (status, line) = outcome.answer();
-    let mut answer = text(StatusCode::from_u16(status).unwrap_or_default(), line);
+    let mut answer = text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), line);
     // RFC 9110 wants a 401 to name a scheme. This one says that the key is in the body.
     let header = match status {
         405 => Some((ALLOW, HeaderValue::from_static("POST"))),
@@ -281,44 +269,82 @@ mod tests {
 
     use super::*;
 
-    /// Panics where it is asked to.
-    struct Faulty;
+    /// Panics where it is asked to, or answers when it is told to.
+    #[derive(Default)]
+    struct Faulty {
+        is_asked: Arc<Notify>,
+        go_on: Arc<Notify>,
+    }
 
     impl Handler for Faulty {
-        async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
-            exchange.verified();
-            tokio::task::yield_now().await;
-            assert_ne!(request.uri().path(), "/panic");
+        async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
+            match request.uri().path() {
+                "/wait" => {
+                    self.is_asked.notify_one();
+                    self.go_on.notified().await;
+                }
+                path => {
+                    exchange.verified();
+                    tokio::task::yield_now().await;
+                    assert_ne!(path, "/panic");
+                }
+            }
             answer(Outcome::Published)
         }
+    }
 
-        fn refuse(&self, outcome: Outcome, _: SocketAddr) -> Answer {
-            answer(outcome)
+    /// A server of two connections at most, where it listens, and what ends it.
+    struct Running {
+        server: Arc<Server<Faulty>>,
+        address: SocketAddr,
+        closing: CancellationToken,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    impl Running {
+        async fn start(handler: Faulty) -> Self {
+            let limits = Limits {
+                connections_max: 2,
+                eviction_grace: Duration::from_millis(1),
+                header_bytes_max: 8192,
+                header_timeout: Duration::from_secs(60),
+                keepalive_timeout: Duration::from_secs(60),
+                write_timeout: Duration::from_secs(60),
+                linger_timeout: Duration::from_millis(10),
+                streams_max: 1,
+                window_bytes: 65_536,
+                lifetime: Some(Duration::from_secs(60)),
+            };
+            let closing = CancellationToken::new();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let server = Server::new(handler, limits, Shutdown::default());
+            let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
+            Self { server, address, closing, serving }
         }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.expect("a listener")
+        }
+
+        async fn end(self) {
+            self.closing.cancel();
+            self.serving.await.expect("it ends, though a connection is open");
+            assert_eq!(self.server.open(), 0);
+        }
+    }
+
+    async fn ask(stream: &mut TcpStream, path: &str) {
+        let request = format!("POST {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("written");
     }
 
     #[tokio::test]
     async fn a_request_whose_handler_panics_is_answered_503_and_changes_nothing_for_others() {
-        let limits = Limits {
-            connections_max: 2,
-            header_bytes_max: 8192,
-            header_timeout: Duration::from_secs(60),
-            keepalive_timeout: Duration::from_secs(60),
-            write_timeout: Duration::from_secs(60),
-            linger_timeout: Duration::from_millis(10),
-            streams_max: 1,
-            window_bytes: 65_536,
-            lifetime: None,
-        };
-        let (shutdown, closing) = (Shutdown::default(), CancellationToken::new());
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let address = listener.local_addr().expect("an address");
-        let server = Server::new(Faulty, limits, shutdown);
-        let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
-        let mut stream = TcpStream::connect(address).await.expect("a listener");
+        let running = Running::start(Faulty::default()).await;
+        let mut stream = running.connect().await;
         for (path, status) in [("/", "200"), ("/panic", "503"), ("/", "200")] {
-            let request = format!("POST {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: 0\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.expect("written");
+            ask(&mut stream, path).await;
             let mut answer = Vec::new();
             while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
                 assert_ne!(stream.read_buf(&mut answer).await.expect("read"), 0, "the connection goes on");
@@ -331,8 +357,34 @@ mod tests {
                 stream.read_exact(&mut rest).await.expect("its body");
             }
         }
-        closing.cancel();
-        serving.await.expect("it ends, though a connection is open");
-        assert_eq!(server.open(), 0);
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_being_answered_is_not_evicted_though_it_has_waited_longest() {
+        let handler = Faulty::default();
+        let (is_asked, go_on) = (Arc::clone(&handler.is_asked), Arc::clone(&handler.go_on));
+        let running = Running::start(handler).await;
+        let mut probe = running.connect().await;
+        ask(&mut probe, "/wait").await;
+        is_asked.notified().await;
+        let mut answer = String::new();
+        for n in 0..3 {
+            let mut silent = running.connect().await;
+            let mut next = running.connect().await;
+            assert_eq!(
+                silent.read(&mut [0]).await.expect("a clean end"),
+                0,
+                "it makes room for the next one, round {n}"
+            );
+            ask(&mut next, "/wait").await;
+            is_asked.notified().await;
+            go_on.notify_one(); // the one that has waited for longest
+            probe.read_to_string(&mut answer).await.expect("an answer");
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+            (probe, answer) = (next, String::new());
+        }
+        go_on.notify_one();
+        running.end().await;
     }
 }

@@ -12,10 +12,11 @@ use hyper::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Answer, Exchange, Handler, answer};
-use crate::budget::{self, Budget, Held};
+use crate::budget::{Budget, Held};
 use crate::event::traceparent;
 use crate::metrics::Metrics;
-use crate::outcome::{ConnectionEnd, Outcome, Refusal, Unavailable};
+use crate::outcome::Unavailable::{Overloaded, SlowBody};
+use crate::outcome::{ConnectionEnd, Outcome, Refusal};
 use crate::relay::{Endpoint, Relay};
 use crate::telemetry::Throttles;
 
@@ -54,10 +55,10 @@ impl Webhooks {
         }
         if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
         {
-            return Err(Refusal::Encoded);
+            return Err(Refusal::ContentEncoding);
         }
         if !headers.get(CONTENT_TYPE).is_none_or(is_json) {
-            return Err(Refusal::NotJson);
+            return Err(Refusal::ContentType);
         }
         if declared > self.config.body_bytes_max as u64 {
             return Err(Refusal::BodyTooLarge);
@@ -68,7 +69,7 @@ impl Webhooks {
 
     /// The whole body, and its part of the budget, of which it has what has come.
     async fn body(&self, mut body: Incoming, received: Instant) -> Result<(BytesMut, Held), Outcome> {
-        let mut reading = self.budget.begin()?;
+        let mut reading = self.budget.begin().map_err(Outcome::Unavailable)?;
         let evicted = reading.evicted();
         let read = async {
             let mut bytes = BytesMut::new();
@@ -79,20 +80,20 @@ impl Webhooks {
                 if length > self.config.body_bytes_max {
                     return Err(Outcome::Refused(Refusal::BodyTooLarge));
                 }
-                reading.grow_to(length)?;
+                reading.grow_to(length).map_err(Outcome::Unavailable)?;
                 bytes.extend_from_slice(&data);
             }
-            Ok((bytes, reading.complete()?))
+            Ok((bytes, reading.complete().map_err(Outcome::Unavailable)?))
         };
         tokio::select! {
             biased;
             read = read => read,
-            () = evicted => Err(Outcome::Unavailable(Unavailable::SlowBody)),
+            () = evicted => Err(Outcome::Unavailable(SlowBody)),
             () = sleep_until(received + self.config.body_timeout) => Err(Outcome::Refused(Refusal::BodyTooSlow)),
         }
     }
 
-    async fn outcome(&self, head: &Head, body: Incoming, exchange: &mut Exchange) -> Result<Outcome, Outcome> {
+    async fn outcome(&self, head: &Head, body: Incoming, exchange: &Exchange) -> Result<Outcome, Outcome> {
         let received = Instant::now();
         let (body, held) = self.body(body, received).await?;
         let accepted =
@@ -102,54 +103,41 @@ impl Webhooks {
         Ok(self.relay.deliver(accepted, held, received + self.config.response_deadline).outcome().await)
     }
 
-    /// Counts and logs what has become of a request, and says it.
+    /// Counts and logs what has become of a request, and makes its answer.
     fn conclude(&self, outcome: Outcome, app: &str, peer: SocketAddr) -> Answer {
-        let refused = match outcome {
-            Outcome::Rejected(rejection) => Some(rejection.reason()),
-            Outcome::Refused(refusal) => Some(refusal.label()),
+        let mut answer = answer(outcome);
+        let reason = match outcome {
+            Outcome::Rejected(rejection) => rejection.label(),
+            Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
-                None
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs()));
+                return answer;
             }
-            _ => None,
+            _ => return answer,
         };
-        if let Some(reason) = refused {
-            self.metrics.refused(reason);
-            if let Some(suppressed) = self.refused.pass(reason) {
-                tracing::warn!(app, reason, %peer, suppressed, "request refused");
-            }
-        }
-        let mut answer = answer(outcome);
-        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
-            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs().max(1)));
+        self.metrics.refused(reason);
+        if let Some(suppressed) = self.refused.pass(reason) {
+            tracing::warn!(app, reason, %peer, suppressed, "request refused");
         }
         answer
     }
 }
 
-impl From<budget::Refused> for Outcome {
-    fn from(refused: budget::Refused) -> Self {
-        Self::Unavailable(match refused {
-            budget::Refused::Full => Unavailable::Overloaded,
-            budget::Refused::Evicted => Unavailable::SlowBody,
-        })
-    }
-}
-
 impl Handler for Webhooks {
-    async fn answer(&self, request: Request<Incoming>, exchange: &mut Exchange) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let began = Instant::now();
         let (head, body) = (self.head(&request), request.into_body());
         let has_body = !body.is_end_stream();
         let (outcome, app) = match &head {
-            Ok(head) => {
-                (self.outcome(head, body, exchange).await.unwrap_or_else(|outcome| outcome), head.endpoint.app())
-            }
-            Err(refusal) => (Outcome::Refused(*refusal), "unknown"),
+            Ok(head) => (self.outcome(head, body, exchange).await, head.endpoint.app()),
+            Err(refusal) => (Err(Outcome::Refused(*refusal)), "unknown"),
         };
+        let outcome = outcome.unwrap_or_else(|refused| refused);
         let mut answer = self.conclude(outcome, app, exchange.peer());
-        if has_body && !exchange.is_verified() && !matches!(outcome, Outcome::Rejected(_)) {
-            // What is left of the body may still be coming: it would be taken for the next request.
+        let is_read = !matches!(outcome, Outcome::Refused(_) | Outcome::Unavailable(Overloaded | SlowBody));
+        if has_body && !is_read {
+            // What is left of the body may still be coming.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.metrics.request_seconds.observe(began.elapsed().as_secs_f64());

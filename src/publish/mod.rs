@@ -9,7 +9,6 @@ mod producer;
 mod remedy;
 mod report;
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -26,10 +25,7 @@ pub use config::{Config, Unusable, canonical};
 use health::Health;
 use producer::{Client, Common, Producer};
 pub use remedy::{REMEDIES, Remedy};
-#[cfg(test)]
-pub use report::Reporter;
-pub use report::{Held, Report};
-use report::{InFlight, Slot};
+pub use report::{Held, InFlight, Report};
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +83,8 @@ pub struct Publisher {
     batched: Producer,
     /// For records that were refused with their batch.
     alone: Producer,
-    in_flight: Arc<AtomicUsize>,
+    /// Each record in flight has a clone of it.
+    in_flight: Arc<()>,
 }
 
 impl Publisher {
@@ -127,9 +124,9 @@ impl Publisher {
     }
 
     fn hand_over(&self, producer: &Producer, record: Record, held: Option<Held>) -> Report {
-        let slot = Arc::new(Slot::new(record, Instant::now()));
-        producer.send(InFlight::new(Arc::clone(&slot), &self.in_flight, held));
-        Report::new(slot)
+        let (in_flight, report) = InFlight::new(record, &self.in_flight, held);
+        producer.send(in_flight);
+        report
     }
 
     async fn reported(&self, report: Report) -> Result<(), Failure> {
@@ -138,7 +135,7 @@ impl Publisher {
 
     /// How many records have no report yet.
     pub fn records_in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
+        Arc::strong_count(&self.in_flight) - 1
     }
 
     /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
@@ -156,11 +153,7 @@ impl Publisher {
         }
         if let Some(topic) = self.common.health.stuck(Instant::now()) {
             let why = format!("the brokers answer, and yet nothing has reached the topic {topic} for long");
-            for producer in [&self.batched, &self.alone] {
-                if producer.existing().is_some() {
-                    producer.replace(&why);
-                }
-            }
+            [&self.batched, &self.alone].iter().for_each(|producer| producer.replace(&why));
         }
         Ok(())
     }

@@ -75,14 +75,14 @@ impl Producer {
             }
             Err(error) => {
                 tracing::error!(%error, "a Kafka producer cannot be made");
-                in_flight.report(Err(Failure::gone()), Instant::now());
+                in_flight.report(Err(Failure::gone()));
             }
         }
     }
 
-    /// Replaces the client, at most once a second; what the old one still has is reported as failed.
+    /// Replaces the client, where there is one, at most once a second; what the old one still has is reported as failed.
     pub(super) fn replace(&self, reason: &str) {
-        if self.replaced.pass().is_none() {
+        if self.existing().is_none() || self.replaced.pass().is_none() {
             return;
         }
         tracing::warn!(reason, "the Kafka producer is replaced");
@@ -126,8 +126,7 @@ impl Client {
     }
 
     fn send(&self, in_flight: InFlight) {
-        let slot = Arc::clone(in_flight.slot());
-        let record = &slot.record;
+        let record = Arc::clone(&in_flight.record);
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers =
             record.headers.iter().fold(headers, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
@@ -216,7 +215,7 @@ impl Context {
         if failure.remedy == Remedy::Rebuild {
             self.is_fatal.store(true, Relaxed);
         }
-        in_flight.report(Err(failure), Instant::now());
+        in_flight.report(Err(failure));
     }
 
     fn count(&self, error: &KafkaError) {
@@ -230,7 +229,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, in_flight: Box<InFlight>) {
         let now = Instant::now();
-        let since = in_flight.slot().since;
+        let since = in_flight.since;
         let took = now.saturating_duration_since(since);
         self.common.metrics.publish_seconds.observe(took.as_secs_f64());
         let outcome = match result {
@@ -244,7 +243,7 @@ impl ProducerContext for Context {
             Ok(message) => Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::NoOffset), message, since)),
             Err((error, message)) => Err(self.failed(error, message, since)),
         };
-        in_flight.report(outcome, now);
+        in_flight.report(outcome);
     }
 }
 

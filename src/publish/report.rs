@@ -2,12 +2,11 @@
 
 use std::any::Any;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use futures_util::task::AtomicWaker;
+use tokio::sync::oneshot;
 
 use super::Failure;
 use crate::event::Record;
@@ -17,106 +16,48 @@ pub type Held = Arc<dyn Any + Send + Sync>;
 
 /// Goes through librdkafka with a record, and ends with librdkafka's copy of that. Until then the record counts as in flight, and what is
 /// held for it is kept, whether a task still waits for the report or not.
-pub(super) struct InFlight {
-    slot: Arc<Slot>,
-    records: Arc<AtomicUsize>,
-    _held: Option<Held>,
+pub struct InFlight {
+    pub(super) record: Arc<Record>,
+    pub(super) since: Instant,
+    reporter: oneshot::Sender<Result<(), Failure>>,
+    /// The record counts as in flight for as long as this exists.
+    counted: Arc<()>,
+    held: Option<Held>,
 }
 
 impl InFlight {
-    pub(super) fn new(slot: Arc<Slot>, records: &Arc<AtomicUsize>, held: Option<Held>) -> Self {
-        records.fetch_add(1, Ordering::Relaxed);
-        Self { slot, records: Arc::clone(records), _held: held }
-    }
-
-    pub(super) fn slot(&self) -> &Arc<Slot> {
-        &self.slot
+    /// A record that is handed over now, and its report to come.
+    pub fn new(record: Record, counted: &Arc<()>, held: Option<Held>) -> (Self, Report) {
+        let ((reporter, outcome), record) = (oneshot::channel(), Arc::new(record));
+        let report = Report { record: Arc::clone(&record), outcome };
+        (Self { record, since: Instant::now(), reporter, counted: Arc::clone(counted), held }, report)
     }
 
     /// The report is there; it reaches the task that waits after all else was released.
-    pub(super) fn report(self, outcome: Result<(), Failure>, now: Instant) {
-        let slot = Arc::clone(&self.slot);
-        drop(self);
-        slot.fill(outcome, now);
-    }
-}
-
-/// Reports in the place of a producer.
-#[cfg(test)]
-pub struct Reporter(InFlight);
-
-#[cfg(test)]
-impl Reporter {
-    pub fn of(record: Record, held: Option<Held>) -> (Self, Report) {
-        let slot = Arc::new(Slot::new(record, Instant::now()));
-        (Self(InFlight::new(Arc::clone(&slot), &Arc::default(), held)), Report::new(slot))
-    }
-
     pub fn report(self, outcome: Result<(), Failure>) {
-        self.0.report(outcome, Instant::now());
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.records.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A record, and its report once that is there.
-pub(super) struct Slot {
-    pub(super) record: Record,
-    pub(super) since: Instant,
-    filled: OnceLock<(Result<(), Failure>, Instant)>,
-    waiter: AtomicWaker,
-}
-
-impl Slot {
-    pub(super) const fn new(record: Record, since: Instant) -> Self {
-        Self { record, since, filled: OnceLock::new(), waiter: AtomicWaker::new() }
-    }
-
-    fn fill(&self, outcome: Result<(), Failure>, now: Instant) {
-        let _ = self.filled.set((outcome, now)); // librdkafka reports a record once
-        self.waiter.wake();
+        drop((self.counted, self.held));
+        let _ = self.reporter.send(outcome); // the task may wait no longer
     }
 }
 
 /// The report of one record: resolves when the broker has acked it, or librdkafka has given it up, which it does by
-/// `publish_deadline` and a second. Dropping it calls nothing back. Of clones, the last one that was polled is woken.
-#[derive(Clone)]
-pub struct Report(Arc<Slot>);
+/// `publish_deadline` and a second; or when its producer has gone away without a report. Dropping it calls nothing back.
+pub struct Report {
+    record: Arc<Record>,
+    outcome: oneshot::Receiver<Result<(), Failure>>,
+}
 
 impl Report {
-    pub(super) const fn new(slot: Arc<Slot>) -> Self {
-        Self(slot)
-    }
-
-    /// When the record was handed over.
-    pub fn since(&self) -> Instant {
-        self.0.since
-    }
-
-    /// When the report came, once it is there.
-    pub fn came(&self) -> Option<Instant> {
-        self.0.filled.get().map(|(_, at)| *at)
-    }
-
     /// The record that it is of.
     pub fn record(&self) -> Record {
-        self.0.record.clone()
+        Record::clone(&self.record)
     }
 }
 
 impl Future for Report {
     type Output = Result<(), Failure>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some((outcome, _)) = self.0.filled.get() {
-            return Poll::Ready(*outcome);
-        }
-        self.0.waiter.register(context.waker());
-        // It may have come while the waiter was not registered yet.
-        self.0.filled.get().map_or(Poll::Pending, |(outcome, _)| Poll::Ready(*outcome))
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.outcome).poll(context).map(|outcome| outcome.unwrap_or(Err(Failure::gone())))
     }
 }

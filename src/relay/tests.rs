@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::budget::{self, Budget};
 use crate::event::{Keys, Mode, Topics};
-use crate::publish::{Remedy, Reporter};
+use crate::publish::{InFlight as Reporter, Remedy};
 
 const REPORT_TIMEOUT: Duration = Duration::from_millis(5200);
 const RESPONSE_DEADLINE: Duration = Duration::from_secs(8);
@@ -52,7 +52,7 @@ impl Fake {
 
 impl Backend for Fake {
     fn publish(&self, record: Record, held: Arc<Held>) -> Report {
-        let (reporter, report) = Reporter::of(record.clone(), Some(held));
+        let (reporter, report) = Reporter::new(record.clone(), &Arc::default(), Some(held));
         self.published.lock().expect("no panic").push_back((record, reporter));
         report
     }
@@ -136,7 +136,7 @@ impl Stage {
     }
 
     /// Begins the delivery of event `n` to an app.
-    fn post_to(&self, app: &str, n: u64) -> InFlight {
+    fn post_to(&self, app: &str, n: u64) -> Pending {
         let body = format!(
             r#"{{"secret_key":"{app}","action":"incoming_event","organization_id":"o","payload":{{"chat_id":"C","thread_id":"T","event":{{"id":"T_{n}"}}}}}}"#
         );
@@ -146,7 +146,7 @@ impl Stage {
         self.relay.deliver(accepted, held, Instant::now() + RESPONSE_DEADLINE)
     }
 
-    fn post(&self, n: u64) -> InFlight {
+    fn post(&self, n: u64) -> Pending {
         self.post_to("production", n)
     }
 
@@ -372,4 +372,15 @@ async fn two_apps_with_topics_of_their_own_both_have_an_event_in_either_order_at
             }
         }
     }
+}
+
+#[test]
+fn a_path_that_is_longer_than_any_that_is_taken_is_not_found() {
+    let mut policy = policy();
+    policy.app_webhooks = policy.apps.remove("staging");
+    let is_taken = |path: &str| policy.endpoint(path).is_some();
+    let longest = format!("/app-webhooks/{}", "t".repeat(TOKEN_BYTES_MAX));
+    assert!(is_taken(&longest) && !is_taken(&format!("{longest}t")));
+    let longest = format!("/webhooks/{}", "a".repeat(longest.len() - "/webhooks/".len()));
+    assert!(is_taken(&longest) && !is_taken(&format!("{longest}ü")), "an unknown app is refused by its key");
 }

@@ -153,7 +153,8 @@ impl Client {
         }
     }
 
-    /// Lets every sender finish its event, retries included, and answers all that was posted.
+    /// Lets every sender finish its event, retries included, and post a last one; answers all that was posted. Whatever is to
+    /// hold after a fault, holds for the last ones.
     pub fn stop(&mut self) -> Vec<Posted> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let chats = self.chats.drain(..).flat_map(|chat| chat.join().expect("a sender does not panic"));
@@ -214,6 +215,7 @@ impl Chat {
             lock(&shared.held).end(action);
             shared.released.notify_all();
         }
+        posted.push(self.post(MAIN, true, 10));
         posted
     }
 

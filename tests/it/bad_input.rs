@@ -454,6 +454,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 
 // Flags of frames.
@@ -523,6 +524,39 @@ fn a_stream_beyond_streams_max_is_refused_and_the_others_are_answered() {
         assert_eq!(await_frame(&mut stream, HEADERS, number)[0], OK);
     }
     assert_unharmed(&relay);
+}
+
+#[test]
+fn of_the_requests_at_once_on_an_admin_connection_one_is_answered_and_ends_it() {
+    let Some(relay) = relay() else { return };
+    let ask = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, b"\x82\x86\x04\x06/livez");
+    let mut stream = connect(relay.admin);
+    let both = [ask(1), ask(3)].concat();
+    stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &both].concat()).expect("a socket");
+    assert_eq!(await_frame(&mut stream, RST_STREAM, 3), 7_u32.to_be_bytes());
+    assert_eq!(await_frame(&mut stream, HEADERS, 1)[0], OK);
+    await_frame(&mut stream, GOAWAY, 0);
+    assert_unharmed(relay);
+}
+
+#[test]
+fn a_path_that_no_app_can_have_is_refused_before_its_body_and_ends_the_connection() {
+    let Some(relay) = relay() else { return };
+    let path = format!("/webhooks/{}", "a".repeat(15_000));
+    let length = [0x7f, 0xa3, 0x74]; // 127 and 14,883 in seven bits a byte, the lower ones first
+    let block = [b"\x83\x86\x04", &length[..], path.as_bytes()].concat();
+    assert_eq!(path.len(), 127 + (0x23 | 0x74 << 7));
+    let mut stream = connect(relay.webhooks);
+    stream
+        .write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &frame(HEADERS, END_HEADERS, 1, &block)].concat())
+        .expect("a socket");
+    const NOT_FOUND: u8 = 0x8d;
+    assert_eq!(await_frame(&mut stream, HEADERS, 1)[0], NOT_FOUND);
+    await_frame(&mut stream, GOAWAY, 0);
+    let answer = raw(relay.webhooks, format!("POST {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: 9\r\n\r\n"));
+    let answer = answer.expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (404, Some("close")));
+    assert_unharmed(relay);
 }
 
 #[test]

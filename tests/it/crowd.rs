@@ -57,3 +57,21 @@ fn a_crowd_that_comes_at_once_is_let_in_while_nobody_accepts() {
     let mut last = crowd.into_iter().next_back().expect("a crowd");
     say_and_hear(&mut last, &request("/webhooks", "", incoming_event(&chat_id(), 1)), &[200]);
 }
+
+/// 400 open files are not enough for 4,096 connections and a spool of 10 GiB in segments of 64 MiB.
+#[test]
+fn with_few_open_files_there_are_fewer_connections_and_a_webhook_gets_one_of_them() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let spool = format!("{:?}", directory.path().join("spool").display().to_string());
+    let mut relay = Relay::start_with_open_files(400, kafka.bootstrap(), &[("spool.directory", &spool)]).ready();
+    assert!(relay.await_log("too few open files").contains("\"connections_max\":72"), "{}", relay.log());
+    let crowd: Vec<TcpStream> = (0..300).map(|_| connect(relay.webhooks)).collect();
+    let mut stream = connect(relay.webhooks);
+    say_and_hear(&mut stream, &request("/webhooks", "", incoming_event(&chat_id(), 1)), &[200]);
+    await_that("those that have waited longest are closed", || {
+        relay.metric(r#"livechat_relay_connections_ended_total{reason="evicted"}"#) >= 228.0
+    });
+    assert!(!relay.log().contains("cannot accept"), "{}", relay.log());
+    drop(crowd);
+}

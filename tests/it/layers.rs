@@ -15,8 +15,8 @@ const ROWS: [&[&str]; 9] = [
     &["event"],
 ];
 
-/// Imports within a row: topics share the configuration of the client with publish.
-const WITHIN: [(&str, &str); 1] = [("topics", "publish")];
+/// Imports within a row: topics share the configuration of the client with publish, and a full budget is an outcome.
+const WITHIN: [(&str, &str); 2] = [("topics", "publish"), ("budget", "outcome")];
 
 /// What the lower layers must not know.
 const FORBIDDEN: [(&str, &[&str]); 2] = [

@@ -184,10 +184,8 @@ fn app_webhooks_are_valid() {
         });
         let body = body.to_string();
         let (verified, _) = verify_app_webhook("token", body.as_bytes(), &keyring).expect("an App Webhook");
-        let event = published(
-            normalize::normalize_app_webhook(verified, receipt()),
-            Topics::of_app_webhooks(TOPIC_PREFIX, |_| None),
-        );
+        let event =
+            published(normalize::normalize(verified, receipt()), Topics::of_app_webhooks(TOPIC_PREFIX, |_| None));
         assert_eq!(event["type"], format!("com.livechat.{name}"));
         assert_eq!(contract.faults(&event), [""; 0]);
     }

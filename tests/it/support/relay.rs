@@ -56,7 +56,15 @@ impl Relay {
 
     /// Starts a relay and does not wait: its addresses are not known.
     pub fn spawn(brokers: &str, settings: Settings<'_>, env: &[(&str, &str)], arguments: &[&str]) -> Self {
-        Self::spawn_logging_to(Stdio::piped(), brokers, settings, env, arguments)
+        Self::spawn_logging_to(Stdio::piped(), brokers, settings, env, arguments, &[])
+    }
+
+    /// As `start`, with so many open files at most.
+    pub fn start_with_open_files(files: u32, brokers: &str, settings: Settings<'_>) -> Self {
+        let limit = format!("--nofile={files}:{files}");
+        let within = ["prlimit", &limit];
+        let started = Self::spawn_logging_to(Stdio::piped(), brokers, settings, &[], &[], &within).await_start();
+        started.unwrap_or_else(|log| panic!("the relay did not start:\n{log}"))
     }
 
     /// As `start`, with a standard error of the caller's: nobody reads it here. Waits until it is alive.
@@ -65,7 +73,7 @@ impl Relay {
         let [listen, admin_listen] = [format!("\"{webhooks}\""), format!("\"{admin}\"")];
         let addresses = [("server.listen", listen.as_str()), ("admin.listen", admin_listen.as_str())];
         let settings = [settings, &addresses].concat();
-        let mut relay = Self::spawn_logging_to(stderr.into(), brokers, &settings, &[], &[]);
+        let mut relay = Self::spawn_logging_to(stderr.into(), brokers, &settings, &[], &[], &[]);
         (relay.webhooks, relay.admin) = (webhooks, admin);
         await_that("both listeners are there", || {
             [webhooks, admin].iter().all(|address| std::net::TcpStream::connect(address).is_ok())
@@ -79,12 +87,15 @@ impl Relay {
         settings: Settings<'_>,
         env: &[(&str, &str)],
         arguments: &[&str],
+        within: &[&str],
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("relay.toml");
         std::fs::write(&file, configuration(brokers, settings)).expect("a file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_livechat-relay"))
-            .args(["serve", "--config"])
+        let relay = env!("CARGO_BIN_EXE_livechat-relay");
+        let command = [within, &[relay, "serve", "--config"]].concat(); // a program that becomes the relay, and its arguments
+        let mut child = Command::new(command[0])
+            .args(&command[1..])
             .arg(&file)
             .args(arguments)
             .envs(env.iter().copied())
