@@ -10,7 +10,7 @@ use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
 use crate::publish::{Failure, Publisher, Remedy};
-use crate::spool::{Entry, Parked, Spool};
+use crate::spool::{DeadLetter, Entry, Spool};
 
 /// The headers that a dead letter has besides its own. Value and key are as they were.
 pub const HEADERS: [&str; 3] = ["dead-letter-topic", "dead-letter-reason", "dead-letter-error"];
@@ -93,9 +93,10 @@ impl DeadLetters {
             }
         }
         let Some(spool) = &self.spool else { return Err(Unresolved::Kafka(failure)) };
-        let at_ms = Timestamp::now().as_millisecond();
-        entry.parked = Some(Parked { reason: reason.to_owned(), error: format!("{:?}", failure.code), at_ms });
-        match spool.park(&entry, from).await {
+        let since_ms = Timestamp::now().as_millisecond();
+        let error = format!("{:?}", failure.code);
+        entry.dead_letter = Some(DeadLetter { reason: reason.to_owned(), error, since_ms });
+        match spool.store_dead_letter(entry, from).await {
             Ok(Ok(())) => {
                 self.metrics.dead_letters.with_label_values(&["disk", reason]).inc();
                 Ok(Resolved::DeadLetter)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::spool::{Entry, Health, Numbered, Size, Spool, Unreadable, store};
+use crate::spool::{Broken, Entry, Item as Found, Size, Spool};
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +96,8 @@ pub struct Status {
     pub accepting: bool,
     /// Why not.
     pub why: Option<String>,
+    /// Files that are put aside or cannot be read.
+    pub problems: Vec<String>,
     pub bytes_max: u64,
     pub events: u64,
     pub bytes: u64,
@@ -159,13 +161,11 @@ impl Desk {
         let spool = self.0.clone();
         match ask {
             Ask::Replay { number } | Ask::Drop { number } => {
-                let is_readable = self.find(number).await?;
-                if !is_readable && matches!(ask, Ask::Replay { .. }) {
-                    return Err(Trouble::Corrupted(number));
-                }
-                let done = match ask {
-                    Ask::Replay { .. } => spool.requeue(number),
-                    _ => spool.drop_parked(number),
+                let dead_letter = self.find(number).await?;
+                let done = match (ask, dead_letter) {
+                    (Ask::Replay { .. }, Some(dead_letter)) => spool.requeue(number, dead_letter),
+                    (Ask::Replay { .. }, None) => return Err(Trouble::Corrupted(number)),
+                    _ => spool.drop_dead_letter(number),
                 };
                 match done.await {
                     Ok(Ok(())) => Ok("{}".to_owned()),
@@ -177,39 +177,32 @@ impl Desk {
         }
     }
 
-    /// Whether there is one that can be published.
-    async fn find(&self, number: u64) -> Result<bool, Trouble> {
+    /// A dead letter; `None` where there is nothing of it that could be published.
+    async fn find(&self, number: u64) -> Result<Option<Entry>, Trouble> {
         let spool = self.0.clone();
-        let found = blocking(move || spool.parked(number, 1).map_err(unable)).await?;
+        let found = blocking(move || spool.dead_letters(number, 1)).await?;
         match found.into_iter().next() {
-            Some(Numbered { number: found, entry, .. }) if found == number => {
-                Ok(entry.is_ok_and(|entry| !entry.is_corrupted()))
+            Some(Found { number: found, entry, .. }) if found == number => {
+                Ok(entry.ok().filter(|entry| !entry.is_corrupted()))
             }
             _ => Err(Trouble::NoSuch(number)),
         }
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Trouble> + Send + 'static) -> Result<T, Trouble> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Trouble::Unable(e.to_string()))?
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Trouble::Unable(e.to_string()))
 }
 
-fn unable(error: store::Error) -> Trouble {
-    Trouble::Unable(format!("the spool cannot be read: {error}"))
-}
-
-fn read(spool: &Spool, ask: &Ask) -> Result<String, Trouble> {
+fn read(spool: &Spool, ask: &Ask) -> String {
     let answer = match ask {
         Ask::Events { topic, page } => {
-            let events = spool.page(topic, page.from, page.limit, PAGE_BYTES).map_err(unable)?;
-            serde_json::to_string(&list(events, topic, *page))
+            serde_json::to_string(&list(spool.page(topic, page.from, page.limit, PAGE_BYTES), topic, *page))
         }
-        Ask::DeadLetters { page } => {
-            serde_json::to_string(&list(spool.parked(page.from, page.limit).map_err(unable)?, "", *page))
-        }
+        Ask::DeadLetters { page } => serde_json::to_string(&list(spool.dead_letters(page.from, page.limit), "", *page)),
         _ => serde_json::to_string(&status(spool)),
     };
-    Ok(answer.expect("it is all text and numbers"))
+    answer.expect("it is all text and numbers")
 }
 
 /// Bytes of a page, about.
@@ -217,16 +210,12 @@ const PAGE_BYTES: usize = 4 << 20;
 
 fn status(spool: &Spool) -> Status {
     let oldest = spool.oldest();
-    let (Size { records: events, bytes }, parked, health, sizes) =
-        spool.lanes(|lanes| (lanes.total(), lanes.parked(), lanes.health().clone(), lanes.sizes()));
-    let why = match health {
-        Health::Accepting => None,
-        Health::Full(why) => Some(format!("it is full: {why}")),
-        Health::Failed(why) => Some(format!("it has failed: {why}")),
-    };
-    let lane = |(topic, size): (std::sync::Arc<str>, Size)| Lane {
-        oldest: oldest.iter().find(|(of, _)| *of == topic).map(|(_, since)| *since),
-        topic: topic.to_string(),
+    let (Size { records: events, bytes }, dead_letters, sizes) =
+        spool.lanes(|lanes| (lanes.total(), lanes.dead_letters(), lanes.sizes()));
+    let why = spool.warning();
+    let lane = |(topic, size): (String, Size)| Lane {
+        oldest: oldest.iter().find(|(of, _)| **of == *topic).map(|(_, since)| *since),
+        topic,
         events: size.records,
         bytes: size.bytes,
     };
@@ -234,44 +223,51 @@ fn status(spool: &Spool) -> Status {
         directory: spool.config().directory.display().to_string(),
         accepting: why.is_none(),
         why,
+        problems: spool.problems(),
         bytes_max: spool.config().bytes_max,
         events,
         bytes,
-        dead_letters: parked.records,
-        dead_letters_bytes: parked.bytes,
+        dead_letters: dead_letters.records,
+        dead_letters_bytes: dead_letters.bytes,
         lanes: sizes.into_iter().map(lane).collect(),
     }
 }
 
-fn list(found: Vec<Numbered>, topic: &str, page: Page) -> List {
+fn list(found: Vec<Found>, topic: &str, page: Page) -> List {
     let next = found.last().map(|last| last.number + 1);
     List { items: found.into_iter().map(|found| item(found, topic, page.values)).collect(), next }
 }
 
-fn item(Numbered { number, entry, bytes }: Numbered, topic: &str, with_value: bool) -> Item {
-    let entry = match entry {
+fn item(Found { number, entry, .. }: Found, topic: &str, with_value: bool) -> Item {
+    let Entry { record, received, dead_letter } = match entry {
         Ok(entry) => entry,
-        Err(broken) => return unreadable(number, topic, bytes, broken.why),
+        Err(broken) => return unreadable(number, topic, broken, with_value),
     };
-    let Entry { record, spooled, parked } = entry;
     let length = record.value.len();
     let (value, value_hex) = if with_value { written(record.value) } else { (None, None) };
     Item {
         number,
         topic: record.topic.to_string(),
         key: record.key,
-        accepted: spooled,
+        accepted: received,
         bytes: length,
-        parked: parked.as_ref().and_then(|parked| Timestamp::from_millisecond(parked.at_ms).ok()),
-        reason: parked.as_ref().map(|parked| parked.reason.clone()),
-        error: parked.map(|parked| parked.error),
+        parked: dead_letter.as_ref().and_then(|why| Timestamp::from_millisecond(why.since_ms).ok()),
+        reason: dead_letter.as_ref().map(|why| why.reason.clone()),
+        error: dead_letter.map(|why| why.error),
         headers: record.headers.into_iter().map(|(name, value)| (name.into_owned(), value.into_owned())).collect(),
         value,
         value_hex,
     }
 }
 
-fn unreadable(number: u64, topic: &str, bytes: usize, why: Unreadable) -> Item {
+/// What is damaged has no more than its bytes; what cannot be read not even those.
+fn unreadable(number: u64, topic: &str, broken: Broken, with_value: bool) -> Item {
+    let (raw, error) = match broken {
+        Broken::Damaged(raw) => (raw, "its checksum does not fit: the disk has changed it".to_owned()),
+        Broken::Unread(error) => (Vec::new(), error.to_string()),
+    };
+    let bytes = raw.len();
+    let (value, value_hex) = if with_value { written(raw) } else { (None, None) };
     Item {
         number,
         topic: topic.to_owned(),
@@ -280,10 +276,10 @@ fn unreadable(number: u64, topic: &str, bytes: usize, why: Unreadable) -> Item {
         bytes,
         parked: None,
         reason: Some("corrupted".to_owned()),
-        error: Some(why.to_string()),
+        error: Some(error),
         headers: Vec::new(),
-        value: None,
-        value_hex: None,
+        value,
+        value_hex,
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Metrics {
     spool_aged: Mutex<Vec<Arc<str>>>,
     pub spool_commit_seconds: Histogram,
     pub spool_failures: IntCounter,
+    pub spool_failover: IntGauge,
+    spool_faults: IntGaugeVec,
     pub replayed: IntCounter,
     pub dead_letters: IntCounterVec,
     pub dead_letters_on_disk: IntGauge,
@@ -86,7 +88,9 @@ impl Metrics {
             spool_oldest_seconds: register(r, GaugeVec::new(opts("spool_oldest_seconds", "How long the first event of a topic has waited in the spool, as of the last probe. Increases while the topic takes no events."), &["topic"])),
             spool_aged: Mutex::default(),
             spool_commit_seconds: histogram(r, "spool_commit_duration_seconds", "One write to the spool with its fsync, which serves all events that wait. Increases with a slow disk."),
-            spool_failures: counter(r, "spool_failures_total", "Failed writes or fsyncs of the spool, after which it accepts nothing until it is reopened. Increases when the disk fails."),
+            spool_failures: counter(r, "spool_failures_total", "Failed writes or fsyncs of the spool, after which it accepts nothing until another file was begun. Increases when the disk fails."),
+            spool_failover: gauge(r, "spool_failover", "1 while new events overtake those in the spool, because it has accepted nothing for spool.failover_after."),
+            spool_faults: register(r, IntGaugeVec::new(opts("spool_faults", "What of the spool cannot be published: files put aside or missing since the start, and files that cannot be read at the moment, which is tried again."), &["fault"])),
             replayed: counter(r, "replayed_total", "Events published from the spool."),
             dead_letters: counters(r, "dead_letters_total", "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. Raise the topic's max.message.bytes, or look at `dead-letters list`.", &["to", "reason"]),
             dead_letters_on_disk_bytes: gauge(r, "dead_letters_on_disk_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
@@ -172,6 +176,11 @@ impl Metrics {
     /// The gauges of one topic's part of the spool: its records and its bytes.
     pub fn spool_lane(&self, topic: &str) -> [IntGauge; 2] {
         [&self.spool_records, &self.spool_bytes].map(|gauges| gauges.with_label_values(&[topic]))
+    }
+
+    /// What of the spool cannot be published: how many files of which fault.
+    pub fn spool_faults(&self, fault: &str, files: usize) {
+        self.spool_faults.with_label_values(&[fault]).set(i64::try_from(files).unwrap_or(i64::MAX));
     }
 
     /// Since when the first event of each topic in the spool has waited: all of them, so that a topic that is empty has no age.

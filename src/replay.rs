@@ -19,8 +19,7 @@ use crate::dead_letter::{DeadLetters, Unresolved};
 use crate::event::Record;
 use crate::publish::{Failure, Remedy};
 use crate::shutdown::Shutdown;
-use crate::spool::entry::CORRUPTED;
-use crate::spool::{Broken, Entry, Numbered, Parked, Signals, Spool};
+use crate::spool::{Broken, CORRUPTED, DeadLetter, Entry, Item, Signals, Spool};
 
 /// The part of `[spool]` that is about replay.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +78,8 @@ struct Lane {
     /// The first number that was not read.
     next: u64,
     is_at_end: bool,
+    /// When to read from the beginning, because something in front of `next` could not be read.
+    read_again_at: Option<Instant>,
     /// From the beginning until a first ack, and after each failure.
     backoff: Option<Backoff>,
 }
@@ -107,6 +108,7 @@ impl Lane {
             in_flight: FuturesUnordered::new(),
             next: 0,
             is_at_end: false,
+            read_again_at: None,
             backoff: Some(Backoff {
                 again_at: Instant::now(),
                 delay: config.retry_min,
@@ -135,15 +137,20 @@ impl Lane {
                 return;
             }
             self.read().await;
+            self.plan_to_read_again();
             self.send();
             self.close_the_gate();
             let again_at = self.backoff.as_ref().map(|backoff| backoff.again_at);
             let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.in_flight.is_empty();
+            if self.in_flight.is_empty() && !is_waiting && !self.is_at_end {
+                continue; // nothing of the page could be sent
+            }
             tokio::select! {
                 Some((number, attempt)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settled(number, attempt),
                 () = self.signals.more.notified() => self.is_at_end = false,
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if is_waiting => {}
+                () = tokio::time::sleep_until(self.read_again_at.unwrap_or_else(Instant::now)), if self.read_again_at.is_some() => self.read_again(),
             }
         }
     }
@@ -151,6 +158,17 @@ impl Lane {
     /// How many records may be held: one while the lane backs off.
     const fn records_max(&self) -> usize {
         if self.backoff.is_some() { 1 } else { self.config.records_max }
+    }
+
+    /// Something of the lane is not read though its end is reached: it could not be read, or not be moved, or can be read only now.
+    fn plan_to_read_again(&mut self) {
+        let is_all_read = self.spool.lanes(|lanes| lanes.waiting(&self.topic)) <= self.held.len() as u64;
+        let again_at = self.read_again_at.unwrap_or_else(|| Instant::now() + self.config.retry_max);
+        self.read_again_at = (self.is_at_end && !is_all_read).then_some(again_at);
+    }
+
+    fn read_again(&mut self) {
+        (self.next, self.is_at_end, self.read_again_at) = (0, false, None);
     }
 
     async fn read(&mut self) {
@@ -164,25 +182,20 @@ impl Lane {
         let bytes = self.config.bytes_max - self.held_bytes;
         let (spool, topic, from) = (self.spool.clone(), Arc::clone(&self.topic), self.next);
         let page = tokio::task::spawn_blocking(move || spool.page(&topic, from, free, bytes)).await;
-        let page = match page {
-            Ok(Ok(page)) => page,
-            Ok(Err(error)) => {
-                tracing::warn!(topic = &*self.topic, %error, "the spool cannot be read at the moment");
-                return self.back_off(None);
-            }
-            Err(_) => return self.back_off(None), // the runtime is going away
-        };
+        let Ok(page) = page else { return self.back_off(None) }; // the runtime is going away
         self.is_at_end = page.is_empty();
-        for Numbered { number, entry, bytes } in page {
-            match entry {
-                Ok(entry) => self.hold(number, entry, bytes),
-                Err(Broken { why, raw }) => {
-                    if !self.set_aside(number, why.to_string(), raw).await {
-                        return self.back_off(None);
-                    }
-                }
-            }
+        let mut unread = None;
+        for Item { number, entry, bytes } in page {
             self.next = number + 1;
+            match entry {
+                Ok(_) if self.held.contains_key(&number) => {}
+                Ok(entry) => self.hold(number, entry, bytes),
+                Err(Broken::Damaged(raw)) => self.set_aside(number, raw).await,
+                Err(Broken::Unread(error)) => unread = Some(error),
+            }
+        }
+        if let Some(error) = unread {
+            tracing::warn!(topic = &*self.topic, %error, "some of the spool cannot be read at the moment: it is tried again, and the rest goes on");
         }
     }
 
@@ -196,23 +209,19 @@ impl Lane {
         self.held_bytes += bytes;
     }
 
-    /// Bytes that are no entry any more are kept as a dead letter on the disk, out of the lane's way.
-    async fn set_aside(&mut self, number: u64, error: String, value: Vec<u8>) -> bool {
-        tracing::error!(
-            topic = &*self.topic,
-            number,
-            error,
-            "an entry of the spool cannot be read: its bytes are kept as a dead letter"
-        );
+    /// A damaged entry becomes a dead letter on the disk. Where the disk does not take it, that is tried again later.
+    async fn set_aside(&mut self, number: u64, value: Vec<u8>) {
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
-        let at_ms = jiff::Timestamp::now().as_millisecond();
-        let parked = Some(Parked { reason: CORRUPTED.to_owned(), error, at_ms });
-        let entry = Entry { parked, ..Entry::new(record) };
-        let is_kept = self.spool.park(&entry, Some((Arc::clone(&self.topic), number))).await == Ok(Ok(()));
-        if is_kept {
+        let error = "its checksum does not fit: the disk has changed it".to_owned();
+        let since_ms = jiff::Timestamp::now().as_millisecond();
+        let dead_letter = Some(DeadLetter { reason: CORRUPTED.to_owned(), error, since_ms });
+        let entry = Entry { dead_letter, ..Entry::new(record) };
+        let stored = self.spool.store_dead_letter(entry, Some((Arc::clone(&self.topic), number))).await;
+        if stored == Ok(Ok(())) {
+            let topic = &*self.topic;
+            tracing::error!(topic, number, "an entry of the spool is damaged: its bytes are kept as a dead letter");
             self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
         }
-        is_kept
     }
 
     /// Sends what is ready; while the lane backs off one record, when it is time for it.

@@ -197,7 +197,7 @@ fn fill(relay: &Server, bytes: u64) {
     }
 }
 
-/// The spool takes up to 1.3 times its events' bytes, and leaves `spool.free_min`.
+/// The spool's files take a little more than its events' bytes, and leaves `spool.free_min`.
 fn check_room(folder: &Path, gb: f64) {
     let disk = rustix::fs::statvfs(folder).expect("a directory of ours");
     let free = disk.f_bavail as f64 * disk.f_frsize as f64 / 1e9;

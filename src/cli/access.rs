@@ -16,7 +16,7 @@ use super::{Failure, Source};
 use crate::config::{self, Config};
 use crate::desk::{Ask, Desk, Item, List, Page};
 use crate::metrics::Metrics;
-use crate::spool::{Spool, Unusable, store};
+use crate::spool::{self, Spool, Unusable};
 
 /// Which spool.
 #[derive(clap::Args)]
@@ -40,9 +40,29 @@ pub enum Access {
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Where {
+    /// A way to look at the spool. One that no relay has is not changed by it, nor locked.
+    ///
     /// # Errors
     /// When there is no spool, or nobody answers for the one that is locked.
     pub async fn open(&self) -> Result<Access, Failure> {
+        self.open_with(Spool::look).await
+    }
+
+    /// A way to change the spool. One that no relay has is locked meanwhile.
+    ///
+    /// # Errors
+    /// As `open`; when it belongs to another user.
+    pub async fn open_to_change(&self) -> Result<Access, Failure> {
+        self.open_with(|config, metrics| {
+            Spool::start(spool::Config { lock_timeout: Duration::ZERO, ..config }, metrics)
+        })
+        .await
+    }
+
+    async fn open_with(
+        &self,
+        open: impl FnOnce(spool::Config, Arc<Metrics>) -> Result<Spool, Unusable> + Send + 'static,
+    ) -> Result<Access, Failure> {
         if let Some(admin) = self.admin {
             return Ok(Access::Running(admin));
         }
@@ -51,20 +71,20 @@ impl Where {
             return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
         };
         let directory = config.spool.directory.clone();
-        if !directory.join(store::FILE).exists() {
+        if !directory.exists() {
             // A running relay may still have a file that somebody has removed under it.
             let found = reach(admin, &directory).await.ok();
             let directory = directory.display();
-            let none = format!("there is no {} in {directory}, and no relay at {admin} that has it", store::FILE);
+            let none = format!("there is no spool in {directory}, and no relay at {admin} that has it");
             return found.ok_or(Failure::Failed(none));
         }
         super::raise_open_files();
         let metrics = Arc::new(Metrics::new());
         let (settings, its_metrics) = (config.spool.clone(), Arc::clone(&metrics));
-        let opened = tokio::task::spawn_blocking(move || Spool::look(settings, its_metrics)).await;
+        let opened = tokio::task::spawn_blocking(move || open(settings, its_metrics)).await;
         match opened.map_err(Failure::failed)? {
             Ok(spool) => Ok(Access::Stopped { spool, metrics, config: Box::new(config) }),
-            Err(Unusable::Locked(_)) => reach(admin, &directory).await,
+            Err(Unusable::Locked { .. }) => reach(admin, &directory).await,
             Err(unusable) => Err(Failure::failed(unusable)),
         }
     }

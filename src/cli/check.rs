@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::event::Key;
 use crate::publish::Publisher;
 use crate::shutdown::Shutdown;
-use crate::spool::{Health, Spool, Unusable, store};
+use crate::spool::{Health, Spool, Unusable};
 use crate::topics::{Topics, Trouble};
 
 #[derive(clap::Args)]
@@ -109,7 +109,7 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     };
     let config = config.spool.clone();
     let directory = config.directory.clone();
-    if !directory.join(store::FILE).exists() {
+    if !directory.exists() {
         return can_be_made(&directory);
     }
     let looked = tokio::task::spawn_blocking(move || look_at_spool(config));
@@ -128,7 +128,7 @@ fn can_be_made(directory: &Path) -> Result<String, String> {
 fn look_at_spool(config: crate::spool::Config) -> Result<String, String> {
     let directory = config.directory.display().to_string();
     let spool = match Spool::look(config, Arc::default()) {
-        Err(Unusable::Locked(_)) => return Ok(format!("{directory} is in use by a relay")),
+        Err(Unusable::Locked { .. }) => return Ok(format!("{directory} is in use by a relay")),
         spool => spool.map_err(|unusable| unusable.to_string())?,
     };
     let (health, events) = spool.lanes(|lanes| (lanes.health().clone(), lanes.total().records));

@@ -141,7 +141,7 @@ async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
 
 /// Does it to all that were chosen; those that are not there are told at the end.
 async fn each(chosen: &Chosen, done: &str, ask: impl Fn(u64) -> Ask) -> Result<(), Failure> {
-    let access = chosen.place.open().await?;
+    let access = chosen.place.open_to_change().await?;
     let numbers = if chosen.all { all(&access).await? } else { chosen.numbers.clone() };
     let bar = progress(numbers.len() as u64);
     let (mut count, mut failures) = (0_u64, Vec::new());

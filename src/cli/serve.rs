@@ -291,11 +291,12 @@ impl Parts {
     }
 
     fn admin(&self, metrics: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Admin {
-        let (shutdown, parts) = (self.shutdown.clone(), self.clone());
+        let (shutdown, parts, spool) = (self.shutdown.clone(), self.clone(), self.spool.clone());
         Admin {
             metrics: Box::new(metrics),
             dead: Box::new(move || shutdown.failure()),
             unready: Box::new(move || parts.unready()),
+            warning: Box::new(move || spool.as_ref().and_then(Spool::warning)),
             desk: self.spool.clone().map(Desk),
         }
     }

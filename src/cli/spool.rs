@@ -105,6 +105,7 @@ fn show(status: &Status, is_running: bool) {
         None => println!("accepts       {}yes{:#}", print::GOOD, print::GOOD),
         Some(why) => println!("accepts       {}no{:#}: {why}", print::ERROR, print::ERROR),
     }
+    status.problems.iter().for_each(|problem| println!("problem       {}{problem}{:#}", print::ERROR, print::ERROR));
     println!("used          {} of {} ({percent:.1} %)", size(used), size(status.bytes_max));
     println!("events        {}, {}", status.events, size(status.bytes));
     println!("dead letters  {}, {}", status.dead_letters, size(status.dead_letters_bytes));
@@ -165,7 +166,7 @@ async fn export(place: &Where, topic: Option<String>, output: Option<PathBuf>) -
 }
 
 async fn drain(place: &Where, timeout: Duration, json: bool) -> Result<(), Failure> {
-    let access = place.open().await?;
+    let access = place.open_to_change().await?;
     let publishing = match &access {
         Access::Running(_) => None,
         Access::Stopped { .. } => Some(publish(&access, place)?),

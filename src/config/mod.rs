@@ -371,6 +371,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
             queue_bytes_max: r.size("spool.queue_bytes_max", ByteSize::mib(1)..=ByteSize::gib(4)),
             lock_timeout: r.time("spool.lock_timeout", Duration::ZERO..=600 * SECOND),
             switch_timeout: r.time("spool.switch_timeout", MILLISECOND..=5 * SECOND),
+            failover_after: r.time("spool.failover_after", SECOND..=24 * 3600 * SECOND),
         },
         replay: replay::Config {
             records_max: r.number("spool.replay_records_max", 1..=100_000),

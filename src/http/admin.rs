@@ -18,6 +18,8 @@ pub struct Admin {
     pub dead: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// Why events cannot be made durable, if so.
     pub unready: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
+    /// What an operator should know though events can be made durable, if anything.
+    pub warning: Box<dyn Fn() -> Option<String> + Send + Sync>,
     /// Where there is a spool.
     pub desk: Option<Desk>,
 }
@@ -57,7 +59,10 @@ impl Handler for Admin {
         match uri.path() {
             "/metrics" => typed(text(StatusCode::OK, (self.metrics)()), "text/plain; version=0.0.4; charset=utf-8"),
             "/livez" => state((self.dead)(), "alive\n"),
-            "/readyz" => state((self.unready)().map(str::to_owned), "ready\n"),
+            "/readyz" => match ((self.unready)(), (self.warning)()) {
+                (None, Some(warning)) => text(StatusCode::OK, format!("ready, but {warning}\n")),
+                (unready, _) => state(unready.map(str::to_owned), "ready\n"),
+            },
             _ => answer(Outcome::Refused(Refusal::NotFound)),
         }
     }

@@ -52,10 +52,7 @@ impl Backend for Durable {
     }
 
     fn skips_kafka(&self) -> bool {
-        self.0
-            .spool
-            .as_ref()
-            .is_some_and(|spool| self.0.publisher.is_away() && spool.is_accepting() && !spool.is_stalled())
+        self.0.spool.as_ref().is_some_and(|spool| self.0.publisher.is_away() && spool.is_ready())
     }
 
     fn way(&self, topic: &Arc<str>) -> Option<Way> {

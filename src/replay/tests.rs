@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
 use crate::shutdown::Shutdown;
 use crate::spool::Way;
+use crate::spool::tests::failover::{MemoryDisk, start_on};
 
 const PARTITIONS: i32 = 3;
 const KEYS: usize = 5;
@@ -65,11 +66,29 @@ struct Stage {
     publisher: Arc<Publisher>,
     dead_letters: DeadLetters,
     stop: CancellationToken,
-    _directory: Arc<tempfile::TempDir>,
+    _directory: Option<Arc<tempfile::TempDir>>,
 }
 
 impl Stage {
     fn new() -> (Mock, Self) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = crate::spool::Config {
+            directory: directory.path().to_owned(),
+            segment_bytes: 20_000,
+            bytes_max: 64 << 20,
+            free_min: 0,
+            queue_records_max: 1000,
+            queue_bytes_max: 64 << 20,
+            lock_timeout: Duration::ZERO,
+            switch_timeout: Duration::from_millis(100),
+            failover_after: DEADLINE,
+        };
+        let spool = Spool::start(config, Arc::new(Metrics::new())).expect("a spool");
+        let (mock, stage) = Self::with(spool);
+        (mock, Self { _directory: Some(Arc::new(directory)), ..stage })
+    }
+
+    fn with(spool: Spool) -> (Mock, Self) {
         let mock = MockCluster::new(1).expect("a mock cluster");
         let topic: Arc<str> = "livechat.incoming_event".into();
         mock.create_topic(&topic, PARTITIONS, 1).expect("a topic");
@@ -89,26 +108,14 @@ impl Stage {
         };
         let publisher =
             Arc::new(Publisher::new(config, Arc::clone(&metrics), Shutdown::default()).expect("a producer"));
-        let directory = tempfile::tempdir().expect("a directory");
-        let config = crate::spool::Config {
-            directory: directory.path().to_owned(),
-            segment_bytes: 20_000,
-            bytes_max: 64 << 20,
-            free_min: 0,
-            queue_records_max: 1000,
-            queue_bytes_max: 64 << 20,
-            lock_timeout: Duration::ZERO,
-            switch_timeout: Duration::from_millis(100),
-        };
-        let spool = Spool::start(config, Arc::clone(&metrics)).expect("a spool");
         let dead_letters = DeadLetters {
             topic: "livechat.dead-letter".into(),
             publisher: Arc::clone(&publisher),
             spool: Some(spool.clone()),
             metrics,
         };
-        let (stop, directory) = (CancellationToken::new(), Arc::new(directory));
-        (mock, Self { topic, spool, publisher, dead_letters, stop, _directory: directory })
+        let stop = CancellationToken::new();
+        (mock, Self { topic, spool, publisher, dead_letters, stop, _directory: None })
     }
 
     fn record(&self, key: usize, number: usize) -> Record {
@@ -251,6 +258,37 @@ async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_be
     stage.end(replaying).await;
 }
 
+/// The order of its key yields: what stands behind it is not held back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_cannot_be_read_holds_back_no_other_and_follows_when_it_can() {
+    const NUMBERS: usize = 20;
+    let disk = MemoryDisk::default();
+    let (mock, stage) = Stage::with(start_on(&disk, DEADLINE));
+    for number in 0..NUMBERS {
+        for key in 0..KEYS {
+            stage.append(stage.record(key, number)).await;
+        }
+    }
+    let segment = disk.files()["1.seg"].clone();
+    let frames = segment.windows(4).enumerate().filter(|(_, bytes)| bytes == b"LCRF");
+    let bad = frames.map(|(at, _)| at).nth(7).expect("a frame");
+    disk.set_bad_sector(Some(("1.seg", bad + 20)));
+    let replaying = stage.replay();
+    let waiting = || stage.spool.lanes(|lanes| lanes.waiting(&stage.topic));
+    let others = async {
+        while waiting() > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, others).await.expect("the others are published");
+    assert_eq!((waiting(), stage.spool.way(&stage.topic).await), (1, Way::Spool));
+    disk.set_bad_sector(None);
+    stage.is_direct().await;
+    let orders = stage.orders(&mock);
+    assert!(orders.len() == KEYS && orders.values().all(|numbers| numbers.len() == NUMBERS), "{orders:?}");
+    stage.end(replaying).await;
+}
+
 /// What the senders have done.
 #[derive(Debug, Default)]
 struct Sent {
@@ -264,6 +302,10 @@ async fn send(stage: Stage, sent: Arc<Sent>, key: usize, first: usize) -> usize 
     for number in first.. {
         if sent.is_enough.load(Ordering::Relaxed) {
             return number;
+        }
+        // A disk may be faster than a round trip for each record of a key: then the end of the lane would never be reached.
+        while stage.spool.lanes(|lanes| lanes.waiting(&stage.topic)) > KEYS as u64 {
+            tokio::task::yield_now().await;
         }
         let is_direct = stage.take(stage.record(key, number)).await;
         let way = if is_direct { &sent.direct } else { &sent.spooled };

@@ -1,7 +1,6 @@
-//! Which way each topic's records go, and how much of it waits. Plain state; whoever holds the lock changes it.
+//! Which way each topic's records go. Plain state; who holds the lock changes it. How much waits, the log counts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -9,8 +8,8 @@ use std::time::{Duration, Instant};
 use prometheus::IntGauge;
 use tokio::sync::Notify;
 
-use super::Ticket;
-use super::store::{Change, Contents, Size};
+use super::log::{Reader, Size};
+use super::{DEAD_LETTERS, Ticket};
 use crate::metrics::Metrics;
 
 /// Whether the spool takes entries, and why not.
@@ -32,53 +31,27 @@ pub enum Way {
     Spool,
 }
 
-/// How a lane's people are woken.
+/// How those who wait for a lane are woken.
 #[derive(Default)]
 pub struct Signals {
     /// There is more to replay.
     pub more: Notify,
-    /// The lane has turned direct, or spools on.
+    /// The lane is direct again, or goes on spooling.
     pub opened: Notify,
 }
 
 struct Lane {
-    /// In the file, by the last commit.
-    stored: Size,
-    /// Acked, and not yet deleted by a commit.
-    acked: BTreeSet<u64>,
+    /// Nothing of it is in the log, or on its way there.
+    is_direct: bool,
     /// Tickets that were given and not used up.
     tickets: u64,
-    /// Those who come wait, for the rest is on its way to the brokers.
+    /// New records wait, because the rest is on its way to the brokers.
     is_closing: bool,
-    /// Not before this, for those who waited last have waited in vain.
+    /// Not before this, because the last wait was in vain.
     closable_at: Option<Instant>,
-    /// Somebody replays it.
     is_replayed: bool,
     signals: Arc<Signals>,
     gauges: [IntGauge; 2],
-}
-
-impl Lane {
-    fn new(gauges: [IntGauge; 2]) -> Self {
-        Self {
-            stored: Size::default(),
-            acked: BTreeSet::new(),
-            tickets: 0,
-            is_closing: false,
-            closable_at: None,
-            is_replayed: false,
-            signals: Arc::default(),
-            gauges,
-        }
-    }
-
-    fn waiting(&self) -> u64 {
-        self.stored.records.saturating_sub(self.acked.len() as u64)
-    }
-
-    fn is_direct(&self) -> bool {
-        self.waiting() == 0 && self.tickets == 0
-    }
 }
 
 /// All lanes.
@@ -86,19 +59,27 @@ pub struct Lanes {
     by_topic: HashMap<Arc<str>, Lane>,
     /// How many are not direct.
     busy: Arc<AtomicUsize>,
-    parked: Size,
-    /// Numbers that were given and are not in the file that is open: their acks say nothing of it.
-    absent: Range<u64>,
+    /// `None` until the log is open.
+    reader: Option<Reader>,
     health: Health,
+    /// How long entries are refused before their lanes go direct.
+    failover_after: Duration,
+    /// Since when entries are refused, or would be. Only a commit ends that: a disk may let a segment begin, and fail each write to it.
+    refusing_since: Option<Instant>,
+    accepting_since: Instant,
+    /// When the commit under way began.
+    commit_began: Option<Instant>,
+    was_failing_over: bool,
     metrics: Arc<Metrics>,
     news: Vec<News>,
 }
 
-/// A change that belongs into the log. Logged by whoever made it, after the lock has been released.
+/// A change that is to be logged. That is done after the lock has been released.
 pub(super) enum News {
     Spooling(Arc<str>),
     Empty,
     Health { now: Health, was_full: bool },
+    Failover(bool),
 }
 
 impl News {
@@ -107,72 +88,112 @@ impl News {
             Self::Spooling(topic) => tracing::warn!(topic = &**topic, "events go through the spool"),
             Self::Empty => tracing::info!("the spool is empty: events go to Kafka directly"),
             Self::Health { now: Health::Failed(why), .. } => {
-                tracing::error!(why, "the spool has failed: it accepts nothing until it is reopened");
+                tracing::error!(why, "the spool has failed: it accepts nothing until its disk can be written");
             }
             Self::Health { now: Health::Full(why), was_full: true } => tracing::debug!(why, "the spool is still full"),
             Self::Health { now: Health::Full(why), .. } => {
                 tracing::error!(why, "the spool is full: events that Kafka does not take are answered 503");
             }
             Self::Health { now: Health::Accepting, .. } => tracing::info!("the spool accepts events"),
+            Self::Failover(true) => tracing::error!(
+                "the spool has accepted nothing for spool.failover_after: new events go to Kafka directly, and may overtake those that wait in the spool"
+            ),
+            Self::Failover(false) => tracing::info!("new events wait again for those in the spool"),
         }
     }
 }
 
 impl Lanes {
-    pub(super) fn new(metrics: Arc<Metrics>, busy: Arc<AtomicUsize>) -> Self {
-        let health = Health::Failed("it is not open yet".to_owned());
+    pub(super) fn new(failover_after: Duration, metrics: Arc<Metrics>, busy: Arc<AtomicUsize>) -> Self {
         Self {
             by_topic: HashMap::new(),
             busy,
-            parked: Size::default(),
-            absent: 0..0,
-            health,
+            reader: None,
+            health: Health::Failed("it is not open yet".to_owned()),
+            failover_after,
+            refusing_since: None,
+            accepting_since: Instant::now(),
+            commit_began: None,
+            was_failing_over: false,
             metrics,
             news: Vec::new(),
         }
     }
 
+    /// What is to be logged, failover included: that begins by itself.
     pub(super) fn take_news(&mut self) -> Vec<News> {
+        let is_failing_over = self.is_failing_over() && self.busy.load(Ordering::SeqCst) > 0;
+        if std::mem::replace(&mut self.was_failing_over, is_failing_over) != is_failing_over {
+            self.metrics.spool_failover.set(is_failing_over.into());
+            self.news.push(News::Failover(is_failing_over));
+        }
         std::mem::take(&mut self.news)
     }
 
+    pub(super) const fn reader(&self) -> Option<&Reader> {
+        self.reader.as_ref()
+    }
+
+    fn size(&self, lane: &str) -> Size {
+        self.reader.as_ref().map(|reader| reader.size(lane)).unwrap_or_default()
+    }
+
     fn lane(&mut self, topic: &Arc<str>) -> &mut Lane {
-        let new = || Lane::new(self.metrics.spool_lane(topic));
+        let new = || Lane {
+            is_direct: true,
+            tickets: 0,
+            is_closing: false,
+            closable_at: None,
+            is_replayed: false,
+            signals: Arc::default(),
+            gauges: self.metrics.spool_lane(topic),
+        };
         self.by_topic.entry(Arc::clone(topic)).or_insert_with(new)
     }
 
-    /// Changes a lane, and whatever follows from it.
-    fn change<T>(&mut self, topic: &Arc<str>, change: impl FnOnce(&mut Lane) -> T) -> T {
+    /// Does what follows from a change of a lane.
+    fn changed(&mut self, topic: &Arc<str>) {
+        let Size { records, bytes } = self.size(topic);
+        let [records, bytes] = [records, bytes].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        if **topic == *DEAD_LETTERS {
+            self.metrics.dead_letters_on_disk.set(records);
+            self.metrics.dead_letters_on_disk_bytes.set(bytes);
+            return;
+        }
         let lane = self.lane(topic);
-        let was_direct = lane.is_direct();
-        let result = change(lane);
-        let is_direct = lane.is_direct();
+        lane.gauges[0].set(records);
+        lane.gauges[1].set(bytes);
+        let is_direct = records == 0 && lane.tickets == 0;
+        if std::mem::replace(&mut lane.is_direct, is_direct) == is_direct {
+            return;
+        }
         if is_direct {
             lane.is_closing = false;
-        }
-        if is_direct && !was_direct {
             lane.signals.opened.notify_waiters();
             lane.signals.more.notify_one(); // its replay may end
-        }
-        let waiting = lane.waiting();
-        lane.gauges[0].set(i64::try_from(waiting).unwrap_or(i64::MAX));
-        lane.gauges[1].set(if waiting == 0 { 0 } else { i64::try_from(lane.stored.bytes).unwrap_or(i64::MAX) });
-        if was_direct && !is_direct && self.busy.fetch_add(1, Ordering::SeqCst) == 0 {
+            if self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.news.push(News::Empty);
+            }
+        } else if self.busy.fetch_add(1, Ordering::SeqCst) == 0 {
             self.news.push(News::Spooling(Arc::clone(topic)));
         }
-        if is_direct && !was_direct && self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.news.push(News::Empty);
-        }
-        result
     }
 
-    /// The way of the next record, or whom to wait for.
+    /// The way of the next record, or what to wait for.
     pub(super) fn look(&self, topic: &Arc<str>) -> Result<Way, Arc<Signals>> {
         match self.by_topic.get(topic) {
+            Some(lane) if lane.is_direct || self.is_failing_over() => Ok(Way::Direct),
             Some(lane) if lane.is_closing => Err(Arc::clone(&lane.signals)),
-            Some(lane) if !lane.is_direct() => Ok(Way::Spool),
-            _ => Ok(Way::Direct),
+            Some(_) => Ok(Way::Spool),
+            None => Ok(Way::Direct),
         }
+    }
+
+    /// Whether entries were refused, or a commit has lasted, for so long that losing events is the greater danger than their order.
+    pub fn is_failing_over(&self) -> bool {
+        let refusing_since = self.refusing_since.filter(|_| self.health != Health::Accepting);
+        let is_long_ago = |since: Instant| since.elapsed() >= self.failover_after;
+        refusing_since.is_some_and(is_long_ago) || self.commit_began.is_some_and(is_long_ago)
     }
 
     pub(super) fn is_closing(&self, topic: &Arc<str>) -> bool {
@@ -180,80 +201,72 @@ impl Lanes {
     }
 
     pub(super) fn give(&mut self, topic: &Arc<str>) {
-        self.change(topic, |lane| lane.tickets += 1);
+        self.lane(topic).tickets += 1;
+        self.changed(topic);
     }
 
-    pub(super) fn give_back(&mut self, topic: &Arc<str>) {
-        self.change(topic, |lane| lane.tickets = lane.tickets.saturating_sub(1));
+    /// A ticket is used up, or given back; what is in the log of its lane can be replayed.
+    pub(super) fn take_back(&mut self, topic: &Arc<str>) {
+        let lane = self.lane(topic);
+        lane.tickets = lane.tickets.saturating_sub(1);
+        self.appended(topic);
     }
 
-    pub(super) fn acked(&self, topic: &str) -> BTreeSet<u64> {
-        self.by_topic.get(topic).map_or_else(BTreeSet::new, |lane| lane.acked.clone())
-    }
-
-    /// Whether this is the first ack for the writer to hear of.
-    pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) -> bool {
-        if self.absent.contains(&number) {
-            return false;
+    /// There is more to replay.
+    pub(super) fn appended(&mut self, topic: &Arc<str>) {
+        self.changed(topic);
+        if let Some(lane) = self.by_topic.get(topic).filter(|lane| !lane.is_direct) {
+            lane.signals.more.notify_one();
         }
-        let is_first = !self.has_acked();
-        self.change(topic, |lane| lane.acked.insert(number));
-        is_first
     }
 
-    /// Whether a commit has something to delete.
-    pub(super) fn has_acked(&self) -> bool {
-        self.by_topic.values().any(|lane| !lane.acked.is_empty())
-    }
-
-    /// What a commit has to delete.
-    pub(super) fn to_delete(&self, most: usize) -> Vec<(Arc<str>, u64)> {
-        let lanes = self.by_topic.iter();
-        lanes
-            .flat_map(|(topic, lane)| lane.acked.iter().map(|&number| (Arc::clone(topic), number)))
-            .take(most)
-            .collect()
-    }
-
-    pub(super) fn topics(&self) -> Vec<Arc<str>> {
-        self.by_topic.keys().cloned().collect()
-    }
-
-    /// A commit has gone through: what is in the file now, and what it has done to which lanes.
-    pub(super) fn committed(&mut self, contents: &Contents, changes: &HashMap<Arc<str>, Change>) {
-        for (topic, Change { tickets, deleted, .. }) in changes {
-            let stored = contents.lanes.get(&**topic).copied().unwrap_or_default();
-            self.change(topic, |lane| {
-                lane.tickets = lane.tickets.saturating_sub(*tickets);
-                lane.stored = stored;
-                for number in deleted {
-                    lane.acked.remove(number);
-                }
-            });
-            let lane = self.lane(topic);
-            if lane.waiting() > 0 {
-                lane.signals.more.notify_one();
-            }
+    pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) {
+        if self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number)) {
+            self.changed(topic);
         }
-        self.parked = contents.parked;
-        self.metrics.dead_letters_on_disk.set(i64::try_from(contents.parked.records).unwrap_or(i64::MAX));
-        self.metrics.dead_letters_on_disk_bytes.set(i64::try_from(contents.parked.bytes).unwrap_or(i64::MAX));
     }
 
-    /// A file was opened; `absent` are the numbers that were given and are not in it.
-    pub(super) fn opened(&mut self, absent: Range<u64>) {
-        self.absent = absent;
+    /// A log was opened, or more of it can be read.
+    pub(super) fn opened(&mut self, reader: Reader) {
+        let lanes = reader.lanes().into_keys().chain([DEAD_LETTERS.to_owned()]).map(Arc::from);
+        let lanes: Vec<_> = lanes.chain(self.by_topic.keys().cloned()).collect();
+        self.reader = Some(reader);
+        lanes.iter().for_each(|lane| self.appended(lane));
+    }
+
+    /// The log was closed, and nothing is read of it.
+    pub(super) fn closed(&mut self) {
+        self.reader = None;
+        let lanes: Vec<_> = self.by_topic.keys().cloned().chain([Arc::from(DEAD_LETTERS)]).collect();
+        lanes.iter().for_each(|lane| self.changed(lane));
+    }
+
+    pub(super) fn commit_began(&mut self) {
+        self.commit_began = Some(Instant::now());
+    }
+
+    pub(super) fn commit_ended(&mut self, is_durable: bool) {
+        self.commit_began = None;
+        if is_durable {
+            self.refusing_since = None;
+        }
+    }
+
+    /// Whether the disk has taken suspiciously long over the commit that is under way.
+    pub fn is_stalled(&self) -> bool {
+        const STALLED: Duration = Duration::from_secs(2);
+        self.commit_began.is_some_and(|began| began.elapsed() > STALLED)
     }
 
     /// New records wait until the rest of the lane is acked; `false` when there is nothing to wait for.
     pub fn close(&mut self, topic: &Arc<str>) -> bool {
         let lane = self.lane(topic);
         let may_close = lane.closable_at.is_none_or(|at| at <= Instant::now());
-        lane.is_closing = may_close && !lane.is_direct();
+        lane.is_closing = may_close && !lane.is_direct;
         lane.is_closing
     }
 
-    /// Those who wait have waited for `too_long`: nobody is to wait for a while.
+    /// A record has waited for `too_long`: for a while none is to wait.
     pub(super) fn waited_in_vain(&mut self, topic: &Arc<str>, too_long: Duration) {
         self.lane(topic).closable_at = Some(Instant::now() + too_long * 10);
         self.keep_spooling(topic);
@@ -266,9 +279,10 @@ impl Lanes {
         lane.signals.opened.notify_waiters();
     }
 
-    /// The lanes that have something to replay and nobody who does; they are the caller's now.
+    /// The lanes that have something to replay and are not replayed; they are the caller's now.
     pub fn take_idle(&mut self) -> Vec<(Arc<str>, Arc<Signals>)> {
-        let idle = self.by_topic.iter_mut().filter(|(_, lane)| lane.waiting() > 0 && !lane.is_replayed);
+        let sizes = self.sizes();
+        let idle = self.by_topic.iter_mut().filter(|(topic, lane)| sizes.contains_key(&***topic) && !lane.is_replayed);
         idle.map(|(topic, lane)| {
             lane.is_replayed = true;
             (Arc::clone(topic), Arc::clone(&lane.signals))
@@ -279,37 +293,35 @@ impl Lanes {
     /// Gives a lane back, if it is direct again.
     pub fn leave(&mut self, topic: &Arc<str>) -> bool {
         let lane = self.lane(topic);
-        lane.is_replayed = !lane.is_direct();
+        lane.is_replayed = !lane.is_direct;
         !lane.is_replayed
     }
 
     /// Entries of a lane that wait for their ack.
     pub fn waiting(&self, topic: &str) -> u64 {
-        self.by_topic.get(topic).map_or(0, Lane::waiting)
+        self.size(topic).records
     }
 
     /// The lanes that are not empty, by name.
-    pub fn sizes(&self) -> BTreeMap<Arc<str>, Size> {
-        let lanes = self.by_topic.iter().filter(|(_, lane)| lane.waiting() > 0);
-        lanes.map(|(topic, lane)| (Arc::clone(topic), Size { records: lane.waiting(), ..lane.stored })).collect()
+    pub fn sizes(&self) -> BTreeMap<String, Size> {
+        let mut sizes = self.reader.as_ref().map(Reader::lanes).unwrap_or_default();
+        sizes.remove(DEAD_LETTERS);
+        sizes
     }
 
     /// Everything in the lanes.
     pub fn total(&self) -> Size {
-        let add = |sum: Size, lane: &Lane| Size {
-            records: sum.records + lane.waiting(),
-            bytes: sum.bytes + if lane.waiting() == 0 { 0 } else { lane.stored.bytes },
-        };
-        self.by_topic.values().fold(Size::default(), add)
+        let add = |sum: Size, size: &Size| Size { records: sum.records + size.records, bytes: sum.bytes + size.bytes };
+        self.sizes().values().fold(Size::default(), add)
     }
 
-    pub const fn parked(&self) -> Size {
-        self.parked
+    pub fn dead_letters(&self) -> Size {
+        self.size(DEAD_LETTERS)
     }
 
     /// Bytes that count against the budget.
     pub(super) fn bytes(&self) -> u64 {
-        self.by_topic.values().map(|lane| lane.stored.bytes).sum::<u64>() + self.parked.bytes
+        self.total().bytes + self.dead_letters().bytes
     }
 
     pub const fn health(&self) -> &Health {
@@ -317,13 +329,23 @@ impl Lanes {
     }
 
     pub(super) fn set_health(&mut self, health: Health) {
-        if self.health == health {
-            return;
+        let now = Instant::now();
+        match (&self.health, &health) {
+            (former, health) if former == health => return,
+            (Health::Accepting, _) if self.refusing_since.is_none() || self.was_accepting_for_long() => {
+                self.refusing_since = Some(now);
+            }
+            (_, Health::Accepting) => self.accepting_since = now,
+            _ => self.refusing_since = self.refusing_since.or(Some(now)),
         }
         let was_full = matches!(self.health, Health::Full(_));
         self.news.push(News::Health { now: health.clone(), was_full });
         self.metrics.spool_accepting.set(i64::from(health == Health::Accepting));
         self.health = health;
+    }
+
+    fn was_accepting_for_long(&self) -> bool {
+        self.accepting_since.elapsed() >= self.failover_after
     }
 }
 

@@ -1,35 +1,33 @@
 //! The durable queue: what Kafka could not take yet, on disk, one lane a topic, in the order in which it was accepted.
 //!
 //! One thread writes; one fsync serves all who wait for it. A lane is *direct* while nothing of it is in the spool or on
-//! the way into it; from the first ticket on, until the last ack, everything goes through the spool, so that nothing
-//! overtakes. What replay has had acked is deleted with the next fsync: a crash in between costs a duplicate, no event.
+//! the way into it. From the first ticket on until the last ack its events go through the spool, so that none overtakes another; only
+//! when the spool has taken nothing for `spool.failover_after`, they go direct all the same.
 
-pub mod entry;
-pub mod store;
-
-mod db;
-mod files;
 mod lanes;
-mod sealed;
+mod log;
 mod writer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-pub use entry::{Entry, Parked, Unreadable};
-use lanes::News;
 pub use lanes::{Health, Lanes, Signals, Way};
-pub use store::{Contents, Size, Store};
+pub use log::{Broken, CORRUPTED, DeadLetter, Entry, Item, Size};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
-use writer::Opened;
+use lanes::News;
+use log::{Cause, Directory, DiskError, Kind, Log, Reader};
+use writer::{Opened, Opener, Writer};
+
+/// The lane of the dead letters. No topic can have this name.
+const DEAD_LETTERS: &str = "(dead letters)";
 
 /// `[spool]`.
 #[derive(Clone, Debug)]
@@ -37,8 +35,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// Bytes of entries, together; past it nothing more is accepted.
     pub bytes_max: u64,
-    /// Bytes of entries in one file, after which another is begun.
-    pub segment_bytes: u64,
+    /// Bytes of a file, after which another is begun.
+    pub segment_bytes: u32,
     /// Bytes that its file system keeps free; with less, nothing more is accepted.
     pub free_min: u64,
     /// Entries that wait for the writer, and their bytes.
@@ -48,12 +46,14 @@ pub struct Config {
     pub lock_timeout: Duration,
     /// How long an event waits for its lane's way back to Kafka, before it goes through the spool itself.
     pub switch_timeout: Duration,
+    /// How long the spool accepts nothing before its lanes' new events go direct.
+    pub failover_after: Duration,
 }
 
 impl Config {
     /// How many files it may have: when it is full, and as many again that are nearly empty.
-    pub const fn files(&self) -> u64 {
-        self.bytes_max / self.segment_bytes * 2 + 8
+    pub fn files(&self) -> u64 {
+        self.bytes_max / u64::from(self.segment_bytes) * 2 + 8
     }
 }
 
@@ -63,7 +63,7 @@ pub enum Refused {
     /// The byte budget is used up, the disk is nearly full, or too many wait for the writer.
     #[error("the spool is full")]
     Full,
-    /// The last write or fsync failed, and the spool was not opened anew yet.
+    /// The last write or fsync failed, and it was not found yet that the disk can be written again.
     #[error("the spool has failed")]
     Failed,
 }
@@ -90,37 +90,23 @@ pub struct Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if !self.is_used {
-            self.spool.lanes(|lanes| lanes.give_back(&self.topic));
+            self.spool.lanes(|lanes| lanes.take_back(&self.topic));
         }
     }
 }
 
-/// What the writer is asked to do; the answer comes after the fsync.
-enum Job {
-    Append {
-        topic: Arc<str>,
-        entry: Vec<u8>,
-    },
-    /// Out of its lane, where it stands in one, to the parked.
-    Park {
-        from: Option<(Arc<str>, u64)>,
-        entry: Vec<u8>,
-    },
-    /// Out of the parked, back into its lane.
-    Requeue {
-        number: u64,
-    },
-    Drop {
-        number: u64,
-    },
+/// What the writer is asked to do. The answer comes when it is durable.
+struct Job {
+    /// To be appended to a lane.
+    entry: Option<(Arc<str>, Entry)>,
+    /// To be acked then: a lane and a number.
+    ack: Option<(Arc<str>, u64)>,
+    has_ticket: bool,
+    bytes: u64,
 }
 
-enum Command {
-    Do(Job, oneshot::Sender<Result<(), Refused>>),
-    /// There is something to delete.
-    Wake,
-    Stop,
-}
+/// Who waits for a job.
+type Reply = oneshot::Sender<Result<(), Refused>>;
 
 /// The spool; clones share it.
 #[derive(Clone)]
@@ -132,84 +118,90 @@ struct Shared {
     lanes: Mutex<Lanes>,
     /// How many lanes are not direct.
     busy: Arc<AtomicUsize>,
-    /// `None` while it is being opened anew, or cannot be.
-    store: RwLock<Option<Store>>,
-    commands: SyncSender<Command>,
+    /// The writer's queue; `None` ends it.
+    jobs: SyncSender<Option<(Job, Reply)>>,
     queued_bytes: AtomicU64,
-    start: Instant,
-    /// When the commit under way began, in milliseconds since `start`; 0: there is none.
-    commit_began: AtomicU64,
     /// A lane has something to replay.
     work: Notify,
+    /// `None` where the spool is only looked at.
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 /// Why a spool cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    #[error("the spool directory {} is locked by another process; stop it, or give each relay its own directory", .0.display())]
-    Locked(PathBuf),
-    #[error("the spool in {}: {error}", directory.display())]
-    Store { directory: PathBuf, error: store::Error },
+    #[error("the spool directory {} is locked by another process{holder}; stop it, or give each relay its own directory", directory.display())]
+    Locked { directory: PathBuf, holder: String },
+    #[error("the spool: {0}")]
+    Disk(DiskError),
+}
+
+impl Unusable {
+    fn new(directory: &Path, error: DiskError) -> Self {
+        match error.source.get_ref().and_then(|cause| cause.downcast_ref()) {
+            Some(Cause::Locked(holder)) => Self::Locked { directory: directory.to_owned(), holder: holder.clone() },
+            _ => Self::Disk(error),
+        }
+    }
 }
 
 impl Spool {
     /// Opens the spool and starts its writer; waits up to `lock_timeout` for a process that still has the directory. A disk
-    /// that fails is no reason not to start: the spool then accepts nothing until it does. A broken file is put aside.
+    /// that fails is no reason not to start: the spool then accepts nothing until it does. Files that cannot be used are put aside.
     ///
     /// # Errors
-    /// [`Unusable`]: locked for too long, or written by a newer version.
+    /// [`Unusable`]: locked for too long, written by a newer version, or a directory that others own or may write to.
     pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
-        let opened = open_unlocked(&config)?;
-        let (directory, segment_bytes) = (config.directory.clone(), config.segment_bytes);
-        let reopen = move |broken: Option<(&str, &str)>| {
-            if let Some((file, why)) = broken {
-                Store::put_aside(&directory, file, why)?;
-            }
-            Store::open(&directory, segment_bytes)
+        let (directory, log) = (config.directory.clone(), log::Config { segment_bytes: config.segment_bytes });
+        let open = move || {
+            let directory = Directory::create(&directory)?;
+            directory.check_owner()?;
+            Log::open(Arc::new(directory), log)
         };
-        Ok(Self::start_with(config, metrics, opened, reopen))
+        let opened = open_unlocked(&config, &open)?;
+        Ok(Self::start_with(config, metrics, opened, Box::new(open)))
     }
 
-    /// As `start`, for those who only look: waits for nobody, and leaves a broken file as it is.
+    /// As `start`, for those who only look at a spool that no process has: nothing is locked and nothing changed.
     ///
     /// # Errors
-    /// [`Unusable`]: locked, newer, broken, or not readable.
+    /// [`Unusable`]: locked, newer, or not readable.
     pub fn look(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
-        let (directory, segment_bytes) = (config.directory.clone(), config.segment_bytes);
-        match Store::look(&directory, segment_bytes) {
-            Ok(store) => {
-                Ok(Self::start_with(config, metrics, Ok(store), move |_| Store::look(&directory, segment_bytes)))
-            }
-            Err(store::Error::Locked) => Err(Unusable::Locked(directory)),
-            Err(error) => Err(Unusable::Store { directory, error }),
-        }
+        let unusable = |error| Unusable::new(&config.directory, error);
+        let directory = Directory::open(&config.directory).map_err(unusable)?;
+        directory.check_unlocked().map_err(unusable)?;
+        let (reader, _) = Reader::open(Arc::new(directory)).map_err(unusable)?;
+        let (spool, _) = Self::new(config, metrics);
+        let health = room(spool.config(), reader.lanes().values().map(|size| size.bytes).sum(), 0, 1);
+        spool.lanes(|lanes| {
+            lanes.opened(reader);
+            lanes.set_health(health.map_or_else(Health::Full, |_| Health::Accepting));
+        });
+        Ok(spool)
     }
 
-    /// Starts the writer of a store that is open, and that `reopen` opens anew after a failure.
-    fn start_with(
-        config: Config,
-        metrics: Arc<Metrics>,
-        opened: Opened,
-        reopen: impl Fn(Option<(&str, &str)>) -> Opened + Send + 'static,
-    ) -> Self {
-        let (commands, queue) = sync_channel(config.queue_records_max);
+    fn new(config: Config, metrics: Arc<Metrics>) -> (Self, Receiver<Option<(Job, Reply)>>) {
+        let (jobs, queue) = sync_channel(config.queue_records_max);
         metrics.spool_bytes_max.set(i64::try_from(config.bytes_max).unwrap_or(i64::MAX));
         let busy = Arc::<AtomicUsize>::default();
+        let lanes = Lanes::new(config.failover_after, Arc::clone(&metrics), Arc::clone(&busy));
         let spool = Self(Arc::new(Shared {
-            lanes: Mutex::new(Lanes::new(Arc::clone(&metrics), Arc::clone(&busy))),
-            busy,
             config,
             metrics,
-            store: RwLock::new(None),
-            commands,
+            lanes: Mutex::new(lanes),
+            busy,
+            jobs,
             queued_bytes: AtomicU64::new(0),
-            start: Instant::now(),
-            commit_began: AtomicU64::new(0),
             work: Notify::new(),
             writer: Mutex::new(None),
         }));
-        let writer = writer::Writer::new(spool.clone(), queue, opened, Box::new(reopen));
+        (spool, queue)
+    }
+
+    /// Starts the writer of a log that is open, and that `open` opens again after a failure.
+    fn start_with(config: Config, metrics: Arc<Metrics>, opened: Opened, open: Opener) -> Self {
+        let (spool, queue) = Self::new(config, metrics);
+        let writer = Writer::new(spool.clone(), queue, opened, open);
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || writer.run());
         *spool.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.expect("a thread can be started"));
         spool
@@ -256,55 +248,46 @@ impl Spool {
 
     /// Hands an entry to the writer.
     pub fn append(&self, mut ticket: Ticket, record: Record) -> Fsynced {
-        let entry = Entry::new(record).encode();
-        let topic = Arc::clone(&ticket.topic);
         ticket.is_used = true; // the writer gives it back
-        self.ask(Job::Append { topic, entry })
+        self.ask(Some((Arc::clone(&ticket.topic), Entry::new(record))), None, true)
     }
 
-    /// Parks an entry: `from` a lane, where it stands in one.
-    pub fn park(&self, entry: &Entry, from: Option<(Arc<str>, u64)>) -> Fsynced {
-        self.ask(Job::Park { from, entry: entry.encode() })
+    /// Stores a dead letter: `from` a lane, where it is in one.
+    pub fn store_dead_letter(&self, entry: Entry, from: Option<(Arc<str>, u64)>) -> Fsynced {
+        self.ask(Some((Arc::from(DEAD_LETTERS), entry)), from, false)
     }
 
-    /// Sends a parked entry back to its lane's end.
-    pub fn requeue(&self, number: u64) -> Fsynced {
-        self.ask(Job::Requeue { number })
+    /// Moves a dead letter to the end of its lane.
+    pub fn requeue(&self, number: u64, dead_letter: Entry) -> Fsynced {
+        let entry = Entry { dead_letter: None, ..dead_letter };
+        self.ask(Some((Arc::clone(&entry.record.topic), entry)), Some((Arc::from(DEAD_LETTERS), number)), false)
     }
 
-    /// Drops a parked entry for ever.
-    pub fn drop_parked(&self, number: u64) -> Fsynced {
-        self.ask(Job::Drop { number })
+    /// Drops a dead letter.
+    pub fn drop_dead_letter(&self, number: u64) -> Fsynced {
+        self.ask(None, Some((Arc::from(DEAD_LETTERS), number)), false)
     }
 
-    fn ask(&self, job: Job) -> Fsynced {
+    fn ask(&self, entry: Option<(Arc<str>, Entry)>, ack: Option<(Arc<str>, u64)>, has_ticket: bool) -> Fsynced {
+        let bytes = entry.as_ref().map_or(0, |(lane, entry)| entry.frame_bytes_max(lane) as u64);
         let (reply, fsynced) = oneshot::channel();
-        let bytes = job.bytes() as u64;
         let queued = self.0.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        let command = Command::Do(job, reply);
-        if queued > self.0.config.queue_bytes_max {
-            self.refuse(command, Refused::Full);
-            return fsynced;
-        }
-        match self.0.commands.try_send(command) {
-            Ok(()) => {}
-            Err(TrySendError::Full(command)) => self.refuse(command, Refused::Full),
-            Err(TrySendError::Disconnected(command)) => self.refuse(command, Refused::Failed),
+        let job = Some((Job { entry, ack, has_ticket, bytes }, reply));
+        let (job, why) = if queued > self.0.config.queue_bytes_max {
+            (job, Refused::Full)
+        } else {
+            match self.0.jobs.try_send(job) {
+                Ok(()) => return fsynced,
+                Err(TrySendError::Full(job)) => (job, Refused::Full),
+                Err(TrySendError::Disconnected(job)) => (job, Refused::Failed),
+            }
+        };
+        if let Some((job, reply)) = job {
+            self.0.queued_bytes.fetch_sub(bytes, Ordering::SeqCst);
+            job.entry.iter().filter(|_| has_ticket).for_each(|(lane, _)| self.lanes(|lanes| lanes.take_back(lane)));
+            let _ = reply.send(Err(why)); // the caller has the receiver
         }
         fsynced
-    }
-
-    fn refuse(&self, command: Command, why: Refused) {
-        let Command::Do(job, reply) = command else { return };
-        self.0.queued_bytes.fetch_sub(job.bytes() as u64, Ordering::SeqCst);
-        if let Job::Append { topic, .. } = &job {
-            self.lanes(|lanes| lanes.give_back(topic));
-        }
-        let _ = reply.send(Err(why)); // whoever asked may be gone
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
     }
 
     /// Whether it takes entries.
@@ -312,60 +295,54 @@ impl Spool {
         self.lanes(|lanes| *lanes.health() == Health::Accepting)
     }
 
-    /// Whether the disk has taken suspiciously long over the commit that is under way.
-    pub fn is_stalled(&self) -> bool {
-        const STALLED_MS: u64 = 2000;
-        let began = self.0.commit_began.load(Ordering::Relaxed);
-        began > 0 && self.millis().saturating_sub(began) > STALLED_MS
+    /// Whether it takes entries, and soon.
+    pub fn is_ready(&self) -> bool {
+        self.lanes(|lanes| *lanes.health() == Health::Accepting && !lanes.is_stalled())
     }
 
-    /// A lane's entries from number `from` on, in order, without those that are acked already. Blocks.
-    ///
-    /// # Errors
-    /// When they cannot be read at the moment.
-    pub fn page(&self, topic: &str, from: u64, records: usize, bytes: usize) -> Result<Vec<Numbered>, store::Error> {
-        let mut from = from;
-        // Asked before: what is deleted while the page is read is no longer known as acked afterwards.
-        let acked = self.lanes(|lanes| lanes.acked(topic));
-        loop {
-            let page = self.with_store(|store| store.page(topic, from, records.max(64), bytes.max(PAGE_BYTES_MIN)))?;
-            let Some((last, _)) = page.last() else { return Ok(Vec::new()) };
-            from = last + 1;
-            let unacked = page.into_iter().filter(|(number, _)| !acked.contains(number)).take(records);
-            let unacked: Vec<_> = unacked.map(Numbered::new).collect();
-            if !unacked.is_empty() {
-                return Ok(unacked);
-            }
-        }
+    /// Why it takes no entries, if so, and what that means.
+    pub fn warning(&self) -> Option<String> {
+        let (health, is_failing_over) = self.lanes(|lanes| (lanes.health().clone(), lanes.is_failing_over()));
+        let why = match health {
+            Health::Accepting => return None,
+            Health::Full(why) => format!("the spool is full: {why}"),
+            Health::Failed(why) => format!("the spool has failed: {why}"),
+        };
+        let failover =
+            if is_failing_over { "; new events go to Kafka directly, and may overtake those in it" } else { "" };
+        Some(why + failover)
     }
 
-    /// Parked entries from number `from` on. Blocks.
-    ///
-    /// # Errors
-    /// When they cannot be read at the moment.
-    pub fn parked(&self, from: u64, records: usize) -> Result<Vec<Numbered>, store::Error> {
-        let page = self.with_store(|store| store.parked(from, records, PAGE_BYTES))?;
-        Ok(page.into_iter().map(Numbered::new).collect())
+    /// Files that are put aside or cannot be read. Blocks.
+    pub fn problems(&self) -> Vec<String> {
+        let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else { return Vec::new() };
+        let unreadable = reader.unreadable().into_values().map(|error| error.to_string());
+        let aside = reader.aside().into_iter().map(|path| format!("{} was put aside: it is broken", path.display()));
+        unreadable.chain(aside).collect()
+    }
+
+    /// Entries of a lane from number `from` on that are not acked, in order. Blocks.
+    pub fn page(&self, topic: &str, from: u64, records: usize, bytes: usize) -> Vec<Item> {
+        let reader = self.lanes(|lanes| lanes.reader().cloned());
+        reader.map_or_else(Vec::new, |reader| reader.read(topic, from, records, bytes))
+    }
+
+    /// Dead letters from number `from` on. Blocks.
+    pub fn dead_letters(&self, from: u64, records: usize) -> Vec<Item> {
+        const PAGE_BYTES: usize = 4 << 20;
+        self.page(DEAD_LETTERS, from, records, PAGE_BYTES)
     }
 
     /// The lanes that are not empty, and when the first entry of each was accepted. Blocks.
     pub fn oldest(&self) -> Vec<(Arc<str>, jiff::Timestamp)> {
-        let sizes = self.lanes(|lanes| lanes.sizes());
-        let first = |topic: &Arc<str>| self.page(topic, 0, 1, 1).ok()?.into_iter().find_map(|found| found.entry.ok());
-        sizes.into_keys().filter_map(|topic| first(&topic).map(|entry| (topic, entry.spooled))).collect()
+        let (sizes, reader) = self.lanes(|lanes| (lanes.sizes(), lanes.reader().cloned()));
+        let first = |topic: String| Some((Arc::from(&*topic), reader.as_ref()?.oldest(&topic)?));
+        sizes.into_keys().filter_map(first).collect()
     }
 
-    fn with_store<T>(&self, work: impl FnOnce(&Store) -> Result<T, store::Error>) -> Result<T, store::Error> {
-        let store = self.0.store.read().unwrap_or_else(PoisonError::into_inner);
-        let closed = || store::Error::Io("it is not open at the moment".to_owned());
-        work(store.as_ref().ok_or_else(closed)?)
-    }
-
-    /// A broker has acked this entry: it is deleted with the next fsync.
+    /// A broker has acked this entry: it will be deleted.
     pub fn acked(&self, topic: &Arc<str>, number: u64) {
-        if self.lanes(|lanes| lanes.ack(topic, number)) {
-            let _ = self.0.commands.try_send(Command::Wake); // a writer whose queue is full is awake
-        }
+        self.lanes(|lanes| lanes.ack(topic, number));
     }
 
     /// Looks at the lanes' state, or changes it. What is to be logged of a change is logged after the lock has been released.
@@ -383,66 +360,57 @@ impl Spool {
         self.0.work.notified().await;
     }
 
-    /// Writes what is queued, and closes the file. Blocks.
+    /// Writes what is queued, and closes the log. Blocks.
     pub fn close(&self) {
-        let _ = self.0.commands.send(Command::Stop); // a writer that is gone has closed it
-        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Err(_)) = writer.map(std::thread::JoinHandle::join) {
+        let Some(writer) = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let _ = self.0.jobs.send(None); // a writer that is gone has closed it
+        if writer.join().is_err() {
             tracing::error!("the spool's writer has panicked");
         }
     }
 }
 
-/// Opens the store when whoever has it has closed it, for which it waits so long as is configured.
-fn open_unlocked(config: &Config) -> Result<Opened, Unusable> {
+/// Opens the log when the process that has it has ended, for which it waits as long as is configured.
+fn open_unlocked(config: &Config, open: &impl Fn() -> Opened) -> Result<Opened, Unusable> {
     let since = Instant::now();
     let mut has_said = false;
     loop {
-        match Store::open(&config.directory, config.segment_bytes) {
-            Err(store::Error::Locked) if since.elapsed() < config.lock_timeout => {
-                if !has_said {
-                    tracing::warn!(directory = %config.directory.display(), "the spool is locked by another process; waiting for its end");
-                    has_said = true;
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(store::Error::Locked) => return Err(Unusable::Locked(config.directory.clone())),
-            Err(error @ store::Error::Newer(_)) => {
-                return Err(Unusable::Store { directory: config.directory.clone(), error });
-            }
+        let error = match open() {
+            Err(error) if matches!(error.kind(), Kind::Locked | Kind::Newer | Kind::Foreign) => error,
             opened => return Ok(opened),
+        };
+        if error.kind() != Kind::Locked || since.elapsed() >= config.lock_timeout {
+            return Err(Unusable::new(&config.directory, error));
         }
+        if !has_said {
+            tracing::warn!(%error, "the spool is locked by another process; waiting for its end");
+            has_said = true;
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
-/// An entry with its place.
-#[derive(Debug)]
-pub struct Numbered {
-    pub number: u64,
-    pub entry: Result<Entry, Broken>,
-    /// What it takes in the store.
-    pub bytes: usize,
-}
-
-impl Numbered {
-    fn new((number, bytes): (u64, Vec<u8>)) -> Self {
-        let (entry, length) = (Entry::decode(&bytes), bytes.len());
-        Self { number, entry: entry.map_err(|why| Broken { why, raw: bytes }), bytes: length }
+/// Bytes that may still be accepted, or why there are none: `used` by entries, `inside` the segment that takes them, `wanted` at least.
+fn room(config: &Config, used: u64, inside: u64, wanted: u64) -> Result<u64, String> {
+    let file_system = rustix::fs::statvfs(&config.directory);
+    let free = file_system.map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize)); // then a write says why not
+    // A segment takes its whole room at once.
+    let has_room = free >= config.free_min.saturating_add(u64::from(config.segment_bytes));
+    let available = if has_room { u64::MAX } else { inside };
+    let needed = wanted.clamp(1, config.bytes_max);
+    let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
+    let left = config.bytes_max.saturating_sub(used);
+    if left < needed {
+        Err(format!("{} of spool.bytes_max ({}) are used", size(used), size(config.bytes_max)))
+    } else if available < needed {
+        let (free, least, segment) = (size(free), size(config.free_min), size(config.segment_bytes.into()));
+        Err(format!(
+            "its file system has {free} left, less than spool.free_min ({least}) and spool.segment_bytes ({segment})"
+        ))
+    } else {
+        Ok(left.min(available))
     }
 }
-
-/// Bytes that are no entry, and why.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Broken {
-    pub why: Unreadable,
-    pub raw: Vec<u8>,
-}
-
-/// So much is read at a time at least, for some of it may be acked.
-const PAGE_BYTES_MIN: usize = 64 << 10;
-
-/// What a page of entries may hold, for those who only look.
-const PAGE_BYTES: usize = 4 << 20;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -416,13 +416,14 @@ impl Post {
         settings.push(("admin.listen".to_owned(), format!("\"{admin}\"")));
         if has_spool() {
             settings.push(("spool.directory".to_owned(), format!("{:?}", spool.display().to_string())));
-            settings.push(("spool.segment_bytes".to_owned(), "\"64KiB\"".to_owned())); // so that there are many
+            settings.push(("spool.segment_bytes".to_owned(), "\"256KiB\"".to_owned())); // so that there are many
+            settings.push(("spool.bytes_max".to_owned(), "\"256MiB\"".to_owned())); // else open files are short for connections
         }
         Self { webhooks, admin, brokers, settings, spool, shim, relay: None }
     }
 
     fn successor(&self) -> Self {
-        let own = ["server.listen", "admin.listen", "spool.directory", "spool.segment_bytes"];
+        let own = ["server.listen", "admin.listen", "spool.directory", "spool.segment_bytes", "spool.bytes_max"];
         let settings = self.settings.iter().filter(|(name, _)| !own.contains(&name.as_str())).cloned().collect();
         Self::at(self.brokers.clone(), self.spool.clone(), None, settings)
     }

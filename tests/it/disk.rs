@@ -26,6 +26,7 @@ fn with_settings<T>(directory: &Path, more: Settings<'_>, start: impl FnOnce(Set
         ("kafka.publish_deadline", "\"1s\""),
         ("server.response_deadline", "\"8s\""),
         ("spool.free_min", "\"0\""),
+        ("spool.segment_bytes", "\"1MiB\""),
         ("spool.directory", path.as_str()),
     ];
     let kept = usual.iter().filter(|(key, _)| more.iter().all(|(set, _)| set != key));
@@ -167,7 +168,7 @@ fn run(program: &str, arguments: &[&str]) {
 fn a_disk_that_is_nearly_full_means_503_until_kafka_has_taken_what_is_on_it() {
     let Some(disk) = Mounted::tmpfs("48m") else { return };
     let mock = Mock::start();
-    let relay = publishing(&mock, disk.path(), &[("spool.free_min", "\"24MiB\"")]);
+    let relay = publishing(&mock, disk.path(), &[("spool.free_min", "\"24MiB\""), ("spool.segment_bytes", "\"1MiB\"")]);
     mock.freeze();
 
     let answered = fill(&relay);
@@ -219,6 +220,64 @@ fn a_file_system_that_turns_read_only_stops_the_spool_and_not_the_relay() {
     assert_heals(&mock, &relay, &answered);
 }
 
+/// Kafka heals first, and the disk never does.
+#[test]
+fn a_disk_that_stays_dead_or_full_holds_back_nothing_that_kafka_can_take() {
+    at_once([true, false].map(|is_dead| {
+        move || {
+            let image = tempfile::tempdir().expect("a directory");
+            let Some(disk) = Mounted::ext4(&image.path().join("disk")) else { return };
+            let mock = Mock::start();
+            let relay = publishing(&mock, disk.path(), &[("spool.failover_after", "\"1s\"")]);
+            mock.freeze();
+            let mut answered: Vec<_> = (0..20).map(|_| post_large(&relay)).collect();
+
+            if is_dead {
+                disk.remount("abort");
+            } else {
+                let mut ballast = std::fs::File::create(disk.path().join("ballast")).expect("a file");
+                std::io::copy(&mut std::io::repeat(0), &mut ballast).expect_err("the disk ends");
+            }
+            await_that("503", || {
+                let (chat, status) = post(&relay);
+                answered.extend((status == 200).then_some(chat));
+                status == 503
+            });
+            mock.thaw();
+            await_that("direct", || {
+                let (chat, status) = post(&relay);
+                answered.extend((status == 200).then_some(chat));
+                status == 200
+            });
+            assert_published(&mock, &relay, &answered);
+            assert!((0..20).all(|_| post(&relay).1 == 200), "{}", relay.log());
+            let readiness = http::get(relay.admin, "/readyz");
+            let told = if is_dead { "ready, but the spool has failed: " } else { "ready, but the spool is full: " };
+            assert!(readiness.status == 200 && readiness.body.starts_with(told), "{}", readiness.body);
+        }
+    }));
+}
+
+/// Kafka stays away, and the disk is mounted again, at once or only after a lazy unmount.
+#[test]
+fn a_disk_that_was_mounted_again_is_found_with_all_that_was_on_it() {
+    let image = tempfile::tempdir().expect("a directory");
+    let image = image.path().join("disk");
+    let Some(disk) = Mounted::ext4(&image) else { return };
+    let mock = Mock::start();
+    let relay = publishing(&mock, disk.path(), &[]);
+    mock.freeze();
+    let answered: Vec<_> = (0..20).map(|_| post_large(&relay)).collect();
+
+    let path = disk.path().to_str().expect("a path");
+    run("umount", &["-l", path]);
+    await_that("503", || post(&relay).1 == 503);
+    run("mount", &["-o", "loop", image.to_str().expect("a path"), path]);
+    await_that("it accepts again", || is_accepting(&relay));
+    assert_eq!(post(&relay).1, 200);
+    assert_heals(&mock, &relay, &answered);
+}
+
 #[test]
 fn a_file_system_that_is_read_only_at_the_start_is_no_reason_not_to_publish() {
     let Some(disk) = Mounted::tmpfs("24m") else { return };
@@ -239,13 +298,13 @@ fn what_is_in_a_spool_that_is_removed_under_the_running_relay_is_published() {
     let relay = publishing(&mock, directory.path(), &[("spool.segment_bytes", "\"64KiB\"")]);
     mock.freeze();
     let answered: Vec<_> = (0..20).map(|_| post_large(&relay)).collect();
-    assert!(files(directory.path()).1.len() > 4, "not all of them are written any more");
+    assert!(segments(directory.path()).len() > 4, "not all of them are written any more");
 
     std::fs::remove_dir_all(directory.path().join("spool")).expect("a directory");
-    await_that("503 and the reason", || post(&relay).1 == 503 && relay.log().contains("is gone"));
+    await_that("503 and the reason", || post(&relay).1 == 503 && relay.log().contains("was removed or replaced"));
 
     assert_heals(&mock, &relay, &answered);
-    assert!(directory.path().join("spool/spool.redb").exists());
+    assert!(directory.path().join("spool/state").exists());
 }
 
 /// Runs all; most of their time they wait.
@@ -253,65 +312,81 @@ fn at_once<const N: usize>(cases: [impl FnOnce() + Send; N]) {
     std::thread::scope(|scope| cases.map(|case| scope.spawn(case)).map(|case| case.join().expect("no panic")));
 }
 
-/// The files of a spool: the first one, and those with the events.
-fn files(directory: &Path) -> (PathBuf, Vec<PathBuf>) {
-    let spool = directory.join("spool");
-    let files = std::fs::read_dir(&spool).expect("a directory").map(|file| file.expect("a file").path());
-    let mut segments: Vec<_> = files
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("spool-")))
-        .collect();
-    segments.sort();
-    (spool.join("spool.redb"), segments)
+/// The segments of a spool.
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let files =
+        std::fs::read_dir(directory.join("spool")).expect("a directory").map(|file| file.expect("a file").path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "seg")).collect()
 }
 
-/// A spool with twenty events, as a relay has left it: its files, and the chats of those events.
-fn left(mock: &Mock, directory: &Path) -> ([PathBuf; 2], Vec<String>) {
+/// A spool with twenty events, as a relay has left it: its segment, and the chats of those events.
+fn left(mock: &Mock, directory: &Path) -> (PathBuf, Vec<String>) {
     mock.freeze();
     let mut relay = start(mock, directory, &[]);
     let answered = (0..20).map(|_| post_200(&relay)).collect();
     relay.signal(Signal::TERM);
     assert!(relay.end().success());
     mock.thaw();
-    let (first, segments) = files(directory);
-    (std::array::from_fn(|n| if n == 0 { first.clone() } else { segments[0].clone() }), answered)
+    let [segment] = segments(directory).try_into().expect("one segment");
+    (segment, answered)
 }
 
 #[test]
-fn a_file_that_is_broken_at_the_start_is_kept_aside_under_a_name_that_the_log_tells() {
+fn a_segment_that_is_broken_at_the_start_is_kept_aside() {
     type Break = fn(&mut Vec<u8>);
-    let breaks: [(&str, Break); 5] = [
+    let breaks: [(&str, Break); 3] = [
         ("its head is gone", |file| file[..4096].fill(0)),
-        ("its end is gone", |file| file.truncate(file.len() / 2)),
-        ("it is short", |file| file.truncate(100)),
+        ("it is short", |file| file.truncate(20)),
         ("it is none of ours", |file| *file = b"not a spool at all".repeat(10_000)),
-        ("all but its head is zeros", |file| file[4096..].fill(0)),
     ];
-    at_once([0, 1].map(|which| {
+    at_once(breaks.map(|(how, destroy)| {
         move || {
-            at_once(breaks.map(|(how, destroy)| {
-                move || {
-                    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-                    let (paths, answered) = left(&mock, directory.path());
-                    let mut file = std::fs::read(&paths[which]).expect("a file");
-                    destroy(&mut file);
-                    std::fs::write(&paths[which], &file).expect("a file");
+            let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+            let (path, _) = left(&mock, directory.path());
+            let mut file = std::fs::read(&path).expect("a file");
+            destroy(&mut file);
+            std::fs::write(&path, &file).expect("a file");
 
-                    let relay = publishing(&mock, directory.path(), &[]);
+            let relay = publishing(&mock, directory.path(), &[]);
 
-                    let log = relay.log();
-                    let line = log
-                        .lines()
-                        .find(|line| line.contains("the spool's file is broken"))
-                        .unwrap_or_else(|| panic!("{how}: {log}"));
-                    let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
-                    let kept = std::fs::read(line["kept"].as_str().expect("a path"));
-                    assert_eq!(kept.expect("it is kept").len(), file.len(), "{how}");
-                    // What stands in the other files is published.
-                    assert_heals(&mock, &relay, if which == 0 { &answered } else { &[] });
-                }
-            }));
+            let name = path.file_name().expect("a name");
+            assert!(relay.has_logged("files of the spool are broken"), "{how}: {}", relay.log());
+            assert_eq!(relay.metric(r#"livechat_relay_spool_faults{fault="files_aside"}"#), 1.0);
+            let kept = std::fs::read(path.with_file_name("aside").join(name)).expect("it is kept");
+            assert_eq!(kept, file, "{how}");
+            assert_heals(&mock, &relay, &[]);
         }
     }));
+}
+
+#[test]
+fn a_state_that_is_broken_or_gone_costs_no_event() {
+    at_once([true, false].map(|is_gone| {
+        move || {
+            let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+            let (path, answered) = left(&mock, directory.path());
+            let state = path.with_file_name("state");
+            if is_gone {
+                std::fs::remove_file(&state).expect("a file");
+            } else {
+                std::fs::write(&state, "broken").expect("a file");
+            }
+            let relay = publishing(&mock, directory.path(), &[]);
+            assert!(relay.has_logged("the spool's state is lost"), "{}", relay.log());
+            assert_heals(&mock, &relay, &answered);
+        }
+    }));
+}
+
+#[test]
+fn a_segment_that_is_missing_is_said_loudly() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let (path, _) = left(&mock, directory.path());
+    std::fs::remove_file(&path).expect("a file");
+    let relay = publishing(&mock, directory.path(), &[]);
+    assert!(relay.has_logged("segments of the spool are missing"), "{}", relay.log());
+    assert_eq!(relay.metric(r#"livechat_relay_spool_faults{fault="segments_missing"}"#), 1.0);
+    assert_heals(&mock, &relay, &[]);
 }
 
 #[test]
@@ -319,7 +394,7 @@ fn a_file_in_which_some_bytes_are_zeros_loses_no_event_without_a_word() {
     at_once([1, 2, 3, 4, 5, 6, 7].map(|part| {
         move || {
             let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-            let ([_, path], answered) = left(&mock, directory.path());
+            let (path, answered) = left(&mock, directory.path());
             let mut file = std::fs::read(&path).expect("a file");
             let file_part = file.len() / 8;
             let at = file_part * part;
@@ -332,8 +407,10 @@ fn a_file_in_which_some_bytes_are_zeros_loses_no_event_without_a_word() {
             let found: Vec<_> = mock.read(TOPIC).into_iter().filter_map(|message| message.key).collect();
             let lost = answered.iter().filter(|chat| !found.iter().any(|key| key == chat.as_bytes())).count();
             let corrupted = r#"livechat_relay_dead_letters_total{reason="corrupted",to="disk"}"#;
-            let is_told = relay.log().contains("the spool's file is broken") || relay.metric(corrupted) >= lost as f64;
-            assert!(is_told, "part {part}: {lost} of 20 are not in Kafka\n{}", relay.log());
+            // Frames that lie together are one dead letter.
+            let is_told =
+                relay.log().contains("events of the spool are damaged") || relay.metric(corrupted) >= lost as f64;
+            assert!(lost == 0 || is_told, "part {part}: {lost} of 20 are not in Kafka\n{}", relay.log());
         }
     }));
 }
@@ -345,8 +422,8 @@ fn a_spool_of_many_files_loses_nothing_by_a_kill_and_is_one_segment_again_when_i
     mock.freeze();
     let mut relay = start(&mock, directory.path(), &small);
     let mut answered: Vec<_> = (0..40).map(|_| post_large(&relay)).collect();
-    let (_, segments) = files(directory.path());
-    assert!(segments.len() >= 10, "{segments:?}");
+    let files = segments(directory.path());
+    assert!(files.len() >= 10, "{files:?}");
 
     relay.signal(Signal::KILL);
     relay.end();
@@ -356,37 +433,15 @@ fn a_spool_of_many_files_loses_nothing_by_a_kill_and_is_one_segment_again_when_i
 
     mock.thaw();
     assert_published(&mock, &relay, &answered);
-    await_that("its files are removed", || files(directory.path()).1.len() == 1);
+    await_that("its files are removed", || segments(directory.path()).len() == 1);
     assert_heals(&mock, &relay, &[]);
 }
 
 #[test]
-fn a_spool_of_the_version_before_there_were_segments_is_published() {
-    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-    let ([first, segment], answered) = left(&mock, directory.path());
-    // Then all stood in one file.
-    std::fs::rename(segment, &first).expect("renamed");
-    let db = redb::Database::open(&first).expect("a spool");
-    let write = db.begin_write().expect("a transaction");
-    write.delete_table(redb::TableDefinition::<u64, &[u8]>::new("gone")).expect("deleted");
-    write
-        .open_table(redb::TableDefinition::<&str, u64>::new("meta"))
-        .expect("a table")
-        .insert("format", 1)
-        .expect("written");
-    write.commit().expect("committed");
-    drop(db);
-
-    let relay = start(&mock, directory.path(), &[]);
-    assert_published(&mock, &relay, &answered);
-    assert_heals(&mock, &relay, &[]);
-}
-
-#[test]
-fn an_empty_file_is_a_new_spool() {
+fn an_empty_file_that_is_no_segment_yet_is_a_new_spool() {
     let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
     std::fs::create_dir(directory.path().join("spool")).expect("a directory");
-    std::fs::write(directory.path().join("spool/spool.redb"), b"").expect("a file");
+    std::fs::write(directory.path().join("spool/1.seg"), b"").expect("a file");
     let relay = publishing(&mock, directory.path(), &[]);
     assert_heals(&mock, &relay, &[]);
 }
@@ -416,24 +471,21 @@ fn a_second_relay_on_the_same_directory_ends_with_its_name_or_waits_for_the_firs
 #[test]
 fn a_spool_of_a_newer_version_is_refused_and_left_as_it_is() {
     let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-    let ([path, _], answered) = left(&mock, directory.path());
-    let set_format = |format: u64| {
-        let db = redb::Database::open(&path).expect("a spool");
-        let write = db.begin_write().expect("a transaction");
-        let meta = redb::TableDefinition::<&str, u64>::new("meta");
-        write.open_table(meta).expect("a table").insert("format", format).expect("written");
-        write.commit().expect("committed");
-    };
-    set_format(3);
+    let (path, answered) = left(&mock, directory.path());
+    let written = std::fs::read(&path).expect("a segment");
+    let mut newer = written.clone();
+    newer[8] = 2; // its version, and behind that the header's checksum
+    let sum = crc32c::crc32c(&newer[..24]);
+    newer[24..28].copy_from_slice(&sum.to_le_bytes());
+    std::fs::write(&path, &newer).expect("written");
 
     let spawn = |settings: Settings<'_>| Relay::spawn(&mock.bootstrap(), settings, &[], &[]);
     let mut relay = with_settings(directory.path(), &[], spawn);
     assert_eq!(relay.end().code(), Some(1));
-    await_that("it is told", || {
-        relay.log().contains("it has format 3, and this version of livechat-relay reads up to 2")
-    });
+    await_that("it is told", || relay.log().contains("a newer version of livechat-relay has written it, in format 2"));
+    assert_eq!(std::fs::read(&path).expect("a segment"), newer);
 
-    set_format(2); // as the newer one would have it
+    std::fs::write(&path, &written).expect("written"); // as the newer one would have it
     let relay = start(&mock, directory.path(), &[]);
     assert_published(&mock, &relay, &answered);
 }
