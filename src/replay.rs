@@ -1,11 +1,12 @@
-//! Spool → Kafka until it is empty, a task a lane. Order is kept by key: of one key, one record is in flight at a time, so
-//! that whatever fails, nothing of its key has overtaken it; different keys go side by side.
+//! Spool → Kafka until it is empty, a task a lane. While a topic takes events, its records go in a [`Run`]: many at once, and none after
+//! the first that fails. Then, as in the beginning, single records ask whether the topic takes events, and the run begins again with the
+//! first record that was not acked. So whatever fails, no record overtakes another of its key.
 //!
-//! While a lane backs off, a single record asks now and then whether its topic takes events again. When nothing is left but what is in
-//! flight, the lane's gate is closed for a moment: new events wait until the last ack, and then go direct again.
+//! When nothing is left but what is in flight, the lane's gate is closed for a moment: new events wait until the last ack, and then go
+//! direct again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -15,19 +16,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::dead_letter::{DeadLetters, Unresolved};
+use crate::dead_letter::{DeadLetters, Resolved, Unresolved};
 use crate::event::Record;
-use crate::publish::{Failure, Remedy};
+use crate::publish::{Failure, Remedy, Run};
 use crate::shutdown::Shutdown;
 use crate::spool::{Broken, CORRUPTED, DeadLetter, Entry, Item, Signals, Spool};
 
 /// The part of `[spool]` that is about replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Records of a lane in flight at once, and their bytes.
+    /// Records of a lane in memory at once.
     pub records_max: usize,
+    /// Their bytes, of all lanes together.
     pub bytes_max: usize,
-    /// Between two tries of a lane that backs off; it doubles from the first to the second.
+    /// Records of all lanes that are sent in a second; 0: as many as Kafka takes.
+    pub rate: u32,
+    /// Between two records that ask whether a topic takes events; it doubles from the first to the second.
     pub retry_min: Duration,
     pub retry_max: Duration,
 }
@@ -35,100 +39,120 @@ pub struct Config {
 /// So few records must be left before a lane's gate is closed: they are acked within moments.
 const CLOSE_AT: u64 = 512;
 
+/// What the lanes share.
+struct Common {
+    config: Config,
+    spool: Spool,
+    dead_letters: DeadLetters,
+    rate: Rate,
+    lanes: TaskTracker,
+}
+
 /// Replays every lane that has something, until `stop`; what is in flight then is waited for. A lane's task that panics ends the
 /// process: else its events would wait and never be published.
 pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, shutdown: Shutdown, stop: CancellationToken) {
-    let lanes = TaskTracker::new();
+    let (rate, lanes) = (Rate::new(config.rate), TaskTracker::new());
+    let common = Arc::new(Common { config, spool, dead_letters, rate, lanes });
     while !stop.is_cancelled() {
-        let idle = spool.lanes(|lanes| lanes.take_idle());
+        let idle = common.spool.lanes(|lanes| lanes.take_idle());
         for (topic, signals) in idle {
-            let lane = Lane::new(config, topic, signals, spool.clone(), dead_letters.clone());
+            let lane = Lane::new(Arc::clone(&common), topic, signals);
             let (vital, stop) = (shutdown.vital("replay"), stop.clone());
-            lanes.spawn(async move {
+            common.lanes.spawn(async move {
                 lane.run(stop).await;
                 vital.done();
             });
         }
         tokio::select! {
             () = stop.cancelled() => break,
-            () = spool.work() => {}
+            () = common.spool.work() => {}
         }
     }
-    lanes.close();
-    lanes.wait().await;
+    common.lanes.close();
+    common.lanes.wait().await;
 }
 
-/// What became of an attempt: the brokers, or the dead letters, have the record; or why not, where Kafka is to blame.
-type Attempt = Result<(), Option<Failure>>;
+/// What became of an attempt; or why Kafka has not taken it, where Kafka is to blame.
+type Attempt = Result<Resolved, Option<Failure>>;
 
 /// One lane's replay.
 struct Lane {
-    config: Config,
+    common: Arc<Common>,
     topic: Arc<str>,
     signals: Arc<Signals>,
-    spool: Spool,
-    dead_letters: DeadLetters,
-    /// What was read and is not settled, by number.
-    held: BTreeMap<u64, (Arc<Entry>, usize)>,
+    mode: Mode,
+    /// What was read and not handed over yet, in order.
+    ready: VecDeque<(u64, Entry)>,
+    /// The keys and the bytes of what was read and is not settled, by number, and the sum of the bytes.
+    held: BTreeMap<u64, (String, usize)>,
     held_bytes: usize,
-    /// The numbers of each key, the oldest first: only that one is ready or in flight.
-    of_key: HashMap<String, VecDeque<u64>>,
-    ready: BTreeSet<u64>,
+    /// Keys that have something in flight.
+    keys: HashMap<String, Key>,
     in_flight: FuturesUnordered<BoxFuture<'static, (u64, Attempt)>>,
     /// The first number that was not read.
     next: u64,
     is_at_end: bool,
     /// When to read from the beginning, because something in front of `next` could not be read.
     read_again_at: Option<Instant>,
-    /// From the beginning until a first ack, and after each failure.
-    backoff: Option<Backoff>,
+    /// What is in front of this goes one by one: a batch was refused, and it is not known for which of its records.
+    alone_until: u64,
+    trouble: Option<Trouble>,
 }
 
-/// The pause of a lane of which it is not known that its topic takes events.
-struct Backoff {
-    again_at: Instant,
-    delay: Duration,
+/// How the lane's records go.
+enum Mode {
+    /// One at a time, not before `at`: it is not known whether the topic takes events.
+    Asking { at: Instant, delay: Duration },
+    /// Many. The run is ended when nothing has come of it for too long.
+    Running { run: Arc<Run>, too_long_at: Instant },
+    /// None until the rest of a failed run has its reports.
+    Ending { ask_at: Instant },
+}
+
+/// A key's records in a run. The first goes alone: after it, the broker has the producer's sequence in that partition, and refuses what
+/// comes behind something that it has refused. Without one it takes any.
+#[derive(Default)]
+struct Key {
+    in_flight: usize,
+    has_sequence: bool,
+    /// What has to wait for the first one's ack.
+    waiting: VecDeque<(u64, Entry)>,
+}
+
+/// Why the topic takes no events.
+struct Trouble {
+    failure: Failure,
     since: Instant,
-    failure: Option<Failure>,
     is_logged: bool,
 }
 
 impl Lane {
-    fn new(config: Config, topic: Arc<str>, signals: Arc<Signals>, spool: Spool, dead_letters: DeadLetters) -> Self {
+    fn new(common: Arc<Common>, topic: Arc<str>, signals: Arc<Signals>) -> Self {
+        let mode = Mode::Asking { at: Instant::now(), delay: common.config.retry_min };
         Self {
-            config,
+            common,
             topic,
             signals,
-            spool,
-            dead_letters,
+            mode,
+            ready: VecDeque::new(),
             held: BTreeMap::new(),
             held_bytes: 0,
-            of_key: HashMap::new(),
-            ready: BTreeSet::new(),
+            keys: HashMap::new(),
             in_flight: FuturesUnordered::new(),
             next: 0,
             is_at_end: false,
             read_again_at: None,
-            backoff: Some(Backoff {
-                again_at: Instant::now(),
-                delay: config.retry_min,
-                since: Instant::now(),
-                failure: None,
-                is_logged: false,
-            }),
+            alone_until: 0,
+            trouble: None,
         }
     }
 
     /// Runs until the lane is direct again, or `stop`.
     async fn run(mut self, stop: CancellationToken) {
         let began = Instant::now();
-        tracing::debug!(
-            topic = &*self.topic,
-            records = self.spool.lanes(|lanes| lanes.waiting(&self.topic)),
-            "replaying from the spool"
-        );
+        tracing::debug!(topic = &*self.topic, records = self.waiting(), "replaying from the spool");
         loop {
-            if self.held.is_empty() && self.spool.lanes(|lanes| lanes.leave(&self.topic)) {
+            if self.held.is_empty() && self.common.spool.lanes(|lanes| lanes.leave(&self.topic)) {
                 tracing::debug!(topic = &*self.topic, after = ?began.elapsed(), "the topic's lane is empty: its events go to Kafka directly");
                 return;
             }
@@ -138,32 +162,29 @@ impl Lane {
             }
             self.read().await;
             self.plan_to_read_again();
-            self.send();
+            let wake_at = self.send();
             self.close_the_gate();
-            let again_at = self.backoff.as_ref().map(|backoff| backoff.again_at);
-            let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.in_flight.is_empty();
-            if self.in_flight.is_empty() && !is_waiting && !self.is_at_end {
+            if self.in_flight.is_empty() && wake_at.is_none() && !self.is_at_end {
                 continue; // nothing of the page could be sent
             }
             tokio::select! {
                 Some((number, attempt)) = self.in_flight.next(), if !self.in_flight.is_empty() => self.settled(number, attempt),
                 () = self.signals.more.notified() => self.is_at_end = false,
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if is_waiting => {}
+                () = tokio::time::sleep_until(wake_at.unwrap_or_else(Instant::now)), if wake_at.is_some() => self.end_what_takes_too_long(),
                 () = tokio::time::sleep_until(self.read_again_at.unwrap_or_else(Instant::now)), if self.read_again_at.is_some() => self.read_again(),
             }
         }
     }
 
-    /// How many records may be held: one while the lane backs off.
-    const fn records_max(&self) -> usize {
-        if self.backoff.is_some() { 1 } else { self.config.records_max }
+    fn waiting(&self) -> u64 {
+        self.common.spool.lanes(|lanes| lanes.waiting(&self.topic))
     }
 
     /// Something of the lane is not read though its end is reached: it could not be read, or not be moved, or can be read only now.
     fn plan_to_read_again(&mut self) {
-        let is_all_read = self.spool.lanes(|lanes| lanes.waiting(&self.topic)) <= self.held.len() as u64;
-        let again_at = self.read_again_at.unwrap_or_else(|| Instant::now() + self.config.retry_max);
+        let is_all_read = self.waiting() <= self.held.len() as u64;
+        let again_at = self.read_again_at.unwrap_or_else(|| Instant::now() + self.common.config.retry_max);
         self.read_again_at = (self.is_at_end && !is_all_read).then_some(again_at);
     }
 
@@ -171,25 +192,39 @@ impl Lane {
         (self.next, self.is_at_end, self.read_again_at) = (0, false, None);
     }
 
+    /// How many records may be held, and their bytes; none where it is not the time to read.
+    fn limits(&self) -> (usize, usize) {
+        let Config { records_max, bytes_max, .. } = self.common.config;
+        match self.mode {
+            Mode::Asking { at, .. } if at <= Instant::now() => (1, bytes_max),
+            Mode::Running { .. } => (records_max, bytes_max / self.common.lanes.len().max(1)),
+            _ => (0, 0),
+        }
+    }
+
     async fn read(&mut self) {
-        let is_time = self.backoff.as_ref().is_none_or(|backoff| backoff.again_at <= Instant::now());
-        let free = self.records_max().saturating_sub(self.held.len());
+        let (records_max, bytes_max) = self.limits();
+        let records = records_max.saturating_sub(self.held.len());
         // A page at a time, not a record at a time.
-        let is_low = self.held.len() <= self.records_max() / 2 && self.held_bytes <= self.config.bytes_max / 2;
-        if self.is_at_end || !is_time || !is_low || free == 0 {
+        let is_low = self.held.len() <= records_max / 2 && self.held_bytes <= bytes_max / 2;
+        if self.is_at_end || !is_low || records == 0 {
             return;
         }
-        let bytes = self.config.bytes_max - self.held_bytes;
-        let (spool, topic, from) = (self.spool.clone(), Arc::clone(&self.topic), self.next);
-        let page = tokio::task::spawn_blocking(move || spool.page(&topic, from, free, bytes)).await;
-        let Ok(page) = page else { return self.back_off(None) }; // the runtime is going away
+        let bytes = bytes_max - self.held_bytes;
+        let (spool, topic, from) = (self.common.spool.clone(), Arc::clone(&self.topic), self.next);
+        let page = tokio::task::spawn_blocking(move || spool.page(&topic, from, records, bytes.max(1))).await;
+        let Ok(page) = page else { return }; // the runtime is going away
         self.is_at_end = page.is_empty();
         let mut unread = None;
         for Item { number, entry, bytes } in page {
             self.next = number + 1;
             match entry {
                 Ok(_) if self.held.contains_key(&number) => {}
-                Ok(entry) => self.hold(number, entry, bytes),
+                Ok(entry) => {
+                    self.held.insert(number, (entry.record.key.clone(), bytes));
+                    self.ready.push_back((number, entry));
+                    self.held_bytes += bytes;
+                }
                 Err(Broken::Damaged(raw)) => self.set_aside(number, raw).await,
                 Err(Broken::Unread(error)) => unread = Some(error),
             }
@@ -199,16 +234,6 @@ impl Lane {
         }
     }
 
-    fn hold(&mut self, number: u64, entry: Entry, bytes: usize) {
-        let of_key = self.of_key.entry(entry.record.key.clone()).or_default();
-        of_key.push_back(number);
-        if of_key.len() == 1 {
-            self.ready.insert(number);
-        }
-        self.held.insert(number, (Arc::new(entry), bytes));
-        self.held_bytes += bytes;
-    }
-
     /// A damaged entry becomes a dead letter on the disk. Where the disk does not take it, that is tried again later.
     async fn set_aside(&mut self, number: u64, value: Vec<u8>) {
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
@@ -216,134 +241,224 @@ impl Lane {
         let since_ms = jiff::Timestamp::now().as_millisecond();
         let dead_letter = Some(DeadLetter { reason: CORRUPTED.to_owned(), error, since_ms });
         let entry = Entry { dead_letter, ..Entry::new(record) };
-        let stored = self.spool.store_dead_letter(entry, Some((Arc::clone(&self.topic), number))).await;
+        let stored = self.common.spool.store_dead_letter(entry, Some((Arc::clone(&self.topic), number))).await;
         if stored == Ok(Ok(())) {
             let topic = &*self.topic;
             tracing::error!(topic, number, "an entry of the spool is damaged: its bytes are kept as a dead letter");
-            self.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
+            self.common.dead_letters.metrics.dead_letters.with_label_values(&["disk", CORRUPTED]).inc();
         }
     }
 
-    /// Sends what is ready; while the lane backs off one record, when it is time for it.
-    fn send(&mut self) {
-        if self.backoff.as_ref().is_some_and(|backoff| backoff.again_at > Instant::now() || !self.in_flight.is_empty())
-        {
-            return;
+    /// Hands over what may go. When to wake, where nothing else wakes the lane.
+    fn send(&mut self) -> Option<Instant> {
+        match &self.mode {
+            Mode::Asking { at, .. } if *at > Instant::now() => return Some(*at),
+            Mode::Asking { .. } if !self.in_flight.is_empty() => return None,
+            Mode::Ending { .. } => return None,
+            _ => {}
         }
-        let most = if self.backoff.is_some() { 1 } else { usize::MAX };
-        for _ in 0..most.min(self.ready.len()) {
-            let Some(number) = self.ready.pop_first() else { return };
-            let Some((entry, _)) = self.held.get(&number) else { continue };
-            let (entry, topic, dead_letters) = (Arc::clone(entry), Arc::clone(&self.topic), self.dead_letters.clone());
-            let spool = self.spool.clone();
-            self.in_flight
-                .push(Box::pin(async move { (number, attempt(&spool, &dead_letters, topic, number, entry).await) }));
+        let mut wake_at = None;
+        while !self.ready.is_empty() {
+            if let Err(at) = self.common.rate.take() {
+                wake_at = Some(at);
+                break;
+            }
+            let Some((number, entry)) = self.ready.pop_front() else { break };
+            let (common, topic) = (Arc::clone(&self.common), Arc::clone(&self.topic));
+            let Mode::Running { run, .. } = &self.mode else {
+                self.in_flight.push(Box::pin(async move { (number, common.ask(topic, number, entry).await) }));
+                return None;
+            };
+            let key = self.keys.entry(entry.record.key.clone()).or_default();
+            if key.in_flight > 0 && !key.has_sequence {
+                key.waiting.push_back((number, entry));
+                continue;
+            }
+            key.in_flight += 1;
+            let report = common.dead_letters.publisher.publish_in(run, entry.record);
+            self.in_flight.push(Box::pin(async move { (number, common.acked(&topic, number, report.await)) }));
+        }
+        match &self.mode {
+            Mode::Running { too_long_at, .. } if !self.in_flight.is_empty() => wake_at.or(Some(*too_long_at)),
+            _ => wake_at,
         }
     }
 
     fn settled(&mut self, number: u64, attempt: Attempt) {
-        match attempt {
-            Ok(()) => {
-                if let Some(backoff) = self.backoff.take() {
-                    if backoff.is_logged {
-                        tracing::info!(topic = &*self.topic, after = ?backoff.since.elapsed(), "the topic takes events again");
-                    }
-                    self.is_at_end = false;
-                }
-                self.release(number);
-            }
-            Err(failure) => {
-                self.ready.insert(number);
-                self.back_off(failure);
-            }
-        }
-    }
-
-    /// The record is done with; the next of its key may go.
-    fn release(&mut self, number: u64) {
-        let Some((entry, bytes)) = self.held.remove(&number) else { return };
+        let (key, bytes) = self.held.remove(&number).unwrap_or_default();
         self.held_bytes -= bytes;
-        let Some(of_key) = self.of_key.get_mut(&entry.record.key) else { return };
-        of_key.pop_front();
-        match of_key.front() {
-            Some(&next) => drop(self.ready.insert(next)),
-            None => drop(self.of_key.remove(&entry.record.key)),
+        match attempt {
+            Ok(resolved) => {
+                self.release(key);
+                self.taken(number, resolved);
+            }
+            Err(failure) => self.failed(number, failure),
+        }
+        if let Mode::Ending { ask_at } = self.mode
+            && self.in_flight.is_empty()
+        {
+            self.ask_again(ask_at, self.common.config.retry_min);
         }
     }
 
-    fn back_off(&mut self, failure: Option<Failure>) {
+    /// Of this key, the others may go.
+    fn release(&mut self, name: String) {
+        let hash_map::Entry::Occupied(mut of) = self.keys.entry(name) else { return };
+        let key = of.get_mut();
+        (key.in_flight, key.has_sequence) = (key.in_flight - 1, true);
+        let waiting = std::mem::take(&mut key.waiting);
+        if key.in_flight == 0 && waiting.is_empty() {
+            of.remove();
+        }
+        waiting.into_iter().rev().for_each(|item| self.ready.push_front(item));
+    }
+
+    fn taken(&mut self, number: u64, resolved: Resolved) {
+        match &mut self.mode {
+            Mode::Ending { .. } => return,
+            Mode::Running { too_long_at, .. } => *too_long_at = self.common.too_long_at(),
+            Mode::Asking { at, .. } => *at = Instant::now(),
+        }
+        if let Some(trouble) = self.trouble.take().filter(|trouble| trouble.is_logged) {
+            tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+        }
+        if matches!(self.mode, Mode::Running { .. }) || resolved == Resolved::DeadLetter || number < self.alone_until {
+            return;
+        }
+        match self.common.dead_letters.publisher.run() {
+            Ok(run) => self.mode = Mode::Running { run, too_long_at: self.common.too_long_at() },
+            Err(error) => tracing::warn!(topic = &*self.topic, %error, "records of the spool go one by one"),
+        }
+    }
+
+    fn failed(&mut self, number: u64, failure: Option<Failure>) {
         let now = Instant::now();
-        let former = self.backoff.take();
-        // Of those that were in flight together, the last one counts.
-        let delay = match &former {
-            Some(former) if self.in_flight.is_empty() => (former.delay * 2).min(self.config.retry_max),
-            Some(former) => former.delay,
-            None => self.config.retry_min,
-        };
-        let known = former.as_ref().and_then(|former| former.failure).map(|failure| failure.code);
-        let news = failure.filter(|failure| known != Some(failure.code));
-        let is_logged = news.is_some_and(|failure| self.log(failure));
-        let (since, was_logged) = former.map_or((now, false), |former| (former.since, former.is_logged));
-        self.backoff =
-            Some(Backoff { again_at: now + delay, delay, since, failure, is_logged: is_logged || was_logged });
-        self.spool.lanes(|lanes| lanes.keep_spooling(&self.topic));
-        if self.in_flight.is_empty() {
-            self.forget();
+        let Config { retry_min, retry_max, .. } = self.common.config;
+        if let Some(failure) = failure.filter(|failure| !failure.is_given_up()) {
+            self.note(failure);
+            if failure.is_refused() {
+                self.alone_until = self.alone_until.max(number + 1);
+            }
+        }
+        match &self.mode {
+            Mode::Asking { delay, .. } => self.ask_again(now + *delay, (*delay * 2).min(retry_max)),
+            // What another lane has ended goes on at once.
+            Mode::Running { run, .. } => {
+                run.end();
+                let is_given_up = failure.is_none_or(|failure| failure.is_given_up());
+                self.mode = Mode::Ending { ask_at: if is_given_up { now } else { now + retry_min } };
+            }
+            Mode::Ending { .. } => {}
+        }
+        self.common.spool.lanes(|lanes| lanes.keep_spooling(&self.topic));
+    }
+
+    /// Gives the memory back: what is not settled is read again from the beginning.
+    fn ask_again(&mut self, at: Instant, delay: Duration) {
+        self.mode = Mode::Asking { at, delay };
+        self.held.clear();
+        self.keys.clear();
+        self.ready.clear();
+        (self.held_bytes, self.next, self.is_at_end) = (0, 0, false);
+    }
+
+    fn end_what_takes_too_long(&mut self) {
+        if let Mode::Running { run, too_long_at } = &self.mode
+            && *too_long_at <= Instant::now()
+        {
+            run.end();
+            self.mode = Mode::Ending { ask_at: Instant::now() };
+            self.common.spool.lanes(|lanes| lanes.keep_spooling(&self.topic));
         }
     }
 
-    /// Logs why a topic takes no events, where that is its own matter: what all have in common is logged once, by others.
+    /// Logs why a topic takes no events, once, where that is its own matter: what all have in common is logged once, by others.
+    fn note(&mut self, failure: Failure) {
+        let former = self.trouble.take();
+        let is_news = former.as_ref().is_none_or(|former| former.failure.code != failure.code);
+        let (since, was_logged) = former.map_or((Instant::now(), false), |former| (former.since, former.is_logged));
+        let is_logged = was_logged | (is_news && self.log(failure));
+        self.trouble = Some(Trouble { failure, since, is_logged });
+    }
+
     fn log(&self, failure: Failure) -> bool {
         let (topic, code) = (&*self.topic, failure.code);
         if matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
             tracing::error!(topic, ?code, "the topic takes no events until someone fixes it: they wait in the spool");
             return true;
         }
-        let is_own = !self.dead_letters.publisher.is_away();
+        let is_own = !self.common.dead_letters.publisher.is_away();
         if is_own {
             tracing::warn!(topic, ?code, "the topic takes no events: they wait in the spool");
         }
         is_own
     }
 
-    /// Gives the memory back: what is not settled is read again from the beginning.
-    fn forget(&mut self) {
-        self.held.clear();
-        self.of_key.clear();
-        self.ready.clear();
-        (self.held_bytes, self.next, self.is_at_end) = (0, 0, false);
-    }
-
     /// When all is read and in flight, and the brokers take it, new events wait for the last ack.
     fn close_the_gate(&self) {
-        if self.backoff.is_none() && self.is_at_end && self.held.len() as u64 <= CLOSE_AT {
-            self.spool.lanes(|lanes| lanes.close(&self.topic));
+        let is_running = matches!(self.mode, Mode::Running { .. });
+        if is_running && self.is_at_end && self.ready.is_empty() && self.held.len() as u64 <= CLOSE_AT {
+            self.common.spool.lanes(|lanes| lanes.close(&self.topic));
         }
     }
 }
 
-/// Publishes a record; one that is refused is resolved.
-async fn attempt(
-    spool: &Spool,
-    dead_letters: &DeadLetters,
-    topic: Arc<str>,
-    number: u64,
-    entry: Arc<Entry>,
-) -> Attempt {
-    match dead_letters.publisher.published(entry.record.clone()).await {
-        Ok(()) => {
-            spool.acked(&topic, number);
-            dead_letters.metrics.replayed.inc();
-            Ok(())
-        }
-        Err(failure) if failure.is_refused() => {
-            match dead_letters.resolve(Arc::unwrap_or_clone(entry), Some((topic, number))).await {
-                Ok(_) => Ok(()),
-                Err(Unresolved::Kafka(failure)) => Err(Some(failure)),
-                Err(Unresolved::Spool(_)) => Err(None), // the spool has logged why
+impl Common {
+    /// When a run has made no progress for longer than a single record may take.
+    fn too_long_at(&self) -> Instant {
+        Instant::now() + self.dead_letters.publisher.report_deadline_max()
+    }
+
+    fn acked(&self, topic: &Arc<str>, number: u64, report: Result<(), Failure>) -> Attempt {
+        report.map_err(Some)?;
+        self.spool.acked(topic, number);
+        self.dead_letters.metrics.replayed.inc();
+        Ok(Resolved::Published)
+    }
+
+    /// Publishes a single record; one that is refused is resolved.
+    async fn ask(&self, topic: Arc<str>, number: u64, entry: Entry) -> Attempt {
+        match self.dead_letters.publisher.published(entry.record.clone()).await {
+            Err(failure) if failure.is_refused() => {
+                let resolved = self.dead_letters.resolve(entry, Some((topic, number))).await;
+                resolved.map_err(|unresolved| match unresolved {
+                    Unresolved::Kafka(failure) => Some(failure),
+                    Unresolved::Spool(_) => None, // the spool has logged why
+                })
             }
+            report => self.acked(&topic, number, report),
         }
-        Err(failure) => Err(Some(failure)),
+    }
+}
+
+/// Records a second, with a tenth of a second's records at once at most.
+struct Rate {
+    /// Between two records; zero: there is no limit.
+    interval: Duration,
+    /// When the next record may go.
+    next: Mutex<Instant>,
+}
+
+impl Rate {
+    const BURST: Duration = Duration::from_millis(100);
+
+    fn new(a_second: u32) -> Self {
+        let interval = Duration::from_secs(1).checked_div(a_second).unwrap_or_default();
+        Self { interval, next: Mutex::new(Instant::now()) }
+    }
+
+    /// Takes the right to send a record; or when there will be one.
+    fn take(&self) -> Result<(), Instant> {
+        if self.interval.is_zero() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if *next > now {
+            return Err(*next);
+        }
+        *next = (*next).max(now.checked_sub(Self::BURST).unwrap_or(now)) + self.interval;
+        Ok(())
     }
 }
 

@@ -376,6 +376,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
         replay: replay::Config {
             records_max: r.number("spool.replay_records_max", 1..=100_000),
             bytes_max: r.size("spool.replay_bytes_max", ByteSize::kib(1)..=ByteSize::gib(1)),
+            rate: r.number("spool.replay_rate", 0..=1_000_000),
             retry_min,
             retry_max: r.time("spool.retry_max", 10 * MILLISECOND..=600 * SECOND).max(retry_min),
         },

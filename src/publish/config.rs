@@ -56,6 +56,9 @@ impl From<KafkaError> for Unusable {
 /// What the headers of a dead letter may add to its record.
 const DEAD_LETTER_BYTES_MAX: u64 = 1024;
 
+/// The most that librdkafka takes for `queue.buffering.max.kbytes`.
+const QUEUE_BYTES_LIMIT: u64 = i32::MAX as u64 * 1024;
+
 /// librdkafka's aliases, each with the name that the relay has for the property: Kafka's own where there is one. They are those of
 /// librdkafka 2.12, in its table of properties (`rdkafka_conf.c`, `_RK_C_ALIAS`); for one that a later version adds, the guarantees are
 /// read back.
@@ -151,6 +154,18 @@ impl Config {
         let mut config = self.producer();
         config.set("batch.num.messages", "1").set("linger.ms", "0");
         config
+    }
+
+    /// For records whose order must survive every failure. librdkafka gives none up in time: of 1 2 3 it could give up 2, and go on with 3.
+    /// It ends in a fatal state where a broker refuses one, instead of going on with the next. Who hands records over bounds their number
+    /// and their bytes.
+    pub(super) fn in_order(&self) -> Self {
+        let ours = [("enable.gapless.guarantee", "true"), ("retries", "2147483647")];
+        let mut properties = self.properties.clone();
+        properties.retain(|(name, _)| ours.iter().all(|(ours, _)| canonical(name) != *ours));
+        properties.extend(ours.map(|(name, value)| (name.to_owned(), SecretString::from(value))));
+        let (publish_deadline, queue_records_max, queue_bytes_max) = (Duration::ZERO, 0, QUEUE_BYTES_LIMIT);
+        Self { publish_deadline, queue_bytes_max, queue_records_max, properties, ..self.clone() }
     }
 
     /// The properties that carry a guarantee, as librdkafka shows them.
@@ -288,6 +303,22 @@ pub(super) mod tests {
             config.read_back(&client).expect("ours");
             assert_eq!(effective(&client, "max.in.flight"), "1");
             assert_eq!(effective(&client, "acks"), "-1");
+        }
+    }
+
+    #[test]
+    fn in_order_nothing_is_given_up_or_overtaken_and_no_gap_is_left() {
+        let config = config(&[("message.send.max.retries", "1")]).in_order();
+        let client = config.producer();
+        config.read_back(&client).expect("ours");
+        for (name, value) in [
+            ("message.timeout.ms", "0"),
+            ("enable.gapless.guarantee", "true"),
+            ("retries", "2147483647"),
+            ("queue.buffering.max.messages", "0"),
+            ("queue.buffering.max.kbytes", "2147483647"),
+        ] {
+            assert_eq!(effective(&client, name), value, "{name}");
         }
     }
 

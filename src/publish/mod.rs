@@ -8,6 +8,7 @@ mod health;
 mod producer;
 mod remedy;
 mod report;
+mod run;
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ use health::Health;
 use producer::{Client, Common, Producer};
 pub use remedy::{REMEDIES, Remedy};
 pub use report::{Held, InFlight, Report};
+pub use run::Run;
+use run::Runs;
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +69,11 @@ impl Failure {
         self.code == RDKafkaErrorCode::NoOffset
     }
 
+    /// We have given it up ourselves: that says nothing of the brokers.
+    pub const fn is_given_up(&self) -> bool {
+        matches!(self.code, RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+    }
+
     fn of(error: &KafkaError) -> Self {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         Self { remedy: Remedy::of(code), code }
@@ -83,6 +91,7 @@ pub struct Publisher {
     batched: Producer,
     /// For records that were refused with their batch.
     alone: Producer,
+    in_order: Runs,
     /// Each record in flight has a clone of it.
     in_flight: Arc<()>,
 }
@@ -97,7 +106,8 @@ impl Publisher {
         let batched = Producer::new(&common, common.config.producer());
         batched.client()?;
         let alone = Producer::new(&common, common.config.producer_alone());
-        Ok(Self { common, batched, alone, in_flight: Arc::default() })
+        let in_order = Runs::new(&common);
+        Ok(Self { common, batched, alone, in_order, in_flight: Arc::default() })
     }
 
     /// Hands `record` over; the report says what becomes of it. `held` is kept until the report is there, whether a task waits for it
@@ -121,6 +131,21 @@ impl Publisher {
     /// As `published`.
     pub async fn published_alone(&self, record: Record) -> Result<(), Failure> {
         self.reported(self.hand_over(&self.alone, record, None)).await
+    }
+
+    /// A producer for records of which none may overtake another of its key, whatever fails. All callers share one, until it is ended.
+    ///
+    /// # Errors
+    /// [`Unusable`]: the system is out of threads.
+    pub fn run(&self) -> Result<Arc<Run>, Unusable> {
+        self.in_order.current()
+    }
+
+    /// As `publish`, in a run. There is no deadline: a record has its report when the brokers have it, or when its run has ended.
+    pub fn publish_in(&self, run: &Run, record: Record) -> Report {
+        let (in_flight, report) = InFlight::new(record, &self.in_flight, None);
+        run.send(in_flight);
+        report
     }
 
     fn hand_over(&self, producer: &Producer, record: Record, held: Option<Held>) -> Report {
@@ -176,7 +201,8 @@ impl Publisher {
     /// A report that is later than this comes from a producer that was replaced, or from one that waits for the system, as for a
     /// name to be resolved.
     pub fn report_deadline_max(&self) -> Duration {
-        self.report_deadline() + Duration::from_secs(10)
+        const MORE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+        self.report_deadline() + MORE
     }
 
     /// Waits until every record handed over has its report; blocks up to `timeout` for each producer.
@@ -193,7 +219,7 @@ impl Publisher {
     }
 
     fn clients(&self) -> impl Iterator<Item = Arc<Client>> {
-        [&self.batched, &self.alone].into_iter().filter_map(Producer::existing)
+        [&self.batched, &self.alone].into_iter().filter_map(Producer::existing).chain(self.in_order.client())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
@@ -60,7 +60,7 @@ impl Producer {
         if let Some(client) = &*current {
             return Ok(Arc::clone(client)); // made meanwhile
         }
-        let client = Arc::new(Client::new(&self.common, &self.config)?);
+        let client = Arc::new(Client::new(&self.common, &self.common.config, &self.config)?);
         Ok(Arc::clone(current.insert(client)))
     }
 
@@ -86,7 +86,7 @@ impl Producer {
             return;
         }
         tracing::warn!(reason, "the Kafka producer is replaced");
-        match Client::new(&self.common, &self.config) {
+        match Client::new(&self.common, &self.common.config, &self.config) {
             Ok(new) => {
                 let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
                 let old = current.replace(Arc::new(new));
@@ -108,24 +108,23 @@ impl Producer {
 pub(super) struct Client {
     producer: Arc<BaseProducer<Context>>,
     stop: Arc<AtomicBool>,
-    reports_thread: Option<JoinHandle<()>>,
 }
 
 impl Client {
-    fn new(common: &Arc<Common>, config: &ClientConfig) -> Result<Self, Unusable> {
+    pub(super) fn new(common: &Arc<Common>, config: &Config, properties: &ClientConfig) -> Result<Self, Unusable> {
         let [logged, clocks_logged] = [(); 2].map(|()| Throttle::new(Duration::from_secs(10)));
         let is_fatal = AtomicBool::new(false);
         let context = Context { common: Arc::clone(common), is_fatal, logged, clocks_logged };
-        let producer: Arc<BaseProducer<Context>> = Arc::new(config.create_with_context(context)?);
-        common.config.read_back(config)?;
+        let producer: Arc<BaseProducer<Context>> = Arc::new(properties.create_with_context(context)?);
+        config.read_back(properties)?;
         let stop = Arc::<AtomicBool>::default();
         let (polled, stopped, vital) = (Arc::clone(&producer), Arc::clone(&stop), common.shutdown.vital("reports"));
         let thread = thread::Builder::new().name("reports".to_owned());
-        let reports_thread = thread.spawn(move || take_reports(&polled, &stopped, vital)).map_err(Unusable::Thread)?;
-        Ok(Self { producer, stop, reports_thread: Some(reports_thread) })
+        thread.spawn(move || take_reports(&polled, &stopped, vital)).map_err(Unusable::Thread)?;
+        Ok(Self { producer, stop })
     }
 
-    fn send(&self, in_flight: InFlight) {
+    pub(super) fn send(&self, in_flight: InFlight) {
         let record = Arc::clone(&in_flight.record);
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers =
@@ -147,7 +146,7 @@ impl Client {
 
     /// Gives all up, and waits for the last report, which comes when its record or its request has timed out at the latest: reports that a
     /// destroyed client still has never come, and what is held for their records would be kept for the life of the process.
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.give_up();
         while self.producer.flush(Duration::from_secs(1)).is_err() {}
     }
@@ -171,11 +170,9 @@ impl Deref for Client {
 }
 
 impl Drop for Client {
+    /// Its thread destroys it, for that may take a while.
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        if let Some(Err(_)) = self.reports_thread.take().map(JoinHandle::join) {
-            tracing::error!("the thread that takes delivery reports has panicked");
-        }
     }
 }
 
@@ -204,7 +201,9 @@ impl Context {
             ),
             Some(unlogged) => tracing::warn!(topic, %error, unlogged, "Kafka did not take a record"),
         }
-        self.common.health.failed(topic, failure.remedy, since);
+        if !failure.is_given_up() {
+            self.common.health.failed(topic, failure.remedy, since);
+        }
         failure
     }
 

@@ -26,7 +26,8 @@ const PUBLISH_DEADLINE: Duration = Duration::from_millis(400);
 /// Nothing takes so long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-const PROPERTIES: [(&str, &str); 8] = [
+const PROPERTIES: [(&str, &str); 9] = [
+    ("batch.num.messages", "4"), // so that what is held at once is several batches
     // The mock does not look at sequence numbers: it would take a batch though the one before it was refused, and librdkafka
     // would conclude from it that both were taken.
     ("max.in.flight.requests.per.connection", "1"),
@@ -127,6 +128,7 @@ impl Stage {
         let config = Config {
             records_max: 16,
             bytes_max: 1 << 20,
+            rate: 0,
             retry_min: Duration::from_millis(5),
             retry_max: Duration::from_millis(20),
         };
@@ -202,13 +204,22 @@ fn assert_in_order(orders: &BTreeMap<String, Vec<usize>>, numbers: &[usize]) {
     }
 }
 
-/// The answers to come, by chance.
+/// The answers to come, by chance. Behind what it has refused, a broker takes nothing; the mock would.
 fn answers(mut seed: u64, number: usize) -> Vec<RDKafkaRespErr> {
     let mut chance = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(seed >> 40).expect("24 bits")
     };
-    (0..number).map(|_| ANSWERS[chance() % ANSWERS.len()]).collect()
+    (0..number).flat_map(|_| refused(ANSWERS[chance() % ANSWERS.len()])).collect()
+}
+
+/// An answer, and what the request behind it is told.
+fn refused(answer: RDKafkaRespErr) -> [RDKafkaRespErr; 2] {
+    let behind = match answer {
+        RD_KAFKA_RESP_ERR_NO_ERROR => RD_KAFKA_RESP_ERR_NO_ERROR,
+        _ => RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+    };
+    [answer, behind]
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,8 +232,7 @@ async fn whatever_the_brokers_answer_each_key_is_replayed_in_its_order_and_nothi
                 stage.append(stage.record(key, number)).await;
             }
         }
-        let mut answers = answers(seed, 30);
-        answers[15] = RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; // only a new producer helps
+        let answers = answers(seed, 30);
         mock.request_errors(RDKafkaApiKey::Produce, &answers);
         let replaying = stage.replay();
         stage.is_direct().await;
@@ -246,7 +256,7 @@ async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_be
     let other = Record { topic: "other".into(), ..stage.record(0, 0) };
     let connected = async { while stage.publisher.published_alone(other.clone()).await.is_err() {} };
     tokio::time::timeout(DEADLINE, connected).await.expect("a producer");
-    // The first record of a lane is sent by itself; of those after it, one a key at once. What is refused here is their first batch.
+    // The first record of a lane is sent by itself. What is refused here is the first batch of its run.
     mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
     let replaying = stage.replay();
     stage.is_direct().await;
@@ -256,6 +266,86 @@ async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_be
     let of = |to: &str| metrics.dead_letters.with_label_values(&[to, "too_large"]).get();
     assert_eq!((of("topic"), of("disk"), metrics.replayed.get()), (0, 0, (NUMBERS * KEYS) as u64));
     stage.end(replaying).await;
+}
+
+/// librdkafka's own producer would go on with the next batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_middle_of_a_run_fails_nothing_behind_it_is_published_before_it() {
+    const NUMBERS: usize = 60;
+    let (mock, stage) = Stage::new();
+    for number in 0..NUMBERS {
+        stage.append(stage.record(0, number)).await;
+    }
+    let [taken, violation, too_large] =
+        [RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_POLICY_VIOLATION, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
+    let answers: Vec<_> =
+        [taken, taken, violation, taken, taken, taken, too_large].into_iter().flat_map(refused).collect();
+    mock.request_errors(RDKafkaApiKey::Produce, &answers);
+    let replaying = stage.replay();
+    stage.is_direct().await;
+    assert_in_order(&stage.orders(&mock), &[NUMBERS]);
+    assert!(stage.dead_letters.metrics.producer_rebuilds.get() >= 2, "each run that failed was ended");
+    stage.end(replaying).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_down_for_longer_than_a_record_may_take_breaks_no_order() {
+    const NUMBERS: usize = 60;
+    let (mock, stage) = Stage::new();
+    for number in 0..NUMBERS {
+        stage.append(stage.record(0, number)).await;
+    }
+    mock.broker_round_trip_time(1, Duration::from_millis(30)).expect("it is slow");
+    let (replaying, metrics) = (stage.replay(), &stage.dead_letters.metrics);
+    eventually(|| metrics.replayed.get() > 1).await;
+    mock.broker_down(1).expect("it is down");
+    eventually(|| metrics.producer_rebuilds.get() > 0).await;
+    mock.broker_up(1).expect("it is up");
+    stage.is_direct().await;
+    assert_in_order(&stage.orders(&mock), &[NUMBERS]);
+    stage.end(replaying).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_records_of_one_key_are_under_way_at_once() {
+    const NUMBERS: usize = 100;
+    let (mock, stage) = Stage::new();
+    for number in 0..NUMBERS {
+        stage.append(stage.record(0, number)).await;
+    }
+    mock.broker_round_trip_time(1, Duration::from_millis(30)).expect("it is slow");
+    let replaying = stage.replay();
+    eventually(|| stage.publisher.records_in_flight() > 8).await;
+    stage.is_direct().await;
+    assert_in_order(&stage.orders(&mock), &[NUMBERS]);
+    stage.end(replaying).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_gives_so_many_rights_a_second_and_few_at_once() {
+    assert!((0..1000).all(|_| Rate::new(0).take().is_ok()), "there is no limit");
+    let rate = Rate::new(1000);
+    let mut given = 0;
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        match rate.take() {
+            Ok(()) => given += 1,
+            Err(at) => tokio::time::sleep_until(at).await,
+        }
+    }
+    assert!((2990..=3010).contains(&given), "{given}");
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let at_once = (0..1000).take_while(|_| rate.take().is_ok()).count();
+    assert!((100..=102).contains(&at_once), "{at_once}");
+}
+
+async fn eventually(condition: impl Fn() -> bool) {
+    let waits = async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waits).await.expect("in time");
 }
 
 /// The order of its key yields: what stands behind it is not held back.
