@@ -80,6 +80,31 @@ fn an_event_that_kafka_does_not_take_is_answered_200_after_an_fsync_and_publishe
     }
 }
 
+/// Its broker refuses the batch with the large event, and what is under way behind it.
+#[test]
+fn when_the_middle_of_one_chats_backlog_is_refused_the_rest_keeps_its_order() {
+    const LARGE: u64 = 41;
+    let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let relay = spooling(&kafka, &directory, &[("kafka.properties", "{ \"batch.num.messages\" = \"4\" }")]);
+    await_that("Kafka is there", || relay.metric("livechat_relay_kafka_up") == 1.0);
+    kafka.set_topic(TOPIC, &[("max.message.bytes", "20000")]);
+    let chat = chat_id();
+    post(&relay, &chat, 0);
+    await_that("it is in Kafka", || spooled(&relay) == 0.0);
+    kafka.pause(0);
+    for number in 1..100 {
+        let text: String = if number == LARGE { (0..5_000).map(|_| chat_id()).collect() } else { "Hello".to_owned() };
+        let answer = http::post(relay.webhooks, incoming_event(&chat, number).replace("Grüße", &text));
+        assert_eq!(answer.status, 200, "{}", relay.log());
+    }
+    kafka.resume(0);
+    await_that("the spool is empty", || spooled(&relay) == 0.0);
+    let order = &orders(kafka.read_all(&[TOPIC]))[&chat];
+    assert_eq!(*order, (0..100).filter(|number| *number != LARGE).collect::<Vec<_>>());
+    assert_eq!(relay.metric(r#"livechat_relay_dead_letters_total{reason="too_large",to="topic"}"#), 1.0);
+}
+
 #[test]
 fn a_response_deadline_of_a_second_still_leaves_kafka_its_time() {
     let Some(kafka) = crate::support::kafka::shared_or_skip() else { return };
