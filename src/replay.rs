@@ -317,7 +317,10 @@ impl Lane {
         match &mut self.mode {
             Mode::Ending { .. } => return,
             Mode::Running { too_long_at, .. } => *too_long_at = self.common.too_long_at(),
-            Mode::Asking { at, .. } => *at = Instant::now(),
+            Mode::Asking { at, .. } => {
+                *at = Instant::now();
+                self.common.spool.lanes(|lanes| lanes.set_troubled(&self.topic, false));
+            }
         }
         if let Some(trouble) = self.trouble.take().filter(|trouble| trouble.is_logged) {
             tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
@@ -341,7 +344,11 @@ impl Lane {
             }
         }
         match &self.mode {
-            Mode::Asking { delay, .. } => self.ask_again(now + *delay, (*delay * 2).min(retry_max)),
+            Mode::Asking { delay, .. } => {
+                let is_troubled = !self.common.dead_letters.publisher.is_away();
+                self.common.spool.lanes(|lanes| lanes.set_troubled(&self.topic, is_troubled));
+                self.ask_again(now + *delay, (*delay * 2).min(retry_max));
+            }
             // What another lane has ended goes on at once.
             Mode::Running { run, .. } => {
                 run.end();

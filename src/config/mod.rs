@@ -365,6 +365,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
         spool: spool::Config {
             directory: directory.clone().unwrap_or_default(),
             bytes_max: r.size("spool.bytes_max", ByteSize::mib(1)..=ByteSize::tib(1)),
+            dead_letters_bytes_max: r.size("spool.dead_letters_bytes_max", ByteSize::mib(1)..=ByteSize::tib(1)),
             segment_bytes: r.size("spool.segment_bytes", ByteSize::kib(64)..=ByteSize::gib(1)),
             free_min: r.size("spool.free_min", ByteSize::b(0)..=ByteSize::tib(1)),
             queue_records_max: r.number("spool.queue_records_max", 1..=1_000_000),

@@ -75,6 +75,7 @@ impl Stage {
         let directory = tempfile::tempdir().expect("a directory");
         let config = crate::spool::Config {
             directory: directory.path().to_owned(),
+            dead_letters_bytes_max: 1 << 30,
             segment_bytes: 20_000,
             bytes_max: 64 << 20,
             free_min: 0,

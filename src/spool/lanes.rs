@@ -70,6 +70,9 @@ pub struct Lanes {
     /// When the commit under way began.
     commit_began: Option<Instant>,
     was_failing_over: bool,
+    /// Topics that take nothing while others do, and whether an event was refused for the lane's share.
+    troubled: BTreeMap<Arc<str>, bool>,
+    are_dead_letters_full: bool,
     metrics: Arc<Metrics>,
     news: Vec<News>,
 }
@@ -78,8 +81,14 @@ pub struct Lanes {
 pub(super) enum News {
     Spooling(Arc<str>),
     Empty,
-    Health { now: Health, was_full: bool },
+    Health {
+        now: Health,
+        was_full: bool,
+    },
     Failover(bool),
+    /// The first event that was refused for its lane's share of the budget.
+    Share(Arc<str>),
+    DeadLettersFull,
 }
 
 impl News {
@@ -98,6 +107,13 @@ impl News {
             Self::Failover(true) => tracing::error!(
                 "the spool has accepted nothing for spool.failover_after: new events go to Kafka directly, and may overtake those that wait in the spool"
             ),
+            Self::Share(topic) => tracing::error!(
+                topic = &**topic,
+                "the topic takes no events, and those that wait are half of what the spool may hold: more are answered 503, so that other topics have room"
+            ),
+            Self::DeadLettersFull => tracing::error!(
+                "the dead letters on the disk use up spool.dead_letters_bytes_max: what its topic refuses stays in the spool, or is answered 503"
+            ),
             Self::Failover(false) => tracing::info!("new events wait again for those in the spool"),
         }
     }
@@ -115,6 +131,8 @@ impl Lanes {
             accepting_since: Instant::now(),
             commit_began: None,
             was_failing_over: false,
+            troubled: BTreeMap::new(),
+            are_dead_letters_full: false,
             metrics,
             news: Vec::new(),
         }
@@ -279,6 +297,35 @@ impl Lanes {
         lane.signals.opened.notify_waiters();
     }
 
+    /// A topic takes nothing, while others do; or that is over.
+    pub fn set_troubled(&mut self, topic: &Arc<str>, is_troubled: bool) {
+        if is_troubled {
+            self.troubled.entry(Arc::clone(topic)).or_default();
+        } else {
+            self.troubled.remove(topic);
+        }
+    }
+
+    /// Whether a lane may grow while so many bytes of the budget are free. One in trouble leaves as much to the others as it has.
+    pub(super) fn may_grow(&mut self, topic: &Arc<str>, free: u64) -> bool {
+        let bytes = self.size(topic).bytes;
+        let Some(was_refused) = self.troubled.get_mut(topic).filter(|_| bytes >= free) else { return true };
+        if !std::mem::replace(was_refused, true) {
+            self.news.push(News::Share(Arc::clone(topic)));
+        }
+        false
+    }
+
+    /// Whether there is room for a dead letter of so many bytes.
+    pub(super) fn takes_dead_letter(&mut self, bytes: u64, bytes_max: u64) -> bool {
+        let is_full = self.dead_letters().bytes.saturating_add(bytes) > bytes_max;
+        if is_full && !self.are_dead_letters_full {
+            self.news.push(News::DeadLettersFull);
+        }
+        self.are_dead_letters_full = is_full;
+        !is_full
+    }
+
     /// The lanes that have something to replay and are not replayed; they are the caller's now.
     pub fn take_idle(&mut self) -> Vec<(Arc<str>, Arc<Signals>)> {
         let sizes = self.sizes();
@@ -317,11 +364,6 @@ impl Lanes {
 
     pub fn dead_letters(&self) -> Size {
         self.size(DEAD_LETTERS)
-    }
-
-    /// Bytes that count against the budget.
-    pub(super) fn bytes(&self) -> u64 {
-        self.total().bytes + self.dead_letters().bytes
     }
 
     pub const fn health(&self) -> &Health {

@@ -33,8 +33,10 @@ const DEAD_LETTERS: &str = "(dead letters)";
 #[derive(Clone, Debug)]
 pub struct Config {
     pub directory: PathBuf,
-    /// Bytes of entries, together; past it nothing more is accepted.
+    /// Bytes of events, together; past it nothing more is accepted.
     pub bytes_max: u64,
+    /// Bytes of dead letters, which count by themselves.
+    pub dead_letters_bytes_max: u64,
     /// Bytes of a file, after which another is begun.
     pub segment_bytes: u32,
     /// Bytes that its file system keeps free; with less, nothing more is accepted.
@@ -53,7 +55,7 @@ pub struct Config {
 impl Config {
     /// How many files it may have: when it is full, and as many again that are nearly empty.
     pub fn files(&self) -> u64 {
-        self.bytes_max / u64::from(self.segment_bytes) * 2 + 8
+        (self.bytes_max + self.dead_letters_bytes_max) / u64::from(self.segment_bytes) * 2 + 8
     }
 }
 

@@ -135,16 +135,23 @@ impl Writer {
         self.spool.0.work.notify_one();
     }
 
-    /// Whether there is room for an entry. What moves within the spool needs none of the budget.
+    /// Whether there is room for an entry. What goes back to its lane needs none of the budget.
     fn admit(&mut self, job: &Job, room: &mut Result<u64, Refused>) -> Result<(), Refused> {
+        let Some((lane, _)) = &job.entry else { return Ok(()) };
+        let dead_letters_bytes_max = self.spool.config().dead_letters_bytes_max;
         match room {
             Err(Refused::Failed) => Err(Refused::Failed),
+            _ if **lane == *DEAD_LETTERS => {
+                let has_room = self.spool.lanes(|lanes| lanes.takes_dead_letter(job.bytes, dead_letters_bytes_max));
+                if has_room { Ok(()) } else { Err(Refused::Full) }
+            }
             _ if job.ack.is_some() => Ok(()),
             Err(why) => Err(*why),
             Ok(left) if *left < job.bytes => {
                 (self.wanted, *room) = (job.bytes, Err(Refused::Full));
                 Err(Refused::Full)
             }
+            Ok(left) if !self.spool.lanes(|lanes| lanes.may_grow(lane, *left)) => Err(Refused::Full),
             Ok(left) => {
                 *left -= job.bytes;
                 Ok(())
@@ -203,7 +210,7 @@ impl Writer {
     /// Bytes that may still be accepted; tells the lanes when there are none.
     fn room(&mut self) -> Result<u64, Refused> {
         let Some(log) = self.log.as_ref().filter(|_| self.failure.is_none()) else { return Err(self.refused()) };
-        let used = self.spool.lanes(|lanes| lanes.bytes());
+        let used = self.spool.lanes(|lanes| lanes.total()).bytes;
         match room(self.spool.config(), used, log.room_left(), self.wanted) {
             Ok(room) => {
                 self.wanted = 0;
@@ -340,7 +347,7 @@ impl Writer {
 
 /// Whether entries can be appended, but for what they are refused for by `room`: a full spool begins no segment.
 fn check(spool: &Spool, log: &mut Log, wanted: u64) -> log::Result<()> {
-    let used = spool.lanes(|lanes| lanes.bytes());
+    let used = spool.lanes(|lanes| lanes.total()).bytes;
     match room(spool.config(), used, log.room_left(), wanted) {
         Ok(_) => log.ready(usize::try_from(wanted).unwrap_or(usize::MAX)),
         Err(_) => log.check(),

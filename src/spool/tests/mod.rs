@@ -27,6 +27,7 @@ fn config(directory: &Path) -> Config {
     Config {
         directory: directory.to_owned(),
         bytes_max: 1 << 30,
+        dead_letters_bytes_max: 1 << 30,
         segment_bytes: 8000,
         free_min: 0,
         queue_records_max: 100,
@@ -105,6 +106,53 @@ fn a_directory_that_another_relay_has_is_waited_for_and_then_refused() {
         first.close();
         waiting.join().expect("no panic").close();
     });
+}
+
+#[test]
+fn a_lane_in_trouble_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = start(Config { bytes_max: 20_000, ..config(directory.path()) });
+    let [troubled, other] = [lane_name(0), lane_name(1)];
+    let bytes_of = |topic: &Arc<str>| spool.lanes(|lanes| lanes.sizes().get(&**topic).map_or(0, |size| size.bytes));
+    assert_eq!(append(&spool, &troubled, 100), Ok(()));
+    spool.lanes(|lanes| lanes.set_troubled(&troubled, true));
+    let mut refused = Ok(());
+    while refused.is_ok() {
+        refused = append(&spool, &troubled, 100);
+    }
+    assert_eq!(refused, Err(Refused::Full));
+    assert!((10_000..10_500).contains(&bytes_of(&troubled)), "{}", bytes_of(&troubled));
+    assert!(spool.is_accepting(), "others have room");
+    while append(&spool, &other, 100).is_ok() {}
+    assert!(bytes_of(&other) > 9_000, "one that is in no trouble may use all: {}", bytes_of(&other));
+    assert!(!spool.is_accepting());
+
+    spool.page(&other, 0, 1000, usize::MAX).iter().for_each(|item| spool.acked(&other, item.number));
+    await_that("there is room", || spool.is_accepting());
+    spool.lanes(|lanes| lanes.set_troubled(&troubled, false));
+    while append(&spool, &troubled, 100).is_ok() {}
+    assert!(bytes_of(&troubled) > 19_000, "all of Kafka is away, or it takes events again: {}", bytes_of(&troubled));
+    spool.close();
+}
+
+#[test]
+fn dead_letters_have_a_budget_of_their_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = start(Config { bytes_max: 5_000, dead_letters_bytes_max: 3_000, ..config(directory.path()) });
+    let topic = lane_name(0);
+    let store = |from| spool.store_dead_letter(entry(1, 500), from).blocking_recv().expect("an answer");
+    while store(None).is_ok() {}
+    let dead_letters = || spool.lanes(|lanes| lanes.dead_letters());
+    assert!((2_000..=3_000).contains(&dead_letters().bytes), "{:?}", dead_letters());
+    while append(&spool, &topic, 500).is_ok() {}
+    assert!(spool.lanes(|lanes| lanes.total()).bytes > 4_000, "they take no room from the events");
+    let first = spool.page(&topic, 0, 1, 1)[0].number;
+    assert_eq!(store(Some((Arc::clone(&topic), first))), Err(Refused::Full), "nor from what waits");
+
+    let number = spool.dead_letters(0, 1)[0].number;
+    assert_eq!(spool.requeue(number, entry(1, 500)).blocking_recv(), Ok(Ok(())), "the way back is free");
+    assert_eq!(store(Some((Arc::clone(&topic), first))), Ok(()));
+    spool.close();
 }
 
 #[test]
