@@ -97,10 +97,12 @@ const ONE_SIGNAL: Duration = Duration::from_millis(500);
 pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut next = async move || {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut next = async move || loop {
         tokio::select! {
-            _ = terminate.recv() => ("SIGTERM", 15),
-            _ = interrupt.recv() => ("SIGINT", 2),
+            _ = terminate.recv() => return ("SIGTERM", 15),
+            _ = interrupt.recv() => return ("SIGINT", 2),
+            _ = hangup.recv() => tracing::warn!("SIGHUP is ignored: a changed configuration is taken at the next start"),
         }
     };
     Ok(async move {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -128,25 +129,26 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: spool, ports, producer, admin listener, topics, replay, webhook listener. Brokers that are away
-    /// are no reason not to start: until they are back, events are spooled, or answered 503 where there is no spool.
+    /// Starts in this order: ports, producer, admin listener, spool, topics, replay. With a spool webhooks are taken from the first moment,
+    /// and wait until it is open; without one, when the brokers were asked. Brokers that are away are no reason not to start: until they
+    /// are back, events are spooled, or answered 503 where there is no spool.
     ///
     /// # Errors
     /// A [`Failure`] that names the spool, the port, the property or the topic, and what to do.
     pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new());
-        let spool = match &config.spool {
-            Some(spool) => Some(open_spool(spool.spool.clone(), Arc::clone(&metrics)).await?),
-            None => None,
-        };
-        let (listener, webhooks) = bind("server.listen", &config.server.listener)?;
-        let (admin_listener, admin) = bind("admin.listen", &config.admin)?;
+        let mut passed = ListenFd::from_env();
+        let (listener, webhooks) = bind("server.listen", &config.server.listener, passed.take_tcp_listener(0))?;
+        let (admin_listener, admin) = bind("admin.listen", &config.admin, passed.take_tcp_listener(1))?;
         let bad_properties = |e| Failure::Usage(format!("kafka.properties: {e}"));
         let publisher =
             Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone()).map_err(bad_properties)?;
         let publisher = Arc::new(publisher);
         let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
         let topics = topics.map_err(|e| Failure::Usage(e.to_string()))?;
+        let spool =
+            config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
+        let (spool, opened) = spool.unzip();
         let parts = Parts { metrics, publisher, spool, shutdown, is_kafka_up: Arc::default() };
 
         let dead_letters = parts.dead_letters(&config.policy);
@@ -156,12 +158,20 @@ impl Daemon {
         let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
-        let probed = Arc::clone(&dead_letters.topic);
-        let has_topics = parts.watch(topics, probed, config.kafka.probe_interval).await?;
-        let replay = config.spool.and_then(|config| parts.replay(config, dead_letters, has_topics));
         tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
-        let closing = parts.shutdown.closing.clone();
-        let server = parts.spawn_vital("webhook listener", server.serve(listener, closing));
+        let serving = server.serve(listener, parts.shutdown.closing.clone());
+        let serve = || parts.spawn_vital("webhook listener", serving);
+        let probed = Arc::clone(&dead_letters.topic);
+        let watch = parts.watch(topics, probed, config.kafka.probe_interval);
+        let (server, replay) = if let (Some(config), Some(opened)) = (config.spool, opened) {
+            let server = serve();
+            parts.opened(opened).await?;
+            let has_topics = watch.await?;
+            (server, parts.replay(config, dead_letters, has_topics))
+        } else {
+            watch.await?;
+            (serve(), None)
+        };
         tracing::info!(%webhooks, %admin, "taking webhooks");
         Ok(Self { webhooks, admin, parts, server, drain, replay, admin_server: (admin_server, ended) })
     }
@@ -226,12 +236,14 @@ impl Replay {
     async fn end(self, publisher: &Arc<Publisher>) -> Size {
         self.stop.cancel();
         // What is in flight has its report soon, or is published again after the next start. While Kafka is away none will come.
+        let patience = if publisher.is_away() { Duration::ZERO } else { Duration::from_secs(1) };
+        let mut task = self.task;
         let stopped = async {
-            if publisher.is_away() {
+            if tokio::time::timeout(patience, &mut task).await.is_err() {
                 let publisher = Arc::clone(publisher);
                 let _ = tokio::task::spawn_blocking(move || publisher.give_up()).await; // the runtime ends with us
+                let _ = task.await; // one that has panicked has said so
             }
-            let _ = self.task.await; // one that has panicked has said so
         };
         if tokio::time::timeout(Duration::from_secs(2), stopped).await.is_err() {
             tracing::warn!(
@@ -352,11 +364,29 @@ impl Parts {
     fn unready(&self) -> Option<&'static str> {
         match &self.spool {
             _ if self.shutdown.is_draining() => Some("shutting down"),
+            Some(spool) if !spool.lanes(|lanes| lanes.is_known() || lanes.is_failing_over()) => {
+                Some("the spool is not open yet")
+            }
             _ if self.is_kafka_up() => None,
             Some(spool) if spool.is_accepting() => None,
             Some(_) => Some("neither Kafka nor the spool accepts events"),
             None => Some("Kafka does not accept events"),
         }
+    }
+
+    /// Waits until the spool is open.
+    async fn opened(&self, opened: oneshot::Receiver<Result<(), spool::Unusable>>) -> Result<(), Failure> {
+        let opened = opened.await.map_err(|_| Failure::Failed("the spool's writer has panicked".to_owned()))?;
+        opened.map_err(Failure::failed)?;
+        let Some(spool) = &self.spool else { return Ok(()) };
+        let Size { records, bytes } = spool.lanes(|lanes| lanes.total());
+        let directory = spool.config().directory.display();
+        if records > 0 {
+            tracing::info!(%directory, records, bytes, "the spool has events from before: they are published when Kafka takes them");
+        } else if spool.lanes(|lanes| lanes.is_known()) {
+            tracing::info!(%directory, "the spool is empty");
+        }
+        Ok(())
     }
 
     /// What becomes of events while Kafka is away.
@@ -380,30 +410,22 @@ async fn give_up(publisher: Arc<Publisher>, giving_up: CancellationToken) {
 }
 
 /// Opens the spool; blocks a thread of its own, for it may have to wait for another process.
-async fn open_spool(config: spool::Config, metrics: Arc<Metrics>) -> Result<Spool, Failure> {
-    let opened = tokio::task::spawn_blocking(move || Spool::start(config, metrics)).await.map_err(Failure::failed)?;
-    let spool = opened.map_err(Failure::failed)?;
-    let Size { records, bytes } = spool.lanes(|lanes| lanes.total());
-    let directory = spool.config().directory.display().to_string();
-    if records > 0 {
-        tracing::info!(
-            directory,
-            records,
-            bytes,
-            "the spool has events from before: they are published when Kafka takes them"
-        );
-    } else {
-        tracing::info!(directory, "the spool is empty");
-    }
-    Ok(spool)
-}
-
-fn bind(key: &str, listener: &Listener) -> Result<(TcpListener, SocketAddr), Failure> {
+/// The socket of `[server]` or `[admin]`: made here, or passed on by systemd, which keeps it open over a restart.
+fn bind(
+    key: &str,
+    listener: &Listener,
+    passed: std::io::Result<Option<std::net::TcpListener>>,
+) -> Result<(TcpListener, SocketAddr), Failure> {
     let bind = || {
-        let socket = if listener.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
-        socket.bind(listener.listen)?;
-        let bound = socket.listen(listener.backlog)?;
+        let bound = if let Some(passed) = passed? {
+            passed.set_nonblocking(true)?;
+            TcpListener::from_std(passed)?
+        } else {
+            let socket = if listener.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
+            socket.bind(listener.listen)?;
+            socket.listen(listener.backlog)?
+        };
         let address = bound.local_addr()?;
         Ok((bound, address))
     };

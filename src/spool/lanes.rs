@@ -59,7 +59,8 @@ pub struct Lanes {
     by_topic: HashMap<Arc<str>, Lane>,
     /// How many are not direct.
     busy: Arc<AtomicUsize>,
-    /// `None` until the log is open.
+    /// Whether the log was open once. Until then it is not known which lanes have something.
+    is_known: bool,
     reader: Option<Reader>,
     health: Health,
     /// How long entries are refused before their lanes go direct.
@@ -121,9 +122,11 @@ impl News {
 
 impl Lanes {
     pub(super) fn new(failover_after: Duration, metrics: Arc<Metrics>, busy: Arc<AtomicUsize>) -> Self {
+        busy.store(1, Ordering::SeqCst); // every lane is, until it is known which are
         Self {
             by_topic: HashMap::new(),
             busy,
+            is_known: false,
             reader: None,
             health: Health::Failed("it is not open yet".to_owned()),
             failover_after,
@@ -197,9 +200,10 @@ impl Lanes {
         }
     }
 
-    /// The way of the next record, or what to wait for.
+    /// The way of the next record, or what to wait for. What goes through a spool that is not open yet is stored behind what is in it.
     pub(super) fn look(&self, topic: &Arc<str>) -> Result<Way, Arc<Signals>> {
         match self.by_topic.get(topic) {
+            _ if !self.is_known => Ok(if self.is_failing_over() { Way::Direct } else { Way::Spool }),
             Some(lane) if lane.is_direct || self.is_failing_over() => Ok(Way::Direct),
             Some(lane) if lane.is_closing => Err(Arc::clone(&lane.signals)),
             Some(_) => Ok(Way::Spool),
@@ -249,6 +253,9 @@ impl Lanes {
         let lanes = reader.lanes().into_keys().chain([DEAD_LETTERS.to_owned()]).map(Arc::from);
         let lanes: Vec<_> = lanes.chain(self.by_topic.keys().cloned()).collect();
         self.reader = Some(reader);
+        if !std::mem::replace(&mut self.is_known, true) {
+            self.busy.fetch_sub(1, Ordering::SeqCst);
+        }
         lanes.iter().for_each(|lane| self.appended(lane));
     }
 
@@ -364,6 +371,11 @@ impl Lanes {
 
     pub fn dead_letters(&self) -> Size {
         self.size(DEAD_LETTERS)
+    }
+
+    /// Whether it is known which lanes have something.
+    pub const fn is_known(&self) -> bool {
+        self.is_known
     }
 
     pub const fn health(&self) -> &Health {

@@ -22,6 +22,7 @@ pub use log::{Broken, CORRUPTED, DeadLetter, Entry, Item, Size};
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
+use crate::shutdown::Shutdown;
 use lanes::News;
 use log::{Cause, Directory, DiskError, Kind, Log, Reader};
 use writer::{Opened, Opener, Writer};
@@ -154,14 +155,33 @@ impl Spool {
     /// # Errors
     /// [`Unusable`]: locked for too long, written by a newer version, or a directory that others own or may write to.
     pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
-        let (directory, log) = (config.directory.clone(), log::Config { segment_bytes: config.segment_bytes });
-        let open = move || {
-            let directory = Directory::create(&directory)?;
-            directory.check_owner()?;
-            Log::open(Arc::new(directory), log)
-        };
+        let open = opener(&config);
         let opened = open_unlocked(&config, &open)?;
         Ok(Self::start_with(config, metrics, opened, Box::new(open)))
+    }
+
+    /// As `start`, in the background: until it is open, what is appended waits in its queue. The receiver gets what `start` returns. A
+    /// writer that panics ends the process.
+    pub fn begin(
+        config: Config,
+        metrics: Arc<Metrics>,
+        shutdown: &Shutdown,
+    ) -> (Self, oneshot::Receiver<Result<(), Unusable>>) {
+        let (spool, queue) = Self::new(config, metrics);
+        let (told, opened) = oneshot::channel();
+        let (open, opening, vital) = (opener(spool.config()), spool.clone(), shutdown.vital("spool"));
+        spool.spawn(move || {
+            match open_unlocked(opening.config(), &open) {
+                Ok(log) => {
+                    let writer = Writer::new(opening, queue, log, Box::new(open));
+                    let _ = told.send(Ok(())); // the process may be ending
+                    writer.run();
+                }
+                Err(unusable) => drop(told.send(Err(unusable))),
+            }
+            vital.done();
+        });
+        (spool, opened)
     }
 
     /// As `start`, for those who only look at a spool that no process has: nothing is locked and nothing changed.
@@ -204,9 +224,15 @@ impl Spool {
     fn start_with(config: Config, metrics: Arc<Metrics>, opened: Opened, open: Opener) -> Self {
         let (spool, queue) = Self::new(config, metrics);
         let writer = Writer::new(spool.clone(), queue, opened, open);
-        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || writer.run());
-        *spool.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.expect("a thread can be started"));
+        spool.spawn(move || writer.run());
         spool
+    }
+
+    /// Starts the writer's thread.
+    fn spawn(&self, run: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(run);
+        let thread = thread.expect("a thread can be started");
+        *self.0.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
     }
 
     pub fn config(&self) -> &Config {
@@ -369,6 +395,16 @@ impl Spool {
         if writer.join().is_err() {
             tracing::error!("the spool's writer has panicked");
         }
+    }
+}
+
+/// Opens the log of a relay, as often as it is asked to.
+fn opener(config: &Config) -> impl Fn() -> Opened + Send + 'static {
+    let (directory, log) = (config.directory.clone(), log::Config { segment_bytes: config.segment_bytes });
+    move || {
+        let directory = Directory::create(&directory)?;
+        directory.check_owner()?;
+        Log::open(Arc::new(directory), log)
     }
 }
 

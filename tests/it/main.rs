@@ -30,6 +30,7 @@ mod security;
 #[path = "../chaos/shim.rs"]
 mod shim;
 mod spool;
+mod start;
 mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;

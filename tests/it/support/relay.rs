@@ -235,7 +235,8 @@ impl Guard {
     }
 }
 
-fn configuration(brokers: &str, settings: Settings<'_>) -> String {
+/// The text of a configuration file.
+pub fn configuration(brokers: &str, settings: Settings<'_>) -> String {
     let mut sections: std::collections::BTreeMap<&str, Vec<String>> = std::collections::BTreeMap::new();
     let defaults = [
         ("server.listen", "\"127.0.0.1:0\""),
