@@ -39,6 +39,8 @@ pub enum Order {
     Chat,
     /// Within a chat, on each topic, among the events that one relay took at the first attempt: two spools drain independently.
     ChatAndRelay,
+    /// Nowhere: the relay says itself that new events may overtake those in its spool, or what could not be read comes later.
+    Yields,
 }
 
 /// What the scenario allows.
@@ -170,6 +172,9 @@ impl Verdict {
 
     /// First occurrences must stand as they were posted: each was answered 200 before the next was posted.
     fn hold_order(&mut self, posted: &[Posted], copies: &[Vec<Copy<'_>>], order: Order) {
+        if order == Order::Yields {
+            return;
+        }
         // Topic, chat, relay → sequence, place, partition.
         type Lanes<'a> = HashMap<(&'a str, &'a str, usize), Vec<(u64, usize, i32)>>;
         let mut lanes = Lanes::new();
@@ -179,7 +184,7 @@ impl Verdict {
                 continue;
             };
             let relay = match order {
-                Order::Chat => 0,
+                Order::Chat | Order::Yields => 0,
                 Order::ChatAndRelay if event.attempts > 1 => continue,
                 Order::ChatAndRelay => answered.relay,
             };
@@ -378,6 +383,13 @@ mod tests {
         assert_eq!(charged(&posted, &records, rules), []);
         records.swap(1, 2);
         assert_eq!(charged(&posted, &records, rules), [("out of order", 1)]);
+    }
+
+    #[test]
+    fn where_order_yields_nothing_is_out_of_it() {
+        let (posted, mut records) = innocent();
+        records.swap(0, 1);
+        assert_eq!(charged(&posted, &records, Rules { order: Order::Yields, ..STRICT }), []);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, Load, Tally, actions};
 use crate::cluster::{Cluster, NODES};
-use crate::judge::{Posted, Rules, Verdict, judge};
+use crate::judge::{Order, Posted, Rules, Verdict, judge};
 use crate::metrics::{Reading, Watch};
 use crate::random::Random;
 use crate::shim::{Knob, Shim};
@@ -54,6 +54,8 @@ pub struct Setup {
     pub round: Option<u32>,
     /// The parent of the spool directory, where it must be a particular one.
     pub spool_parent: Option<PathBuf>,
+    /// `spool.bytes_max`.
+    pub spool_bytes_max: &'static str,
 }
 
 impl Default for Setup {
@@ -67,6 +69,7 @@ impl Default for Setup {
             with_shim: false,
             round: None,
             spool_parent: None,
+            spool_bytes_max: "256MiB", // of more, open files are short for connections
         }
     }
 }
@@ -282,6 +285,12 @@ impl<'a> Rig<'a> {
         self.notes.push(format!("{name}{} {total}", if label.is_empty() { "" } else { " " }.to_owned() + label));
     }
 
+    /// A counter, over all lives of the relays until now.
+    pub fn total(&self, name: &str) -> f64 {
+        self.watch.read();
+        self.watch.total(name, "")
+    }
+
     /// Waits until this process of relay 0 answers out of its spool.
     pub fn must_be_spooling(&mut self) {
         let spooled = |rig: &Self| rig.reading(0).map_or(0.0, |r| r.sum("events_total", r#"outcome="spooled""#));
@@ -299,6 +308,18 @@ impl<'a> Rig<'a> {
     pub fn must_have_spooled(&mut self) {
         self.must_count("events_total", r#"outcome="spooled""#);
         self.must_count("replayed_total", "");
+    }
+
+    /// The rules, with order only where it is promised: not where the relay has said that the spool has accepted nothing for too long.
+    pub fn unless_failed_over(&mut self, rules: Rules) -> Rules {
+        const SAID: &str = "the spool has accepted nothing for spool.failover_after";
+        let running = self.posts.iter().filter_map(|post| post.relay.as_ref()).map(Relay::log);
+        let has_failed_over = self.logs.iter().cloned().chain(running).any(|log| log.contains(SAID));
+        if has_failed_over {
+            self.notes.push("new events went direct: order yields".to_owned());
+            return Rules { order: Order::Yields, ..rules };
+        }
+        rules
     }
 
     /// From now, the end of the fault: until nothing is in a spool and a fresh event is answered through Kafka directly.
@@ -398,7 +419,9 @@ impl Post {
         let spool = setup.spool_parent.as_deref().unwrap_or(directory).join(format!("spool-{n}"));
         let shim = setup.with_shim.then(|| Shim::new(&directory.join(format!("shim-{n}")), &spool));
         let brokers = if setup.as_user { cluster.proxied() } else { cluster.kafka.bootstrap().to_owned() };
-        let mut post = Self::at(brokers, spool, shim, settings(prefix));
+        let mut settings = settings(prefix);
+        settings.push(("spool.bytes_max".to_owned(), format!("{:?}", setup.spool_bytes_max)));
+        let mut post = Self::at(brokers, spool, shim, settings);
         if setup.as_user {
             let (name, value) = Cluster::as_user();
             post.settings.push((name.to_owned(), value));
@@ -417,13 +440,12 @@ impl Post {
         if has_spool() {
             settings.push(("spool.directory".to_owned(), format!("{:?}", spool.display().to_string())));
             settings.push(("spool.segment_bytes".to_owned(), "\"256KiB\"".to_owned())); // so that there are many
-            settings.push(("spool.bytes_max".to_owned(), "\"256MiB\"".to_owned())); // else open files are short for connections
         }
         Self { webhooks, admin, brokers, settings, spool, shim, relay: None }
     }
 
     fn successor(&self) -> Self {
-        let own = ["server.listen", "admin.listen", "spool.directory", "spool.segment_bytes", "spool.bytes_max"];
+        let own = ["server.listen", "admin.listen", "spool.directory", "spool.segment_bytes"];
         let settings = self.settings.iter().filter(|(name, _)| !own.contains(&name.as_str())).cloned().collect();
         Self::at(self.brokers.clone(), self.spool.clone(), None, settings)
     }

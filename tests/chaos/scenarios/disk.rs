@@ -1,11 +1,12 @@
 //! Disks that are full, fail, forget or vanish, and clocks that leap, while the spool is all there is.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::RULES;
+use crate::judge::{Order, Rules};
 use crate::rig::{Outcome, Rig, Setup, Stage};
 use crate::shim::{EIO, Knob};
 
@@ -53,7 +54,91 @@ pub fn full(stage: &Stage<'_>) -> Outcome {
     fs::remove_file(&ballast).expect("a file that was just written");
     rig.recover();
     rig.must_have_spooled();
-    rig.conclude(RULES)
+    let rules = rig.unless_failed_over(RULES);
+    rig.conclude(rules)
+}
+
+/// As `full`, but it is Kafka that is well again: what the full disk holds must be drained, through a kill, too.
+pub fn full_for_good(stage: &Stage<'_>) -> Outcome {
+    let disk = Tmpfs::mount(FREE_MIN_MIB + 40).expect("it could be mounted a moment ago");
+    let setup = Setup { text_bytes_max: 16_000, spool_parent: Some(disk.path().to_owned()), ..Setup::default() };
+    let mut rig = Rig::start(stage, setup);
+    rig.cluster.freeze();
+    rig.must_be_spooling();
+    rig.run_for_seconds(5);
+    fill(&disk.path().join("ballast"));
+    let is_full = rig.run_until(Duration::from_secs(60), |rig| rig.client.tally().unavailable > 100);
+    rig.must("a full disk means 503", is_full);
+    rig.kill_relay(0);
+    rig.start_relay(0);
+    rig.run_for_seconds(2);
+    heal_kafka_alone(&mut rig);
+    let rules = rig.unless_failed_over(RULES);
+    rig.conclude(rules)
+}
+
+/// The disk can be read, and never be written again; Kafka heals.
+pub fn dead_for_good(stage: &Stage<'_>) -> Outcome {
+    let mut rig = Rig::start(stage, Setup { with_shim: true, ..Setup::default() });
+    rig.cluster.freeze();
+    rig.must_be_spooling();
+    rig.run_for_seconds(3);
+    rig.shim().set(Knob::WriteErrno, EIO);
+    rig.shim().set(Knob::FsyncErrno, EIO);
+    rig.run_for_seconds(2);
+    must_answer_nothing(&mut rig, "while the disk is dead");
+    rig.kill_relay(0);
+    rig.start_relay(0);
+    let is_failing_over =
+        |rig: &Rig<'_>| rig.reading(0).is_some_and(|reading| reading.sum("spool_failover", "") == 1.0);
+    let fails_over = rig.run_until(Duration::from_secs(30), is_failing_over);
+    rig.must("after spool.failover_after new events go direct", fails_over);
+    heal_kafka_alone(&mut rig);
+    let rules = rig.unless_failed_over(RULES);
+    rig.conclude(rules)
+}
+
+/// One segment cannot be opened after a kill: that is all that waits for it.
+pub fn segment_unreadable(stage: &Stage<'_>) -> Outcome {
+    let mut rig = Rig::start(stage, Setup::default());
+    rig.cluster.freeze();
+    rig.must_be_spooling();
+    let has_segments = rig.run_until(Duration::from_secs(60), |rig| segments(rig.spool()).len() > 4);
+    rig.must("there are several segments", has_segments);
+    rig.kill_relay(0);
+    // Root may open every file; a link, which is not followed, nobody.
+    let (lost, away) = (segments(rig.spool())[1].clone(), tempfile::tempdir().expect("a directory"));
+    let kept = away.path().join("segment");
+    fs::copy(&lost, &kept).and_then(|_| fs::remove_file(&lost)).expect("the file is there");
+    std::os::unix::fs::symlink(&kept, &lost).expect("a link");
+    rig.start_relay(0);
+    rig.run_for_seconds(2);
+    let is_counted = rig.reading(0).is_some_and(|r| r.sum("spool_faults", r#"fault="segments_unreadable""#) == 1.0);
+    rig.must("the segment is counted as unreadable", is_counted);
+    heal_kafka_alone(&mut rig);
+    fs::remove_file(&lost).and_then(|()| fs::copy(&kept, &lost)).expect("room for a file");
+    let before = rig.total("replayed_total");
+    let is_read = rig.run_until(Duration::from_secs(30), |rig| rig.total("replayed_total") > before);
+    rig.must("what was in the segment follows when it can be read", is_read);
+    rig.recover();
+    // What is in the segment comes behind what was posted after it.
+    rig.conclude(Rules { order: Order::Yields, ..RULES })
+}
+
+/// The segments' files, the oldest first.
+fn segments(spool: &Path) -> Vec<PathBuf> {
+    let names =
+        fs::read_dir(spool).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let mut numbers: Vec<u64> = names.filter_map(|name| name.strip_suffix(".seg")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers.into_iter().map(|number| spool.join(format!("{number}.seg"))).collect()
+}
+
+/// The disk stays as it is, and all that Kafka can take must be there: the spool is empty, and new events go to Kafka.
+fn heal_kafka_alone(rig: &mut Rig<'_>) {
+    rig.cluster.kafka.resume_all();
+    rig.recover();
+    rig.must_have_spooled();
 }
 
 /// `spool.free_min` of `config/default.toml`.

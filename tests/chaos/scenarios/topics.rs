@@ -59,6 +59,38 @@ pub fn acl_removed_and_restored(stage: &Stage<'_>) -> Outcome {
     rig.conclude(RULES)
 }
 
+/// A topic that takes nothing for long fills its share of the spool; then all brokers hang for a while, and the others need the rest.
+pub fn stuck_until_its_budget(stage: &Stage<'_>) -> Outcome {
+    let mut rig = Rig::start(stage, Setup { as_user: true, spool_bytes_max: "4MiB", ..Setup::default() });
+    let (topic, user) = (rig.topic(MAIN), format!("User:{USER}"));
+    rig.cluster.tool("acls", &["--add", "--allow-principal", &user, "--operation", "All", "--topic", &topic]);
+    let denied = ["--deny-principal", &user, "--operation", "Write", "--topic", &topic];
+    rig.cluster.tool("acls", &[&["--add"], &denied[..]].concat());
+    rig.must_be_spooling();
+    let refused =
+        |rig: &Rig<'_>| rig.reading(0).is_some_and(|r| r.sum("unavailable_total", r#"reason="spool_full""#) > 0.0);
+    let has_used_its_share = rig.run_until(Duration::from_secs(120), refused);
+    rig.must("the topic's share is used up, and its events are 503", has_used_its_share);
+    must_flow_meanwhile(&mut rig);
+    rig.kill_relay(0);
+    rig.start_relay(0);
+    rig.run_for_seconds(2);
+    rig.cluster.freeze();
+    let spooled = |rig: &Rig<'_>| {
+        let label = r#"action="thread_tagged",outcome="spooled""#;
+        rig.reading(0).map_or(0.0, |reading| reading.sum("events_total", label))
+    };
+    let before = spooled(&rig);
+    let have_room = rig.run_until(Duration::from_secs(20), |rig| spooled(rig) > before + 50.0);
+    rig.must("the spool has room for the others when all brokers hang", have_room);
+    rig.cluster.kafka.resume_all();
+    rig.cluster.kafka.settle();
+    rig.cluster.tool("acls", &[&["--remove", "--force"], &denied[..]].concat());
+    rig.recover();
+    rig.must_have_spooled();
+    rig.conclude(RULES)
+}
+
 /// Too large for its topic is trouble of the record: it goes to the dead letters, and the others pass.
 pub fn small_max_message_bytes(stage: &Stage<'_>) -> Outcome {
     const LARGE: usize = 5;
