@@ -1,7 +1,7 @@
 //! Records whose order survives every failure. What the producers for single records cannot do: there, each record that has failed is sent
 //! again by its caller, and may come behind another of its key that was under way with it.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread;
 
 use rdkafka::config::ClientConfig;
@@ -47,12 +47,12 @@ impl Run {
     }
 }
 
-/// The run of now, made at first need.
+/// The run of now, made when a lane needs one, and dropped by the last lane that has it.
 pub(super) struct Runs {
     common: Arc<Common>,
     config: Config,
     properties: ClientConfig,
-    current: Mutex<Option<Arc<Run>>>,
+    current: Mutex<Weak<Run>>,
 }
 
 impl Runs {
@@ -63,17 +63,18 @@ impl Runs {
 
     pub(super) fn current(&self) -> Result<Arc<Run>, Unusable> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(run) = current.as_ref().filter(|run| !run.has_ended()) {
-            return Ok(Arc::clone(run));
+        if let Some(run) = current.upgrade().filter(|run| !run.has_ended()) {
+            return Ok(run);
         }
         let client = Arc::new(Client::new(&self.common, &self.config, &self.properties)?);
-        let run = Run { client, common: Arc::clone(&self.common), has_ended: RwLock::new(false) };
-        Ok(Arc::clone(current.insert(Arc::new(run))))
+        let run = Arc::new(Run { client, common: Arc::clone(&self.common), has_ended: RwLock::new(false) });
+        *current = Arc::downgrade(&run);
+        Ok(run)
     }
 
     /// Its client, where there is one.
     pub(super) fn client(&self) -> Option<Arc<Client>> {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map(|run| Arc::clone(&run.client))
+        current.upgrade().map(|run| Arc::clone(&run.client))
     }
 }
