@@ -121,7 +121,9 @@ fn build(r: &mut Reader) -> Config {
         warnings: Vec::new(),
     };
     check_times_and_sizes(r, &config);
+    check_spool(r, &config);
     check_topics(r, &config);
+    check_listeners(r, &config);
     config
 }
 
@@ -168,6 +170,31 @@ fn check_topics(r: &mut Reader, Config { topics, kafka, spool, policy, .. }: &Co
     for [one, other] in colliding(policy.topics()) {
         let why = format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them");
         r.mistake("topics", &why);
+    }
+}
+
+/// An address that is bound twice. One without an IP address stands for all.
+fn check_listeners(r: &mut Reader, Config { server, admin, .. }: &Config) {
+    let (one, other) = (server.listener.listen, admin.listen);
+    let is_same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    if one.port() != 0 && one.port() == other.port() && is_same_ip {
+        r.mistake("admin.listen", "has the port of server.listen; give it another one");
+    }
+}
+
+/// What the spool can hold.
+fn check_spool(r: &mut Reader, Config { spool, kafka, .. }: &Config) {
+    let Some(Spool { spool, replay, .. }) = spool else { return };
+    for (key, max) in [("spool.bytes_max", spool.bytes_max), ("spool.queue_bytes_max", spool.queue_bytes_max)] {
+        if max < kafka.record_bytes_max {
+            r.mistake(key, "is less than one event of server.body_bytes_max and its envelope (16 KiB)");
+        }
+    }
+    if u64::from(spool.segment_bytes) > spool.bytes_max {
+        r.mistake("spool.segment_bytes", "is more than spool.bytes_max: the first file would be larger than all");
+    }
+    if replay.retry_max < replay.retry_min {
+        r.mistake("spool.retry_max", "is less than spool.retry_min");
     }
 }
 
@@ -376,7 +403,6 @@ fn record_keys(r: &mut Reader) -> Keys {
 /// Looks at every key, whether there is a spool or not.
 fn spool(r: &mut Reader) -> Option<Spool> {
     let directory = spool_directory(r);
-    let retry_min = r.time("spool.retry_min", 10 * MILLISECOND..=60 * SECOND);
     let spool = Spool {
         spool: spool::Config {
             directory: directory.clone().unwrap_or_default(),
@@ -392,8 +418,8 @@ fn spool(r: &mut Reader) -> Option<Spool> {
         replay: replay::Config {
             records_max: r.number("spool.replay_records_max", 1..=100_000),
             bytes_max: r.size("spool.replay_bytes_max", ByteSize::kib(1)..=ByteSize::gib(1)),
-            retry_min,
-            retry_max: r.time("spool.retry_max", 10 * MILLISECOND..=600 * SECOND).max(retry_min),
+            retry_min: r.time("spool.retry_min", 10 * MILLISECOND..=60 * SECOND),
+            retry_max: r.time("spool.retry_max", 10 * MILLISECOND..=600 * SECOND),
         },
         drain_timeout: r.time("spool.drain_timeout", Duration::ZERO..=24 * 3600 * SECOND),
     };

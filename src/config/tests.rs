@@ -128,6 +128,30 @@ fn limits_are_tried_from_both_sides() {
         ("[topics]\npartitions = 1", "[topics]\npartitions = 0"),
         ("[topics.settings]\n\"retention.ms\" = 60000", "[topics.settings]\n\"retention.ms\" = [60000]"),
         ("[topics]\nprefix = \"\"", "[topics]\nprefix = \"é\""),
+        (
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"1MiB\"\nbytes_max = \"2113536B\"",
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"1MiB\"\nbytes_max = \"2113535B\"",
+        ),
+        (
+            "[spool]\ndirectory = \"s\"\nqueue_bytes_max = \"2113536B\"",
+            "[spool]\ndirectory = \"s\"\nqueue_bytes_max = \"2113535B\"",
+        ),
+        (
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"4MiB\"\nbytes_max = \"4MiB\"",
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"4097KiB\"\nbytes_max = \"4MiB\"",
+        ),
+        (
+            "[spool]\ndirectory = \"s\"\nretry_min = \"1s\"\nretry_max = \"1s\"",
+            "[spool]\ndirectory = \"s\"\nretry_min = \"1001ms\"\nretry_max = \"1s\"",
+        ),
+        (
+            "[server]\nlisten = \"127.0.0.1:9000\"\n[admin]\nlisten = \"127.0.0.2:9000\"",
+            "[server]\nlisten = \"127.0.0.1:9000\"\n[admin]\nlisten = \"127.0.0.1:9000\"",
+        ),
+        (
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"",
+            "[server]\nlisten = \"0.0.0.0:9000\"\n[admin]\nlisten = \"127.0.0.1:9000\"",
+        ),
     ] {
         assert_eq!(mistakes(right), Vec::<String>::new(), "{right}");
         assert_ne!(mistakes(wrong), Vec::<String>::new(), "{wrong}");
