@@ -1,5 +1,6 @@
 //! Defaults < file < environment → a checked [`Config`], or every mistake at once, each with its key.
 
+mod file_system;
 mod read;
 
 use std::collections::{BTreeMap, HashMap};
@@ -182,7 +183,7 @@ fn check_listeners(r: &mut Reader, Config { server, admin, .. }: &Config) {
     }
 }
 
-/// What the spool can hold.
+/// What the spool can hold, and where it is.
 fn check_spool(r: &mut Reader, Config { spool, kafka, .. }: &Config) {
     let Some(Spool { spool, replay, .. }) = spool else { return };
     for (key, max) in [("spool.bytes_max", spool.bytes_max), ("spool.queue_bytes_max", spool.queue_bytes_max)] {
@@ -195,6 +196,9 @@ fn check_spool(r: &mut Reader, Config { spool, kafka, .. }: &Config) {
     }
     if replay.retry_max < replay.retry_min {
         r.mistake("spool.retry_max", "is less than spool.retry_min");
+    }
+    if r.needs("spool") {
+        file_system::warnings(spool).iter().for_each(|(key, why)| r.warn(key, why));
     }
 }
 
