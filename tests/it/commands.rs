@@ -237,16 +237,6 @@ fn a_port_that_is_taken_and_a_wrong_configuration_end_serve_with_the_reason() {
 
 /// Every text that `--help` prints, as it was last looked at. `UPDATE_SNAPSHOTS=1` takes the present one.
 #[test]
-fn a_variable_of_the_environment_that_is_no_text_is_no_reason_to_end() {
-    use std::os::unix::ffi::OsStrExt as _;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
-    let output =
-        command.arg("check").env("NO_TEXT", std::ffi::OsStr::from_bytes(b"\xff")).output().expect("the binary");
-    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
-    assert!(stdout(&output).contains("apps: is empty"), "{}", stdout(&output));
-}
-
-#[test]
 fn the_help_is_as_it_was_last_read() {
     let mut text = String::new();
     for command in [
