@@ -204,7 +204,7 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
     let Access::Stopped { spool, metrics, config } = access else {
         return Err(Failure::Failed("the relay publishes by itself".to_owned()));
     };
-    let Config { kafka, topic_prefix: prefix, .. } = place.source.load(Need::Kafka)?;
+    let Config { kafka, topic_prefix: prefix, .. } = place.source.read(Need::Kafka)?; // its warnings were shown
     let shutdown = Shutdown::default();
     let publisher = Publisher::new(kafka, Arc::clone(metrics), shutdown.clone())?;
     let dead_letters = DeadLetters {

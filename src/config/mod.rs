@@ -41,7 +41,7 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// What a command needs besides the configuration itself. Every command is told of every unknown key and every wrong value;
+/// What a command needs besides the configuration itself. Every command reports every unknown key and every wrong value;
 /// secrets, and what files hold, are only looked up for those who use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -94,7 +94,7 @@ impl Config {
     /// Reads `file`, where one is given, and the environment over the defaults.
     ///
     /// # Errors
-    /// [`Mistakes`]: all of them, so that one look is enough. None of them tells a secret.
+    /// [`Mistakes`]: all of them, so that one look is enough. None of them has a value in it.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,

@@ -424,7 +424,7 @@ fn kind(value: &Value) -> String {
     format!("{} {kind}", if kind.starts_with(['a', 'i']) { "an" } else { "a" })
 }
 
-/// Parses TOML. A mistake is told by line and column without the line itself, which may hold a secret.
+/// Parses TOML. A mistake names line and column without the line itself, which may hold a secret.
 fn parse(text: &str) -> Result<toml::Table, String> {
     toml::from_str::<toml::Table>(text).map_err(|error| {
         let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];

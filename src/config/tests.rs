@@ -63,7 +63,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once_each_with_its_key() {
+fn every_mistake_is_reported_at_once_each_with_its_key() {
     let found = mistakes(
         r#"
 [server]
@@ -233,8 +233,8 @@ fn the_connections_that_wait_in_the_kernel_have_their_limits() {
         assert_eq!(set(value), Vec::<String>::new(), "{value}");
     }
     for value in ["0", "1000001"] {
-        let told = set(value);
-        assert!(told.len() == 1 && told[0].starts_with("server.backlog: "), "{told:?}");
+        let refused = set(value);
+        assert!(refused.len() == 1 && refused[0].starts_with("server.backlog: "), "{refused:?}");
     }
 }
 
@@ -245,15 +245,15 @@ fn a_segment_of_the_spool_has_its_limits() {
         assert_eq!(set(value), Vec::<String>::new(), "{value}");
     }
     for value in ["65535B", "1025MiB"] {
-        let told = set(value);
-        assert!(told.len() == 1 && told[0].starts_with("spool.segment_bytes: "), "{told:?}");
+        let refused = set(value);
+        assert!(refused.len() == 1 && refused[0].starts_with("spool.segment_bytes: "), "{refused:?}");
     }
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_by_line_and_column() {
-    let told = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
-    assert!(told[0].contains(":2:"), "{told:?}");
+fn a_file_that_is_no_toml_is_reported_by_line_and_column() {
+    let refused = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
+    assert!(refused[0].contains(":2:"), "{refused:?}");
     let load = |path: &str| Config::load(Some(Path::new(path)), [], Need::Everything).err().expect("mistakes");
     let missing = load("/no/such/file");
     assert!(missing.may_pass && missing.lines[0].starts_with("/no/such/file: cannot be read"), "{missing:?}");
@@ -311,7 +311,7 @@ fn holding(text: &str) -> tempfile::NamedTempFile {
 }
 
 /// What is wrong with a configuration in which something is.
-fn told(file: &str, env: &[(&str, &[u8])]) -> Mistakes {
+fn refused(file: &str, env: &[(&str, &[u8])]) -> Mistakes {
     read(file, env, Need::Everything).err().expect("mistakes")
 }
 
@@ -411,7 +411,7 @@ fn what_surrounds_a_secret_is_no_part_of_it_wherever_it_stands() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_right_is_told_at_the_start_wherever_it_stands() {
+fn a_secret_that_cannot_be_right_is_reported_at_the_start_wherever_it_stands() {
     for (wrong, why) in [
         ("", "is empty"),
         ("\u{feff} \r\n", "is empty"),
@@ -423,7 +423,7 @@ fn a_secret_that_cannot_be_right_is_told_at_the_start_wherever_it_stands() {
         for place in places(wrong, &file) {
             // A variable cannot have a NUL.
             let variable = wrong.replace('\0', "\u{1}");
-            let found = told(&with_key(&place), &[("KEY", variable.as_bytes())]);
+            let found = refused(&with_key(&place), &[("KEY", variable.as_bytes())]);
             assert!(found.lines.len() == 1 && found.lines[0].contains(why), "{place}: {wrong:?}: {found:?}");
             assert!(!found.may_pass);
         }
@@ -470,7 +470,7 @@ fn canaries() -> [String; 7] {
 }
 
 /// Fails where a mistake has the canary in it; whether there was a mistake.
-fn is_told_without_the_canary(file: &str, env: &[(&str, &[u8])]) -> bool {
+fn is_refused_without_the_canary(file: &str, env: &[(&str, &[u8])]) -> bool {
     let Err(mistakes) = read(file, env, Need::Everything) else { return false };
     assert!(!mistakes.to_string().contains(CANARY), "{file}\n{mistakes}");
     true
@@ -488,12 +488,15 @@ fn no_mistake_has_the_value_of_a_key_in_it() {
     for key in &keys {
         let variable = format!("LIVECHAT_RELAY__{}", key.to_uppercase().replace('.', "__"));
         for canary in canaries() {
-            is_told_without_the_canary(&format!("{key} = {canary}\n{APP}"), &[]);
-            is_told_without_the_canary(APP, &[(&variable, canary.as_bytes())]);
+            is_refused_without_the_canary(&format!("{key} = {canary}\n{APP}"), &[]);
+            is_refused_without_the_canary(APP, &[(&variable, canary.as_bytes())]);
         }
         let twice: [(&str, &[u8]); 2] = [(&variable, CANARY.as_bytes()), (&variable.to_lowercase(), CANARY.as_bytes())];
-        is_told_without_the_canary(APP, &twice);
-        assert!(is_told_without_the_canary(APP, &[(&variable, &[CANARY.as_bytes(), b"\xff"].concat())]), "{variable}");
+        is_refused_without_the_canary(APP, &twice);
+        assert!(
+            is_refused_without_the_canary(APP, &[(&variable, &[CANARY.as_bytes(), b"\xff"].concat())]),
+            "{variable}"
+        );
     }
     assert!(keys.len() > 60, "{keys:?}");
 }
@@ -521,17 +524,17 @@ fn no_mistake_has_the_value_of_a_property_in_it() {
         "topic.blacklist",
     ] {
         for canary in canaries() {
-            is_told_without_the_canary(&with_app(&format!("[kafka.properties]\n\"{name}\" = {canary}")), &[]);
-            is_told_without_the_canary(&with_app(&format!("[kafka.properties]\n{name} = {canary}")), &[]);
+            is_refused_without_the_canary(&with_app(&format!("[kafka.properties]\n\"{name}\" = {canary}")), &[]);
+            is_refused_without_the_canary(&with_app(&format!("[kafka.properties]\n{name} = {canary}")), &[]);
         }
         for value in
             [CANARY.to_owned(), format!("all,{CANARY}"), format!("^({CANARY}"), format!("{CANARY} not supported")]
         {
             let file = with_app(&format!("[kafka.properties]\n\"{name}\" = {{ env = \"PW\" }}"));
-            is_told_without_the_canary(&file, &[("PW", value.as_bytes())]);
+            is_refused_without_the_canary(&file, &[("PW", value.as_bytes())]);
         }
     }
-    assert!(is_told_without_the_canary(
+    assert!(is_refused_without_the_canary(
         &with_app(&format!("[kafka.properties]\n\"sasl.pasword\" = \"{CANARY}\"")),
         &[]
     ));
@@ -554,7 +557,7 @@ fn no_mistake_has_the_value_of_an_app_in_it() {
             format!("[[apps]]\nname = \"{CANARY}\"\n[[apps]]\nname = \"{CANARY}\"\n"),
         ];
         for file in wrong {
-            assert!(is_told_without_the_canary(&file, &[]), "{file}");
+            assert!(is_refused_without_the_canary(&file, &[]), "{file}");
         }
     }
 }
@@ -567,7 +570,7 @@ fn no_syntax_error_has_a_value_in_it() {
         let (before, after) = whole.split_at(end);
         for more in ["", "\"", "\n", "\0", "]", "\\x", " = ", "\u{7f}"] {
             for file in [format!("{before}{more}"), format!("{before}{more}{after}")] {
-                wrong += usize::from(is_told_without_the_canary(&file, &[]));
+                wrong += usize::from(is_refused_without_the_canary(&file, &[]));
             }
         }
     }
@@ -578,9 +581,9 @@ fn no_syntax_error_has_a_value_in_it() {
 fn a_variable_that_is_no_text_is_a_mistake_only_where_it_is_ours() {
     let config = read(APP, &[("OF_OTHERS", b"\xff"), ("LANG", b"C")], Need::Everything).expect("a configuration");
     assert_eq!(config.warnings, Vec::<String>::new());
-    let ours = told(APP, &[("LIVECHAT_RELAY__KAFKA__BROKERS", b"hunter2\xff")]);
+    let ours = refused(APP, &[("LIVECHAT_RELAY__KAFKA__BROKERS", b"hunter2\xff")]);
     assert_eq!(ours.lines, ["LIVECHAT_RELAY__KAFKA__BROKERS: is not UTF-8"]);
-    let named = told(&with_key("env = \"KEY\""), &[("KEY", b"hunter2\xff")]);
+    let named = refused(&with_key("env = \"KEY\""), &[("KEY", b"hunter2\xff")]);
     assert_eq!(named.lines, ["apps[0].secret_keys[0].env: the variable is not UTF-8"]);
 }
 
@@ -590,19 +593,19 @@ fn what_cannot_be_read_may_pass_and_what_is_wrong_does_not() {
     let properties = |line: &str| with_app(&format!("[kafka.properties]\n{line}"));
     let hashed = with_app("[topics]\nkey = \"hashed\"\nkey_secret = { file = \"/no/such/file\" }");
     for file in [&key, &properties(password), &properties("\"ssl.ca.location\" = \"/no/such/file\""), &hashed] {
-        let found = told(file, &[]);
+        let found = refused(file, &[]);
         assert!(found.may_pass && found.lines.len() == 1, "{file}\n{found}");
-        let with_another = told(&format!("log.format = \"yaml\"\n{file}"), &[]);
+        let with_another = refused(&format!("log.format = \"yaml\"\n{file}"), &[]);
         assert!(!with_another.may_pass && with_another.lines.len() == 2, "{file}\n{with_another}");
     }
-    assert!(!told(&with_key("file = \"/\""), &[]).may_pass, "a directory");
+    assert!(!refused(&with_key("file = \"/\""), &[]).may_pass, "a directory");
     for right in ["probe", "/"] {
         assert!(load(&properties(&format!("\"ssl.ca.location\" = \"{right}\"")), &[]).is_ok(), "{right}");
     }
 }
 
 #[test]
-fn a_command_is_told_of_every_wrong_key_and_of_no_secret_that_it_does_not_need() {
+fn a_command_reports_every_wrong_key_and_no_secret_that_it_does_not_need() {
     let topics =
         "[topics]\nkey = \"hashed\"\nkey_secret = { env = \"NO\" }\n[app_webhooks]\ntoken = { file = \"/no\" }\n";
     let secrets = topics.to_owned() + &with_key("file = \"/no\"");
@@ -709,7 +712,7 @@ fn text_from_the_environment_is_read_as_the_keys_type() {
 }
 
 #[test]
-fn every_wrong_property_is_told_at_once() {
+fn every_wrong_property_is_reported_at_once() {
     let found = mistakes(
         r#"
 [kafka.properties]
@@ -729,7 +732,7 @@ fn every_wrong_property_is_told_at_once() {
 }
 
 #[test]
-fn without_a_file_and_without_apps_a_command_is_told_that_there_is_no_file() {
+fn without_a_file_and_without_apps_a_command_says_that_there_is_no_file() {
     let none = Config::load(None, [], Need::Everything).err().expect("a mistake").lines;
     assert!(none.len() == 1 && none[0].contains("no configuration file is given: --config, or"), "{none:?}");
     assert!(!load("", &[]).err().expect("a mistake")[0].contains("no configuration file"));

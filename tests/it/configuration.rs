@@ -69,7 +69,7 @@ fn what_cannot_be_read_now_is_exit_code_1_and_a_wrong_configuration_64() {
 }
 
 #[test]
-fn every_command_is_told_of_what_is_wrong_and_of_no_secret_that_it_does_not_need() {
+fn every_command_reports_what_is_wrong_and_no_secret_that_it_does_not_need() {
     let place = Place::new("kafka.broker = \"x\"");
     for command in RELAY.into_iter().chain(LOOKERS) {
         let (code, printed) = place.run(command, &[("LIVECHAT_RELAY__ADMIN__LISTEN", b":8081")]);
@@ -123,6 +123,21 @@ fn no_command_prints_what_stands_where_a_secret_might() {
         .output()
         .expect("the relay's binary");
     assert!(send.status.code() == Some(64) && !String::from_utf8_lossy(&send.stderr).contains(CANARY), "{send:?}");
+}
+
+#[test]
+fn librdkafka_logs_no_part_of_a_property() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = format!("\"{}\"", directory.path().join("spool").display());
+    let properties = format!(
+        "{{ \"security.protocol\" = \"sasl_plaintext\", \"sasl.mechanism\" = \"OAUTHBEARER\", \
+         \"enable.sasl.oauthbearer.unsecure.jwt\" = true, \"sasl.oauthbearer.config\" = \"{CANARY}\" }}"
+    );
+    let settings =
+        [("spool.directory", spool.as_str()), ("kafka.properties", &properties), ("log.filter", "\"trace\"")];
+    let relay = Relay::start("127.0.0.1:1", &settings);
+    await_that("it is logged", || relay.has_logged("Unrecognized sasl.oauthbearer.config"));
+    assert!(!relay.log().contains(CANARY), "{}", relay.log());
 }
 
 #[test]
