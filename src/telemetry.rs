@@ -29,8 +29,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 /// How lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Text,
     Json,
@@ -44,10 +43,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// # Errors
-    /// When the filter is none; the text says why.
-    pub fn check(filter: &str) -> Result<(), String> {
-        EnvFilter::builder().parse(filter).map(drop).map_err(|e| e.to_string())
+    /// Whether this is a filter that lets errors pass: a level for all, and perhaps others for some modules. To tracing a word that
+    /// is no level is a module's name, and all other modules are silent.
+    pub fn is_filter(filter: &str) -> bool {
+        const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+        let is_level = |part: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part));
+        let mut for_all = filter.split(',').filter(|part| !part.contains('=')).peekable();
+        for_all.peek().is_some() && for_all.all(is_level) && EnvFilter::builder().parse(filter).is_ok()
     }
 }
 

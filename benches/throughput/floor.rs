@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
-use livechat_relay::config::Config;
+use livechat_relay::config::{Config, Need};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::value::RawValue;
 
@@ -40,9 +40,9 @@ pub fn run(arguments: &Arguments) {
 
 async fn serve(arguments: &Arguments) {
     // The relay's own settings but for the linger, so that they cancel out.
-    let brokers = ("LIVECHAT_RELAY__KAFKA__BROKERS".to_owned(), arguments.brokers.clone());
-    let (kafka, _) = Config::load_kafka(None, [brokers]).expect("the relay's defaults");
-    let mut settings = kafka.producer();
+    let brokers = ("LIVECHAT_RELAY__KAFKA__BROKERS".into(), arguments.brokers.clone().into());
+    let config = Config::load(None, [brokers], Need::Kafka).expect("the relay's defaults");
+    let mut settings = config.kafka.producer();
     settings.set("linger.ms", arguments.linger.to_string());
     let producer: Arc<FutureProducer> = Arc::new(settings.create().expect("a producer"));
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::{Failure, Source};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Listener, Need};
 use crate::desk::{Ask, Desk, Item, List, Page};
 use crate::metrics::Metrics;
 use crate::spool::{self, Spool, Unusable};
@@ -66,7 +66,7 @@ impl Where {
         if let Some(admin) = self.admin {
             return Ok(Access::Running(admin));
         }
-        let (spool, admin) = Config::load_spool(self.source.config.as_deref())?;
+        let Config { spool, admin: Listener { listen: admin, .. }, .. } = self.source.load(Need::Settings)?;
         let Some(config) = spool else {
             return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
         };

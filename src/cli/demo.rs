@@ -15,7 +15,7 @@ use super::send::{Client, Target};
 use super::serve::Daemon;
 use super::traffic::{self, Sample};
 use super::{Failure, print, tail};
-use crate::config::{Config, DEAD_LETTER};
+use crate::config::{Config, DEAD_LETTER, Need};
 use crate::event::actions;
 use crate::event::route::UNLISTED;
 use crate::shutdown::Shutdown;
@@ -84,8 +84,8 @@ fn config(brokers: &str, port: u16) -> Result<Config, Failure> {
         ("APPS__0__SECRET_KEYS__0__NAME", "demo"),
         ("APPS__0__SECRET_KEYS__0__VALUE", SECRET_KEY),
     ];
-    let set = set.map(|(name, value)| (format!("LIVECHAT_RELAY__{name}"), value.to_owned()));
-    Ok(Config::load(None, set)?)
+    let set = set.map(|(name, value)| (format!("LIVECHAT_RELAY__{name}").into(), value.into()));
+    Ok(Config::load(None, set, Need::Everything)?)
 }
 
 fn free_or_any(port: u16) -> u16 {

@@ -20,7 +20,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, Mistakes};
+use crate::config::{Config, Mistakes, Need};
+use crate::publish::Unusable;
 use crate::telemetry;
 
 /// LiveChat webhooks, verified, on Kafka. 200 is sent only when the brokers or the disk have the event.
@@ -62,8 +63,15 @@ struct Source {
 }
 
 impl Source {
-    fn load(&self) -> Result<Config, Failure> {
-        Ok(Config::load(self.config.as_deref(), crate::config::environment())?)
+    fn read(&self, need: Need) -> Result<Config, Mistakes> {
+        Config::load(self.config.as_deref(), std::env::vars_os(), need)
+    }
+
+    /// As `read`, with the warnings on standard error.
+    fn load(&self, need: Need) -> Result<Config, Failure> {
+        let config = self.read(need)?;
+        config.warnings.iter().for_each(|warning| anstream::eprintln!("warning: {warning}"));
+        Ok(config)
     }
 }
 
@@ -86,7 +94,22 @@ impl Failure {
 
 impl From<Mistakes> for Failure {
     fn from(mistakes: Mistakes) -> Self {
-        Self::Usage(format!("the configuration is wrong:\n  {}", mistakes.0.join("\n  ")))
+        let lines = mistakes.lines.join("\n  ");
+        if mistakes.may_pass {
+            Self::Failed(format!("what the configuration names cannot be read:\n  {lines}"))
+        } else {
+            Self::Usage(format!("the configuration is wrong:\n  {lines}"))
+        }
+    }
+}
+
+/// Why a client of Kafka cannot be made: mostly properties that do not go together.
+impl From<Unusable> for Failure {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Thread(_) => Self::failed(unusable),
+            _ => Self::Usage(format!("kafka.properties: {unusable}")),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Source};
 use crate::budget::Budget;
-use crate::config::{self, Config, Listener};
+use crate::config::{self, Config, Listener, Need};
 use crate::dead_letter::DeadLetters;
 use crate::desk::Desk;
 use crate::http::{Server, admin::Admin, webhook::Webhooks};
@@ -36,8 +36,9 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut config = arguments.source.load()?;
+    let mut config = arguments.source.read(Need::Everything)?;
     telemetry::start(&config.log);
+    config.warnings.iter().for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
     let signal = on_signal().map_err(|e| Failure::Failed(format!("signals cannot be handled: {e}")))?;
     tokio::pin!(signal);
     make_do_with_open_files(&mut config);
@@ -140,10 +141,7 @@ impl Daemon {
         let mut passed = ListenFd::from_env();
         let (listener, webhooks) = bind("server.listen", &config.server.listener, passed.take_tcp_listener(0))?;
         let (admin_listener, admin) = bind("admin.listen", &config.admin, passed.take_tcp_listener(1))?;
-        let bad_properties = |e| Failure::Usage(format!("kafka.properties: {e}"));
-        let publisher =
-            Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone()).map_err(bad_properties)?;
-        let publisher = Arc::new(publisher);
+        let publisher = Arc::new(Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone())?);
         let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
         let topics = topics.map_err(|e| Failure::Usage(e.to_string()))?;
         let spool =

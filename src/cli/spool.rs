@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::{Access, Where};
 use super::items::{self, progress};
 use super::{Failure, print};
-use crate::config::{Config, DEAD_LETTER};
+use crate::config::{Config, DEAD_LETTER, Need};
 use crate::dead_letter::DeadLetters;
 use crate::desk::{Ask, Page, Status};
 use crate::publish::Publisher;
@@ -204,10 +204,9 @@ fn publish(access: &Access, place: &Where) -> Result<Publishing, Failure> {
     let Access::Stopped { spool, metrics, config } = access else {
         return Err(Failure::Failed("the relay publishes by itself".to_owned()));
     };
-    let (kafka, prefix) = Config::load_kafka(place.source.config.as_deref(), crate::config::environment())?;
+    let Config { kafka, topic_prefix: prefix, .. } = place.source.read(Need::Kafka)?; // its warnings were shown
     let shutdown = Shutdown::default();
-    let publisher = Publisher::new(kafka, Arc::clone(metrics), shutdown.clone())
-        .map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
+    let publisher = Publisher::new(kafka, Arc::clone(metrics), shutdown.clone())?;
     let dead_letters = DeadLetters {
         topic: Arc::from(format!("{prefix}{DEAD_LETTER}")),
         publisher: Arc::new(publisher),

@@ -9,7 +9,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::print::{Found, JsonLines};
 use super::{Failure, Source, print};
-use crate::config::Config;
+use crate::config::{Config, Need};
+use crate::publish::Unusable;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -39,7 +40,7 @@ pub struct Arguments {
 }
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (kafka, prefix) = Config::load_kafka(arguments.source.config.as_deref(), crate::config::environment())?;
+    let Config { kafka, topic_prefix: prefix, .. } = arguments.source.load(Need::Kafka)?;
     let mut client = kafka.client();
     if let Some(brokers) = &arguments.brokers {
         client.set("bootstrap.servers", brokers);
@@ -95,7 +96,7 @@ pub fn consumer(
     client.set("group.id", "livechat-relay-tail").set("enable.auto.commit", "false");
     client.set("auto.offset.reset", "earliest").set_log_level(RDKafkaLogLevel::Critical);
     let brokers = client.get("bootstrap.servers").unwrap_or_default().to_owned();
-    let consumer: StreamConsumer = client.create().map_err(|e| Failure::Usage(format!("kafka.properties: {e}")))?;
+    let consumer: StreamConsumer = client.create().map_err(Unusable::from)?;
     let metadata = consumer
         .fetch_metadata(None, timeout)
         .map_err(|e| Failure::Failed(format!("no broker answers at {brokers}: {e}; is Kafka up?")))?;

@@ -1,8 +1,10 @@
 //! Defaults < file < environment → a checked [`Config`], or every mistake at once, each with its key.
 
+mod file_system;
 mod read;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,8 +18,9 @@ use crate::event::normalize::APP_EVENTS;
 use crate::event::route::{ENVELOPE_BYTES_MAX, Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
 use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX};
+use crate::telemetry::Format;
 use crate::{budget, dedup, http, publish, replay, spool, telemetry, topics};
-use read::Reader;
+use read::{PROPERTIES, Reader, SETTINGS};
 
 /// `config/default.toml`: every key, its default and its reason.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -32,6 +35,22 @@ pub struct Config {
     pub spool: Option<Spool>,
     pub log: telemetry::Config,
     pub policy: Policy,
+    /// Begins the name of every topic that the configuration does not name.
+    pub topic_prefix: String,
+    /// What is allowed, and probably not meant, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// What a command needs besides the configuration itself. Every command reports every unknown key and every wrong value;
+/// secrets, and what files hold, are only looked up for those who use them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing.
+    Settings,
+    /// What clients of Kafka need.
+    Kafka,
+    /// All, the secret keys of at least one app included.
+    Everything,
 }
 
 /// `[spool]`.
@@ -62,44 +81,29 @@ pub struct Server {
     pub drain_timeout: Duration,
 }
 
-/// All that is wrong with a configuration, a line each.
+/// All that is wrong with a configuration, a line each, without the values that are wrong.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct Mistakes(pub Vec<String>);
+#[error("{}", .lines.join("\n"))]
+pub struct Mistakes {
+    pub lines: Vec<String>,
+    /// All that is wrong is files that cannot be read now: another try may find them.
+    pub may_pass: bool,
+}
 
 impl Config {
     /// Reads `file`, where one is given, and the environment over the defaults.
     ///
     /// # Errors
-    /// [`Mistakes`]: all of them, so that one look is enough. None of them tells a secret.
-    pub fn load(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
-        let mut reader = Reader::new(file, env)?;
-        let config = build(&mut reader);
-        reader.refuse_unknown_keys();
-        reader.finish(config)
-    }
-
-    /// The parts of a configuration that reach Kafka, which is all that `tail` needs: no apps, no secrets.
-    ///
-    /// # Errors
-    /// [`Mistakes`] in those parts.
-    pub fn load_kafka(
+    /// [`Mistakes`]: all of them, so that one look is enough. None of them has a value in it.
+    pub fn load(
         file: Option<&Path>,
-        env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(publish::Config, String), Mistakes> {
-        let mut reader = Reader::new(file, env)?;
-        let parts = (kafka(&mut reader), reader.get("topics.prefix"));
-        reader.finish(parts)
-    }
-
-    /// The parts that lead to the spool: its own, and the address of the admin listener.
-    ///
-    /// # Errors
-    /// [`Mistakes`] in those parts.
-    pub fn load_spool(file: Option<&Path>) -> Result<(Option<Spool>, SocketAddr), Mistakes> {
-        let mut reader = Reader::new(file, environment())?;
-        let parts = (spool(&mut reader), reader.get("admin.listen"));
-        reader.finish(parts)
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        need: Need,
+    ) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(file, environment, need)?;
+        let config = build(&mut reader);
+        let (config, warnings) = reader.finish(config)?;
+        Ok(Self { warnings, ..config })
     }
 }
 
@@ -114,9 +118,13 @@ fn build(r: &mut Reader) -> Config {
         spool: spool(r),
         log: log(r),
         policy: policy(r),
+        topic_prefix: r.text("topics.prefix"),
+        warnings: Vec::new(),
     };
     check_times_and_sizes(r, &config);
+    check_spool(r, &config);
     check_topics(r, &config);
+    check_listeners(r, &config);
     config
 }
 
@@ -156,7 +164,7 @@ fn check_topics(r: &mut Reader, Config { topics, kafka, spool, policy, .. }: &Co
         r.mistake(
             "topics.settings",
             &format!(
-                "max.message.bytes is {max}, and must be {needed} or more for server.body_bytes_max and the envelope, or have a spool.directory for dead letters"
+                "max.message.bytes must be {needed} or more for server.body_bytes_max and the envelope, or have a spool.directory for dead letters"
             ),
         );
     }
@@ -166,10 +174,37 @@ fn check_topics(r: &mut Reader, Config { topics, kafka, spool, policy, .. }: &Co
     }
 }
 
-/// The variables of the environment. One that is not UTF-8 is no reason to end: it need not be for us.
-pub fn environment() -> impl Iterator<Item = (String, String)> {
-    let text = |variable: std::ffi::OsString| variable.to_string_lossy().into_owned();
-    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+/// An address that is bound twice. One without an IP address stands for all.
+fn check_listeners(r: &mut Reader, Config { server, admin, .. }: &Config) {
+    let (one, other) = (server.listener.listen, admin.listen);
+    let is_same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    if one.port() != 0 && one.port() == other.port() && is_same_ip {
+        r.mistake("admin.listen", "has the port of server.listen; give it another one");
+    }
+}
+
+/// What the spool can hold, and where it is.
+fn check_spool(r: &mut Reader, Config { spool, kafka, .. }: &Config) {
+    let Some(Spool { spool, replay, .. }) = spool else { return };
+    let budgets = [
+        ("spool.bytes_max", spool.bytes_max),
+        ("spool.dead_letters_bytes_max", spool.dead_letters_bytes_max),
+        ("spool.queue_bytes_max", spool.queue_bytes_max),
+    ];
+    for (key, max) in budgets {
+        if max < kafka.record_bytes_max {
+            r.mistake(key, "is less than one event of server.body_bytes_max and its envelope (16 KiB)");
+        }
+    }
+    if u64::from(spool.segment_bytes) > spool.bytes_max {
+        r.mistake("spool.segment_bytes", "is more than spool.bytes_max: the first file would be larger than all");
+    }
+    if replay.retry_max < replay.retry_min {
+        r.mistake("spool.retry_max", "is less than spool.retry_min");
+    }
+    if r.needs("spool") {
+        file_system::warnings(spool).iter().for_each(|(key, why)| r.warn(key, why));
+    }
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -191,7 +226,7 @@ fn server(r: &mut Reader) -> Server {
     };
     Server {
         listener: Listener {
-            listen: r.get("server.listen"),
+            listen: r.address("server.listen"),
             backlog: r.number("server.backlog", 1..=1_000_000),
             limits,
         },
@@ -222,20 +257,17 @@ fn admin(r: &mut Reader, server: &Server) -> Listener {
         lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
         ..server.listener.limits.clone()
     };
-    Listener { listen: r.get("admin.listen"), limits, ..server.listener }
+    Listener { listen: r.address("admin.listen"), limits, ..server.listener }
 }
 
 fn kafka(r: &mut Reader) -> publish::Config {
-    let brokers = r.get::<String>("kafka.brokers");
-    if brokers.trim().is_empty() {
-        r.mistake("kafka.brokers", "is empty; write for example \"kafka-1:9092,kafka-2:9092\"");
-    }
+    let brokers = "a text of host:port, several separated by commas and without kafka:// before them";
     publish::Config {
-        brokers,
-        client_id: r.get("kafka.client_id"),
+        brokers: r.text_that("kafka.brokers", brokers, |text| text.split(',').all(is_broker)),
+        client_id: r.text("kafka.client_id"),
         publish_deadline: r.time("kafka.publish_deadline", 100 * MILLISECOND..=60 * SECOND),
         linger: r.time("kafka.linger", Duration::ZERO..=LINGER_MAX),
-        compression: r.one_of("kafka.compression", &["none", "gzip", "snappy", "lz4", "zstd"]),
+        compression: r.choice("kafka.compression", COMPRESSIONS.map(|name| (name, name.to_owned()))),
         queue_bytes_max: r.size("kafka.queue_bytes_max", ByteSize::mib(1)..=ByteSize::gib(2)),
         queue_records_max: r.number("kafka.queue_records_max", 1..=10_000_000),
         start_timeout: r.time("kafka.start_timeout", 100 * MILLISECOND..=300 * SECOND),
@@ -245,32 +277,52 @@ fn kafka(r: &mut Reader) -> publish::Config {
     }
 }
 
+const COMPRESSIONS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+
+fn is_broker(text: &str) -> bool {
+    let text = text.trim();
+    let is_port = |port: &str| port.ends_with(']') || port.parse::<u16>().is_ok();
+    let is_plain = !text.is_empty() && !text.contains("://") && !text.contains(char::is_whitespace);
+    is_plain && text.rsplit_once(':').is_none_or(|(host, port)| !host.is_empty() && is_port(port))
+}
+
 fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
     let mut properties: Vec<(String, SecretString)> = Vec::new();
-    for (name, value) in r.table("kafka.properties") {
-        let key = format!("kafka.properties.\"{name}\"");
-        let is_same = |(other, _): &&(String, _)| publish::canonical(other) == publish::canonical(&name);
-        if let Some((other, _)) = properties.iter().find(is_same) {
+    let mut names: Vec<String> = Vec::new();
+    for (name, key) in r.names(PROPERTIES) {
+        let is_same = |other: &&String| publish::canonical(other) == publish::canonical(&name);
+        if let Some(other) = names.iter().find(is_same) {
             r.mistake(&key, &format!("and \"{other}\" are two names of one property; keep one of them"));
         } else if let Some(why) = publish::Config::refusal(&name) {
             r.mistake(&key, &format!("may not be set: {why}"));
-        } else if let Some(value) = r.secret(&key, &value) {
-            properties.push((name, value));
+        } else if let Some(value) = r.secret(&key) {
+            check_property(r, &key, &name, &value);
+            properties.push((name.clone(), value));
         }
+        names.push(name);
     }
     properties
 }
 
+/// What librdkafka itself says of a property, and whether the file that it names can be read.
+fn check_property(r: &mut Reader, key: &str, name: &str, value: &SecretString) {
+    let names_file = matches!(name.rsplit('.').next(), Some("location" | "file")) && name != "ssl.engine.location";
+    if let Err(why) = publish::Config::check_property(name, value) {
+        r.mistake(key, &why);
+    } else if names_file && value.expose_secret() != "probe" {
+        r.readable(key, value);
+    }
+}
+
 fn topics(r: &mut Reader) -> topics::Config {
     let mut settings = BTreeMap::new();
-    for (name, value) in r.table("topics.settings") {
-        match value.into_string() {
-            Ok(value) => drop(settings.insert(name, value)),
-            Err(_) => r.mistake(&format!("topics.settings.\"{name}\""), "must be a text or a number"),
+    for (name, key) in r.names(SETTINGS) {
+        if let Some(value) = r.scalar(&key) {
+            settings.insert(name, value);
         }
     }
     topics::Config {
-        create: r.get("topics.create"),
+        create: r.flag("topics.create"),
         partitions: r.number("topics.partitions", 1..=10_000),
         replication: r.number("topics.replication", 1..=100),
         settings,
@@ -313,24 +365,24 @@ impl Routes {
 }
 
 fn routes(r: &mut Reader) -> Routes {
-    let prefix = r.get::<String>("topics.prefix");
+    let prefix = r.text("topics.prefix");
     check_prefix(r, "topics.prefix", &prefix);
     let mut own = HashMap::new();
-    for (action, value) in r.table("topics.actions") {
-        let key = format!("topics.actions.{action}");
+    for (action, key) in r.names("topics.actions") {
         if !actions::names().chain(APP_EVENTS).chain([UNLISTED]).any(|name| name == action) {
             r.mistake(&key, "is no action of LiveChat; `unlisted` stands for those that the relay does not know");
         }
-        match value.into_string() {
-            Ok(topic) if topic == "drop" => drop(own.insert(action, Route::Drop)),
-            Ok(topic) => match bad_topic(&topic) {
+        match r.optional_text(&key) {
+            Some(topic) if topic == "drop" => drop(own.insert(action, Route::Drop)),
+            Some(topic) => match bad_topic(&topic) {
                 Some(why) => r.mistake(&key, why),
                 None => drop(own.insert(action, Route::Topic(Arc::from(topic)))),
             },
-            Err(_) => r.mistake(&key, "must be a topic's name or \"drop\""),
+            None => {} // no text, as was noted
         }
     }
-    Routes { prefix, own, mode: r.get("events.mode"), keys: record_keys(r) }
+    let mode = r.choice("events.mode", [("structured", Mode::Structured), ("binary", Mode::Binary)]);
+    Routes { prefix, own, mode, keys: record_keys(r) }
 }
 
 /// A prefix must leave room for the longest action's name.
@@ -342,25 +394,24 @@ fn check_prefix(r: &mut Reader, key: &str, prefix: &str) {
 }
 
 fn record_keys(r: &mut Reader) -> Keys {
-    let key = r.one_of("topics.key", &["plain", "hashed"]);
+    let is_hashed = r.choice("topics.key", [("plain", false), ("hashed", true)]);
+    let is_set = r.has("topics.key_secret");
     let secret = r.optional_secret("topics.key_secret");
-    if key == "plain" {
-        return Keys::Plain;
+    match secret.as_ref().map(ExposeSecret::expose_secret) {
+        _ if !is_hashed => Keys::Plain,
+        Some(secret) if secret.len() >= 16 => Keys::hashed(secret.as_bytes()),
+        None if is_set => Keys::Plain, // what is wrong with it was noted, or this command does not need it
+        _ => {
+            let why = "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed";
+            r.mistake("topics.key_secret", why);
+            Keys::Plain
+        }
     }
-    let secret = secret.as_ref().map_or("", ExposeSecret::expose_secret);
-    if secret.len() < 16 {
-        r.mistake(
-            "topics.key_secret",
-            "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed",
-        );
-    }
-    Keys::hashed(secret.as_bytes())
 }
 
 /// Looks at every key, whether there is a spool or not.
 fn spool(r: &mut Reader) -> Option<Spool> {
     let directory = spool_directory(r);
-    let retry_min = r.time("spool.retry_min", 10 * MILLISECOND..=60 * SECOND);
     let spool = Spool {
         spool: spool::Config {
             directory: directory.clone().unwrap_or_default(),
@@ -378,8 +429,8 @@ fn spool(r: &mut Reader) -> Option<Spool> {
             records_max: r.number("spool.replay_records_max", 1..=100_000),
             bytes_max: r.size("spool.replay_bytes_max", ByteSize::kib(1)..=ByteSize::gib(1)),
             rate: r.number("spool.replay_rate", 0..=1_000_000),
-            retry_min,
-            retry_max: r.time("spool.retry_max", 10 * MILLISECOND..=600 * SECOND).max(retry_min),
+            retry_min: r.time("spool.retry_min", 10 * MILLISECOND..=60 * SECOND),
+            retry_max: r.time("spool.retry_max", 10 * MILLISECOND..=600 * SECOND),
         },
         drain_timeout: r.time("spool.drain_timeout", Duration::ZERO..=24 * 3600 * SECOND),
     };
@@ -390,9 +441,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
 fn spool_directory(r: &mut Reader) -> Option<PathBuf> {
     let directory = r.optional_text("spool.directory")?;
     let absolute = std::path::absolute(&directory);
-    absolute
-        .map_err(|e| r.mistake("spool.directory", &format!("is `{directory}`: {e}; leave it out for no spool")))
-        .ok()
+    absolute.map_err(|_| r.mistake("spool.directory", "is empty; leave it out for no spool")).ok()
 }
 
 /// The shortest token that nobody guesses by trying.
@@ -434,38 +483,37 @@ fn colliding(topics: Vec<Arc<str>>) -> Vec<[Arc<str>; 2]> {
 }
 
 fn log(r: &mut Reader) -> telemetry::Config {
-    let filter = r.get::<String>("log.filter");
-    if let Err(why) = telemetry::Config::check(&filter) {
-        r.mistake("log.filter", &why);
+    let levels =
+        "error, warn, info, debug or trace, perhaps with levels of modules (\"info,livechat_relay::publish=debug\")";
+    telemetry::Config {
+        format: r.choice("log.format", [("text", Format::Text), ("json", Format::Json)]),
+        filter: r.text_that("log.filter", levels, telemetry::Config::is_filter),
     }
-    telemetry::Config { format: r.get("log.format"), filter }
 }
 
 fn apps(r: &mut Reader, routes: &Routes) -> HashMap<String, Arc<App>> {
     let mut apps = HashMap::new();
-    let tables = r.array("apps");
-    if tables.is_empty() {
-        r.mistake("apps", "is empty: give [[apps]] with a name and secret_keys, as config/default.toml shows");
+    let count = r.count("apps", "[[apps]] with a name and secret_keys");
+    if count == 0 && r.needs("apps") {
+        let no_file =
+            if r.has_file() { "" } else { " (no configuration file is given: --config, or LIVECHAT_RELAY_CONFIG)" };
+        r.mistake("apps", &format!("is empty{no_file}: give [[apps]] with a name and secret_keys"));
     }
-    for (i, table) in tables.into_iter().enumerate() {
-        let app = app(r, routes, &format!("apps[{i}]"), table);
-        if apps.contains_key(&app.name) {
-            r.mistake(&format!("apps[{i}].name"), &format!("{} stands twice", app.name));
+    for place in (0..count).map(|i| format!("apps[{i}]")) {
+        let app = app(r, routes, &place);
+        let name = app.name.clone();
+        if apps.insert(name.clone(), Arc::new(app)).is_some() && !name.is_empty() {
+            r.mistake(&format!("{place}.name"), "is the name of an app before it");
         }
-        apps.insert(app.name.clone(), Arc::new(app));
     }
     apps
 }
 
-fn app(r: &mut Reader, routes: &Routes, place: &str, mut table: config::Map<String, config::Value>) -> App {
+fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
     let key = |name: &str| format!("{place}.{name}");
-    let mut text = |name: &str| {
-        let text = table.remove(name)?.into_string();
-        text.map_err(|_| r.mistake(&key(name), "must be a text")).ok()
-    };
-    let name = text("name").unwrap_or_default();
-    let topic_prefix = text("topic_prefix").unwrap_or_default();
-    let api_version = text("api_version");
+    let name = r.optional_text(&key("name")).unwrap_or_default();
+    let topic_prefix = r.optional_text(&key("topic_prefix")).unwrap_or_default();
+    let api_version = r.optional_text(&key("api_version"));
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
         r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
@@ -480,35 +528,38 @@ fn app(r: &mut Reader, routes: &Routes, place: &str, mut table: config::Map<Stri
     if !topic_prefix.is_empty() {
         check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
     }
-    let keys = keys(r, &key("secret_keys"), table.remove("secret_keys"));
-    r.unknown(table.keys().map(|name| key(name)));
+    let keys = keys(r, &key("secret_keys"));
     let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
     App { name, keyring, routing: routes.of_app(&topic_prefix, api_version) }
 }
 
-fn keys(r: &mut Reader, key: &str, value: Option<config::Value>) -> Vec<(String, SecretString)> {
-    let entries = value.and_then(|v| v.into_array().ok()).unwrap_or_default();
-    if entries.is_empty() {
-        r.mistake(key, "is empty: give at least one, such as { name = \"2026-11\", file = \"/run/secrets/livechat\" }");
+/// With fewer bytes a key can be guessed, or might be with patience.
+const KEY_BYTES: (usize, usize) = (8, 16);
+
+fn keys(r: &mut Reader, place: &str) -> Vec<(String, SecretString)> {
+    const EXAMPLE: &str = "{ name = \"2026-11\", file = \"/run/secrets/livechat\" }";
+    let count = r.count(place, EXAMPLE);
+    if count == 0 {
+        r.mistake(place, &format!("needs at least one key, such as {EXAMPLE}"));
     }
-    let mut keys: Vec<(String, SecretString)> = Vec::new();
-    for (i, entry) in entries.into_iter().enumerate() {
-        let key = format!("{key}[{i}]");
-        let Ok(mut entry) = entry.into_table() else {
-            r.mistake(&key, "must be a table, such as { name = \"2026-11\", file = \"/run/secrets/livechat\" }");
-            continue;
-        };
-        let name = entry.remove("name").and_then(|v| v.into_string().ok()).unwrap_or_default();
+    let (mut names, mut keys) = (Vec::new(), Vec::<(String, SecretString)>::new());
+    for key in (0..count).map(|i| format!("{place}[{i}]")) {
+        let name_key = format!("{key}.name");
+        let name = r.optional_text(&name_key).unwrap_or_default();
         if !(1..=64).contains(&name.len()) || name.contains(char::is_control) {
-            r.mistake(&format!("{key}.name"), "must be a text of 1 to 64 bytes: metrics tell the keys apart by it");
+            r.mistake(&name_key, "must be a text of 1 to 64 bytes: metrics tell the keys apart by it");
+        } else if names.contains(&name) {
+            r.mistake(&name_key, "is the name of a key before it");
         }
-        if keys.iter().any(|(other, _)| *other == name) {
-            r.mistake(&format!("{key}.name"), &format!("{name} stands twice"));
+        names.push(name.clone());
+        let Some(secret) = r.secret(&key) else { continue };
+        let bytes = secret.expose_secret().len();
+        if bytes < KEY_BYTES.0 {
+            r.mistake(&key, &format!("has fewer than {} bytes: strangers could guess it", KEY_BYTES.0));
+        } else if bytes < KEY_BYTES.1 {
+            r.warn(&key, &format!("has fewer than {} bytes; a longer key is harder to guess", KEY_BYTES.1));
         }
-        let Some(secret) = r.secret(&key, &entry.into()) else { continue };
-        if secret.expose_secret().is_empty() {
-            r.mistake(&key, "is empty: it would let everybody in");
-        } else if keys.iter().any(|(_, other)| other.expose_secret() == secret.expose_secret()) {
+        if keys.iter().any(|(_, other)| other.expose_secret() == secret.expose_secret()) {
             r.mistake(&key, "is the same key as one before it");
         }
         keys.push((name, secret));

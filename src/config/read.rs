@@ -1,27 +1,51 @@
 //! Reads keys one by one out of the merged sources, and remembers what was asked for and what was wrong.
+//!
+//! The sources are flat: `apps[0].secret_keys[0].file` → a value. No text about a mistake has the value in it: it may be a secret
+//! in the wrong place.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use config::{Config, File, FileFormat, Map, Value, ValueKind};
 use jiff::SignedDuration;
-use secrecy::SecretString;
-use serde::de::DeserializeOwned;
+use secrecy::{ExposeSecret as _, SecretString};
+use toml::Value;
 
-use super::{DEFAULTS, Mistakes};
+use super::{DEFAULTS, Mistakes, Need};
+use crate::publish::canonical;
 
 /// Starts the names of variables that set keys.
 const PREFIX: &str = "LIVECHAT_RELAY__";
 
+/// The variable that names the file.
+const FILE_VARIABLE: &str = "LIVECHAT_RELAY_CONFIG";
+
+/// Librdkafka's properties, and the settings of topics: tables whose names are not ours, and have dots.
+pub const PROPERTIES: &str = "kafka.properties";
+pub const SETTINGS: &str = "topics.settings";
+
+/// Where a secret may stand.
+const PLACES: [&str; 3] = ["file", "env", "value"];
+
+type Values = BTreeMap<String, Value>;
+
 pub struct Reader {
-    merged: Config,
+    values: Values,
     /// Stand for values that are wrong, so that reading goes on and finds all mistakes.
-    defaults: Config,
+    defaults: Values,
+    environment: BTreeMap<OsString, OsString>,
+    /// The variables that have set keys, by key.
+    variables: BTreeMap<String, String>,
+    need: Need,
+    has_file: bool,
     asked: BTreeSet<String>,
-    mistakes: Vec<String>,
+    /// Each with whether it may pass by itself.
+    mistakes: BTreeMap<String, bool>,
+    warnings: Vec<String>,
 }
 
 impl Reader {
@@ -29,192 +53,352 @@ impl Reader {
     ///
     /// # Errors
     /// When there is no sense in reading on: the file cannot be read, or is no TOML.
-    pub fn new(file: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
-        let one = |mistake: String| Mistakes(vec![mistake]);
-        let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        let mut builder = defaults.clone();
+    pub fn new(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        need: Need,
+    ) -> Result<Self, Mistakes> {
+        let defaults = flat(toml::from_str(DEFAULTS).expect("the defaults are TOML, as unit tests show"));
+        let mut values = defaults.clone();
         if let Some(path) = file {
-            let path_text = path.display();
-            let text = std::fs::read_to_string(path).map_err(|e| one(format!("{path_text}: cannot be read: {e}")))?;
-            syntax(&text).map_err(|why| one(format!("{path_text}:{why}")))?;
-            builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
+            let one = |why: String, may_pass| Mistakes { lines: vec![format!("{}:{why}", path.display())], may_pass };
+            let text = std::fs::read_to_string(path).map_err(|e| one(format!(" cannot be read: {e}"), may_pass(&e)))?;
+            values.extend(flat(parse(&text).map_err(|why| one(why, false))?));
         }
-        let mut mistakes = Vec::new();
-        let env: BTreeMap<_, _> = env.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
-        for (name, value) in env {
-            match variable(&name, value) {
-                Ok((key, value)) => {
-                    let set = builder.set_override(key, value);
-                    builder = set.map_err(|_| one(format!("{name}: names no key")))?;
-                }
-                Err(why) => mistakes.push(format!("{name}: {why}")),
+        let mut reader = Self {
+            values,
+            defaults,
+            environment: environment.into_iter().collect(),
+            variables: BTreeMap::new(),
+            need,
+            has_file: file.is_some(),
+            asked: BTreeSet::new(),
+            mistakes: BTreeMap::new(),
+            warnings: Vec::new(),
+        };
+        reader.take_variables();
+        Ok(reader)
+    }
+
+    /// Sets what variables set. Those of others are none of our business, whatever is in them.
+    fn take_variables(&mut self) {
+        let mut set: BTreeMap<String, String> = BTreeMap::new();
+        for (name, value) in self.environment.clone() {
+            let (name, is_text) = (name.to_string_lossy().into_owned(), name.to_str().is_some());
+            let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+            let (Some(value), true) = (value.to_str(), is_text) else {
+                self.mistake(&name, "is not UTF-8");
+                continue;
+            };
+            let Some(key) = key_of(rest) else {
+                self.mistake(&name, "names no key: sections and keys are separated by two underscores");
+                continue;
+            };
+            let identity = identity(&key);
+            if let Some(other) = set.insert(identity.clone(), name.clone()) {
+                self.mistake(&name, &format!("and {other} set the same key; keep one of them"));
             }
+            self.values.retain(|known, _| self::identity(known) != identity);
+            self.values.insert(key.clone(), typed(value, self.defaults.get(&key)));
+            self.variables.insert(key, name);
         }
-        // The one thing that can fail here is a key with two shapes, such as LIVECHAT_RELAY__SERVER=1.
-        let built = defaults.build().and_then(|defaults| Ok((defaults, builder.build()?)));
-        let (defaults, merged) = built.map_err(|e| one(e.to_string()))?;
-        Ok(Self { merged, defaults, asked: BTreeSet::new(), mistakes })
     }
 
     pub fn mistake(&mut self, key: &str, why: &str) {
-        let line = format!("{key}: {why}");
-        if !self.mistakes.contains(&line) {
-            self.mistakes.push(line);
-        }
+        self.note(key, why, false);
     }
 
-    /// What was read, or all that was wrong.
+    fn note(&mut self, key: &str, why: &str, may_pass: bool) {
+        let variable = self.variables.get(key).map(|name| format!(" ({name})")).unwrap_or_default();
+        self.mistakes.insert(format!("{key}{variable}: {why}"), may_pass);
+    }
+
+    pub fn warn(&mut self, key: &str, why: &str) {
+        self.warnings.push(format!("{key}: {why}"));
+    }
+
+    /// What was read and its warnings, or all that was wrong.
     ///
     /// # Errors
     /// [`Mistakes`], where there are any.
-    pub fn finish<T>(mut self, read: T) -> Result<T, Mistakes> {
-        self.mistakes.sort();
-        if self.mistakes.is_empty() { Ok(read) } else { Err(Mistakes(self.mistakes)) }
-    }
-
-    /// Keys that are set, and that were not asked for.
-    pub fn refuse_unknown_keys(&mut self) {
-        let mut keys = Vec::new();
-        for (name, value) in self.merged.cache.clone().into_table().unwrap_or_default() {
-            leaves(name, value, &self.asked, &mut keys);
+    pub fn finish<T>(mut self, read: T) -> Result<(T, Vec<String>), Mistakes> {
+        self.unknown_keys();
+        self.unknown_variables();
+        if self.mistakes.is_empty() {
+            return Ok((read, self.warnings));
         }
-        self.unknown(keys);
+        let may_pass = self.mistakes.values().all(|may_pass| *may_pass);
+        Err(Mistakes { lines: self.mistakes.into_keys().collect(), may_pass })
     }
 
-    /// Keys that do not exist, each with what was probably meant.
-    pub fn unknown(&mut self, keys: impl IntoIterator<Item = String>) {
-        for key in keys {
-            let near = self.asked.iter().map(|known| (strsim::damerau_levenshtein(known, &key), known));
-            let hint = near.filter(|(distance, _)| *distance <= 4).min().map(|(_, known)| known.clone());
-            let hint =
-                hint.map_or_else(|| "config/default.toml lists all".to_owned(), |k| format!("did you mean {k}?"));
-            self.mistake(&key, &format!("is no key; {hint}"));
+    /// Keys that are set and were not asked for, each with what was probably meant.
+    fn unknown_keys(&mut self) {
+        let mut known = self.asked.clone();
+        for (key, _) in
+            self.asked.iter().flat_map(|key| key.match_indices(['.', '[']).map(move |(at, _)| key.split_at(at)))
+        {
+            known.insert(key.to_owned());
+        }
+        for (key, value) in self.values.clone() {
+            let is_empty = value.as_table().is_some_and(toml::Table::is_empty) || value == Value::Array(Vec::new());
+            if self.asked.contains(&key) || (is_empty && known.contains(&key)) {
+                continue;
+            }
+            if known.contains(&key) {
+                self.mistake(&key, &format!("must be a table: [{key}]"));
+                continue;
+            }
+            let variable = self.variables.get(&key).map(|name| format!("{name}: ")).unwrap_or_default();
+            // Of an unknown table its name is enough.
+            let ends = key.match_indices('.').map(|(at, _)| at).chain([key.len()]);
+            let unknown = ends.map(|end| &key[..end]).find(|part| !known.contains(*part)).unwrap_or(&key);
+            let hint = nearest(unknown, known.iter().map(String::as_str));
+            let hint = hint.map_or_else(
+                || "config/default.toml has all keys".to_owned(),
+                |known| format!("did you mean `{known}`?"),
+            );
+            self.mistakes.insert(format!("{variable}unknown key `{unknown}`; {hint}"), false);
         }
     }
 
-    /// A value that serde reads. What stands there is not repeated: it may be a secret in the wrong place.
-    pub fn get<T: DeserializeOwned>(&mut self, key: &str) -> T {
+    /// Variables that look like ours and set nothing.
+    fn unknown_variables(&mut self) {
+        let own = self.asked.iter().map(|key| format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__")));
+        let own: Vec<String> = own.chain([FILE_VARIABLE.to_owned()]).collect();
+        for name in self.environment.keys().map(|name| name.to_string_lossy()) {
+            // Kubernetes gives every container such variables of each service, one named livechat-relay included.
+            let is_of_kubernetes = name.contains("_SERVICE_") || name.contains("_PORT");
+            let is_like_ours =
+                name.starts_with("LIVECHAT_RELAY_") && !name.starts_with(PREFIX) && name != FILE_VARIABLE;
+            if is_like_ours && !is_of_kubernetes {
+                let hint = nearest(&name, own.iter().map(String::as_str));
+                let hint = hint.map(|own| format!("; did you mean {own}?")).unwrap_or_default();
+                self.warnings.push(format!("{name}: the relay reads no such variable{hint}"));
+            }
+        }
+        if self.environment.contains_key(std::ffi::OsStr::new("RUST_LOG")) {
+            self.warnings.push("RUST_LOG: is not read; set log.filter, or LIVECHAT_RELAY__LOG__FILTER".to_owned());
+        }
+    }
+
+    /// Whether a file was given, and not only variables.
+    pub fn has_file(&self) -> bool {
+        self.has_file
+    }
+
+    /// Whether anything stands at this key or below it.
+    pub fn has(&self, key: &str) -> bool {
+        let below = |known: &String| {
+            known.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        self.values
+            .range(key.to_owned()..)
+            .take_while(|(known, _)| known.starts_with(key))
+            .any(|(known, _)| below(known))
+    }
+
+    /// Whether the command needs what is not in the configuration, but where the configuration says: secrets and files.
+    pub fn needs(&self, key: &str) -> bool {
+        match self.need {
+            Need::Everything => true,
+            Need::Kafka => key.starts_with("kafka."),
+            Need::Settings => false,
+        }
+    }
+
+    /// The value of a key that has a default.
+    fn read<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> T {
         self.asked.insert(key.to_owned());
-        self.merged.get(key).unwrap_or_else(|error| {
-            self.mistake(key, &plain(&error));
-            self.default(key)
+        let default = &self.defaults[key];
+        let value = self.values.get(key).unwrap_or(default);
+        if let Some(found) = read(value) {
+            return found;
+        }
+        let is = if value.same_type(default) { String::new() } else { format!(", not {}", kind(value)) };
+        let (why, found) = (format!("must be {wanted}, such as {default}{is}"), read(default));
+        self.mistake(key, &why);
+        found.expect("the default is right, as unit tests show")
+    }
+
+    pub fn text(&mut self, key: &str) -> String {
+        self.read(key, "a text in quotes", |value| value.as_str().map(str::to_owned))
+    }
+
+    pub fn flag(&mut self, key: &str) -> bool {
+        self.read(key, "true or false", Value::as_bool)
+    }
+
+    pub fn choice<T: Clone, const N: usize>(&mut self, key: &str, choices: [(&str, T); N]) -> T {
+        let names = choices.each_ref().map(|(name, _)| format!("\"{name}\"")).join(", ");
+        self.read(key, &format!("one of {names}"), |value| {
+            choices.iter().find(|(name, _)| value.as_str() == Some(*name)).map(|(_, choice)| choice.clone())
         })
     }
 
-    fn default<T: DeserializeOwned>(&self, key: &str) -> T {
-        self.defaults.get(key).expect("every key that must be there has a default, as unit tests show")
+    /// A number of a type that has room for the bounds.
+    pub fn number<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<u64>) -> N {
+        let number = |value: &Value| u64::try_from(value.as_integer()?).ok().filter(|n| bounds.contains(n));
+        fit(self.read(key, &format!("a whole number from {} to {}", bounds.start(), bounds.end()), number))
+    }
+
+    /// Bytes, as a number of a type that has room for the bounds.
+    pub fn size<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<ByteSize>) -> N {
+        let size = |value: &Value| value.as_str()?.parse::<ByteSize>().ok().filter(|size| bounds.contains(size));
+        fit(self.read(key, &format!("a size from {} to {}", bounds.start(), bounds.end()), size).as_u64())
+    }
+
+    pub fn time(&mut self, key: &str, bounds: RangeInclusive<Duration>) -> Duration {
+        let time = |value: &Value| duration(value.as_str()?).filter(|time| bounds.contains(time));
+        self.read(key, &format!("a duration from {:?} to {:?}", bounds.start(), bounds.end()), time)
+    }
+
+    pub fn address(&mut self, key: &str) -> SocketAddr {
+        self.read(key, "an IP address and a port", |value| value.as_str()?.parse().ok())
+    }
+
+    /// A text that a condition holds for.
+    pub fn text_that(&mut self, key: &str, wanted: &str, is_right: impl Fn(&str) -> bool) -> String {
+        self.read(key, wanted, |value| value.as_str().filter(|text| is_right(text)).map(str::to_owned))
     }
 
     /// A text that may be absent.
     pub fn optional_text(&mut self, key: &str) -> Option<String> {
         self.asked.insert(key.to_owned());
-        match self.merged.get::<String>(key) {
-            Err(config::ConfigError::NotFound(_)) => None,
-            found => found.map_err(|error| self.mistake(key, &plain(&error))).ok(),
+        let value = self.values.get(key)?;
+        let (text, kind) = (value.as_str().map(str::to_owned), kind(value));
+        if text.is_none() {
+            self.mistake(key, &format!("must be a text in quotes, not {kind}"));
         }
+        text
     }
 
-    pub fn one_of(&mut self, key: &str, choices: &[&str]) -> String {
-        let chosen = self.get::<String>(key);
-        if choices.contains(&chosen.as_str()) {
-            return chosen;
+    /// The names in a table, each with its key.
+    pub fn names(&mut self, table: &str) -> Vec<(String, String)> {
+        self.asked.insert(table.to_owned());
+        if self.values.get(table).is_some_and(|value| !value.is_table()) {
+            self.mistake(table, "must be a table");
         }
-        self.mistake(key, &format!("is `{chosen}`, and must be one of {}", choices.join(", ")));
-        self.default(key)
-    }
-
-    /// A number of a type that has room for the bounds.
-    pub fn number<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<u64>) -> N {
-        let mut number = self.get::<u64>(key);
-        if !bounds.contains(&number) {
-            self.mistake(key, &format!("is {number}, and must be {} to {}", bounds.start(), bounds.end()));
-            number = self.default(key);
-        }
-        fit(number)
-    }
-
-    /// Bytes, as a number of a type that has room for the bounds.
-    pub fn size<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<ByteSize>) -> N {
-        let text = self.get::<String>(key);
-        match text.parse::<ByteSize>() {
-            Ok(size) if bounds.contains(&size) => return fit(size.as_u64()),
-            Ok(size) => self.mistake(key, &format!("is {size}, and must be {} to {}", bounds.start(), bounds.end())),
-            Err(_) => self.mistake(key, &format!("is `{text}`, which is no size; write for example \"2MiB\"")),
-        }
-        fit(self.default::<ByteSize>(key).as_u64())
-    }
-
-    pub fn time(&mut self, key: &str, bounds: RangeInclusive<Duration>) -> Duration {
-        let text = self.get::<String>(key);
-        match duration(&text) {
-            Some(time) if bounds.contains(&time) => return time,
-            Some(time) => {
-                self.mistake(key, &format!("is {time:?}, and must be {:?} to {:?}", bounds.start(), bounds.end()))
+        let start = format!("{table}.");
+        let keys: Vec<String> = self.values.keys().filter(|key| key.starts_with(&start)).cloned().collect();
+        let (mut names, mut unquoted) = (BTreeMap::new(), Vec::new());
+        for key in keys {
+            let name = &key[start.len()..];
+            let quoted = name.strip_prefix('"').and_then(|name| name.split_once('"'));
+            let (name, rest) = quoted.unwrap_or((name, ""));
+            let is_place = rest.is_empty() || PLACES.iter().any(|place| rest.strip_prefix('.') == Some(place));
+            if is_place || name.contains('.') {
+                let key = &key[..key.len() - rest.len()];
+                names.insert(name.to_owned(), key.to_owned());
+            } else {
+                unquoted.push(format!("{name}{rest}"));
             }
-            None => {
-                self.mistake(key, &format!("is `{text}`, which is no duration; write for example \"8s\" or \"500ms\""))
+            if is_place || !name.contains('.') {
+                self.asked.insert(key);
             }
         }
-        duration(&self.default::<String>(key)).expect("a default is a duration")
+        if let Some(name) = unquoted.first() {
+            self.mistake(table, &format!("names with dots need quotes: \"{name}\" = …"));
+        }
+        names.into_iter().collect()
     }
 
-    /// A table whose names are free, such as librdkafka's properties.
-    pub fn table(&mut self, key: &str) -> Vec<(String, Value)> {
+    /// How many tables stand in an array of tables.
+    pub fn count(&mut self, key: &str, example: &str) -> usize {
         self.asked.insert(key.to_owned());
-        let table = self.merged.get_table(key).map_err(|_| self.mistake(key, "must be a table"));
-        let mut table: Vec<_> = table.unwrap_or_default().into_iter().collect();
-        table.sort_by(|(one, _), (other, _)| one.cmp(other));
-        table
+        if self.values.get(key).is_some_and(|value| *value != Value::Array(Vec::new())) {
+            self.mistake(key, &format!("must be tables, such as {example}"));
+        }
+        let mut count = 0;
+        while self.has(&format!("{key}[{count}]")) {
+            count += 1;
+        }
+        count
     }
 
-    /// An array of tables; none where the key is missing.
-    pub fn array(&mut self, key: &str) -> Vec<Map<String, Value>> {
+    /// A value that is passed on: a text, a number, or true or false.
+    pub fn scalar(&mut self, key: &str) -> Option<String> {
+        let scalar = self.values.get(key).and_then(scalar);
+        if scalar.is_none() {
+            self.mistake(key, "must be a text, a number, or true or false");
+        }
+        scalar
+    }
+
+    /// A secret that must be there: a text, or a table that says where it stands. Blanks, line ends and a byte order mark around it
+    /// are no part of it. `None` where it is wrong, which was noted, or where the command does not need it.
+    pub fn secret(&mut self, key: &str) -> Option<SecretString> {
+        let places = PLACES.map(|place| format!("{key}.{place}"));
+        self.asked.extend(places.iter().cloned());
         self.asked.insert(key.to_owned());
-        let Ok(value) = self.merged.get::<Value>(key) else { return Vec::new() };
-        let tables = value.into_array().ok().and_then(|a| a.into_iter().map(|v| v.into_table().ok()).collect());
-        tables.unwrap_or_else(|| {
-            self.mistake(key, &format!("must be an array of tables: [[{key}]]"));
-            Vec::new()
-        })
+        let found: Vec<_> = places.iter().map(String::as_str).chain([key]).collect();
+        let found: Vec<_> = found.into_iter().filter_map(|key| Some((key, self.values.get(key)?.clone()))).collect();
+        let [(place, value)] = &found[..] else {
+            let why = if found.is_empty() {
+                "needs one of file, env or value"
+            } else {
+                "has several of file, env and value; keep one"
+            };
+            self.mistake(key, why);
+            return None;
+        };
+        let is_property = key.starts_with(PROPERTIES);
+        let text = if is_property { scalar(value) } else { value.as_str().map(str::to_owned) };
+        let Some(text) = text else {
+            let table = if *place == key { ", or a table with one of file, env or value" } else { "" };
+            self.mistake(place, &format!("must be a text in quotes{table}, not {}", kind(value)));
+            return None;
+        };
+        if !self.needs(key) {
+            return None;
+        }
+        let text = match place.strip_prefix(key) {
+            Some(".file") => self.file(place, Path::new(&text))?,
+            Some(".env") => self.variable(place, &text)?,
+            _ => text,
+        };
+        let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+        let is_pem = is_property && key.ends_with(".pem\"");
+        let is_wrong = |c: char| c.is_control() && !(is_pem && matches!(c, '\t' | '\r' | '\n'));
+        if text.is_empty() || text.contains(is_wrong) {
+            self.mistake(
+                place,
+                if text.is_empty() { "is empty" } else { "has a control character in it, such as a line end" },
+            );
+            return None;
+        }
+        Some(SecretString::from(text))
     }
 
-    /// As [`Reader::secret`], for a key that may be missing.
+    /// As [`Reader::secret`], for one that may be absent.
     pub fn optional_secret(&mut self, key: &str) -> Option<SecretString> {
         self.asked.insert(key.to_owned());
-        let value = self.merged.get::<Value>(key).ok()?;
-        self.secret(key, &value)
+        if self.has(key) { self.secret(key) } else { None }
     }
 
-    /// A secret: a text, or a table that says where it stands. Mistakes name the place, never the secret.
-    pub fn secret(&mut self, key: &str, value: &Value) -> Option<SecretString> {
-        let text = |value: &Value| match &value.kind {
-            ValueKind::String(text) => Some(text.clone()),
-            ValueKind::Boolean(flag) => Some(flag.to_string()),
-            ValueKind::I64(number) => Some(number.to_string()),
-            _ => None,
-        };
-        let ValueKind::Table(table) = &value.kind else {
-            return text(value).map(SecretString::from).or_else(|| {
-                self.mistake(key, "must be a text, or a table with file, env or value");
-                None
-            });
-        };
-        self.unknown(
-            table.keys().filter(|k| !["file", "env", "value"].contains(&k.as_str())).map(|k| format!("{key}.{k}")),
-        );
-        let place = |name: &str| table.get(name).and_then(text);
-        let found = match (place("file"), place("env"), place("value")) {
-            (Some(file), None, None) => std::fs::read_to_string(&file)
-                .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|e| format!("file {file} cannot be read: {e}")),
-            (None, Some(name), None) => {
-                std::env::var(&name).map_err(|_| format!("the environment has no variable {name}, or it is not UTF-8"))
-            }
-            (None, None, Some(value)) => Ok(value),
-            _ => Err("needs one of file, env or value".to_owned()),
-        };
-        found.map(SecretString::from).map_err(|why| self.mistake(key, &why)).ok()
+    fn file(&mut self, key: &str, path: &Path) -> Option<String> {
+        let read = std::fs::read_to_string(path);
+        read.map_err(|e| self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e))).ok()
     }
+
+    fn variable(&mut self, key: &str, name: &str) -> Option<String> {
+        let value = self.environment.get(std::ffi::OsStr::new(name));
+        let text = value.ok_or("the environment has no such variable");
+        let text = text.and_then(|value| value.to_str().ok_or("the variable is not UTF-8")).map(str::to_owned);
+        text.map_err(|why| self.mistake(key, why)).ok()
+    }
+
+    /// Notes where a file that is read by others later cannot be read now.
+    pub fn readable(&mut self, key: &str, path: &SecretString) {
+        if let Err(e) = std::fs::File::open(path.expose_secret()) {
+            self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e));
+        }
+    }
+}
+
+/// Whether a file may be readable at another try: a mount that is late, a secret that is being replaced.
+fn may_pass(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, InvalidFilename, InvalidInput, IsADirectory};
+    !matches!(error.kind(), InvalidData | InvalidFilename | InvalidInput | IsADirectory)
 }
 
 /// As people write it.
@@ -227,65 +411,102 @@ fn fit<N: TryFrom<u64>>(number: u64) -> N {
     N::try_from(number).ok().expect("the type has room for the key's bounds")
 }
 
-/// Checks TOML, and tells of a mistake by line and column without the line itself, which may hold a secret.
-fn syntax(text: &str) -> Result<(), String> {
-    let Err(error) = toml::from_str::<toml::Table>(text) else { return Ok(()) };
-    let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-    Err(format!("{line}:{column}: {}", error.message().lines().next().unwrap_or("is no TOML")))
+fn scalar(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => Some(value.to_string()),
+        _ => None,
+    }
 }
 
-/// `LIVECHAT_RELAY__APPS__0__NAME` → `apps[0].name`, with its value. Names of librdkafka and of topic settings have
-/// dots, which variables cannot have: there underscores stand for them.
-fn variable(name: &str, value: String) -> Result<(String, Value), &'static str> {
-    let parts: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
-    if parts.iter().any(String::is_empty) {
-        return Err("names no key: sections and keys are parted by two underscores");
+fn kind(value: &Value) -> String {
+    let kind = value.type_str();
+    format!("{} {kind}", if kind.starts_with(['a', 'i']) { "an" } else { "a" })
+}
+
+/// Parses TOML. A mistake names line and column without the line itself, which may hold a secret.
+fn parse(text: &str) -> Result<toml::Table, String> {
+    toml::from_str::<toml::Table>(text).map_err(|error| {
+        let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+        format!("{line}:{column}: {}", error.message().lines().next().unwrap_or("is no TOML"))
+    })
+}
+
+fn flat(table: toml::Table) -> Values {
+    let mut values = Values::new();
+    table.into_iter().for_each(|(name, value)| flatten(join("", &name), value, &mut values));
+    values
+}
+
+fn flatten(key: String, value: Value, into: &mut Values) {
+    match value {
+        Value::Table(table) if !table.is_empty() => {
+            table.into_iter().for_each(|(name, value)| flatten(join(&key, &name), value, into));
+        }
+        Value::Array(array) if !array.is_empty() && array.iter().all(Value::is_table) => {
+            array.into_iter().enumerate().for_each(|(i, value)| flatten(format!("{key}[{i}]"), value, into));
+        }
+        value => drop(into.insert(key, value)),
     }
-    let value = Value::new(Some(&"the environment".to_owned()), ValueKind::String(value));
-    if let [section, table, name] = &parts[..]
-        && matches!((section.as_str(), table.as_str()), ("kafka", "properties") | ("topics", "settings"))
-    {
-        let entry = Map::from_iter([(name.replace('_', "."), value)]);
-        return Ok((format!("{section}.{table}"), entry.into()));
+}
+
+/// The key of what a table has under this name.
+fn join(table: &str, name: &str) -> String {
+    let is_ours = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    match table {
+        "" if is_ours => name.to_owned(),
+        "" => format!("{name:?}"),
+        _ if is_ours && table != PROPERTIES && table != SETTINGS => format!("{table}.{name}"),
+        _ => format!("{table}.{name:?}"),
     }
+}
+
+/// `APPS__0__NAME` → `apps[0].name`. Variables cannot have the dots of librdkafka's names and of topic settings: underscores stand
+/// for them.
+fn key_of(variable: &str) -> Option<String> {
     let mut key = String::new();
-    for part in parts {
-        match part.parse::<u8>() {
-            Ok(index) if !key.is_empty() => key.push_str(&format!("[{index}]")),
-            _ if key.is_empty() => key = part,
-            _ => key = format!("{key}.{part}"),
-        }
+    for part in variable.to_ascii_lowercase().split("__") {
+        key = match part.parse::<usize>() {
+            _ if part.is_empty() => return None,
+            Ok(index) if !key.is_empty() => format!("{key}[{index}]"),
+            _ if key == PROPERTIES || key == SETTINGS => join(&key, &part.replace('_', ".")),
+            _ => join(&key, part),
+        };
     }
-    Ok((key, value))
+    Some(identity_of_property(&key).unwrap_or(key))
 }
 
-/// The keys below `name` that nobody asked for.
-fn leaves(name: String, value: Value, asked: &BTreeSet<String>, unknown: &mut Vec<String>) {
-    if asked.contains(&name) {
-        return;
-    }
-    match value.kind {
-        ValueKind::Table(table) if !table.is_empty() => {
-            for (key, value) in table {
-                leaves(format!("{name}.{key}"), value, asked, unknown);
-            }
-        }
-        _ => unknown.push(name),
-    }
+/// What is one thing under several keys: a secret, wherever it stands, and a property, whatever its name.
+fn identity(key: &str) -> String {
+    let places = PLACES.iter().find_map(|place| key.strip_suffix(place)?.strip_suffix('.'));
+    let key = places.unwrap_or(key);
+    identity_of_property(key).unwrap_or_else(|| key.to_owned())
 }
 
-/// What serde says, without the value and without the key, which stands before it anyway.
-fn plain(error: &config::ConfigError) -> String {
-    use config::ConfigError::{At, NotFound, Type};
-    match error {
-        NotFound(_) => "is missing".to_owned(),
-        Type { expected, .. } => format!("must be {expected}"),
-        At { error, .. } => plain(error),
-        other => {
-            let text = other.to_string();
-            text.split(" for key").next().unwrap_or(&text).to_owned()
-        }
-    }
+/// The key of a property under the one name that the relay has for it.
+fn identity_of_property(key: &str) -> Option<String> {
+    let (name, rest) = key.strip_prefix(PROPERTIES)?.strip_prefix(".\"")?.split_once('"')?;
+    Some(format!("{}{rest}", join(PROPERTIES, canonical(name))))
+}
+
+/// The text takes the type of the key's default; one that does not fit stays a text, and is refused as such.
+fn typed(text: &str, default: Option<&Value>) -> Value {
+    let typed = match default {
+        Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
+        Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        _ => None,
+    };
+    typed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// The one of these names that was probably meant.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |name: &str| name.replace("__", "_").replace('.', "_");
+    let name = plain(name);
+    // A prefix of all is no likeness.
+    let most = name.strip_prefix("LIVECHAT_RELAY_").unwrap_or(&name).len() / 3;
+    let distance = |known: &'a str| (strsim::damerau_levenshtein(&plain(known), &name), known);
+    known.map(distance).filter(|(distance, _)| *distance <= most).min().map(|(_, known)| known)
 }

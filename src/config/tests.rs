@@ -8,18 +8,19 @@ use super::*;
 fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let mut on_disk = tempfile::NamedTempFile::new().expect("a file");
     on_disk.write_all(file.as_bytes()).expect("written");
-    let env = env.iter().map(|(name, value)| (format!("LIVECHAT_RELAY__{name}"), (*value).to_owned()));
-    Config::load(Some(on_disk.path()), env).map_err(|mistakes| mistakes.0)
+    let env = env.iter().map(|(name, value)| (format!("LIVECHAT_RELAY__{name}").into(), value.into()));
+    Config::load(Some(on_disk.path()), env, Need::Everything).map_err(|mistakes| mistakes.lines)
 }
 
 /// The mistakes of a configuration whose app is right.
 fn mistakes(file: &str) -> Vec<String> {
-    let file =
-        format!("{file}\n[[apps]]\nname = \"default\"\nsecret_keys = [{{ name = \"k\", value = \"hunter2\" }}]\n");
+    let file = format!(
+        "{file}\n[[apps]]\nname = \"default\"\nsecret_keys = [{{ name = \"k\", value = \"hunter2hunter2hunter2\" }}]\n"
+    );
     load(&file, &[]).err().unwrap_or_default()
 }
 
-const APP: &str = "[[apps]]\nname = \"default\"\nsecret_keys = [{ name = \"k\", value = \"hunter2\" }]\n";
+const APP: &str = "[[apps]]\nname = \"default\"\nsecret_keys = [{ name = \"k\", value = \"hunter2hunter2hunter2\" }]\n";
 
 #[test]
 fn the_defaults_and_an_app_are_enough() {
@@ -45,7 +46,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
             ("TOPICS__SETTINGS__RETENTION_MS", "60000"),
             ("APPS__1__NAME", "second"),
             ("APPS__1__SECRET_KEYS__0__NAME", "k"),
-            ("APPS__1__SECRET_KEYS__0__VALUE", "v"),
+            ("APPS__1__SECRET_KEYS__0__VALUE", "a key of the second"),
             ("SERVER__CONNECTIONS_MAX", "5"),
         ],
     );
@@ -62,7 +63,7 @@ fn the_environment_goes_over_the_file_and_the_file_over_the_defaults() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once_each_with_its_key() {
+fn every_mistake_is_reported_at_once_each_with_its_key() {
     let found = mistakes(
         r#"
 [server]
@@ -85,12 +86,12 @@ filter = "livechat_relay=loud"
 "#,
     );
     for expected in [
-        "server.listen: ",
-        "server.body_bytes_max: is `2 apples`, which is no size; write for example \"2MiB\"",
-        "server.body_timeout: is `soon`, which is no duration; write for example \"8s\" or \"500ms\"",
-        "server.connections_max: is 0, and must be 1 to 1000000",
-        "server.lisen: is no key; did you mean server.listen?",
-        "kafka.compression: is `zip`, and must be one of none, gzip, snappy, lz4, zstd",
+        "server.listen: must be an IP address and a port, such as \"0.0.0.0:8080\"",
+        "server.body_bytes_max: must be a size from 1 B to 64.0 MiB, such as \"2MiB\"",
+        "server.body_timeout: must be a duration from 10ms to 60s, such as \"3s\"",
+        "server.connections_max: must be a whole number from 1 to 1000000, such as 4096",
+        "unknown key `server.lisen`; did you mean `server.listen`?",
+        "kafka.compression: must be one of \"none\", \"gzip\", \"snappy\", \"lz4\", \"zstd\", such as \"lz4\"",
         "kafka.properties.\"acks\": may not be set: 200 is only sent when all in-sync replicas have the event",
         "kafka.properties.\"enable.idempotence\": may not be set: ",
         "topics.prefix: has characters that Kafka does not take in topics",
@@ -127,6 +128,30 @@ fn limits_are_tried_from_both_sides() {
         ("[topics]\npartitions = 1", "[topics]\npartitions = 0"),
         ("[topics.settings]\n\"retention.ms\" = 60000", "[topics.settings]\n\"retention.ms\" = [60000]"),
         ("[topics]\nprefix = \"\"", "[topics]\nprefix = \"é\""),
+        (
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"1MiB\"\nbytes_max = \"2113536B\"",
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"1MiB\"\nbytes_max = \"2113535B\"",
+        ),
+        (
+            "[spool]\ndirectory = \"s\"\nqueue_bytes_max = \"2113536B\"",
+            "[spool]\ndirectory = \"s\"\nqueue_bytes_max = \"2113535B\"",
+        ),
+        (
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"4MiB\"\nbytes_max = \"4MiB\"",
+            "[spool]\ndirectory = \"s\"\nsegment_bytes = \"4097KiB\"\nbytes_max = \"4MiB\"",
+        ),
+        (
+            "[spool]\ndirectory = \"s\"\nretry_min = \"1s\"\nretry_max = \"1s\"",
+            "[spool]\ndirectory = \"s\"\nretry_min = \"1001ms\"\nretry_max = \"1s\"",
+        ),
+        (
+            "[server]\nlisten = \"127.0.0.1:9000\"\n[admin]\nlisten = \"127.0.0.2:9000\"",
+            "[server]\nlisten = \"127.0.0.1:9000\"\n[admin]\nlisten = \"127.0.0.1:9000\"",
+        ),
+        (
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"",
+            "[server]\nlisten = \"0.0.0.0:9000\"\n[admin]\nlisten = \"127.0.0.1:9000\"",
+        ),
     ] {
         assert_eq!(mistakes(right), Vec::<String>::new(), "{right}");
         assert_ne!(mistakes(wrong), Vec::<String>::new(), "{wrong}");
@@ -138,62 +163,29 @@ fn apps_need_names_and_keys() {
     let only = |text: &str| load(text, &[]).err().expect("mistakes").join("\n");
     assert!(only("").contains("apps: is empty: give [[apps]]"));
     assert!(only("[[apps]]\nname = \"a/b\"\nsecret_keys = []").contains("apps[0].name: must be 1 to 64 of"));
-    assert!(only("[[apps]]\nname = \"a\"").contains("apps[0].secret_keys: is empty"));
-    assert!(
-        only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"\" }]")
-            .contains("it would let everybody in")
-    );
+    assert!(only("[[apps]]\nname = \"a\"").contains("apps[0].secret_keys: needs at least one key"));
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\" }]").contains("needs one of file, env or value")
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", file = \"/no/such/file\" }]")
-            .contains("/no/such/file cannot be read")
+            .contains("apps[0].secret_keys[0].file: the file cannot be read: No such file")
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", env = \"NO_SUCH_VARIABLE\" }]")
-            .contains("no variable NO_SUCH_VARIABLE")
+            .contains("apps[0].secret_keys[0].env: the environment has no such variable")
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_key = 1\nsecret_keys = [{ name = \"k\", value = \"v\" }]")
-            .contains("apps[0].secret_key: is no key")
+            .contains("unknown key `apps[0].secret_key`; did you mean `apps[0].secret_keys`?")
     );
     let twice = format!("{APP}{APP}");
-    assert!(only(&twice).contains("default stands twice"));
-    let same =
-        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"v\" }, { name = \"k\", value = \"v\" }]";
-    assert!(only(same).contains("k stands twice") && only(same).contains("is the same key as one before it"));
-}
-
-#[test]
-fn a_key_in_a_file_ends_where_its_line_does() {
-    let mut secret = tempfile::NamedTempFile::new().expect("a file");
-    secret.write_all(b"hunter2\r\n").expect("written");
-    let file = format!("[[apps]]\nname = \"a\"\nsecret_keys = [{{ name = \"k\", file = {:?} }}]", secret.path());
-    let config = load(&file, &[]).expect("a configuration");
-    let delivery =
-        crate::event::receive::receive(br#"{"secret_key":"hunter2","action":"a","payload":{}}"#).expect("well-formed");
-    assert!(crate::event::verify::verify(delivery, &config.policy.apps["a"].keyring).is_ok());
-}
-
-#[test]
-fn no_mistake_tells_a_secret() {
-    for file in [
-        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"hunter2\" }",
-        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"hunter2 }]",
-        "[[apps]]\nname = \"a\"\nsecret_keys = \"hunter2\"",
-        "[[apps]]\nname = \"a\"\nsecret_keys = [\"hunter2\"]",
-        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = [\"hunter2\"] }]",
-        "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", valu = \"hunter2\" }]",
-        "[[apps]]\nname = \"a\"\nsecret_key = \"hunter2\"",
-        "apps = \"hunter2\"",
-        "[kafka]\nproperties = \"hunter2\"",
-        "[kafka.properties]\n\"sasl.password\" = [\"hunter2\"]",
-        "[kafka.properties]\n\"acks\" = \"hunter2\"",
-    ] {
-        let told = load(file, &[]).err().expect("mistakes").join("\n");
-        assert!(!told.contains("hunter2"), "{file}\n{told}");
-    }
+    assert!(only(&twice).contains("apps[1].name: is the name of an app before it"));
+    let same = "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"the same\" }, { name = \"k\", value = \"the same\" }]";
+    assert!(
+        only(same).contains("is the name of a key before it")
+            && only(same).contains("is the same key as one before it")
+    );
 }
 
 #[test]
@@ -214,7 +206,8 @@ fn two_names_of_one_property_are_a_mistake_that_names_both() {
         ["max.in.flight", "max.in.flight.requests.per.connection"],
         ["retries", "topic.retries"],
     ] {
-        let found = of(&format!("\"{other}\" = \"1\"\n\"{one}\" = \"1\""));
+        let value = if one.starts_with("compression") { "gzip" } else { "1" };
+        let found = of(&format!("\"{other}\" = \"{value}\"\n\"{one}\" = \"{value}\""));
         assert!(found.len() == 1 && found[0].contains(one) && found[0].contains(other), "{found:?}");
     }
     assert_eq!(of("\"topic.acks\" = \"1\"\n\"topic.partitioner\" = \"consistent\"").len(), 2);
@@ -240,8 +233,8 @@ fn the_connections_that_wait_in_the_kernel_have_their_limits() {
         assert_eq!(set(value), Vec::<String>::new(), "{value}");
     }
     for value in ["0", "1000001"] {
-        let told = set(value);
-        assert!(told.len() == 1 && told[0].starts_with("server.backlog: "), "{told:?}");
+        let refused = set(value);
+        assert!(refused.len() == 1 && refused[0].starts_with("server.backlog: "), "{refused:?}");
     }
 }
 
@@ -252,17 +245,19 @@ fn a_segment_of_the_spool_has_its_limits() {
         assert_eq!(set(value), Vec::<String>::new(), "{value}");
     }
     for value in ["65535B", "1025MiB"] {
-        let told = set(value);
-        assert!(told.len() == 1 && told[0].starts_with("spool.segment_bytes: "), "{told:?}");
+        let refused = set(value);
+        assert!(refused.len() == 1 && refused[0].starts_with("spool.segment_bytes: "), "{refused:?}");
     }
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_by_line_and_column() {
-    let told = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
-    assert!(told[0].contains(":2:"), "{told:?}");
-    let missing = Config::load(Some(Path::new("/no/such/file")), []).err().expect("mistakes");
-    assert!(missing.0[0].starts_with("/no/such/file: cannot be read"), "{missing:?}");
+fn a_file_that_is_no_toml_is_reported_by_line_and_column() {
+    let refused = load("[server]\nlisten = \n", &[]).err().expect("mistakes");
+    assert!(refused[0].contains(":2:"), "{refused:?}");
+    let load = |path: &str| Config::load(Some(Path::new(path)), [], Need::Everything).err().expect("mistakes");
+    let missing = load("/no/such/file");
+    assert!(missing.may_pass && missing.lines[0].starts_with("/no/such/file: cannot be read"), "{missing:?}");
+    assert!(!load("/").may_pass, "a directory does not become a file");
 }
 
 #[test]
@@ -286,7 +281,7 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     assert_eq!(hashed("key_secret = \"0123456789abcdef\""), Vec::<String>::new());
     assert!(hashed("key_secret = \"0123456789abcde\"")[0].starts_with("topics.key_secret: is needed"));
     assert!(hashed("")[0].starts_with("topics.key_secret: is needed"));
-    assert!(mistakes("[topics]\nkey = \"secret\"")[0].contains("must be one of plain, hashed"));
+    assert!(mistakes("[topics]\nkey = \"secret\"")[0].contains("must be one of \"plain\", \"hashed\""));
 
     let token = |token: &str| load(&format!("[app_webhooks]\ntoken = \"{token}\"\n{APP}"), &[]);
     let config = token(&"t".repeat(32)).expect("a configuration");
@@ -295,7 +290,450 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     for wrong in ["t".repeat(31), "t".repeat(257), format!("{}/", "t".repeat(32))] {
         assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 to 256"));
     }
-    let twin = "[[apps]]\nname = \"app-webhooks\"\nsecret_keys = [{ name = \"a\", value = \"v\" }]";
+    let twin = "[[apps]]\nname = \"app-webhooks\"\nsecret_keys = [{ name = \"a\", value = \"hunter2hunter2hunter2\" }]";
     assert!(load(twin, &[]).err().expect("a mistake")[0].contains("is app-webhooks, the name that metrics have"));
     assert!(load(APP, &[]).expect("a configuration").policy.app_webhooks.is_none());
+}
+
+/// As `load`, with variables of any name and any bytes.
+fn read(file: &str, env: &[(&str, &[u8])], need: Need) -> Result<Config, Mistakes> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let on_disk = holding(file);
+    let text = |bytes: &[u8]| std::ffi::OsStr::from_bytes(bytes).to_owned();
+    let env = env.iter().map(|(name, value)| (text(name.as_bytes()), text(value)));
+    Config::load(Some(on_disk.path()), env, need)
+}
+
+fn holding(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    file
+}
+
+/// What is wrong with a configuration in which something is.
+fn refused(file: &str, env: &[(&str, &[u8])]) -> Mistakes {
+    read(file, env, Need::Everything).err().expect("mistakes")
+}
+
+fn with_app(more: &str) -> String {
+    format!("{more}\n{APP}")
+}
+
+/// A configuration of the app `a` with one key, which stands at `place`.
+fn with_key(place: &str) -> String {
+    format!("[[apps]]\nname = \"a\"\nsecret_keys = [{{ name = \"k\", {place} }}]\n")
+}
+
+#[test]
+fn every_property_and_setting_of_the_environment_counts_beside_those_of_the_file() {
+    let properties = "[kafka.properties]\n\"sasl.mechanisms\" = \"PLAIN\"\n\"retries\" = 7\n";
+    let file = with_app(&format!("{properties}[topics.settings]\n\"retention.ms\" = 1"));
+    let set = [
+        ("KAFKA__PROPERTIES__SECURITY_PROTOCOL", "sasl_ssl"),
+        ("KAFKA__PROPERTIES__SASL_MECHANISM", "SCRAM-SHA-256"),
+        ("KAFKA__PROPERTIES__SASL_USERNAME", "relay"),
+        ("TOPICS__SETTINGS__RETENTION_MS", "2"),
+        ("TOPICS__SETTINGS__SEGMENT_MS", "3"),
+    ];
+    let config = load(&file, &set).expect("a configuration");
+    let mut properties: Vec<_> = config.kafka.properties.iter().map(|(n, v)| (n.as_str(), v.expose_secret())).collect();
+    properties.sort_unstable();
+    let expected = [("sasl.mechanism", "SCRAM-SHA-256"), ("sasl.username", "relay"), ("security.protocol", "sasl_ssl")];
+    assert_eq!(properties, [&[("retries", "7")], &expected[..]].concat());
+    let settings: Vec<_> = config.topics.settings.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    assert_eq!(settings, [("max.message.bytes", "3145728"), ("retention.ms", "2"), ("segment.ms", "3")]);
+
+    let refused = load(APP, &[("KAFKA__PROPERTIES__ACKS", "1"), ("KAFKA__PROPERTIES__RETRIES", "7")]);
+    let refused = refused.err().expect("a mistake");
+    assert!(refused[0].contains("\"acks\" (LIVECHAT_RELAY__KAFKA__PROPERTIES__ACKS): may not be set"), "{refused:?}");
+}
+
+#[test]
+fn what_the_environment_sets_twice_is_a_mistake_that_names_both_variables() {
+    for [one, other] in [
+        ["KAFKA__PROPERTIES__SASL_MECHANISM", "KAFKA__PROPERTIES__SASL_MECHANISMS"],
+        ["KAFKA__PROPERTIES__RETRIES", "KAFKA__PROPERTIES__TOPIC_RETRIES"],
+        ["KAFKA__PROPERTIES__SASL_PASSWORD", "KAFKA__PROPERTIES__SASL_PASSWORD__FILE"],
+        ["APPS__0__SECRET_KEYS__0__ENV", "APPS__0__SECRET_KEYS__0__FILE"],
+        ["SERVER__LISTEN", "SERVER__listen"],
+    ] {
+        let found = load(APP, &[(one, "1"), (other, "1")]).err().expect("mistakes").join("\n");
+        let both = format!("LIVECHAT_RELAY__{other}: and LIVECHAT_RELAY__{one} set the same key");
+        assert!(found.contains(&both), "{found}");
+    }
+}
+
+#[test]
+fn the_environment_sets_every_secret_or_where_it_stands_and_the_file_says_nothing_then() {
+    let secret = holding("0123456789abcdef0123456789abcdef");
+    let path = secret.path().to_str().expect("a path").as_bytes();
+    let file = [
+        "[topics]\nkey = \"hashed\"\nkey_secret = { file = \"/no/such/file\" }",
+        "[app_webhooks]\ntoken = \"short\"",
+        "[kafka.properties]\n\"sasl.password\" = { env = \"NO\" }",
+        &with_key("env = \"NO\""),
+    ];
+    let set: [(&str, &[u8]); 5] = [
+        ("LIVECHAT_RELAY__TOPICS__KEY_SECRET__FILE", path),
+        ("LIVECHAT_RELAY__APP_WEBHOOKS__TOKEN__ENV", b"TOKEN"),
+        ("LIVECHAT_RELAY__KAFKA__PROPERTIES__SASL_PASSWORD__FILE", path),
+        ("LIVECHAT_RELAY__APPS__0__SECRET_KEYS__0__FILE", path),
+        ("TOKEN", b"abcdef0123456789abcdef0123456789"),
+    ];
+    let config = read(&file.join("\n"), &set, Need::Everything).expect("a configuration");
+    let [(name, password)] = &config.kafka.properties[..] else { panic!("one property") };
+    assert_eq!((name.as_str(), password.expose_secret()), ("sasl.password", "0123456789abcdef0123456789abcdef"));
+    assert!(config.policy.app_webhooks.is_some() && accepts(&config, "0123456789abcdef0123456789abcdef"));
+}
+
+/// Whether a webhook of the app `a` with this key is verified.
+fn accepts(config: &Config, secret: &str) -> bool {
+    let body = format!(r#"{{"secret_key":"{secret}","action":"a","payload":{{}}}}"#);
+    let delivery = crate::event::receive::receive(body.as_bytes()).expect("well-formed");
+    crate::event::verify::verify(delivery, &config.policy.apps["a"].keyring).is_ok()
+}
+
+/// The three places, each with this text.
+fn places(text: &str, file: &tempfile::NamedTempFile) -> [String; 3] {
+    let value = format!("value = {}", toml::Value::from(text));
+    [format!("file = {:?}", file.path()), "env = \"KEY\"".to_owned(), value]
+}
+
+#[test]
+fn what_surrounds_a_secret_is_no_part_of_it_wherever_it_stands() {
+    for around in ["two words", "two words\n", "two words\r\n\n", "\u{feff}two words", " \ttwo words\t "] {
+        let file = holding(around);
+        for place in places(around, &file) {
+            let config = read(&with_key(&place), &[("KEY", around.as_bytes())], Need::Everything);
+            assert!(accepts(&config.expect("a configuration"), "two words"), "{place}: {around:?}");
+        }
+    }
+}
+
+#[test]
+fn a_secret_that_cannot_be_right_is_reported_at_the_start_wherever_it_stands() {
+    for (wrong, why) in [
+        ("", "is empty"),
+        ("\u{feff} \r\n", "is empty"),
+        ("two\nlines", "has a control character in it"),
+        ("h\0u\0n\0t\0e\0r\0", "has a control character in it"),
+        ("hunter2", "has fewer than 8 bytes"),
+    ] {
+        let file = holding(wrong);
+        for place in places(wrong, &file) {
+            // A variable cannot have a NUL.
+            let variable = wrong.replace('\0', "\u{1}");
+            let found = refused(&with_key(&place), &[("KEY", variable.as_bytes())]);
+            assert!(found.lines.len() == 1 && found.lines[0].contains(why), "{place}: {wrong:?}: {found:?}");
+            assert!(!found.may_pass);
+        }
+    }
+}
+
+#[test]
+fn a_certificate_may_have_lines_and_a_password_may_not() {
+    let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let of = |name: &str| {
+        let file = with_app(&format!("[kafka.properties]\n\"{name}\" = {{ env = \"PEM\" }}"));
+        read(&file, &[("PEM", pem.as_bytes())], Need::Everything)
+    };
+    let certificate = of("ssl.certificate.pem").expect("a configuration");
+    assert_eq!(certificate.kafka.properties[0].1.expose_secret(), pem.trim_end());
+    assert!(of("sasl.password").err().expect("a mistake").lines[0].contains("has a control character in it"));
+}
+
+#[test]
+fn secret_keys_that_are_short_are_warned_of() {
+    let warnings = |bytes: usize| load(&with_key(&format!("value = \"{}\"", "x".repeat(bytes))), &[]);
+    assert!(warnings(7).is_err());
+    for short in [8, 15] {
+        let expected = "apps[0].secret_keys[0]: has fewer than 16 bytes; a longer key is harder to guess";
+        assert_eq!(warnings(short).expect("a configuration").warnings, [expected]);
+    }
+    assert_eq!(warnings(16).expect("a configuration").warnings, Vec::<String>::new());
+}
+
+/// Stands where a secret might stand by mistake.
+const CANARY: &str = "CANARY7canary";
+
+/// A value of each kind, and the places where a secret may stand.
+fn canaries() -> [String; 7] {
+    [
+        format!("\"{CANARY}\""),
+        format!("[\"{CANARY}\"]"),
+        format!("{{ x = \"{CANARY}\" }}"),
+        format!("{{ file = \"{CANARY}\" }}"),
+        format!("{{ env = \"{CANARY}\" }}"),
+        format!("{{ file = \"{CANARY}\", value = \"{CANARY}\" }}"),
+        format!("{{ value = [\"{CANARY}\"] }}"),
+    ]
+}
+
+/// Fails where a mistake has the canary in it; whether there was a mistake.
+fn is_refused_without_the_canary(file: &str, env: &[(&str, &[u8])]) -> bool {
+    let Err(mistakes) = read(file, env, Need::Everything) else { return false };
+    assert!(!mistakes.to_string().contains(CANARY), "{file}\n{mistakes}");
+    true
+}
+
+#[test]
+fn no_mistake_has_the_value_of_a_key_in_it() {
+    let mut keys = Vec::new();
+    for (section, table) in DEFAULTS.parse::<toml::Table>().expect("TOML") {
+        let names = table.as_table().expect("a section").keys();
+        keys.extend(names.map(|name| format!("{section}.{name}")));
+        keys.push(section);
+    }
+    keys.extend(["spool.directory", "topics.key_secret", "app_webhooks.token", "servr.listen"].map(str::to_owned));
+    for key in &keys {
+        let variable = format!("LIVECHAT_RELAY__{}", key.to_uppercase().replace('.', "__"));
+        for canary in canaries() {
+            is_refused_without_the_canary(&format!("{key} = {canary}\n{APP}"), &[]);
+            is_refused_without_the_canary(APP, &[(&variable, canary.as_bytes())]);
+        }
+        let twice: [(&str, &[u8]); 2] = [(&variable, CANARY.as_bytes()), (&variable.to_lowercase(), CANARY.as_bytes())];
+        is_refused_without_the_canary(APP, &twice);
+        assert!(
+            is_refused_without_the_canary(APP, &[(&variable, &[CANARY.as_bytes(), b"\xff"].concat())]),
+            "{variable}"
+        );
+    }
+    assert!(keys.len() > 60, "{keys:?}");
+}
+
+#[test]
+fn no_mistake_has_the_value_of_a_property_in_it() {
+    for name in [
+        "acks",
+        "bootstrap.servers",
+        "client.rack",
+        "compression.codec",
+        "debug",
+        "error_cb",
+        "sasl.jaas.config",
+        "sasl.mechanism",
+        "sasl.password",
+        "sasl.pasword",
+        "security.protocol",
+        "socket.keepalive.enable",
+        "socket.timeout.ms",
+        "ssl.ca.location",
+        "ssl.cipher.suites",
+        "ssl.keystore.location",
+        "ssl.truststore.location",
+        "topic.blacklist",
+    ] {
+        for canary in canaries() {
+            is_refused_without_the_canary(&with_app(&format!("[kafka.properties]\n\"{name}\" = {canary}")), &[]);
+            is_refused_without_the_canary(&with_app(&format!("[kafka.properties]\n{name} = {canary}")), &[]);
+        }
+        for value in
+            [CANARY.to_owned(), format!("all,{CANARY}"), format!("^({CANARY}"), format!("{CANARY} not supported")]
+        {
+            let file = with_app(&format!("[kafka.properties]\n\"{name}\" = {{ env = \"PW\" }}"));
+            is_refused_without_the_canary(&file, &[("PW", value.as_bytes())]);
+        }
+    }
+    assert!(is_refused_without_the_canary(
+        &with_app(&format!("[kafka.properties]\n\"sasl.pasword\" = \"{CANARY}\"")),
+        &[]
+    ));
+}
+
+#[test]
+fn no_mistake_has_the_value_of_an_app_in_it() {
+    for canary in canaries() {
+        let wrong = [
+            format!("apps = {canary}"),
+            format!("[[apps]]\nname = {canary}"),
+            format!("[[apps]]\nsecret_key = {canary}"),
+            format!("[[apps]]\nsecret_keys = {canary}"),
+            format!("[[apps]]\nsecret_keys = [{canary}, {canary}]"),
+            format!("[[apps]]\nname = \"a\"\nsecret_keys = [{{ name = {canary} }}, {{ name = {canary} }}]"),
+            format!("[[apps]]\nname = \"a b\"\ntopic_prefix = {canary}\napi_version = {canary}"),
+            with_key(&format!("valu = {canary}")),
+            with_key(&format!("value = [{canary}]")),
+            with_key(&format!("file = {canary}, env = {canary}")),
+            format!("[[apps]]\nname = \"{CANARY}\"\n[[apps]]\nname = \"{CANARY}\"\n"),
+        ];
+        for file in wrong {
+            assert!(is_refused_without_the_canary(&file, &[]), "{file}");
+        }
+    }
+}
+
+#[test]
+fn no_syntax_error_has_a_value_in_it() {
+    let whole = format!("[a]\n\"b\" = \"{CANARY}\"\nc = '''{CANARY}'''\nd = {CANARY}\n");
+    let mut wrong = 0;
+    for end in 0..whole.len() {
+        let (before, after) = whole.split_at(end);
+        for more in ["", "\"", "\n", "\0", "]", "\\x", " = ", "\u{7f}"] {
+            for file in [format!("{before}{more}"), format!("{before}{more}{after}")] {
+                wrong += usize::from(is_refused_without_the_canary(&file, &[]));
+            }
+        }
+    }
+    assert!(wrong > 1000, "{wrong} mistakes");
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_a_mistake_only_where_it_is_ours() {
+    let config = read(APP, &[("OF_OTHERS", b"\xff"), ("LANG", b"C")], Need::Everything).expect("a configuration");
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let ours = refused(APP, &[("LIVECHAT_RELAY__KAFKA__BROKERS", b"hunter2\xff")]);
+    assert_eq!(ours.lines, ["LIVECHAT_RELAY__KAFKA__BROKERS: is not UTF-8"]);
+    let named = refused(&with_key("env = \"KEY\""), &[("KEY", b"hunter2\xff")]);
+    assert_eq!(named.lines, ["apps[0].secret_keys[0].env: the variable is not UTF-8"]);
+}
+
+#[test]
+fn what_cannot_be_read_may_pass_and_what_is_wrong_does_not() {
+    let (key, password) = (with_key("file = \"/no/such/file\""), "\"sasl.password\" = { file = \"/no/such/file\" }");
+    let properties = |line: &str| with_app(&format!("[kafka.properties]\n{line}"));
+    let hashed = with_app("[topics]\nkey = \"hashed\"\nkey_secret = { file = \"/no/such/file\" }");
+    for file in [&key, &properties(password), &properties("\"ssl.ca.location\" = \"/no/such/file\""), &hashed] {
+        let found = refused(file, &[]);
+        assert!(found.may_pass && found.lines.len() == 1, "{file}\n{found}");
+        let with_another = refused(&format!("log.format = \"yaml\"\n{file}"), &[]);
+        assert!(!with_another.may_pass && with_another.lines.len() == 2, "{file}\n{with_another}");
+    }
+    assert!(!refused(&with_key("file = \"/\""), &[]).may_pass, "a directory");
+    for right in ["probe", "/"] {
+        assert!(load(&properties(&format!("\"ssl.ca.location\" = \"{right}\"")), &[]).is_ok(), "{right}");
+    }
+}
+
+#[test]
+fn a_command_reports_every_wrong_key_and_no_secret_that_it_does_not_need() {
+    let topics =
+        "[topics]\nkey = \"hashed\"\nkey_secret = { env = \"NO\" }\n[app_webhooks]\ntoken = { file = \"/no\" }\n";
+    let secrets = topics.to_owned() + &with_key("file = \"/no\"");
+    let kafka = "[kafka.properties]\n\"sasl.password\" = { file = \"/no\" }\n\"ssl.ca.location\" = \"/no\"\n";
+    let lines = |file: &str, need| read(file, &[], need).err().map_or(0, |mistakes| mistakes.lines.len());
+    assert_eq!([lines("", Need::Settings), lines("", Need::Kafka), lines("", Need::Everything)], [0, 0, 1]);
+    let all = format!("{kafka}{secrets}");
+    assert_eq!([lines(&all, Need::Settings), lines(&all, Need::Kafka), lines(&all, Need::Everything)], [0, 2, 5]);
+    let wrong = "[server]\nlisen = 1\nlisten = 1\n".to_owned() + &with_key("valu = \"x\", value = \"hunter2hunter2\"");
+    assert_eq!([Need::Settings, Need::Kafka, Need::Everything].map(|need| lines(&wrong, need)), [3, 3, 3]);
+}
+
+#[test]
+fn variables_that_set_nothing_are_warned_of_with_what_was_meant() {
+    let of = |name: &str| read(APP, &[(name, b"x")], Need::Everything).expect("a configuration").warnings.join("\n");
+    for (name, meant) in [
+        ("LIVECHAT_RELAY_KAFKA_BROKERS", "did you mean LIVECHAT_RELAY__KAFKA__BROKERS?"),
+        ("LIVECHAT_RELAY_SPOOL__DIRECTORY", "did you mean LIVECHAT_RELAY__SPOOL__DIRECTORY?"),
+        ("LIVECHAT_RELAY_CONFG", "did you mean LIVECHAT_RELAY_CONFIG?"),
+        ("LIVECHAT_RELAY_NOTHING_OF_OURS", "the relay reads no such variable"),
+        ("RUST_LOG", "set log.filter"),
+    ] {
+        assert!(of(name).contains(name) && of(name).contains(meant), "{name}: {}", of(name));
+    }
+    for name in [
+        "LIVECHAT_RELAY_CONFIG",
+        "LIVECHAT_RELAY_SERVICE_HOST",
+        "LIVECHAT_RELAY_PORT_8080_TCP_ADDR",
+        "LIVECHAT_RELAY_ADMIN_PORT",
+        "LIVECHAT_SECRET_KEY",
+    ] {
+        assert_eq!(of(name), "", "{name}");
+    }
+    let unknown = load(APP, &[("KAFKA__BROKER", "a:1")]).err().expect("a mistake");
+    assert_eq!(unknown, ["LIVECHAT_RELAY__KAFKA__BROKER: unknown key `kafka.broker`; did you mean `kafka.brokers`?"]);
+}
+
+#[test]
+fn types_are_strict_and_a_mistake_says_what_to_write() {
+    for (file, why) in [
+        (
+            "server.connections_max = true",
+            "server.connections_max: must be a whole number from 1 to 1000000, such as 4096, not a boolean",
+        ),
+        ("server.connections_max = 1.5", "such as 4096, not a float"),
+        ("server.connections_max = \"5\"", "such as 4096, not a string"),
+        ("server.body_bytes_max = 1000", "such as \"2MiB\", not an integer"),
+        ("server.body_timeout = 3", "such as \"3s\", not an integer"),
+        ("server.listen = \":8080\"", "server.listen: must be an IP address and a port, such as \"0.0.0.0:8080\""),
+        ("server.listen = \"localhost:8080\"", "must be an IP address and a port"),
+        ("server.listen = 8080", "an IP address and a port, such as \"0.0.0.0:8080\", not an integer"),
+        ("topics.create = \"yes\"", "topics.create: must be true or false, such as true, not a string"),
+        ("kafka.brokers = [\"a\", \"b\"]", "kafka.brokers: must be a text of host:port, several separated by commas"),
+        ("kafka.brokers = \"kafka://a:9092\"", "without kafka:// before them"),
+        ("kafka.brokers = \"a:9092,,b\"", "kafka.brokers: "),
+        ("kafka.brokers = \"a:90920\"", "kafka.brokers: "),
+        ("kafka.brokers = \"\"", "kafka.brokers: "),
+        ("log.format = \"yaml\"", "log.format: must be one of \"text\", \"json\""),
+        ("log.filter = \"verbose\"", "log.filter: must be error, warn, info, debug or trace"),
+        ("log.filter = \"h2=debug\"", "log.filter: "),
+        ("log.filter = \"off\"", "log.filter: "),
+        ("log.filter = \"info, h2\"", "log.filter: "),
+        ("log.filter = \"info,h2=loud\"", "log.filter: "),
+        ("spool.directory = 5", "spool.directory: must be a text in quotes, not an integer"),
+        ("spool.directory = \"\"", "spool.directory: is empty"),
+        ("kafak.brokers = \"a:1\"", "unknown key `kafak`; did you mean `kafka`?"),
+        ("[spol]", "unknown key `spol`; did you mean `spool`?"),
+        ("spool = 5", "spool: must be a table: [spool]"),
+        ("[kafka.properties]\nsecurity.protocol = \"plaintext\"", "names with dots need quotes: \"security.protocol\""),
+        (
+            "[kafka.properties]\nsasl.password = { env = \"X\" }\nsasl.username = \"x\"",
+            "names with dots need quotes: \"s",
+        ),
+        (
+            "[kafka.properties]\n\"sasl.password\" = { value = \"x\", fil = \"x\" }",
+            "unknown key `kafka.properties.\"sasl.password\".fil`; did you mean `kafka.properties.\"sasl.password\".file`?",
+        ),
+        ("[topics.settings]\nretention.ms = 5", "topics.settings: names with dots need quotes: \"retention.ms\" = …"),
+    ] {
+        let found = mistakes(file);
+        assert!(found.len() == 1 && found[0].contains(why), "{file}: {found:#?}");
+    }
+    for right in [
+        "kafka.brokers = \"a\"",
+        "kafka.brokers = \"a:1, b:2\"",
+        "kafka.brokers = \"10.0.0.1:9092,[::1]:9092\"",
+        "kafka.brokers = \"[::1]\"",
+        "log.filter = \"INFO\"",
+        "log.filter = \"trace,h2=trace\"",
+        "log.filter = \"livechat_relay::publish=debug,error\"",
+    ] {
+        assert_eq!(mistakes(right), Vec::<String>::new(), "{right}");
+    }
+}
+
+#[test]
+fn text_from_the_environment_is_read_as_the_keys_type() {
+    let config = load(APP, &[("SERVER__CONNECTIONS_MAX", "5"), ("TOPICS__CREATE", "false")]).expect("a configuration");
+    assert_eq!((config.server.listener.limits.connections_max, config.topics.create), (5, false));
+    let wrong = [("SERVER__CONNECTIONS_MAX", "true"), ("SERVER__CONNECTIONS_MAX", "1.5"), ("TOPICS__CREATE", "yes")];
+    for (name, text) in wrong {
+        assert_eq!(load(APP, &[(name, text)]).err().map(|found| found.len()), Some(1), "{name}={text}");
+    }
+}
+
+#[test]
+fn every_wrong_property_is_reported_at_once() {
+    let found = mistakes(
+        r#"
+[kafka.properties]
+"sasl.pasword" = "x"
+"sasl.jaas.config" = "x"
+"socket.timeout.ms" = "soon"
+"sasl.mechanism" = "GSSAPI"
+"#,
+    );
+    let expected = [
+        "kafka.properties.\"sasl.jaas.config\": Java JAAS configuration is not supported",
+        "kafka.properties.\"sasl.mechanism\": must be one of PLAIN, ",
+        "kafka.properties.\"sasl.pasword\": No such configuration property",
+        "kafka.properties.\"socket.timeout.ms\": its value is not valid",
+    ];
+    assert!(found.len() == 4 && found.iter().zip(expected).all(|(line, start)| line.starts_with(start)), "{found:#?}");
+}
+
+#[test]
+fn without_a_file_and_without_apps_a_command_says_that_there_is_no_file() {
+    let none = Config::load(None, [], Need::Everything).err().expect("a mistake").lines;
+    assert!(none.len() == 1 && none[0].contains("no configuration file is given: --config, or"), "{none:?}");
+    assert!(!load("", &[]).err().expect("a mistake")[0].contains("no configuration file"));
 }

@@ -17,8 +17,7 @@ use super::normalize::{APP_EVENTS, Event, Tenant};
 pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 
 /// How attributes travel (CloudEvents' Kafka binding).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// In the value, around `data`.
     Structured,

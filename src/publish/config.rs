@@ -44,8 +44,9 @@ impl From<KafkaError> for Unusable {
     fn from(error: KafkaError) -> Self {
         match error {
             KafkaError::ClientConfig(_, why, name, value) => {
-                let has_value = !value.is_empty() && why.contains(&value);
-                let why = if has_value { "its value is not valid" } else { why.trim() };
+                // Only these texts never have the value, or a part of it, in them.
+                let is_fixed = why.starts_with("No such") || why.contains(" not supported");
+                let why = if is_fixed && !why.contains(&value) { why.trim() } else { "its value is not valid" };
                 Self::Property { name, why: why.to_owned() }
             }
             other => Self::Client(other),
@@ -108,6 +109,23 @@ impl Config {
     /// Why a property may not be set, if so.
     pub fn refusal(property: &str) -> Option<&'static str> {
         REFUSED.iter().find(|(name, _)| *name == canonical(property)).map(|(_, why)| *why)
+    }
+
+    /// Whether librdkafka takes a property.
+    ///
+    /// # Errors
+    /// Why not, without the value.
+    pub fn check_property(name: &str, value: &SecretString) -> Result<(), String> {
+        const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+        let value = value.expose_secret();
+        if canonical(name) == "sasl.mechanism" && !MECHANISMS.contains(&value) {
+            return Err(format!("must be one of {}: others are not built in", MECHANISMS.join(", ")));
+        }
+        let set = ClientConfig::new().set(canonical(name), value).create_native_config();
+        set.map(drop).map_err(|error| match Unusable::from(error) {
+            Unusable::Property { why, .. } => why,
+            other => other.to_string(),
+        })
     }
 
     /// What every client of the cluster needs: addresses, security, and whatever else the operator has set.

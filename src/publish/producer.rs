@@ -254,6 +254,8 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         self.count(&error);
         if let Some(unlogged) = self.logged.pass() {
+            // Behind these words stands what librdkafka does not understand of "sasl.oauthbearer.config".
+            let reason = reason.split(" beginning at:").next().unwrap_or_default();
             tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
         }
     }

@@ -205,13 +205,13 @@ fn check_finds_a_cluster_ready_or_tells_why_not() {
     assert_eq!(wrong.status.code(), Some(64));
     let text = stdout(&wrong);
     assert!(
-        text.contains("kafka.lingr: is no key; did you mean kafka.linger?")
-            && text.contains("kafka.compression: is `zip`"),
+        text.contains("unknown key `kafka.lingr`; did you mean `kafka.linger`?")
+            && text.contains("kafka.compression: must be one of"),
         "{text}"
     );
 
     let property = check(kafka.bootstrap(), "[kafka.properties]\n\"securty.protocol\" = \"ssl\"", &[]);
-    assert_eq!(property.status.code(), Some(1), "{}", stdout(&property));
+    assert_eq!(property.status.code(), Some(64), "{}", stdout(&property));
     assert!(stdout(&property).contains("securty.protocol"), "{}", stdout(&property));
 }
 
@@ -230,26 +230,12 @@ fn a_port_that_is_taken_and_a_wrong_configuration_end_serve_with_the_reason() {
 
     let output = relay(&["serve"]);
     assert_eq!(output.status.code(), Some(64));
-    assert!(
-        stderr(&output).contains("apps: is empty: give [[apps]] with a name and secret_keys"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(stderr(&output).contains("apps: is empty (no configuration file is given"), "{}", stderr(&output));
     assert_eq!(relay(&["serv"]).status.code(), Some(64));
     assert_eq!(relay(&[]).status.code(), Some(64));
 }
 
 /// Every text that `--help` prints, as it was last looked at. `UPDATE_SNAPSHOTS=1` takes the present one.
-#[test]
-fn a_variable_of_the_environment_that_is_no_text_is_no_reason_to_end() {
-    use std::os::unix::ffi::OsStrExt as _;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
-    let output =
-        command.arg("check").env("NO_TEXT", std::ffi::OsStr::from_bytes(b"\xff")).output().expect("the binary");
-    assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
-    assert!(stdout(&output).contains("apps: is empty"), "{}", stdout(&output));
-}
-
 #[test]
 fn the_help_is_as_it_was_last_read() {
     let mut text = String::new();

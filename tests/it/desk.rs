@@ -173,7 +173,7 @@ fn the_desk_is_for_this_machine_and_says_what_is_missing() {
     let other = Place {
         admin: without.admin.to_string(),
         directory: place.directory.clone(),
-        brokers: String::new(),
+        brokers: place.brokers.clone(),
         _temporary: tempfile::tempdir().expect("a directory"),
     };
     assert!(other.fails(&["spool", "status"], 1).contains("there is no spool"), "another relay is asked");

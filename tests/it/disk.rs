@@ -183,7 +183,8 @@ fn a_disk_that_is_nearly_full_means_503_until_kafka_has_taken_what_is_on_it() {
 #[test]
 fn a_used_up_budget_means_503_until_kafka_has_taken_what_it_is_used_for() {
     let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
-    let relay = publishing(&mock, directory.path(), &[("spool.bytes_max", "\"2MiB\"")]);
+    let settings = [("server.body_bytes_max", "\"1MiB\""), ("spool.bytes_max", "\"2MiB\"")];
+    let relay = publishing(&mock, directory.path(), &settings);
     mock.freeze();
 
     let answered = fill(&relay);

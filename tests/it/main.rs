@@ -3,6 +3,7 @@
 mod app_webhooks;
 mod bad_input;
 mod commands;
+mod configuration;
 mod crowd;
 // What judges the counts of benches/instructions: its own tests run here, because that binary has no harness.
 #[allow(dead_code, reason = "benches/instructions uses the rest")]

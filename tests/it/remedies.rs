@@ -377,7 +377,12 @@ fn without_a_spool_of_a_batch_only_what_is_too_large_becomes_a_dead_letter() {
 fn with_a_full_spool_of_a_batch_only_what_is_too_large_becomes_a_dead_letter() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = format!("\"{}\"", directory.path().join("spool").display());
-    let settings = [("spool.directory", path.as_str()), ("spool.bytes_max", "\"1MiB\"")];
+    let settings = [
+        ("server.body_bytes_max", "\"512KiB\""),
+        ("spool.directory", path.as_str()),
+        ("spool.bytes_max", "\"1MiB\""),
+        ("spool.segment_bytes", "\"1MiB\""),
+    ];
     of_a_batch_only_what_is_too_large_becomes_a_dead_letter(&settings);
 }
 
