@@ -13,7 +13,7 @@ use crate::event::Key;
 use crate::publish::Publisher;
 use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable};
-use crate::topics::{Topics, Trouble};
+use crate::topics::{Absent, Cluster, Reason, Topics};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -78,25 +78,50 @@ async fn look(config: &Config, findings: &mut Vec<Finding>) {
     }
     findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));
     let names = config.policy.topics();
-    let built =
-        Publisher::new(config.kafka.clone(), Arc::default(), Shutdown::default()).map(drop).map_err(Trouble::from);
-    let topics = built.and_then(|()| Topics::new(names, config.topics.clone(), &config.kafka));
-    let topics = match topics {
+    let built = Publisher::new(config.kafka.clone(), Arc::default(), Shutdown::default());
+    let topics = match built.and_then(|_| Topics::new(names, config.topics.clone(), &config.kafka)) {
         Ok(topics) => topics,
-        Err(trouble) => return findings.push(Finding::new("kafka", Err(trouble.to_string()))),
+        Err(unusable) => return findings.push(Finding::new("kafka", Err(format!("kafka.properties: {unusable}")))),
     };
-    match tokio::task::block_in_place(|| topics.brokers()) {
-        Ok(n) => findings.push(Finding::new("brokers", Ok(format!("{n} at {}", config.kafka.brokers)))),
-        Err(trouble) => return findings.push(Finding::new("brokers", Err(trouble.to_string()))),
-    }
-    findings.push(Finding::new("topics", present(&topics, config.topics.create)));
-    let sizes = match topics.sizes().await {
-        Err(trouble @ Trouble::TooSmall { .. }) if config.spool.is_some() => {
-            Ok(format!("{trouble}; until then, what is too large becomes a dead letter"))
+    let brokers = &config.kafka.brokers;
+    let Cluster { brokers, present, missing } = match tokio::task::block_in_place(|| topics.look()) {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            let why = format!("no broker answers at {brokers}: {error}; is kafka.brokers right, and Kafka up?");
+            return findings.push(Finding::new("brokers", Err(why)));
         }
-        sizes => sizes.map(sized).map_err(|trouble| trouble.to_string()),
+    };
+    findings.push(Finding::new("brokers", Ok(format!("{} at {}", brokers.len(), config.kafka.brokers))));
+    findings.push(Finding::new("topics", absent(&topics, missing).await));
+    let names: Vec<_> = present.into_iter().map(|topic| topic.name).collect();
+    let described = topics.describe(&names).await;
+    let sizes = match topics.check_sizes(&described) {
+        Err(too_small) if config.spool.is_some() => {
+            Ok(format!("{too_small}; until then, what is too large becomes a dead letter"))
+        }
+        sizes => sizes.map(|()| sized(described.unread)).map_err(|too_small| too_small.to_string()),
     };
     findings.push(Finding::new("sizes", sizes));
+}
+
+/// Topics that are missing, and whether `serve` can create them.
+async fn absent(topics: &Topics, missing: Vec<Arc<str>>) -> Result<String, String> {
+    if missing.is_empty() {
+        return Ok("all there".to_owned());
+    }
+    let count = missing.len();
+    let refused = if topics.config().create {
+        topics.create(&missing, true).await.1
+    } else {
+        vec![Absent { topics: missing, reason: Reason::CreateIsOff }]
+    };
+    let text = |Absent { topics, reason }: &Absent| {
+        format!("missing: {} ({reason}); {}", crate::topics::names(topics), reason.remedy())
+    };
+    match refused.iter().map(text).collect::<Vec<_>>().join("; ") {
+        none if none.is_empty() => Ok(format!("{count} missing; serve creates them")),
+        refused => Err(refused),
+    }
 }
 
 /// How long a disk may take to show the spool.
@@ -136,15 +161,6 @@ fn look_at_spool(config: crate::spool::Config) -> Result<String, String> {
     match health {
         Health::Accepting => Ok(format!("{directory} accepts; {events} events wait in it")),
         Health::Full(why) | Health::Failed(why) => Err(format!("{directory} accepts nothing: {why}")),
-    }
-}
-
-fn present(topics: &Topics, create: bool) -> Result<String, String> {
-    let missing = tokio::task::block_in_place(|| topics.missing()).map_err(|t| t.to_string())?;
-    match missing.len() {
-        0 => Ok("all there".to_owned()),
-        n if create => Ok(format!("{n} missing; serve creates them")),
-        _ => Err(Trouble::Missing(missing).to_string()),
     }
 }
 
