@@ -131,9 +131,9 @@ pub struct Described {
 
 impl Described {
     /// A setting of each topic that has it.
-    pub fn numbers(&self, setting: &str) -> impl Iterator<Item = (&Arc<str>, i64)> {
+    pub fn numbers(&self, setting: &str) -> impl Iterator<Item = (Arc<str>, i64)> {
         let value = move |config: &ConfigResource| config.get(setting)?.value.as_ref()?.parse().ok();
-        self.settings.iter().filter_map(move |(topic, config)| Some((topic, value(config)?)))
+        self.settings.iter().filter_map(move |(topic, config)| Some((Arc::clone(topic), value(config)?)))
     }
 }
 
@@ -296,15 +296,14 @@ impl Topics {
         found
     }
 
-    /// Holds `max.message.bytes` against the largest record.
+    /// Holds each topic's `max.message.bytes` against the largest record.
     ///
     /// # Errors
     /// [`TooSmall`], with all topics that are.
-    pub fn check_sizes(&self, described: &Described) -> Result<(), TooSmall> {
+    pub fn check_sizes(&self, maxima: impl IntoIterator<Item = (Arc<str>, i64)>) -> Result<(), TooSmall> {
         let needed = self.record_bytes_max;
         let is_too_small = |max: i64| u64::try_from(max).is_ok_and(|max| max < needed);
-        let found = described.numbers("max.message.bytes").filter(|(_, max)| is_too_small(*max));
-        let topics: Vec<_> = found.map(|(topic, max)| (Arc::clone(topic), max)).collect();
+        let topics: Vec<_> = maxima.into_iter().filter(|(_, max)| is_too_small(*max)).collect();
         if topics.is_empty() { Ok(()) } else { Err(TooSmall { topics, needed }) }
     }
 
@@ -315,7 +314,7 @@ impl Topics {
     pub async fn sizes(&self) -> Result<Option<String>, TooSmall> {
         let there: Vec<_> = self.names.iter().filter(|name| !self.is_absent(name)).cloned().collect();
         let described = self.describe(&there).await;
-        self.check_sizes(&described)?;
+        self.check_sizes(described.numbers("max.message.bytes"))?;
         Ok(described.unread)
     }
 }

@@ -20,8 +20,10 @@ fn run(command: &str, brokers: &str, more: &str) -> Output {
     program.args([command, "--config"]).arg(file.path()).output().expect("the relay's binary")
 }
 
+/// What it has printed, without the breaks of its lines.
 fn text(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
