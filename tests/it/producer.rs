@@ -45,7 +45,7 @@ fn a_guarantee_cannot_be_configured_away_under_any_name() {
 }
 
 #[test]
-fn neither_a_probe_nor_check_makes_a_topic_where_brokers_make_what_they_are_asked_for() {
+fn neither_a_probe_nor_a_record_nor_check_makes_a_topic_where_brokers_make_what_they_are_asked_for() {
     let Some(kafka) = Kafka::start_or_skip(1, &[("auto.create.topics.enable", "true")]) else { return };
     // librdkafka's own refreshes come often, too.
     let properties = r#"{ "topic.metadata.refresh.interval.ms" = "100" }"#;
@@ -63,6 +63,8 @@ fn neither_a_probe_nor_check_makes_a_topic_where_brokers_make_what_they_are_aske
         kafka.resume(0);
         await_that("a probe was answered", || relay.metric("livechat_relay_kafka_up") == 1.0);
     }
+    // A record for it makes none, either.
+    await_that("503", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 503);
     let output = run("check", kafka.bootstrap(), "");
     assert!(text(&output).contains("2 missing; serve creates them"), "{}", text(&output));
     let topics = kafka.topics();
