@@ -95,7 +95,7 @@ impl Reason {
                 "the name collides with that of another topic, as Kafka takes `.` and `_` for one: change topics.prefix or topics.actions"
             }
             Self::Refused(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
-                "give the relay Create on them, or create them yourself"
+                "give the relay Create on them, or create them yourself and give it Write"
             }
             Self::Refused(Code::PolicyViolation) => {
                 "the cluster has a policy for new topics: change topics.partitions, topics.replication or topics.settings, or create them yourself"

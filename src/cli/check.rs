@@ -1,10 +1,11 @@
 //! `check`: everything that `serve` would stumble over, found before it does, step by step.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anstream::{print, println};
+use anstream::println;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
@@ -104,14 +105,15 @@ impl Report {
 
 impl Finding {
     fn print(&self) {
-        use std::io::Write as _;
         let (mark, style) = match self.status {
             Status::Ok => ("ok  ", print::GOOD),
             Status::Warn => ("warn", print::WARNING),
             Status::Fail => ("FAIL", print::ERROR),
         };
-        print!("{style}{mark}{style:#}  {:<14} {}", self.check, hanging(&print::visible(&self.detail)));
-        let _ = std::io::stdout().flush(); // nowhere to tell of a reader that is gone
+        let detail = hanging(&print::visible(&self.detail));
+        let mut stdout = anstream::stdout().lock();
+        let written = write!(stdout, "{style}{mark}{style:#}  {:<14} {detail}", self.check);
+        let _ = written.and_then(|()| stdout.flush()); // a reader that is gone sees the exit code
     }
 }
 

@@ -88,6 +88,9 @@ impl ProducerContext for Heard {
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
+/// The state of a connection says something of the reason, but to those who know librdkafka.
+const IN_STATE: &str = " (in state ";
+
 /// librdkafka's reason without the name of its thread, how long it took, and how often.
 fn plain(message: &str) -> String {
     let message = message.strip_prefix("[thrd:").and_then(|rest| Some(rest.split_once("]: ")?.1)).unwrap_or(message);
@@ -97,7 +100,7 @@ fn plain(message: &str) -> String {
         Some((why, more)) => {
             let state = more.split_once("in state ").map_or("", |(_, state)| state);
             let state = state.split([',', ')']).next().unwrap_or_default();
-            format!("{why} (in state {state})")
+            format!("{why}{IN_STATE}{state})")
         }
     }
 }
@@ -107,9 +110,10 @@ fn explained(reasons: &[String]) -> Option<String> {
     let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
     for reason in reasons {
         let remedy = remedy(reason);
+        let shown = reason.split_once(IN_STATE).map_or(reason.as_str(), |(shown, _)| shown);
         match kinds.iter_mut().find(|(known, _)| *known == remedy) {
-            Some((_, reasons)) => reasons.push(reason),
-            None => kinds.push((remedy, vec![reason])),
+            Some((_, reasons)) => reasons.push(shown),
+            None => kinds.push((remedy, vec![shown])),
         }
     }
     if kinds.len() > 1 {

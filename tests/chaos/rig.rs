@@ -54,6 +54,8 @@ pub struct Setup {
     pub round: Option<u32>,
     /// The parent of the spool directory, where it must be a particular one.
     pub spool_parent: Option<PathBuf>,
+    /// `topics.check_interval`. After so long the relay creates a topic again that a scenario has deleted.
+    pub topics_check_interval: &'static str,
 }
 
 impl Default for Setup {
@@ -67,6 +69,7 @@ impl Default for Setup {
             with_shim: false,
             round: None,
             spool_parent: None,
+            topics_check_interval: "1h",
         }
     }
 }
@@ -399,6 +402,7 @@ impl Post {
         let shim = setup.with_shim.then(|| Shim::new(&directory.join(format!("shim-{n}")), &spool));
         let brokers = if setup.as_user { cluster.proxied() } else { cluster.kafka.bootstrap().to_owned() };
         let mut post = Self::at(brokers, spool, shim, settings(prefix));
+        post.settings.push(("topics.check_interval".to_owned(), format!("{:?}", setup.topics_check_interval)));
         if setup.as_user {
             let (name, value) = Cluster::as_user();
             post.settings.push((name.to_owned(), value));

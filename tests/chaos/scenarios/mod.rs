@@ -55,6 +55,7 @@ pub static SCENARIOS: &[Scenario] = &[
     new(Full, "fresh_topics_12", "events come at once after the relay has made its topics, 12 times", |s| topics::fresh(s, 12)),
     new(Both, "topic_deleted_and_recreated", "a topic is deleted, and made again later", topics::deleted_and_recreated),
     new(Full, "topic_acl_removed_and_restored", "the relay may not write to a topic for a while", topics::acl_removed_and_restored),
+    new(Both, "topic_create_denied", "the relay may not create one of its topics, is killed, and then it may", topics::create_denied),
     new(Full, "topic_small_max_message_bytes", "a topic takes only small records; the others are dead letters", topics::small_max_message_bytes),
     with(Full, "disk_full", "brokers hang until the spool's disk is full", disk::no_tmpfs, disk::full),
     with(Both, "fsync_failing", "fsync fails with EIO while brokers hang", crate::shim::no_compiler, disk::fsync_failing),
