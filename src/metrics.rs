@@ -34,6 +34,7 @@ pub struct Metrics {
     pub records_in_flight: IntGauge,
     pub ready: IntGauge,
     pub kafka_up: IntGauge,
+    topics: IntGaugeVec,
     events: IntCounterVec,
     durable_seconds: HistogramVec,
     pub spool_accepting: IntGauge,
@@ -77,6 +78,7 @@ impl Metrics {
             records_in_flight: gauge(r, "records_in_flight", "Records handed to the Kafka client without a delivery report yet. Increases when brokers are slow or unreachable."),
             ready: gauge(r, "ready", "1 while events can be made durable, as /readyz says; 0: webhooks are answered 503."),
             kafka_up: gauge(r, "kafka_up", "1 while the brokers answer. 0: events are spooled, or, without a spool, answered 503."),
+            topics: register(r, IntGaugeVec::new(opts("topics", "Topics that the routes need by state: ready; missing, where topics.create is false; refused, where the brokers refuse to create them. All 0 until the brokers have answered. Events of topics that are not ready are spooled, or, without a spool, answered 503."), &["state"])),
             events: counters(r, "events_total", "Verified webhooks by action and outcome. outcome=unavailable increases when a verified webhook is answered 503.", &["action", "outcome"]),
             durable_seconds: register(r, HistogramVec::new(
                 HistogramOpts::from(opts("durable_duration_seconds", "From a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, the wait for Kafka before it included). Increases with slow brokers or a slow disk.")).buckets(SECONDS.to_vec()),
@@ -171,6 +173,13 @@ impl Metrics {
     /// How often a secret key has verified a webhook since the start.
     pub fn secret_key_uses(&self, app: &str, key: &str, uses: u64) {
         observe(&self.secret_keys.with_label_values(&[app, key]), uses);
+    }
+
+    /// How many topics are in which state.
+    pub fn topics(&self, states: [(&str, usize); 3]) {
+        for (state, topics) in states {
+            self.topics.with_label_values(&[state]).set(i64::try_from(topics).unwrap_or(i64::MAX));
+        }
     }
 
     /// The gauges of one topic's part of the spool: its records and its bytes.

@@ -1,10 +1,11 @@
-//! The topics that the routes need: created where they are missing, and held against what the relay may send.
+//! The topics that the routes need: which of them are there, why the others are not, and which are too small.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -17,164 +18,317 @@ pub struct Config {
     pub partitions: i32,
     pub replication: i32,
     pub settings: BTreeMap<String, String>,
+    /// From one look at which topics there are to the next.
+    pub check_interval: Duration,
 }
 
-/// What stands between the topics and the relay.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    #[error("no broker answers at {brokers}: {error}; is kafka.brokers right, and Kafka up?")]
-    Unreachable { brokers: String, error: KafkaError },
-    #[error("topics are missing: {}; create them, or set topics.create = true", .0.join(", "))]
-    Missing(Vec<Arc<str>>),
-    #[error("topics could not be created: {}", .0.join("; "))]
-    NotCreated(Vec<String>),
-    #[error(
-        "the topic {topic} takes records of {max} bytes, and the relay may send {needed}; raise its max.message.bytes or lower server.body_bytes_max"
-    )]
-    TooSmall { topic: String, max: u64, needed: u64 },
-    #[error("kafka.properties: {0}")]
-    Client(#[from] publish::Unusable),
+/// What the brokers say of themselves and of the topics that the routes need.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    pub brokers: Vec<Broker>,
+    pub present: Vec<Present>,
+    pub missing: Vec<Arc<str>>,
 }
 
-impl Trouble {
-    /// Whether it passes by itself, as brokers that come back do.
-    pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NotCreated(_))
+/// A broker, under the address that it gives its clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    pub id: i32,
+    pub address: String,
+}
+
+/// A topic that is there.
+#[derive(Clone, Debug)]
+pub struct Present {
+    pub name: Arc<str>,
+    /// Replicas of the partition that has the fewest.
+    pub replicas: usize,
+}
+
+/// Topics that are missing for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    pub topics: Vec<Arc<str>>,
+    pub reason: Reason,
+}
+
+/// Why topics are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `topics.create` is off.
+    CreateIsOff,
+    /// The brokers refuse to create them, or do not answer.
+    Refused(RDKafkaErrorCode),
+    /// librdkafka does not ask them to.
+    NotAsked(String),
+}
+
+impl From<KafkaError> for Reason {
+    fn from(error: KafkaError) -> Self {
+        match error {
+            KafkaError::AdminOp(code) => Self::Refused(code),
+            other => Self::NotAsked(other.to_string()),
+        }
     }
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateIsOff => f.write_str("topics.create is false"),
+            Self::Refused(code) => write!(f, "{code}"),
+            Self::NotAsked(why) => f.write_str(why),
+        }
+    }
+}
+
+impl Reason {
+    /// What an operator has to change.
+    pub const fn remedy(&self) -> &'static str {
+        use RDKafkaErrorCode as Code;
+        match self {
+            Self::CreateIsOff => "create them, or set topics.create = true",
+            Self::Refused(Code::InvalidReplicationFactor) => "set topics.replication to the number of brokers at most",
+            Self::Refused(Code::InvalidPartitions) => "change topics.partitions",
+            Self::Refused(Code::InvalidConfig) => "change topics.settings",
+            Self::Refused(Code::InvalidTopic) => {
+                "the name collides with that of another topic, as Kafka takes `.` and `_` for one: change topics.prefix or topics.actions"
+            }
+            Self::Refused(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
+                "give the relay Create on them, or create them yourself and give it Write"
+            }
+            Self::Refused(Code::PolicyViolation) => {
+                "the cluster has a policy for new topics: change topics.partitions, topics.replication or topics.settings, or create them yourself"
+            }
+            Self::Refused(Code::UnsupportedVersion | Code::UnsupportedFeature) => {
+                "the brokers cannot create topics for clients: create them yourself"
+            }
+            _ => "it is tried again after topics.check_interval; if that does not help, create them yourself",
+        }
+    }
+}
+
+/// A list of topics, as texts have it.
+pub fn names<T: AsRef<str>>(topics: &[T]) -> String {
+    topics.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
+}
+
 /// What [`Topics::prepare`] found and did.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Prepared {
-    pub existing: usize,
+    pub ready: usize,
     pub created: Vec<String>,
-    /// The brokers did not let us read the topics' settings, for this reason; sizes are unchecked.
-    pub unchecked: Option<String>,
+    pub absent: Vec<Absent>,
+}
+
+/// The settings of topics by topic, as far as the brokers show them.
+#[derive(Debug, Default)]
+pub struct Described {
+    settings: Vec<(Arc<str>, ConfigResource)>,
+    /// Why some, or all, are not shown.
+    pub unread: Option<String>,
+}
+
+impl Described {
+    /// A setting of each topic that has it.
+    pub fn numbers(&self, setting: &str) -> impl Iterator<Item = (Arc<str>, i64)> {
+        let value = move |config: &ConfigResource| config.get(setting)?.value.as_ref()?.parse().ok();
+        self.settings.iter().filter_map(move |(topic, config)| Some((Arc::clone(topic), value(config)?)))
+    }
+}
+
+/// Topics whose `max.message.bytes` does not fit the largest record.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{}; the relay may send records of {needed} bytes: raise max.message.bytes of these topics, or lower server.body_bytes_max",
+    .topics.iter().map(|(topic, max)| format!("{topic} takes records of {max} bytes")).collect::<Vec<_>>().join(", ")
+)]
+pub struct TooSmall {
+    pub topics: Vec<(Arc<str>, i64)>,
+    pub needed: u64,
 }
 
 /// An admin client and the topics it looks after.
 pub struct Topics {
     client: AdminClient<DefaultClientContext>,
-    brokers: String,
     names: Vec<Arc<str>>,
     config: Config,
     record_bytes_max: u64,
     timeout: Duration,
+    /// As of the last [`Topics::prepare`]; none before the first.
+    absent: Mutex<Option<Vec<Absent>>>,
 }
 
 impl Topics {
     /// # Errors
-    /// [`Trouble::Client`] when librdkafka does not accept the configuration.
-    pub fn new(names: Vec<Arc<str>>, config: Config, kafka: &publish::Config) -> Result<Self, Trouble> {
+    /// [`publish::Unusable`] when librdkafka does not accept the configuration.
+    pub fn new(names: Vec<Arc<str>>, config: Config, kafka: &publish::Config) -> Result<Self, publish::Unusable> {
         let mut client = kafka.client();
         client.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical); // each trouble comes back as an error, too
         Ok(Self {
-            client: client.create().map_err(publish::Unusable::from)?,
-            brokers: kafka.brokers.clone(),
+            client: client.create()?,
             names,
             config,
             record_bytes_max: kafka.record_bytes_max,
             timeout: kafka.start_timeout,
+            absent: Mutex::default(),
         })
     }
 
-    /// How many brokers there are. Blocks.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many topics are in which state, as of the last [`Topics::prepare`]; zero before the first.
+    pub fn states(&self) -> [(&'static str, usize); 3] {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = |is_counted: fn(&Reason) -> bool| {
+            let counted = absent.iter().flatten().filter(|absent| is_counted(&absent.reason));
+            counted.map(|absent| absent.topics.len()).sum::<usize>()
+        };
+        let missing = count(|reason| matches!(reason, Reason::CreateIsOff));
+        let refused = count(|reason| !matches!(reason, Reason::CreateIsOff));
+        let ready = if absent.is_some() { self.names.len() - missing - refused } else { 0 };
+        [("ready", ready), ("missing", missing), ("refused", refused)]
+    }
+
+    /// Whether the topic was missing at the last [`Topics::prepare`].
+    pub fn is_absent(&self, topic: &str) -> bool {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.iter().flatten().any(|absent| absent.topics.iter().any(|name| **name == *topic))
+    }
+
+    /// Asks which brokers and topics there are. Blocks.
     ///
     /// # Errors
-    /// [`Trouble::Unreachable`] when none answers in time.
-    pub fn brokers(&self) -> Result<usize, Trouble> {
-        self.metadata().map(|metadata| metadata.brokers().len())
-    }
-
-    /// The routed topics that are not there. Blocks.
-    ///
-    /// # Errors
-    /// [`Trouble::Unreachable`] when no broker answers in time.
-    pub fn missing(&self) -> Result<Vec<Arc<str>>, Trouble> {
-        let metadata = self.metadata()?;
-        let there: HashMap<_, _> = metadata.topics().iter().map(|t| (t.name(), t.partitions().len())).collect();
-        Ok(self.names.iter().filter(|&name| there.get(&**name).is_none_or(|&n| n == 0)).cloned().collect())
-    }
-
-    fn metadata(&self) -> Result<rdkafka::metadata::Metadata, Trouble> {
-        self.client.inner().fetch_metadata(None, self.timeout).map_err(|error| self.unreachable(error))
-    }
-
-    pub fn unreachable(&self, error: KafkaError) -> Trouble {
-        Trouble::Unreachable { brokers: self.brokers.clone(), error }
-    }
-
-    /// Creates what is missing, if it may, and checks sizes.
-    ///
-    /// # Errors
-    /// A [`Trouble`], which names the topics and the remedy.
-    pub async fn prepare(&self) -> Result<Prepared, Trouble> {
-        let missing = tokio::task::block_in_place(|| self.missing())?;
-        if !missing.is_empty() && !self.config.create {
-            return Err(Trouble::Missing(missing));
+    /// What librdkafka says when no broker answers in time.
+    pub fn look(&self) -> Result<Cluster, KafkaError> {
+        let metadata = self.client.inner().fetch_metadata(None, self.timeout)?;
+        let replicas = |topic: &rdkafka::metadata::MetadataTopic| {
+            topic.partitions().iter().map(|partition| partition.replicas().len()).min()
+        };
+        let there: HashMap<_, _> = metadata.topics().iter().map(|topic| (topic.name(), replicas(topic))).collect();
+        let mut cluster = Cluster { brokers: brokers(&metadata), present: Vec::new(), missing: Vec::new() };
+        for name in &self.names {
+            match there.get(&**name) {
+                Some(Some(replicas)) => cluster.present.push(Present { name: Arc::clone(name), replicas: *replicas }),
+                _ => cluster.missing.push(Arc::clone(name)),
+            }
         }
-        let created = self.create(&missing).await?;
-        let unchecked = self.sizes_of(&self.names).await?;
-        Ok(Prepared { existing: self.names.len() - missing.len(), created, unchecked })
+        Ok(cluster)
     }
 
-    async fn create(&self, missing: &[Arc<str>]) -> Result<Vec<String>, Trouble> {
+    /// Creates what is missing, if it may. A topic that cannot be created keeps no other from it.
+    ///
+    /// # Errors
+    /// What librdkafka says when no broker answers in time.
+    pub async fn prepare(&self) -> Result<Prepared, KafkaError> {
+        let Cluster { missing, .. } = tokio::task::block_in_place(|| self.look())?;
+        let (created, absent) = if missing.is_empty() {
+            (Vec::new(), Vec::new())
+        } else if self.config.create {
+            self.create(&missing, false).await
+        } else {
+            (Vec::new(), vec![Absent { topics: missing, reason: Reason::CreateIsOff }])
+        };
+        let ready = self.names.len() - absent.iter().map(|absent| absent.topics.len()).sum::<usize>();
+        *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent.clone());
+        Ok(Prepared { ready, created, absent })
+    }
+
+    /// Asks the brokers to create topics, or, with `only_validate`, whether they would: the names of those that they have created, and
+    /// those that they refuse, by reason.
+    pub async fn create(&self, missing: &[Arc<str>], only_validate: bool) -> (Vec<String>, Vec<Absent>) {
         let new = |name| {
             let replication = TopicReplication::Fixed(self.config.replication);
             let topic = NewTopic::new(name, self.config.partitions, replication);
             self.config.settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
         };
         let topics: Vec<_> = missing.iter().map(|name| new(name)).collect();
-        if topics.is_empty() {
-            return Ok(Vec::new());
-        }
-        let options = AdminOptions::new().request_timeout(Some(self.timeout)).operation_timeout(Some(self.timeout));
-        let results = self.client.create_topics(&topics, &options).await;
-        let results = results.map_err(|error| Trouble::NotCreated(vec![error.to_string()]))?;
-        let (mut created, mut failed) = (Vec::new(), Vec::new());
+        let options = AdminOptions::new()
+            .request_timeout(Some(self.timeout))
+            .operation_timeout(Some(self.timeout))
+            .validate_only(only_validate);
+        let results = match self.client.create_topics(&topics, &options).await {
+            Ok(results) => results,
+            Err(error) => {
+                return (Vec::new(), vec![Absent { topics: missing.to_vec(), reason: error.into() }]);
+            }
+        };
+        let mut created = Vec::new();
+        let mut refused: Vec<Absent> = Vec::new();
         for result in results {
             match result {
                 Ok(name) => created.push(name),
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {} // another replica was quicker
-                Err((name, code)) => failed.push(format!("{name}: {code}")),
+                // Another replica was quicker; or it is there, and we may not see it.
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    let (name, reason) = (Arc::from(name), Reason::Refused(code));
+                    match refused.iter_mut().find(|absent| absent.reason == reason) {
+                        Some(absent) => absent.topics.push(name),
+                        None => refused.push(Absent { topics: vec![name], reason }),
+                    }
+                }
             }
         }
-        if failed.is_empty() { Ok(created) } else { Err(Trouble::NotCreated(failed)) }
+        (created, refused)
     }
 
-    /// Holds `max.message.bytes` of the topics that are there against the largest record; the reason where it cannot.
+    /// Reads the settings of topics that are there.
+    pub async fn describe(&self, topics: &[Arc<str>]) -> Described {
+        let mut found = Described::default();
+        if topics.is_empty() {
+            return found;
+        }
+        let resources: Vec<_> = topics.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let options = AdminOptions::new().request_timeout(Some(self.timeout));
+        match self.client.describe_configs(&resources, &options).await {
+            Ok(described) => {
+                for (topic, described) in topics.iter().zip(described) {
+                    match described {
+                        Ok(config) => found.settings.push((Arc::clone(topic), config)),
+                        Err(code) => found.unread = Some(format!("{topic}: {code}")),
+                    }
+                }
+            }
+            Err(error) => found.unread = Some(Reason::from(error).to_string()),
+        }
+        found
+    }
+
+    /// Holds each topic's `max.message.bytes` against the largest record.
     ///
     /// # Errors
-    /// [`Trouble::TooSmall`] with the topic's name, or [`Trouble::Unreachable`].
-    pub async fn sizes(&self) -> Result<Option<String>, Trouble> {
-        let missing = tokio::task::block_in_place(|| self.missing())?;
-        let there: Vec<_> = self.names.iter().filter(|name| !missing.contains(name)).cloned().collect();
-        self.sizes_of(&there).await
+    /// [`TooSmall`], with all topics that are.
+    pub fn check_sizes(&self, maxima: impl IntoIterator<Item = (Arc<str>, i64)>) -> Result<(), TooSmall> {
+        let needed = self.record_bytes_max;
+        let is_too_small = |max: i64| u64::try_from(max).is_ok_and(|max| max < needed);
+        let topics: Vec<_> = maxima.into_iter().filter(|(_, max)| is_too_small(*max)).collect();
+        if topics.is_empty() { Ok(()) } else { Err(TooSmall { topics, needed }) }
     }
 
-    async fn sizes_of(&self, names: &[Arc<str>]) -> Result<Option<String>, Trouble> {
-        if names.is_empty() {
-            return Ok(None);
-        }
-        let topics: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(self.timeout));
-        let described = match self.client.describe_configs(&topics, &options).await {
-            Ok(described) => described,
-            Err(error) => return Ok(Some(error.to_string())),
-        };
-        let mut unchecked = None;
-        for (topic, described) in names.iter().zip(described) {
-            let max = match described {
-                Ok(config) => config.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok()),
-                Err(code) => {
-                    unchecked = Some(format!("{topic}: {code}"));
-                    None
-                }
-            };
-            if let Some(max) = max.filter(|&max: &u64| max < self.record_bytes_max) {
-                return Err(Trouble::TooSmall { topic: topic.to_string(), max, needed: self.record_bytes_max });
-            }
-        }
-        Ok(unchecked)
+    /// As [`Topics::check_sizes`], of all topics that are there; why the brokers do not show them, where they do not.
+    ///
+    /// # Errors
+    /// [`TooSmall`], with all topics that are.
+    pub async fn sizes(&self) -> Result<Option<String>, TooSmall> {
+        let there: Vec<_> = self.names.iter().filter(|name| !self.is_absent(name)).cloned().collect();
+        let described = self.describe(&there).await;
+        self.check_sizes(described.numbers("max.message.bytes"))?;
+        Ok(described.unread)
     }
+}
+
+/// The brokers of an answer, by number.
+pub fn brokers(metadata: &rdkafka::metadata::Metadata) -> Vec<Broker> {
+    let broker = |broker: &rdkafka::metadata::MetadataBroker| Broker {
+        id: broker.id(),
+        address: match broker.host() {
+            host if host.contains(':') => format!("[{host}]:{}", broker.port()),
+            host => format!("{host}:{}", broker.port()),
+        },
+    };
+    let mut brokers: Vec<_> = metadata.brokers().iter().map(broker).collect();
+    brokers.sort_by_key(|broker| broker.id);
+    brokers
 }

@@ -1,103 +1,209 @@
-//! `check`: everything that `serve` would stumble over, found before it does.
+//! `check`: everything that `serve` would stumble over, found before it does, step by step.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anstream::println;
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
+use super::reach::reach;
 use super::{Failure, Source, print};
 use crate::config::{self, Config, Mistakes, Need};
 use crate::event::Key;
-use crate::publish::Publisher;
+use crate::publish::{self, Publisher};
 use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable};
-use crate::topics::{Topics, Trouble};
+use crate::topics::{Absent, Broker, Cluster, Reason, Topics, names};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
+    /// Check the configuration, the secrets and the spool only, without Kafka
+    #[arg(long)]
+    offline: bool,
+    /// How long all of it may take
+    #[arg(long, default_value = "30s", value_parser = super::send::duration, value_name = "TIME")]
+    timeout: Duration,
     /// Print JSON instead of text
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    /// It works, and may be not what is wanted.
+    Warn,
+    Fail,
 }
 
 /// One thing that was looked at.
 #[derive(Serialize)]
 struct Finding {
     check: &'static str,
-    ok: bool,
+    status: Status,
     detail: String,
 }
 
-impl Finding {
-    fn new(check: &'static str, found: Result<String, String>) -> Self {
-        let ok = found.is_ok();
-        Self { check, ok, detail: found.unwrap_or_else(|why| why) }
+/// What was found until now. Text is printed as it is found, JSON at the end.
+struct Report {
+    is_json: bool,
+    steps: Mutex<Steps>,
+}
+
+#[derive(Default)]
+struct Steps {
+    /// What is looked at.
+    current: &'static str,
+    findings: Vec<Finding>,
+    is_closed: bool,
+}
+
+impl Report {
+    fn new(is_json: bool) -> Self {
+        Self { is_json, steps: Mutex::default() }
+    }
+
+    fn steps<T>(&self, act: impl FnOnce(&mut Steps) -> T) -> T {
+        act(&mut self.steps.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn begin(&self, check: &'static str) {
+        self.steps(|steps| steps.current = check);
+    }
+
+    fn add(&self, check: &'static str, status: Status, detail: String) {
+        self.steps(|steps| {
+            if steps.is_closed {
+                return; // it was too late
+            }
+            let finding = Finding { check, status, detail };
+            if !self.is_json {
+                finding.print();
+            }
+            steps.findings.push(finding);
+        });
+    }
+
+    fn ok(&self, check: &'static str, detail: impl Into<String>) {
+        self.add(check, Status::Ok, detail.into());
+    }
+
+    fn warn(&self, check: &'static str, detail: impl Into<String>) {
+        self.add(check, Status::Warn, detail.into());
+    }
+
+    fn fail(&self, check: &'static str, detail: impl Into<String>) {
+        self.add(check, Status::Fail, detail.into());
     }
 }
 
-pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut findings = Vec::new();
-    let usage = match arguments.source.read(Need::Everything) {
-        Ok(config) => {
-            look(&config, &mut findings).await;
-            // No client can be made of it, whether Kafka is there or not.
-            findings.iter().any(|finding| finding.check == "kafka" && !finding.ok)
-        }
-        Err(Mistakes { lines, may_pass }) => {
-            findings.extend(lines.into_iter().map(|mistake| Finding::new("configuration", Err(mistake))));
-            !may_pass
-        }
-    };
-    if arguments.json {
-        let all = serde_json::json!({ "ok": findings.iter().all(|f| f.ok), "findings": findings });
-        println!("{all:#}");
-    } else {
-        for Finding { check, ok, detail } in &findings {
-            let (mark, style) = if *ok { ("ok  ", print::GOOD) } else { ("FAIL", print::ERROR) };
-            println!("{style}{mark}{style:#}  {check:<14} {detail}");
-        }
+impl Finding {
+    fn print(&self) {
+        let (mark, style) = match self.status {
+            Status::Ok => ("ok  ", print::GOOD),
+            Status::Warn => ("warn", print::WARNING),
+            Status::Fail => ("FAIL", print::ERROR),
+        };
+        let detail = hanging(&print::visible(&self.detail));
+        let mut stdout = anstream::stdout().lock();
+        let written = write!(stdout, "{style}{mark}{style:#}  {:<14} {detail}", self.check);
+        let _ = written.and_then(|()| stdout.flush()); // a reader that is gone sees the exit code
     }
-    match findings.iter().filter(|f| !f.ok).count() {
+}
+
+/// Where details begin, and where lines end.
+const INDENT: usize = 21;
+const WIDTH: usize = 80;
+
+/// Lines of words, all but the first indented; each ends with its end of line.
+fn hanging(text: &str) -> String {
+    let (mut lines, mut column) = (String::new(), INDENT);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > INDENT && column + 1 + length > WIDTH {
+            lines.push('\n');
+            lines.extend(std::iter::repeat_n(' ', INDENT));
+            column = INDENT;
+        } else if column > INDENT {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines + "\n"
+}
+
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    let (report, timeout) = (Arc::new(Report::new(arguments.json)), arguments.timeout);
+    // In a task of its own, which may block: the time limit holds all the same.
+    let looked = tokio::time::timeout(timeout, tokio::spawn(look(arguments, Arc::clone(&report)))).await;
+    let is_usage = if let Ok(looked) = looked {
+        looked.map_err(Failure::failed)?
+    } else {
+        let current = report.steps(|steps| steps.current);
+        report.fail("time", format!("not done within {timeout:?}, while checking: {current}; see --timeout"));
+        false
+    };
+    let findings = report.steps(|steps| {
+        steps.is_closed = true;
+        std::mem::take(&mut steps.findings)
+    });
+    let failed = findings.iter().filter(|finding| finding.status == Status::Fail).count();
+    if report.is_json {
+        println!("{:#}", serde_json::json!({ "ok": failed == 0, "findings": findings }));
+    }
+    match failed {
         0 => Ok(()),
-        n if usage => Err(Failure::Usage(format!("mistakes in the configuration: {n}"))),
+        n if is_usage => Err(Failure::Usage(format!("mistakes in the configuration: {n}"))),
         n => Err(Failure::Failed(format!("{n} of {} checks failed", findings.len()))),
     }
 }
 
-async fn look(config: &Config, findings: &mut Vec<Finding>) {
+/// Whether the configuration is wrong, which is why nothing else was looked at.
+async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
+    report.begin("configuration");
+    let config = match tokio::task::block_in_place(|| arguments.source.read(Need::Everything)) {
+        Ok(config) => config,
+        Err(Mistakes { lines, may_pass }) => {
+            lines.into_iter().for_each(|mistake| report.fail("configuration", mistake));
+            return !may_pass;
+        }
+    };
+    report.ok("configuration", format!("complete; webhooks on {}", config.server.listener.listen));
+    config.warnings.iter().for_each(|warning| report.warn("configuration", warning));
     let mut apps: Vec<_> = config.policy.apps.values().collect();
     apps.sort_by(|one, other| one.name.cmp(&other.name));
-    findings
-        .push(Finding::new("configuration", Ok(format!("complete; webhooks on {}", config.server.listener.listen))));
     for app in apps {
         let keys: Vec<_> = app.keyring.keys().map(Key::name).collect();
-        findings.push(Finding::new("app", Ok(format!("{}: secret keys {}", app.name, keys.join(", ")))));
+        report.ok("app", format!("{}: secret keys {}", app.name, keys.join(", ")));
     }
-    findings.push(Finding::new("spool", spool(config.spool.as_ref()).await));
-    let names = config.policy.topics();
-    let built =
-        Publisher::new(config.kafka.clone(), Arc::default(), Shutdown::default()).map(drop).map_err(Trouble::from);
-    let topics = built.and_then(|()| Topics::new(names, config.topics.clone(), &config.kafka));
-    let topics = match topics {
-        Ok(topics) => topics,
-        Err(trouble) => return findings.push(Finding::new("kafka", Err(trouble.to_string()))),
+    report.begin("spool");
+    match spool(config.spool.as_ref()).await {
+        Ok(detail) => report.ok("spool", detail),
+        Err(why) => report.fail("spool", why),
+    }
+    let usable = if arguments.offline {
+        config.kafka.producer().create_native_config().map(drop).map_err(publish::Unusable::from)
+    } else {
+        let new = || Publisher::new(config.kafka.clone(), Arc::default(), Shutdown::default());
+        tokio::task::block_in_place(|| new().map(drop))
     };
-    match tokio::task::block_in_place(|| topics.brokers()) {
-        Ok(n) => findings.push(Finding::new("brokers", Ok(format!("{n} at {}", config.kafka.brokers)))),
-        Err(trouble) => return findings.push(Finding::new("brokers", Err(trouble.to_string()))),
-    }
-    findings.push(Finding::new("topics", present(&topics, config.topics.create)));
-    let sizes = match topics.sizes().await {
-        Err(trouble @ Trouble::TooSmall { .. }) if config.spool.is_some() => {
-            Ok(format!("{trouble}; until then, what is too large becomes a dead letter"))
+    match usable.map_err(Failure::from) {
+        Err(failure) => {
+            report.fail("kafka", failure.to_string());
+            return matches!(failure, Failure::Usage(_)); // no client can be made of it, whether Kafka is there or not
         }
-        sizes => sizes.map(sized).map_err(|trouble| trouble.to_string()),
-    };
-    findings.push(Finding::new("sizes", sizes));
+        Ok(()) if arguments.offline => {}
+        Ok(()) => Kafka { config: &config, report: &report }.look().await,
+    }
+    false
 }
 
 /// How long a disk may take to show the spool.
@@ -140,16 +246,203 @@ fn look_at_spool(config: crate::spool::Config) -> Result<String, String> {
     }
 }
 
-fn present(topics: &Topics, create: bool) -> Result<String, String> {
-    let missing = tokio::task::block_in_place(|| topics.missing()).map_err(|t| t.to_string())?;
-    match missing.len() {
-        0 => Ok("all there".to_owned()),
-        n if create => Ok(format!("{n} missing; serve creates them")),
-        _ => Err(Trouble::Missing(missing).to_string()),
+/// What is asked of the brokers.
+struct Kafka<'a> {
+    config: &'a Config,
+    report: &'a Report,
+}
+
+/// How many brokers are tried at once: each takes a client with threads of its own.
+const AT_ONCE: usize = 16;
+
+/// Topics that are there or will be created, with a setting of each.
+type Settings = Vec<(Arc<str>, i64)>;
+
+impl Kafka<'_> {
+    async fn look(&self) {
+        let kafka = &self.config.kafka;
+        self.report.begin("brokers");
+        if !self.brokers().await {
+            return;
+        }
+        self.report.begin("topics");
+        let cluster = Topics::new(self.config.policy.topics(), self.config.topics.clone(), kafka)
+            .map_err(|unusable| unusable.to_string())
+            .and_then(|topics| {
+                let cluster = tokio::task::block_in_place(|| topics.look());
+                Ok((cluster.map_err(|error| error.to_string())?, topics))
+            });
+        match cluster {
+            Ok((cluster, topics)) => self.topics(&topics, cluster).await,
+            Err(error) => self.report.fail("topics", format!("the brokers do not say which there are: {error}")),
+        }
+    }
+
+    /// Whether some broker can be reached at the address that it advertises, where `serve` will look for it. Each is tried.
+    async fn brokers(&self) -> bool {
+        let kafka = &self.config.kafka;
+        let dead_letter = &self.config.policy.dead_letter;
+        let found = match tokio::task::block_in_place(|| reach(kafka, &kafka.brokers, dead_letter)) {
+            Ok(found) => found,
+            Err(why) => {
+                self.report.fail("brokers", format!("no broker answers at {}: {why}", kafka.brokers));
+                return false;
+            }
+        };
+        let count = found.len();
+        let asked = found.into_iter().map(async |Broker { id, address }| {
+            let (kafka, topic, at) = (kafka.clone(), Arc::clone(dead_letter), address.clone());
+            let reached = tokio::task::spawn_blocking(move || reach(&kafka, &at, &topic).map(drop)).await;
+            let reached = reached.unwrap_or_else(|panic| Err(panic.to_string()));
+            reached.err().map(|why| format!("broker {id} at {address}: {why}"))
+        });
+        let asked = stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>();
+        let unreachable: Vec<_> = asked.await.into_iter().flatten().collect();
+        if unreachable.is_empty() {
+            self.report.ok("brokers", format!("{count} at {}", kafka.brokers));
+        } else {
+            self.report.fail(
+                "brokers",
+                format!(
+                    "{} answers, but {} of {count} cannot be reached at the address that it advertises to clients: {}. Set advertised.listeners of the broker to an address that the relay can reach",
+                    kafka.brokers,
+                    unreachable.len(),
+                    unreachable.join("; ")
+                ),
+            );
+        }
+        unreachable.len() < count
+    }
+
+    async fn topics(&self, topics: &Topics, Cluster { brokers, present, missing }: Cluster) {
+        let there: Vec<_> = present.iter().map(|topic| Arc::clone(&topic.name)).collect();
+        let (absent, to_create) = if topics.config().create {
+            let (_, refused) =
+                if missing.is_empty() { Default::default() } else { topics.create(&missing, true).await };
+            (refused, missing)
+        } else if missing.is_empty() {
+            Default::default()
+        } else {
+            (vec![Absent { topics: missing, reason: Reason::CreateIsOff }], Vec::new())
+        };
+        self.absent(absent, to_create.len());
+
+        self.report.begin("settings");
+        let described = topics.describe(&there).await;
+        let planned = |name: &str| topics.config().settings.get(name).and_then(|value| value.parse::<i64>().ok());
+        let values = |name: &str| -> Settings {
+            let planned = planned(name);
+            described
+                .numbers(name)
+                .chain(to_create.iter().filter_map(|topic| Some((Arc::clone(topic), planned?))))
+                .collect()
+        };
+        if brokers.len() > 1 {
+            let replication = usize::try_from(topics.config().replication).unwrap_or_default();
+            let planned = to_create.iter().map(|topic| (Arc::clone(topic), replication));
+            let replicas: Vec<_> =
+                present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned).collect();
+            let mut in_sync = values("min.insync.replicas");
+            if !topics.config().settings.contains_key("min.insync.replicas") {
+                in_sync.extend(to_create.iter().map(|topic| (Arc::clone(topic), 1)));
+            }
+            self.replicas(brokers.len(), &replicas, in_sync);
+        }
+        self.retention(values("retention.ms"));
+        match (topics.check_sizes(values("max.message.bytes")), described.unread) {
+            (Err(too_small), _) if self.config.spool.is_some() => {
+                self.report.warn("sizes", format!("{too_small}; what is too large becomes a dead letter"));
+            }
+            (Err(too_small), _) => self.report.fail("sizes", too_small.to_string()),
+            (Ok(()), Some(why)) => {
+                self.report.warn("sizes", format!("unknown: the brokers do not show the topics' settings ({why})"));
+            }
+            (Ok(()), None) => self.report.ok("sizes", "every topic takes the largest event"),
+        }
+    }
+
+    /// Topics that are missing and will stay so, and how many `serve` would create.
+    fn absent(&self, absent: Vec<Absent>, to_create: usize) {
+        let dead_letter = &self.config.policy.dead_letter;
+        let mut is_complete = true;
+        for Absent { mut topics, reason } in absent {
+            // Records that their topic never takes have another place to go to.
+            if reason == Reason::CreateIsOff && topics.contains(dead_letter) {
+                topics.retain(|topic| topic != dead_letter);
+                let instead = if self.config.spool.is_some() { "are kept on the disk" } else { "are answered 503" };
+                self.report.warn("dead letters", format!("the topic {dead_letter} is missing: they {instead}"));
+            }
+            if !topics.is_empty() {
+                is_complete = false;
+                self.report.fail("topics", format!("missing: {} ({reason}); {}", names(&topics), reason.remedy()));
+            }
+        }
+        if is_complete {
+            let detail =
+                if to_create > 0 { format!("{to_create} missing; serve creates them") } else { "all there".to_owned() };
+            self.report.ok("topics", detail);
+        }
+    }
+
+    /// On a cluster of several brokers: whether an event survives the loss of one of them.
+    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, usize)], in_sync: Settings) {
+        let single: Vec<_> = replicas.iter().filter(|(_, replicas)| *replicas == 1).map(|(topic, _)| topic).collect();
+        let alone: Vec<_> = in_sync.into_iter().filter(|(_, min)| *min < 2).map(|(topic, _)| topic).collect();
+        let alone: Vec<_> = alone.iter().filter(|topic| !single.contains(topic)).collect();
+        if !single.is_empty() {
+            self.report.warn(
+                "replicas",
+                format!(
+                    "one, though there are {brokers} brokers: {}; their events are lost with that broker's disk. Set topics.replication = {}; topics that are there keep what they have",
+                    names(&single),
+                    brokers.min(3)
+                ),
+            );
+        }
+        if !alone.is_empty() {
+            self.report.warn(
+                "replicas",
+                format!(
+                    "min.insync.replicas is 1, or left to the brokers: {}; one broker alone may ack an event and be lost. Set it to 2 in [topics.settings]; topics that are there keep what they have",
+                    names(&alone)
+                ),
+            );
+        }
+        if single.is_empty() && alone.is_empty() {
+            self.report.ok("replicas", "two brokers or more have an event when it is acked");
+        }
+    }
+
+    fn retention(&self, retention_ms: Settings) {
+        const SHORT: Duration = Duration::from_secs(3 * 24 * 3600);
+        let is_short = |ms: i64| u64::try_from(ms).is_ok_and(|ms| Duration::from_millis(ms) < SHORT);
+        let short: Vec<_> = retention_ms.into_iter().filter(|(_, ms)| is_short(*ms)).map(|(topic, _)| topic).collect();
+        if !short.is_empty() {
+            self.report.warn(
+                "retention",
+                format!(
+                    "less than three days (retention.ms): {}; consumers that are away for longer miss events",
+                    names(&short)
+                ),
+            );
+        }
     }
 }
 
-fn sized(unchecked: Option<String>) -> String {
-    let unknown = |why| format!("unknown: the brokers do not tell the topics' settings ({why})");
-    unchecked.map_or_else(|| "every topic takes the largest event".to_owned(), unknown)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_end_at_the_edge_and_hang_below_their_beginning() {
+        let text = hanging("a name of a host that is long enough: kafka-1.example.com:9092, and words");
+        assert_eq!(
+            text,
+            "a name of a host that is long enough:\n                     kafka-1.example.com:9092, and words\n"
+        );
+        let lines = hanging(&"word ".repeat(100));
+        assert!(lines.lines().skip(1).all(|line| line.starts_with(&" ".repeat(INDENT)) && line.len() <= WIDTH));
+        let long = "x".repeat(200);
+        assert_eq!(hanging(&long), format!("{long}\n"), "a word is not broken: it may be copied");
+    }
 }

@@ -8,6 +8,7 @@ mod dead_letters;
 mod demo;
 mod items;
 mod print;
+mod reach;
 mod samples;
 mod send;
 mod serve;

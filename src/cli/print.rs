@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 pub const ERROR: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Red)));
 pub const GOOD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Green)));
+pub const WARNING: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
 pub const DIM: Style = Style::new().dimmed();
 const TOPIC: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Cyan)));
 const KEY: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use listenfd::ListenFd;
+use rdkafka::error::KafkaError;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -18,13 +19,13 @@ use crate::dead_letter::DeadLetters;
 use crate::desk::Desk;
 use crate::http::{Server, admin::Admin, webhook::Webhooks};
 use crate::metrics::Metrics;
-use crate::publish::Publisher;
+use crate::publish::{self, Publisher};
 use crate::relay::{Durable, Policy, Relay};
 use crate::replay;
 use crate::shutdown::{Shutdown, on_signal};
 use crate::spool::{self, Size, Spool};
 use crate::telemetry::{self, Throttle, Throttles};
-use crate::topics::{Prepared, Topics, Trouble};
+use crate::topics::{self, Absent, Prepared, TooSmall, Topics};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -117,6 +118,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     publisher: Arc<Publisher>,
     spool: Option<Spool>,
+    topics: Arc<Topics>,
     shutdown: Shutdown,
     is_kafka_up: Arc<AtomicBool>,
 }
@@ -130,7 +132,7 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: ports, producer, admin listener, spool, topics, replay. With a spool webhooks are taken from the first moment,
+    /// Starts in this order: ports, producer, admin listener, spool, brokers and topics, replay. With a spool webhooks are taken from the first moment,
     /// and wait until it is open; without one, when the brokers were asked. Brokers that are away are no reason not to start: until they
     /// are back, events are spooled, or answered 503 where there is no spool.
     ///
@@ -143,11 +145,11 @@ impl Daemon {
         let (admin_listener, admin) = bind("admin.listen", &config.admin, passed.take_tcp_listener(1))?;
         let publisher = Arc::new(Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone())?);
         let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
-        let topics = topics.map_err(|e| Failure::Usage(e.to_string()))?;
+        let topics = Arc::new(topics?);
         let spool =
             config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
         let (spool, opened) = spool.unzip();
-        let parts = Parts { metrics, publisher, spool, shutdown, is_kafka_up: Arc::default() };
+        let parts = Parts { metrics, publisher, spool, topics, shutdown, is_kafka_up: Arc::default() };
 
         let dead_letters = parts.dead_letters(&config.policy);
         let drain = (config.server.drain_delay, config.server.drain_timeout);
@@ -160,12 +162,12 @@ impl Daemon {
         let serving = server.serve(listener, parts.shutdown.closing.clone());
         let serve = || parts.spawn_vital("webhook listener", serving);
         let probed = Arc::clone(&dead_letters.topic);
-        let watch = parts.watch(topics, probed, config.kafka.probe_interval);
+        let watch = parts.watch(&config.kafka, probed);
         let (server, replay) = if let (Some(config), Some(opened)) = (config.spool, opened) {
             let server = serve();
             parts.opened(opened).await?;
-            let has_topics = watch.await?;
-            (server, parts.replay(config, dead_letters, has_topics))
+            let brokers_answered = watch.await?;
+            (server, parts.replay(config, dead_letters, brokers_answered))
         } else {
             watch.await?;
             (serve(), None)
@@ -289,6 +291,7 @@ impl Parts {
             let metrics = &parts.metrics;
             metrics.ready.set(parts.unready().is_none().into());
             metrics.kafka_up.set(parts.is_kafka_up().into());
+            metrics.topics(parts.topics.states());
             metrics.connections.set(signed(observed.open()));
             metrics.bytes_in_flight.set(signed(budget.held()));
             metrics.records_in_flight.set(signed(parts.publisher.records_in_flight()));
@@ -311,34 +314,41 @@ impl Parts {
         }
     }
 
-    /// Begins to watch topics and brokers, and waits for what is found first; with a spool not for long, for it takes events until the
-    /// brokers have answered. The token is cancelled when the topics are there.
-    async fn watch(&self, topics: Topics, probed: Arc<str>, interval: Duration) -> Result<CancellationToken, Failure> {
+    /// Begins to watch the brokers and the topics, and waits for what is found first; with a spool not for long, for it takes events until
+    /// the brokers have answered. The token is cancelled when they have.
+    async fn watch(&self, kafka: &publish::Config, probed: Arc<str>) -> Result<CancellationToken, Failure> {
         const PATIENCE: Duration = Duration::from_millis(500);
         let (found, first) = oneshot::channel();
-        let has_topics = CancellationToken::new();
-        self.publisher.presume_away(true); // nothing is to be produced to topics that are not there yet
-        let watch = Watch { parts: self.clone(), topics, has_topics: has_topics.clone(), probed, interval };
+        let brokers_answered = CancellationToken::new();
+        self.publisher.presume_away(true);
+        let watch = Watch {
+            parts: self.clone(),
+            brokers_answered: brokers_answered.clone(),
+            probed,
+            brokers: kafka.brokers.clone(),
+            start_timeout: kafka.start_timeout,
+            interval: kafka.probe_interval,
+        };
         self.spawn_vital("watch", watch.run(found));
         let patience = if self.spool.is_some() { PATIENCE } else { Duration::MAX };
         match tokio::time::timeout(patience, first).await {
-            Err(_) => tracing::warn!("the brokers have not answered yet: events are spooled meanwhile"),
-            Ok(Ok(Err(trouble))) if !trouble.may_pass() => return Err(Failure::failed(trouble)),
-            Ok(Ok(Err(trouble))) => {
-                tracing::error!(%trouble, "starting without Kafka: {} until it is there", self.meanwhile());
+            Ok(Ok(Err(too_small))) => return Err(Failure::failed(too_small)),
+            // The brokers are asked, or create topics, or the watch has panicked, which ends the process.
+            Err(_) if !brokers_answered.is_cancelled() => {
+                tracing::warn!("the brokers have not answered yet: events are spooled meanwhile");
             }
-            Ok(_) => {} // they are there; or the watch has panicked, which ends the process
+            _ => {}
         }
-        Ok(has_topics)
+        Ok(brokers_answered)
     }
 
-    /// Begins to empty the spool, once the topics are there.
-    fn replay(&self, config: config::Spool, to: DeadLetters, has_topics: CancellationToken) -> Option<Replay> {
+    /// Begins to empty the spool, once the brokers have answered.
+    fn replay(&self, config: config::Spool, to: DeadLetters, brokers_answered: CancellationToken) -> Option<Replay> {
         let (spool, stop) = (self.spool.clone()?, CancellationToken::new());
         let replaying = replay::run(config.replay, spool.clone(), to, self.shutdown.clone(), stop.clone());
         let stopped = stop.clone();
         let task = self.spawn_vital("replay", async move {
-            if stopped.run_until_cancelled(has_topics.cancelled()).await.is_some() {
+            if stopped.run_until_cancelled(brokers_answered.cancelled()).await.is_some() {
                 replaying.await;
             }
         });
@@ -387,7 +397,7 @@ impl Parts {
         Ok(())
     }
 
-    /// What becomes of events while Kafka is away.
+    /// What becomes of events while Kafka, or their topic, is away.
     fn meanwhile(&self) -> &'static str {
         if self.spool.is_some() { "events are spooled" } else { "webhooks are answered 503" }
     }
@@ -431,71 +441,107 @@ fn bind(
     bind().map_err(cannot)
 }
 
-/// Looks after the topics until they are there, and from then on whether the brokers are.
+/// Asks again and again whether the brokers are there, and, less often, whether the topics are.
 struct Watch {
     parts: Parts,
-    topics: Topics,
-    /// Cancelled when they are prepared: the replay waits for it.
-    has_topics: CancellationToken,
-    /// Any topic that is there: the brokers are asked for one, not for all.
+    /// Cancelled when they have for the first time: the replay waits for it.
+    brokers_answered: CancellationToken,
+    /// The topic that the brokers are asked for: one, not all of the cluster's.
     probed: Arc<str>,
+    brokers: String,
+    /// How long the brokers may take at first, and from then on.
+    start_timeout: Duration,
     interval: Duration,
 }
 
 impl Watch {
-    /// Never ends. What is found first is sent to who starts the relay, and may be a reason not to.
-    async fn run(self, first: oneshot::Sender<Result<(), Trouble>>) {
-        let found = self.look().await;
-        if found.as_ref().err().is_none_or(Trouble::may_pass) {
-            self.set(&found);
-        }
-        let _ = first.send(found); // it may wait no longer
+    /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
+    /// starts the relay. Topics that are too small may be a reason not to start.
+    async fn run(self, first: oneshot::Sender<Result<(), TooSmall>>) {
+        let (mut first, mut topics_due, mut absent) = (Some(first), Instant::now(), None);
         loop {
+            let timeout = if first.is_some() { self.start_timeout } else { self.interval };
+            let answered = tokio::task::block_in_place(|| self.probe(timeout));
+            self.set(&answered, first.is_some());
+            let mut found = Ok(());
+            if answered.is_ok() && topics_due <= Instant::now() {
+                match self.parts.topics.prepare().await {
+                    Ok(prepared) => {
+                        topics_due = Instant::now() + self.parts.topics.config().check_interval;
+                        found = self.report(prepared, &mut absent).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "the brokers do not say which topics there are"),
+                }
+            }
+            match (first.take(), found) {
+                (Some(first), found) => drop(first.send(found)), // it may wait no longer
+                (None, Err(too_small)) => {
+                    tracing::error!(%too_small, "events that are too large for their topic are answered 503");
+                }
+                (None, Ok(())) => {}
+            }
             self.look_into_the_spool().await;
             tokio::time::sleep(self.interval).await;
-            self.set(&self.look().await);
         }
     }
 
-    async fn look(&self) -> Result<(), Trouble> {
-        if !self.has_topics.is_cancelled() {
-            return self.prepare().await;
-        }
-        let probed = tokio::task::block_in_place(|| self.parts.publisher.probe(&self.probed, self.interval));
-        probed.map_err(|error| self.topics.unreachable(error))
+    fn probe(&self, timeout: Duration) -> Result<(), KafkaError> {
+        self.parts.publisher.probe(&self.probed, timeout, |topic| self.parts.topics.is_absent(topic))
     }
 
-    /// Creates the topics that are missing. One that is too small for the largest event is no trouble where there is a spool.
-    async fn prepare(&self) -> Result<(), Trouble> {
-        match self.topics.prepare().await {
-            Ok(Prepared { existing, created, unchecked }) => {
-                if let Some(why) = unchecked {
-                    tracing::warn!(
-                        why,
-                        "the topics' max.message.bytes could not be read; records may be too large for them"
-                    );
-                }
-                tracing::info!(existing, created = created.len(), "topics are there");
+    /// Notes whether the brokers answer, and logs it where that has changed.
+    fn set(&self, answered: &Result<(), KafkaError>, is_first: bool) {
+        let (brokers, meanwhile) = (&self.brokers, self.parts.meanwhile());
+        let was_up = self.parts.is_kafka_up.swap(answered.is_ok(), Ordering::Relaxed);
+        match answered {
+            Ok(()) if !was_up => tracing::info!("ready: Kafka takes events"),
+            Err(error) if was_up => tracing::error!(brokers, %error, "Kafka is away: {meanwhile}"),
+            Err(error) if is_first => {
+                tracing::error!(brokers, %error, "starting without Kafka: {meanwhile} until it is there");
             }
-            Err(trouble @ Trouble::TooSmall { .. }) if self.parts.spool.is_some() => {
-                tracing::warn!(%trouble, "events that are too large for their topic become dead letters");
-            }
-            Err(trouble) => return Err(trouble),
+            Ok(()) | Err(_) => {}
         }
-        self.parts.publisher.presume_away(false);
-        self.has_topics.cancel();
+        if answered.is_ok() && !self.brokers_answered.is_cancelled() {
+            self.parts.publisher.presume_away(false);
+            self.brokers_answered.cancel();
+        }
+    }
+
+    /// Logs what has changed of the topics; `absent` is what was missing the last time.
+    ///
+    /// # Errors
+    /// The first time, where no spool could take dead letters: topics that are too small for the largest event.
+    async fn report(&self, now: Prepared, absent: &mut Option<Vec<Absent>>) -> Result<(), TooSmall> {
+        let is_first = absent.is_none();
+        let before = absent.replace(now.absent.clone()).unwrap_or_default();
+        for missing in now.absent.iter().filter(|missing| !before.contains(missing)) {
+            tracing::error!(
+                topics = topics::names(&missing.topics),
+                reason = %missing.reason,
+                remedy = missing.reason.remedy(),
+                "topics are missing: their {}, the others go on",
+                self.parts.meanwhile()
+            );
+        }
+        if is_first || !now.created.is_empty() || before != now.absent {
+            tracing::info!(ready = now.ready, created = now.created.len(), "topics are ready");
+        }
+        if is_first { self.check_sizes().await } else { Ok(()) }
+    }
+
+    async fn check_sizes(&self) -> Result<(), TooSmall> {
+        match self.parts.topics.sizes().await {
+            Ok(None) => {}
+            Ok(Some(why)) => tracing::warn!(
+                why,
+                "the topics' max.message.bytes could not be read; records may be too large for them"
+            ),
+            Err(too_small) if self.parts.spool.is_some() => {
+                tracing::warn!(%too_small, "events that are too large for their topic become dead letters");
+            }
+            Err(too_small) => return Err(too_small),
+        }
         Ok(())
-    }
-
-    fn set(&self, found: &Result<(), Trouble>) {
-        let meanwhile = self.parts.meanwhile();
-        match (found, self.parts.is_kafka_up()) {
-            (Ok(()), false) => tracing::info!("ready: Kafka takes events"),
-            (Err(why), true) => tracing::error!(%why, "Kafka is away: {meanwhile}"),
-            (Err(why), false) => tracing::warn!(%why, "Kafka is still away: {meanwhile}"),
-            (Ok(()), true) => {}
-        }
-        self.parts.is_kafka_up.store(found.is_ok(), Ordering::Relaxed);
     }
 
     /// How old the first event of each topic in the spool is.

@@ -160,6 +160,9 @@ impl Config {
         default("compression.type", self.compression.clone());
         default("queue.buffering.max.kbytes", (self.queue_bytes_max / 1024).to_string());
         default("queue.buffering.max.messages", self.queue_records_max.to_string());
+        // A topic that the brokers do not know may be a new one of which they have not heard. librdkafka waits for that, 30 s by default: a
+        // record for a missing topic would time out first, as all do while Kafka is away.
+        default("topic.metadata.propagation.max.ms", (self.publish_deadline.as_millis() / 2).to_string());
         config.set("message.max.bytes", (self.record_bytes_max + DEAD_LETTER_BYTES_MAX).to_string());
         for (name, value) in self.guarantees() {
             config.set(name, value);

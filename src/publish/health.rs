@@ -62,9 +62,13 @@ impl Health {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// A topic that has failed for so long, while the brokers answer, that its producer is suspected.
-    pub(super) fn stuck(&self, now: Instant) -> Option<String> {
+    /// A topic that has failed for so long, while the brokers answer, that its producer is suspected. As long as it `is_absent` from the
+    /// cluster, that is the reason: to replace the producer would only disturb the other topics.
+    pub(super) fn stuck(&self, now: Instant, is_absent: impl Fn(&str) -> bool) -> Option<String> {
         let mut topics = self.topics();
+        for (_, failing) in topics.failing.iter_mut().filter(|(topic, _)| is_absent(topic)) {
+            failing.suspected_at = now + failing.patience;
+        }
         let (topic, failing) = topics.failing.iter_mut().find(|(_, failing)| failing.suspected_at <= now)?;
         failing.patience = (failing.patience * 2).min(SUSPICION.1);
         failing.suspected_at = now + failing.patience;
@@ -113,12 +117,24 @@ mod tests {
         let health = Health::default();
         let now = Instant::now();
         health.failed("a", Remedy::Wait, now);
-        assert_eq!(health.stuck(now), None);
+        let stuck = |now| health.stuck(now, |_| false);
+        assert_eq!(stuck(now), None);
         let later = now + SUSPICION.0 + Duration::from_secs(1);
-        assert_eq!(health.stuck(later).as_deref(), Some("a"));
-        assert_eq!(health.stuck(later + SUSPICION.0), None);
-        assert_eq!(health.stuck(later + 2 * SUSPICION.0).as_deref(), Some("a"));
+        assert_eq!(stuck(later).as_deref(), Some("a"));
+        assert_eq!(stuck(later + SUSPICION.0), None);
+        assert_eq!(stuck(later + 2 * SUSPICION.0).as_deref(), Some("a"));
         health.acked("a", Instant::now());
-        assert_eq!(health.stuck(later + SUSPICION.1 * 2), None);
+        assert_eq!(stuck(later + SUSPICION.1 * 2), None);
+    }
+
+    #[test]
+    fn a_topic_that_is_missing_is_no_reason_to_suspect_the_producer_until_it_is_there() {
+        let health = Health::default();
+        let now = Instant::now();
+        health.failed("a", Remedy::Operator, now);
+        let much_later = now + 10 * SUSPICION.0;
+        assert_eq!(health.stuck(much_later, |topic| topic == "a"), None);
+        assert_eq!(health.stuck(much_later + SUSPICION.0 / 2, |_| false), None, "its time begins when it is there");
+        assert_eq!(health.stuck(much_later + SUSPICION.0, |_| false).as_deref(), Some("a"));
     }
 }

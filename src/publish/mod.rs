@@ -163,11 +163,12 @@ impl Publisher {
         Arc::strong_count(&self.in_flight) - 1
     }
 
-    /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`.
+    /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`. Of a topic that `is_absent` from
+    /// the cluster it is no wonder that it takes nothing.
     ///
     /// # Errors
     /// What librdkafka says when no broker answers in time.
-    pub fn probe(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
+    pub fn probe(&self, topic: &str, timeout: Duration, is_absent: impl Fn(&str) -> bool) -> Result<(), KafkaError> {
         for producer in [&self.batched, &self.alone] {
             if let Some((_, why)) = producer.existing().and_then(|client| client.client().fatal_error()) {
                 producer.replace(&why);
@@ -176,7 +177,7 @@ impl Publisher {
         if let Some(client) = self.batched.existing() {
             client.client().fetch_metadata(Some(topic), timeout)?;
         }
-        if let Some(topic) = self.common.health.stuck(Instant::now()) {
+        if let Some(topic) = self.common.health.stuck(Instant::now(), is_absent) {
             let why = format!("the brokers answer, and yet nothing has reached the topic {topic} for long");
             [&self.batched, &self.alone].iter().for_each(|producer| producer.replace(&why));
         }

@@ -56,6 +56,8 @@ pub struct Setup {
     pub spool_parent: Option<PathBuf>,
     /// `spool.bytes_max`.
     pub spool_bytes_max: &'static str,
+    /// `topics.check_interval`. After so long the relay creates a topic again that a scenario has deleted.
+    pub topics_check_interval: &'static str,
 }
 
 impl Default for Setup {
@@ -70,6 +72,7 @@ impl Default for Setup {
             round: None,
             spool_parent: None,
             spool_bytes_max: "256MiB", // of more, open files are short for connections
+            topics_check_interval: "1h",
         }
     }
 }
@@ -422,6 +425,7 @@ impl Post {
         let mut settings = settings(prefix);
         settings.push(("spool.bytes_max".to_owned(), format!("{:?}", setup.spool_bytes_max)));
         let mut post = Self::at(brokers, spool, shim, settings);
+        post.settings.push(("topics.check_interval".to_owned(), format!("{:?}", setup.topics_check_interval)));
         if setup.as_user {
             let (name, value) = Cluster::as_user();
             post.settings.push((name.to_owned(), value));

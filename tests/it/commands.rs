@@ -4,6 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::security;
 use crate::support::relay::{Relay, SECRET};
 use crate::support::{chat_id, http, incoming_event, kafka};
 
@@ -152,6 +153,7 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
         text
     };
     let before = check();
+    let before = before.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(before.contains("is made by the first start") && !before.contains("FAIL"), "{before}");
 
     let mut serve = run("serve").stderr(std::process::Stdio::piped()).spawn().expect("the relay's binary");
@@ -172,47 +174,34 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
 fn check_finds_a_cluster_ready_or_tells_why_not() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     drop(Relay::start(kafka.bootstrap(), &[])); // creates the topics
-    let check = |brokers: &str, more: &str, json: &[&str]| {
-        let file = configuration(brokers, more);
-        relay(&[&["check", "--config", file.path().to_str().expect("a path")], json].concat())
-    };
-
-    let good = check(kafka.bootstrap(), "", &[]);
-    assert!(good.status.success(), "{}{}", stdout(&good), stderr(&good));
+    let (good, code) = check(kafka.bootstrap(), "", &[]);
+    assert_eq!(code, Some(0), "{good}");
     for line in [
-        "ok    configuration",
-        "ok    app            default: secret keys k",
-        "ok    brokers        1 at",
-        "ok    topics         all there",
-        "ok    sizes",
+        "ok configuration",
+        "ok app default: secret keys k",
+        "ok brokers 1 at",
+        "ok topics all there",
+        "ok sizes every topic takes the largest event",
     ] {
-        assert!(stdout(&good).contains(line), "no `{line}` in:\n{}", stdout(&good));
+        assert!(good.contains(line), "no `{line}` in:\n{good}");
     }
 
-    let missing = check(kafka.bootstrap(), "[topics]\nprefix = \"other.\"\ncreate = false", &["--json"]);
-    assert_eq!(missing.status.code(), Some(1));
-    let report: Value = serde_json::from_slice(&missing.stdout).expect("JSON");
-    assert_eq!(report["ok"], false);
-    let topics =
-        report["findings"].as_array().expect("findings").iter().find(|f| f["check"] == "topics").expect("topics");
-    assert!(topics["detail"].as_str().expect("text").contains("other.incoming_event"), "{topics}");
+    let (missing, code) = check(kafka.bootstrap(), "[topics]\nprefix = \"other.\"\ncreate = false", &[]);
+    assert_eq!(code, Some(1));
+    let all =
+        ["FAIL topics missing: other.access_set, ", "other.incoming_event", "create them, or set topics.create = true"];
+    assert!(all.iter().all(|part| missing.contains(part)), "{missing}");
 
-    let away = check("127.0.0.1:1", "", &[]);
-    assert_eq!(away.status.code(), Some(1));
-    assert!(stdout(&away).contains("FAIL  brokers        no broker answers at 127.0.0.1:1"), "{}", stdout(&away));
+    let (wrong, code) = check(kafka.bootstrap(), "lingr = \"1s\"\ncompression = \"zip\"", &[]);
+    assert_eq!(code, Some(64));
+    let said = ["unknown key `kafka.lingr`; did you mean `kafka.linger`?", "kafka.compression: must be one of"];
+    assert!(said.iter().all(|part| wrong.contains(part)), "{wrong}");
 
-    let wrong = check(kafka.bootstrap(), "lingr = \"1s\"\ncompression = \"zip\"", &[]);
-    assert_eq!(wrong.status.code(), Some(64));
-    let text = stdout(&wrong);
-    assert!(
-        text.contains("unknown key `kafka.lingr`; did you mean `kafka.linger`?")
-            && text.contains("kafka.compression: must be one of"),
-        "{text}"
-    );
-
-    let property = check(kafka.bootstrap(), "[kafka.properties]\n\"securty.protocol\" = \"ssl\"", &[]);
-    assert_eq!(property.status.code(), Some(64), "{}", stdout(&property));
-    assert!(stdout(&property).contains("securty.protocol"), "{}", stdout(&property));
+    for arguments in [&[][..], &["--offline"]] {
+        let property = "[kafka.properties]\n\"securty.protocol\" = \"ssl\"";
+        let (property, code) = check(kafka.bootstrap(), property, arguments);
+        assert!(code == Some(64) && property.contains("securty.protocol"), "{property}");
+    }
 }
 
 #[test]
@@ -265,4 +254,177 @@ fn the_help_is_as_it_was_last_read() {
     }
     let last = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(text, last, "the help has changed; read it, and run with UPDATE_SNAPSHOTS=1 if it is right");
+}
+
+/// What `check` prints, without the breaks of its lines, and its exit code.
+fn check(brokers: &str, more: &str, arguments: &[&str]) -> (String, Option<i32>) {
+    let file = configuration(brokers, more);
+    let output = relay(&[&["check", "--config", file.path().to_str().expect("a path")], arguments].concat());
+    let text = stdout(&output) + &stderr(&output);
+    (text.split_whitespace().collect::<Vec<_>>().join(" "), output.status.code())
+}
+
+#[test]
+fn check_says_why_kafka_cannot_be_reached_and_what_to_change_and_shows_no_secret() {
+    let [directory, stranger] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    [&directory, &stranger].iter().for_each(|directory| security::certificate(directory.path()));
+    let Some((kafka, secured)) = security::secured(directory.path()) else { return };
+    let ca = |directory: &tempfile::TempDir| format!("{:?}", directory.path().join("ca.pem"));
+    let properties = |protocol: &str, mechanism: &str, password: &str, ca: &str| {
+        format!(
+            r#"properties = {{ "security.protocol" = "{protocol}", "ssl.ca.location" = {ca}, "sasl.mechanism" = "{mechanism}", "sasl.username" = "relay", "sasl.password" = "{password}" }}"#
+        )
+    };
+    let with = |protocol: &str, mechanism: &str| properties(protocol, mechanism, "s3cr3t-wrong", &ca(&directory));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = silent.local_addr().expect("an address").to_string();
+    let none = String::new();
+    for (brokers, properties, why, remedy) in [
+        (&*secured, with("sasl_ssl", "PLAIN"), "Invalid username or password", "\"sasl.password\""),
+        (&secured, with("sasl_ssl", "SCRAM-SHA-512"), "invalid credentials", "\"sasl.password\""),
+        (
+            &secured,
+            with("sasl_ssl", "SCRAM-SHA-256"),
+            "supported mechanisms: PLAIN,SCRAM-SHA-512",
+            "\"sasl.mechanism\"",
+        ),
+        (kafka.bootstrap(), with("ssl", "PLAIN"), "SSL handshake failed", "that port speaks no TLS"),
+        (kafka.bootstrap(), with("sasl_plaintext", "PLAIN"), "mechanism handshake failed", "that port wants no login"),
+        (&secured, none.clone(), "connection closed by peer", "that port wants TLS"),
+        (&secured, with("sasl_plaintext", "PLAIN"), "connection closed by peer", "that port wants TLS"),
+        (&secured, with("ssl", "PLAIN"), "closed by peer", "that port wants a login"),
+        (
+            &secured,
+            properties("sasl_ssl", "PLAIN", security::PASSWORD, &ca(&stranger)),
+            "certificate verify failed",
+            "\"ssl.ca.location\"",
+        ),
+        ("no-such-host.invalid:9092", none.clone(), "Failed to resolve 'no-such-host.invalid:9092'", "the DNS"),
+        ("127.0.0.1:1", none.clone(), "Connection refused", "is the port right"),
+        ("kafka://127.0.0.1:1", none.clone(), "unsupported protocol", "write host:port"),
+        (&silent, none, "no answer within 2s", "firewall"),
+    ] {
+        let (text, code) = check(brokers, &properties, &[]);
+        assert_eq!(code, Some(1), "{text}");
+        let found = text.split_once("FAIL brokers").map_or("", |(_, found)| found);
+        assert!(found.contains(&format!("no broker answers at {brokers}")), "{text}");
+        assert!(found.contains(why) && found.contains(remedy), "{why}, {remedy}: {text}");
+        assert!(!text.contains("s3cr3t"), "{text}");
+    }
+    let right = properties("sasl_ssl", "PLAIN", security::PASSWORD, &ca(&directory));
+    let (text, code) = check(&format!("127.0.0.1:1,{secured}"), &right, &[]);
+    assert_eq!(code, Some(0), "one of two is enough: {text}");
+}
+
+#[test]
+fn check_names_a_broker_that_cannot_be_reached_at_the_address_that_it_advertises() {
+    let port = kafka::free_port();
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let Some(kafka) = kafka::Kafka::start_or_skip(1, &[("advertised.listeners", &advertised)]) else { return };
+    let (text, code) = check(kafka.bootstrap(), "", &[]);
+    assert_eq!(code, Some(1), "{text}");
+    let found = format!("{} answers, but 1 of 1 cannot be reached", kafka.bootstrap());
+    assert!(text.contains(&found) && text.contains(&format!("broker 0 at 127.0.0.1:{port}: ")), "{text}");
+    assert!(text.contains("Connection refused") && text.contains("advertised.listeners"), "{text}");
+
+    // The brokers answer, as far as the relay can tell; it keeps what they do not take.
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = format!("\"{}\"", directory.path().join("spool").display());
+    let settings =
+        [("spool.directory", &*path), ("kafka.publish_deadline", "\"1s\""), ("kafka.start_timeout", "\"1s\"")];
+    let target = Relay::start(kafka.bootstrap(), &settings);
+    assert_eq!(http::post(target.webhooks, incoming_event(&chat_id(), 1)).status, 200, "{}", target.log());
+    assert_eq!(target.metric(r#"livechat_relay_events_total{action="incoming_event",outcome="spooled"}"#), 1.0);
+}
+
+#[test]
+fn check_asks_the_brokers_whether_they_would_create_the_topics_and_names_the_setting() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let prefix = format!("would-{}.", chat_id());
+    let with = |more: &str| format!("[topics]\nprefix = {prefix:?}\n{more}");
+
+    let (text, code) = check(kafka.bootstrap(), &with(""), &[]);
+    assert!(code == Some(0) && text.contains("ok topics 48 missing; serve creates them"), "{text}");
+    let (text, code) = check(kafka.bootstrap(), &with("replication = 2"), &[]);
+    let all = format!("FAIL topics missing: {prefix}access_set, ");
+    assert!(code == Some(1) && text.contains(&all) && text.contains(&format!("{prefix}unlisted")), "{text}");
+    assert!(text.contains("InvalidReplicationFactor") && text.contains("set topics.replication"), "{text}");
+    let (text, code) = check(kafka.bootstrap(), &with("settings = { \"retention.mss\" = 1 }"), &[]);
+    assert!(code == Some(1) && text.contains("InvalidConfig") && text.contains("change topics.settings"), "{text}");
+    assert!(!kafka.topics().iter().any(|topic| topic.starts_with(&prefix)), "check creates none");
+}
+
+#[test]
+fn check_warns_of_what_works_and_may_lose_events_and_that_is_no_failure() {
+    let Some(kafka) = kafka::Kafka::start_or_skip(3, &[]) else { return };
+    kafka.create_topic("one.thread_tagged", 1, &[("retention.ms", "3600000"), ("max.message.bytes", "20000")]);
+    kafka.create_topic("one.incoming_event", 1, &[("max.message.bytes", "20001"), ("min.insync.replicas", "2")]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let more = |more: &str| {
+        format!(
+            "[spool]\ndirectory = \"{}\"\n[topics]\nprefix = \"one.\"\n{more}",
+            directory.path().join("s").display()
+        )
+    };
+    let (text, code) = check(kafka.bootstrap(), &more(""), &[]);
+    assert_eq!(code, Some(0), "{text}");
+    for warning in [
+        "warn replicas one, though there are 3 brokers: one.access_set, ",
+        "set topics.replication = 3",
+        "warn replicas min.insync.replicas is 1, or left to the brokers: one.thread_tagged;",
+        "warn retention less than three days (retention.ms): one.thread_tagged;",
+        "warn sizes one.incoming_event takes records of 20001 bytes, one.thread_tagged takes records of 20000 bytes;",
+    ] {
+        assert!(text.to_lowercase().contains(&warning.to_lowercase()), "no `{warning}` in {text}");
+    }
+
+    let safe = r#"replication = 3
+settings = { "min.insync.replicas" = 2 }"#;
+    let (text, _) = check(kafka.bootstrap(), &more(safe), &[]);
+    assert!(!text.contains("replicas one,"), "{text}");
+    assert!(text.contains("left to the brokers: one.thread_tagged;"), "{text}");
+
+    let (text, code) = check(kafka.bootstrap(), &more("create = false"), &["--json"]);
+    assert_eq!(code, Some(1), "{text}");
+    let report: Value = serde_json::from_str(text.split("error:").next().unwrap_or_default()).expect("JSON");
+    assert_eq!(report["ok"], false);
+    let found = |check: &str, status: &str| {
+        let findings = report["findings"].as_array().expect("findings");
+        let found = findings.iter().find(|f| f["check"] == check && f["status"] == status);
+        found.and_then(|f| f["detail"].as_str()).unwrap_or_else(|| panic!("no {status} {check} in {text}")).to_owned()
+    };
+    assert!(found("topics", "fail").contains("one.incoming_chat") && !found("topics", "fail").contains("dead-letter"));
+    assert!(found("dead letters", "warn").contains("the topic one.dead-letter is missing: they are kept on the disk"));
+    assert_eq!(found("brokers", "ok"), format!("3 at {}", kafka.bootstrap()));
+}
+
+#[test]
+fn check_shows_each_step_as_it_is_done_and_ends_in_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = silent.local_addr().expect("an address").to_string();
+    let file = configuration(&silent, "");
+    let text = std::fs::read_to_string(file.path()).expect("written").replace("\"2s\"", "\"5m\"");
+    std::fs::write(file.path(), text).expect("written");
+    let path = file.path().to_str().expect("a path");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+    let mut child = command
+        .args(["check", "--timeout", "10m", "--config", path])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the relay's binary");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("a pipe")));
+    let spool = lines.map_while(Result::ok).find(|line| line.starts_with("ok    spool"));
+    assert!(spool.is_some() && child.try_wait().expect("a child").is_none(), "it is still asking the brokers");
+    child.kill().expect("a process of ours");
+    child.wait().expect("a child");
+
+    let late = relay(&["check", "--timeout", "500ms", "--config", path]);
+    let text = stdout(&late);
+    assert_eq!(late.status.code(), Some(1), "{text}");
+    assert!(text.contains("FAIL  time           not done within 500ms, while checking: brokers;"), "{text}");
+
+    let offline = relay(&["check", "--offline", "--config", path]);
+    let text = stdout(&offline);
+    assert!(offline.status.success() && text.contains("ok    app") && !text.contains("brokers"), "{text}");
 }

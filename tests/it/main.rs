@@ -36,3 +36,4 @@ mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;
 mod topic_trouble;
+mod topics;

@@ -20,8 +20,10 @@ fn run(command: &str, brokers: &str, more: &str) -> Output {
     program.args([command, "--config"]).arg(file.path()).output().expect("the relay's binary")
 }
 
+/// What it has printed, without the breaks of its lines.
 fn text(output: &Output) -> String {
-    [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat()
+    let text = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes)).concat();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[test]
@@ -43,11 +45,12 @@ fn a_guarantee_cannot_be_configured_away_under_any_name() {
 }
 
 #[test]
-fn neither_a_probe_nor_check_makes_a_topic_where_brokers_make_what_they_are_asked_for() {
+fn neither_a_probe_nor_a_record_nor_check_makes_a_topic_where_brokers_make_what_they_are_asked_for() {
     let Some(kafka) = Kafka::start_or_skip(1, &[("auto.create.topics.enable", "true")]) else { return };
     // librdkafka's own refreshes come often, too.
     let properties = r#"{ "topic.metadata.refresh.interval.ms" = "100" }"#;
-    let settings = [("kafka.probe_interval", "\"200ms\""), ("kafka.properties", properties)];
+    let seldom = ("topics.check_interval", "\"1h\""); // the relay would create them again
+    let settings = [("kafka.probe_interval", "\"200ms\""), ("kafka.properties", properties), seldom];
     let relay = Relay::start(kafka.bootstrap(), &settings).ready();
     await_that("200", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 200);
 
@@ -60,6 +63,8 @@ fn neither_a_probe_nor_check_makes_a_topic_where_brokers_make_what_they_are_aske
         kafka.resume(0);
         await_that("a probe was answered", || relay.metric("livechat_relay_kafka_up") == 1.0);
     }
+    // A record for it makes none, either.
+    await_that("503", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 503);
     let output = run("check", kafka.bootstrap(), "");
     assert!(text(&output).contains("2 missing; serve creates them"), "{}", text(&output));
     let topics = kafka.topics();

@@ -7,10 +7,10 @@ use crate::support::kafka::{self, Kafka};
 use crate::support::relay::{Relay, await_that};
 use crate::support::{chat_id, http, incoming_event};
 
-const PASSWORD: &str = "s3cr3t-Xq9-password-of-kafka";
+pub const PASSWORD: &str = "s3cr3t-Xq9-password-of-kafka";
 
 /// A key with a certificate for 127.0.0.1 that is its own CA: `server.pem` has both, `ca.pem` the certificate.
-fn certificate(directory: &Path) {
+pub fn certificate(directory: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"])
         .args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.pem"])
@@ -23,7 +23,7 @@ fn certificate(directory: &Path) {
 }
 
 /// One node that also listens with SASL over TLS; where that is.
-fn secured(directory: &Path) -> Option<(Kafka, String)> {
+pub fn secured(directory: &Path) -> Option<(Kafka, String)> {
     let port = kafka::free_port();
     let keystore = directory.join("server.pem").display().to_string();
     let plain = format!(r#"org.apache.kafka.common.security.plain.PlainLoginModule required user_relay="{PASSWORD}";"#);

@@ -8,8 +8,8 @@ use crate::support::kafka::Kafka;
 use crate::support::relay::{Relay, Settings, await_that};
 use crate::support::{chat_id, http, incoming_event};
 
-/// One node with an authorizer, for all tests of this file: each has topics of its own.
-fn kafka() -> Option<&'static Kafka> {
+/// One node with an authorizer, for all tests of this file and of `topics.rs`: each has topics of its own.
+pub fn kafka() -> Option<&'static Kafka> {
     static KAFKA: LazyLock<Option<Kafka>> = LazyLock::new(|| {
         let authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
         Kafka::start_or_skip(1, &[("authorizer.class.name", authorizer), ("allow.everyone.if.no.acl.found", "true")])
@@ -108,23 +108,27 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// The numbers of the chat's events in the topic, first occurrences only.
     fn order(&self) -> Vec<u64> {
-        let mut order = Vec::new();
-        for message in self.kafka.read_all(&[&self.topic()]) {
-            let value: serde_json::Value = serde_json::from_slice(&message.value).expect("JSON");
-            let id = value["data"]["payload"]["event"]["id"].as_str().expect("an id");
-            let number = id.rsplit('_').next().and_then(|n| n.parse().ok()).expect("a number");
-            if !order.contains(&number) {
-                order.push(number);
-            }
-        }
-        order
+        order(self.kafka, &self.topic())
     }
 
     fn assert_all_in_order(&self) {
         assert_eq!(self.order(), (0..self.posted).collect::<Vec<_>>());
     }
+}
+
+/// The numbers of a chat's events in a topic, first occurrences only.
+pub fn order(kafka: &Kafka, topic: &str) -> Vec<u64> {
+    let mut order = Vec::new();
+    for message in kafka.read_all(&[topic]) {
+        let value: serde_json::Value = serde_json::from_slice(&message.value).expect("JSON");
+        let id = value["data"]["payload"]["event"]["id"].as_str().expect("an id");
+        let number = id.rsplit('_').next().and_then(|n| n.parse().ok()).expect("a number");
+        if !order.contains(&number) {
+            order.push(number);
+        }
+    }
+    order
 }
 
 fn start(kafka: &Kafka, prefix: &str, directory: &tempfile::TempDir, replication: u32) -> Relay {
@@ -133,6 +137,7 @@ fn start(kafka: &Kafka, prefix: &str, directory: &tempfile::TempDir, replication
     let settings: Settings<'_> = &[
         ("topics.prefix", &prefix),
         ("topics.partitions", "1"),
+        ("topics.check_interval", "\"1h\""), // the tests create them again
         ("topics.replication", &replication),
         ("kafka.publish_deadline", "\"1s\""),
         ("server.response_deadline", "\"8s\""),

@@ -6,7 +6,7 @@ use super::RULES;
 use crate::client::MAIN;
 use crate::cluster::USER;
 use crate::judge::Rules;
-use crate::rig::{Outcome, Rig, Setup, Stage};
+use crate::rig::{Outcome, Rig, Setup, Stage, prefix};
 
 /// Brokers do not all know of a new topic at once, and none has seen the producer in it: its first requests fail out of order.
 pub fn fresh(stage: &Stage<'_>, rounds: u32) -> Outcome {
@@ -88,6 +88,40 @@ pub fn stuck_until_its_budget(stage: &Stage<'_>) -> Outcome {
     rig.cluster.tool("acls", &[&["--remove", "--force"], &denied[..]].concat());
     rig.recover();
     rig.must_have_spooled();
+    rig.conclude(RULES)
+}
+
+/// One topic is missing from the beginning, and the relay may not create it. The others' events are on Kafka before it may, over a kill, too.
+pub fn create_denied(stage: &Stage<'_>) -> Outcome {
+    let (topic, user) = (prefix(stage.name) + MAIN, format!("User:{USER}"));
+    let rule = |change: &[&str], what: &[&str]| stage.cluster.tool("acls", &[change, what].concat());
+    let allowed = ["--allow-principal", &user, "--operation", "All"];
+    let denied = ["--deny-principal", &user, "--operation", "Create"];
+    let of_topic = ["--topic", &*topic];
+    for what in [&["--cluster"][..], &of_topic] {
+        rule(&["--add"], &[&allowed[..], what].concat()); // with the first rule all that no rule allows is forbidden
+        rule(&["--add"], &[&denied[..], what].concat());
+    }
+    let setup = Setup { as_user: true, topics_check_interval: "2s", ..Setup::default() };
+    let mut rig = Rig::start(stage, setup);
+    rig.must_be_spooling();
+    must_flow_meanwhile(&mut rig);
+    rig.kill_relay(0);
+    rig.start_relay(0);
+    must_flow_meanwhile(&mut rig);
+    let waiting = |rig: &Rig<'_>| {
+        let reading = rig.reading(0)?;
+        Some((reading.sum("spool_records", &format!("topic=\"{topic}\"")), reading.spool_records()))
+    };
+    let is_alone =
+        rig.run_until(Duration::from_secs(10), |rig| waiting(rig).is_some_and(|(own, all)| own > 0.0 && own == all));
+    rig.must("nothing but that topic's events waits in the spool", is_alone);
+    rule(&["--remove", "--force"], &[&denied[..], &of_topic].concat());
+    rig.recover();
+    rig.must_have_spooled();
+    for rule_of_cluster in [allowed, denied] {
+        rule(&["--remove", "--force"], &[&rule_of_cluster[..], &["--cluster"]].concat());
+    }
     rig.conclude(RULES)
 }
 

@@ -243,10 +243,15 @@ impl Kafka {
 
     /// Deletes a topic and waits until the cluster no longer lists it.
     pub fn delete_topic(&self, name: &str) {
+        self.delete_topic_at_once(name);
+        wait_until(&format!("topic `{name}` to be gone"), || !self.topics().iter().any(|topic| topic == name));
+    }
+
+    /// Deletes a topic that others may create again before the cluster has ceased to list it.
+    pub fn delete_topic_at_once(&self, name: &str) {
         let results =
             block_on(self.admin().delete_topics(&[name], &AdminOptions::new().operation_timeout(Some(DEADLINE))));
         check("delete", name, results);
-        wait_until(&format!("topic `{name}` to be gone"), || !self.topics().iter().any(|topic| topic == name));
     }
 
     /// Sets what is not the default of a topic; what it had is forgotten.

@@ -1,0 +1,201 @@
+//! Why brokers cannot be reached: librdkafka's own reason, and what to change.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
+
+use crate::publish;
+use crate::topics::{Broker, brokers};
+
+/// How long attempts go on after all brokers have failed. A name may have several addresses, which are tried in turn, so that the first
+/// failure says little.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// So long a request may take before it is looked what librdkafka has said meanwhile.
+const ATTEMPT: Duration = Duration::from_millis(500);
+
+/// Connects to `address`, in the way that `kafka` has for its own, and asks for the brokers of the cluster. Blocks up to
+/// `kafka.start_timeout`.
+///
+/// # Errors
+/// What librdkafka said of each connection, and what to change.
+pub fn reach(kafka: &publish::Config, address: &str, topic: &str) -> Result<Vec<Broker>, String> {
+    let mut client = kafka.client();
+    client.set("bootstrap.servers", address);
+    let client: BaseProducer<Heard> = client.create_with_context(Heard::default()).map_err(|e| e.to_string())?;
+    let heard = client.context();
+    let began = Instant::now();
+    let mut deadline = began + kafka.start_timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Ok(metadata) = client.client().fetch_metadata(Some(topic), left.min(ATTEMPT)) {
+            return Ok(brokers(&metadata));
+        }
+        client.poll(Duration::ZERO);
+        if let Some(since) = heard.said().all_failed_at {
+            deadline = deadline.min(since + GRACE);
+        }
+        if Instant::now() >= deadline {
+            let none = || format!("no answer within {:.0?}; {UNKNOWN}", began.elapsed());
+            return Err(explained(&heard.said().reasons).unwrap_or_else(none));
+        }
+    }
+}
+
+/// What librdkafka says of its connections.
+#[derive(Default)]
+struct Heard(Mutex<Said>);
+
+#[derive(Default)]
+struct Said {
+    /// Each once, in order.
+    reasons: Vec<String>,
+    /// When each broker had failed at least once.
+    all_failed_at: Option<Instant>,
+}
+
+impl Heard {
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Heard {
+    /// Not all that it logs of a connection is reported as an error, too.
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
+        if matches!(facility, "FAIL" | "BROKER") {
+            let (reason, mut said) = (plain(message), self.said());
+            if !said.reasons.contains(&reason) {
+                said.reasons.push(reason);
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, _: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.said().all_failed_at.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+impl ProducerContext for Heard {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
+
+/// The state of a connection says something of the reason, but to those who know librdkafka.
+const IN_STATE: &str = " (in state ";
+
+/// librdkafka's reason without the name of its thread, how long it took, and how often.
+fn plain(message: &str) -> String {
+    let message = message.strip_prefix("[thrd:").and_then(|rest| Some(rest.split_once("]: ")?.1)).unwrap_or(message);
+    let message = message.replacen("/bootstrap", "", 1);
+    match message.split_once(" (after ") {
+        None => message,
+        Some((why, more)) => {
+            let state = more.split_once("in state ").map_or("", |(_, state)| state);
+            let state = state.split([',', ')']).next().unwrap_or_default();
+            format!("{why}{IN_STATE}{state})")
+        }
+    }
+}
+
+/// The reasons, and after those of one kind what to change. What is no more than a consequence is left out.
+fn explained(reasons: &[String]) -> Option<String> {
+    let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+    for reason in reasons {
+        let remedy = remedy(reason);
+        let shown = reason.split_once(IN_STATE).map_or(reason.as_str(), |(shown, _)| shown);
+        match kinds.iter_mut().find(|(known, _)| *known == remedy) {
+            Some((_, reasons)) => reasons.push(shown),
+            None => kinds.push((remedy, vec![shown])),
+        }
+    }
+    if kinds.len() > 1 {
+        kinds.retain(|(remedy, _)| *remedy != UNKNOWN);
+    }
+    let texts: Vec<_> =
+        kinds.into_iter().map(|(remedy, reasons)| format!("{}; {remedy}", reasons.join(", "))).collect();
+    (!texts.is_empty()).then(|| texts.join(". "))
+}
+
+const UNKNOWN: &str = "is the address right, Kafka up, and no firewall between?";
+
+/// What librdkafka 2.12 says, in part, and what to change.
+const REMEDIES: [(&str, &str); 11] = [
+    ("Failed to resolve", "this machine does not know the name: correct the name, or the DNS"),
+    ("Connection refused", "nothing listens there: is the port right, and Kafka up?"),
+    ("unsupported protocol", "write host:port, without a scheme"),
+    (
+        "connecting to a PLAINTEXT broker listener?",
+        "that port speaks no TLS: take the broker's port for TLS, or change \"security.protocol\" in kafka.properties to plaintext or sasl_plaintext",
+    ),
+    (
+        "certificate verify failed",
+        "the broker's certificate is not trusted: set \"ssl.ca.location\" in kafka.properties to the certificate of its CA, and use a name of the broker that is in its certificate",
+    ),
+    (
+        "Request not valid in current SASL state",
+        "that port wants no login: take the broker's port for SASL, or change \"security.protocol\" in kafka.properties to plaintext or ssl",
+    ),
+    ("Unsupported SASL mechanism", "set \"sasl.mechanism\" in kafka.properties to one that the broker supports"),
+    ("uthentication", "the user or the password is wrong: \"sasl.username\" and \"sasl.password\" in kafka.properties"),
+    (
+        "(in state APIVERSION_QUERY)",
+        "the broker does not understand the first request: that port wants TLS, or is none of Kafka's; change \"security.protocol\" in kafka.properties to ssl or sasl_ssl",
+    ),
+    (
+        "(in state UP)",
+        "the broker ends the connection at the first request: that port wants a login; change \"security.protocol\" in kafka.properties to sasl_ssl or sasl_plaintext",
+    ),
+    ("imed out", UNKNOWN),
+];
+
+fn remedy(reason: &str) -> &'static str {
+    REMEDIES.iter().find(|(part, _)| reason.contains(part)).map_or(UNKNOWN, |(_, remedy)| remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_without_what_only_librdkafka_needs() {
+        let log = "[thrd:ssl://kafka:1/bootstrap]: ssl://kafka:1/bootstrap: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener? (after 7ms in state SSL_HANDSHAKE, 1 identical error(s) suppressed)";
+        let heard = Heard::default();
+        for message in
+            [log, &log.replace("7ms", "8ms"), "[thrd:app]: kafka:2: Disconnected (after 1ms in state CONNECT)"]
+        {
+            heard.log(RDKafkaLogLevel::Error, "FAIL", message);
+        }
+        heard.log(RDKafkaLogLevel::Warning, "CONFWARN", "[thrd:app]: Configuration property");
+        let said = heard.said();
+        assert_eq!(
+            said.reasons,
+            [
+                "ssl://kafka:1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener? (in state SSL_HANDSHAKE)",
+                "kafka:2: Disconnected (in state CONNECT)"
+            ]
+        );
+        let text = explained(&said.reasons).expect("reasons");
+        assert!(
+            text.contains("kafka:1") && text.contains("\"security.protocol\"") && !text.contains("kafka:2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn brokers_that_fail_for_one_reason_have_one_remedy() {
+        let reasons = ["a:1: Connect to ipv4#10.0.0.1:1 failed: Connection refused", "b:1: Connection refused"];
+        let reasons = reasons.map(str::to_owned);
+        let text = explained(&reasons).expect("reasons");
+        assert_eq!(text.matches("nothing listens there").count(), 1, "{text}");
+        assert_eq!(explained(&[]), None);
+        assert_eq!(explained(&["a:1: odd".to_owned()]), Some(format!("a:1: odd; {UNKNOWN}")));
+    }
+}
