@@ -292,15 +292,18 @@ impl Reader {
         names.into_iter().collect()
     }
 
-    /// How many tables stand in an array of tables.
-    pub fn count(&mut self, key: &str, example: &str) -> usize {
+    /// How many tables stand in an array of tables; where there are none, `none` is the mistake.
+    pub fn count(&mut self, key: &str, example: &str, none: Option<&str>) -> usize {
         self.asked.insert(key.to_owned());
-        if self.values.get(key).is_some_and(|value| *value != Value::Array(Vec::new())) {
-            self.mistake(key, &format!("must be tables, such as {example}"));
-        }
         let mut count = 0;
         while self.has(&format!("{key}[{count}]")) {
             count += 1;
+        }
+        if count == 0 && self.has(key) && self.values.get(key) != Some(&Value::Array(Vec::new())) {
+            self.mistake(key, &format!("must be an array of tables, such as {example}"));
+            self.asked.extend(self.values.keys().filter(|known| known.starts_with(key)).cloned());
+        } else if let (0, Some(why)) = (count, none) {
+            self.mistake(key, why);
         }
         count
     }
