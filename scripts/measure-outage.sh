@@ -11,7 +11,7 @@ scripts/ensure.sh jdk maven curl jq bc
 
 seconds=${OUTAGE_SECONDS:-600} rate=${RATE:-2000} port=${PORT:-19092}
 relay=target/release/livechat-relay webhooks=127.0.0.1:$((port + 10)) admin=127.0.0.1:$((port + 11))
-export LIVECHAT_SECRET_KEY=outage
+export LIVECHAT_SECRET_KEY=key-of-the-outage
 [[ -x $relay ]] || { echo "error: there is no $relay; run: make release" >&2; exit 1; }
 work=$(mktemp -d)
 kafka='' served='' stream=''

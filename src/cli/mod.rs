@@ -97,7 +97,7 @@ impl From<Mistakes> for Failure {
     fn from(mistakes: Mistakes) -> Self {
         let lines = mistakes.lines.join("\n  ");
         if mistakes.may_pass {
-            Self::Failed(format!("what the configuration names cannot be read:\n  {lines}"))
+            Self::Failed(format!("the configuration, or a file that it names, cannot be read:\n  {lines}"))
         } else {
             Self::Usage(format!("the configuration is wrong:\n  {lines}"))
         }

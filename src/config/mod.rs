@@ -494,12 +494,11 @@ fn log(r: &mut Reader) -> telemetry::Config {
 
 fn apps(r: &mut Reader, routes: &Routes) -> HashMap<String, Arc<App>> {
     let mut apps = HashMap::new();
-    let count = r.count("apps", "[[apps]] with a name and secret_keys");
-    if count == 0 && r.needs("apps") {
-        let no_file =
-            if r.has_file() { "" } else { " (no configuration file is given: --config, or LIVECHAT_RELAY_CONFIG)" };
-        r.mistake("apps", &format!("is empty{no_file}: give [[apps]] with a name and secret_keys"));
-    }
+    const EXAMPLE: &str = "[[apps]] with a name and secret_keys";
+    let no_file = " (no configuration file is given: --config, or LIVECHAT_RELAY_CONFIG)";
+    let none = format!("is empty{}: give {EXAMPLE}", if r.has_file() { "" } else { no_file });
+    let is_needed = r.needs("apps");
+    let count = r.count("apps", EXAMPLE, is_needed.then_some(&*none));
     for place in (0..count).map(|i| format!("apps[{i}]")) {
         let app = app(r, routes, &place);
         let name = app.name.clone();
@@ -538,11 +537,8 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
 const KEY_BYTES: (usize, usize) = (8, 16);
 
 fn keys(r: &mut Reader, place: &str) -> Vec<(String, SecretString)> {
-    const EXAMPLE: &str = "{ name = \"2026-11\", file = \"/run/secrets/livechat\" }";
-    let count = r.count(place, EXAMPLE);
-    if count == 0 {
-        r.mistake(place, &format!("needs at least one key, such as {EXAMPLE}"));
-    }
+    const EXAMPLE: &str = "[{ name = \"2026-11\", file = \"/run/secrets/livechat\" }]";
+    let count = r.count(place, EXAMPLE, Some(&format!("needs at least one key, such as {EXAMPLE}")));
     let (mut names, mut keys) = (Vec::new(), Vec::<(String, SecretString)>::new());
     for key in (0..count).map(|i| format!("{place}[{i}]")) {
         let name_key = format!("{key}.name");

@@ -133,12 +133,9 @@ impl Reader {
 
     /// Keys that are set and were not asked for, each with what was probably meant.
     fn unknown_keys(&mut self) {
-        let mut known = self.asked.clone();
-        for (key, _) in
-            self.asked.iter().flat_map(|key| key.match_indices(['.', '[']).map(move |(at, _)| key.split_at(at)))
-        {
-            known.insert(key.to_owned());
-        }
+        let tables =
+            |key: &String| key.match_indices(['.', '[']).map(|(at, _)| key[..at].to_owned()).collect::<Vec<_>>();
+        let known: BTreeSet<String> = self.asked.iter().flat_map(tables).chain(self.asked.clone()).collect();
         for (key, value) in self.values.clone() {
             let is_empty = value.as_table().is_some_and(toml::Table::is_empty) || value == Value::Array(Vec::new());
             if self.asked.contains(&key) || (is_empty && known.contains(&key)) {
@@ -153,10 +150,8 @@ impl Reader {
             let ends = key.match_indices('.').map(|(at, _)| at).chain([key.len()]);
             let unknown = ends.map(|end| &key[..end]).find(|part| !known.contains(*part)).unwrap_or(&key);
             let hint = nearest(unknown, known.iter().map(String::as_str));
-            let hint = hint.map_or_else(
-                || "config/default.toml has all keys".to_owned(),
-                |known| format!("did you mean `{known}`?"),
-            );
+            let hint = hint.map(|known| format!("did you mean `{known}`?"));
+            let hint = hint.unwrap_or_else(|| "config/default.toml has all keys".to_owned());
             self.mistakes.insert(format!("{variable}unknown key `{unknown}`; {hint}"), false);
         }
     }
@@ -188,13 +183,8 @@ impl Reader {
 
     /// Whether anything stands at this key or below it.
     pub fn has(&self, key: &str) -> bool {
-        let below = |known: &String| {
-            known.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        };
-        self.values
-            .range(key.to_owned()..)
-            .take_while(|(known, _)| known.starts_with(key))
-            .any(|(known, _)| below(known))
+        let mut from = self.values.range(key.to_owned()..).map_while(|(known, _)| known.strip_prefix(key));
+        from.any(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     }
 
     /// Whether the command needs what is not in the configuration, but where the configuration says: secrets and files.
@@ -302,15 +292,18 @@ impl Reader {
         names.into_iter().collect()
     }
 
-    /// How many tables stand in an array of tables.
-    pub fn count(&mut self, key: &str, example: &str) -> usize {
+    /// How many tables stand in an array of tables; where there are none, `none` is the mistake.
+    pub fn count(&mut self, key: &str, example: &str, none: Option<&str>) -> usize {
         self.asked.insert(key.to_owned());
-        if self.values.get(key).is_some_and(|value| *value != Value::Array(Vec::new())) {
-            self.mistake(key, &format!("must be tables, such as {example}"));
-        }
         let mut count = 0;
         while self.has(&format!("{key}[{count}]")) {
             count += 1;
+        }
+        if count == 0 && self.has(key) && self.values.get(key) != Some(&Value::Array(Vec::new())) {
+            self.mistake(key, &format!("must be an array of tables, such as {example}"));
+            self.asked.extend(self.values.keys().filter(|known| known.starts_with(key)).cloned());
+        } else if let (0, Some(why)) = (count, none) {
+            self.mistake(key, why);
         }
         count
     }
@@ -324,49 +317,44 @@ impl Reader {
         scalar
     }
 
-    /// A secret that must be there: a text, or a table that says where it stands. Blanks, line ends and a byte order mark around it
-    /// are no part of it. `None` where it is wrong, which was noted, or where the command does not need it.
+    /// A secret that must be there: a text, or a table that says where it stands. `None` where it is wrong, which is a mistake, or
+    /// where the command does not need it.
     pub fn secret(&mut self, key: &str) -> Option<SecretString> {
-        let places = PLACES.map(|place| format!("{key}.{place}"));
-        self.asked.extend(places.iter().cloned());
-        self.asked.insert(key.to_owned());
-        let found: Vec<_> = places.iter().map(String::as_str).chain([key]).collect();
-        let found: Vec<_> = found.into_iter().filter_map(|key| Some((key, self.values.get(key)?.clone()))).collect();
-        let [(place, value)] = &found[..] else {
-            let why = if found.is_empty() {
-                "needs one of file, env or value"
-            } else {
-                "has several of file, env and value; keep one"
-            };
-            self.mistake(key, why);
-            return None;
-        };
-        let is_property = key.starts_with(PROPERTIES);
-        let text = if is_property { scalar(value) } else { value.as_str().map(str::to_owned) };
-        let Some(text) = text else {
-            let table = if *place == key { ", or a table with one of file, env or value" } else { "" };
-            self.mistake(place, &format!("must be a text in quotes{table}, not {}", kind(value)));
-            return None;
-        };
+        let (place, text) = self.place(key)?;
         if !self.needs(key) {
             return None;
         }
         let text = match place.strip_prefix(key) {
-            Some(".file") => self.file(place, Path::new(&text))?,
-            Some(".env") => self.variable(place, &text)?,
+            Some(".file") => self.file(&place, Path::new(&text))?,
+            Some(".env") => self.variable(&place, &text)?,
             _ => text,
         };
-        let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
-        let is_pem = is_property && key.ends_with(".pem\"");
-        let is_wrong = |c: char| c.is_control() && !(is_pem && matches!(c, '\t' | '\r' | '\n'));
-        if text.is_empty() || text.contains(is_wrong) {
-            self.mistake(
-                place,
-                if text.is_empty() { "is empty" } else { "has a control character in it, such as a line end" },
-            );
+        let is_pem = key.starts_with(PROPERTIES) && key.ends_with(".pem\"");
+        trimmed(&text, is_pem).map_err(|why| self.mistake(&place, why)).ok()
+    }
+
+    /// The key at which a secret or its place stands, and the text there.
+    fn place(&mut self, key: &str) -> Option<(String, String)> {
+        let keys = PLACES.map(|place| format!("{key}.{place}")).into_iter().chain([key.to_owned()]);
+        self.asked.extend(keys.clone());
+        let mut found = keys.filter(|key| self.values.contains_key(key));
+        let (place, another) = (found.next(), found.next());
+        let Some(place) = place.filter(|_| another.is_none()) else {
+            let why = if another.is_some() {
+                "has several of file, env and value"
+            } else {
+                "needs one of file, env or value"
+            };
+            self.mistake(key, why);
             return None;
+        };
+        let value = &self.values[&place];
+        let text = if key.starts_with(PROPERTIES) { scalar(value) } else { value.as_str().map(str::to_owned) };
+        if text.is_none() {
+            let table = if place == key { ", or a table with one of file, env or value" } else { "" };
+            self.mistake(&place, &format!("must be a text in quotes{table}, not {}", kind(value)));
         }
-        Some(SecretString::from(text))
+        Some((place, text?))
     }
 
     /// As [`Reader::secret`], for one that may be absent.
@@ -399,6 +387,17 @@ impl Reader {
 fn may_pass(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{InvalidData, InvalidFilename, InvalidInput, IsADirectory};
     !matches!(error.kind(), InvalidData | InvalidFilename | InvalidInput | IsADirectory)
+}
+
+/// A secret without what editors and shells put around it: blanks, line ends, a byte order mark.
+fn trimmed(text: &str, is_pem: bool) -> Result<SecretString, &'static str> {
+    let text = text.trim_matches(['\u{feff}', ' ', '\t', '\r', '\n']);
+    let is_wrong = |c: char| c.is_control() && !(is_pem && matches!(c, '\t' | '\r' | '\n'));
+    match text {
+        "" => Err("is empty"),
+        _ if text.contains(is_wrong) => Err("has a control character in it, such as a line end"),
+        _ => Ok(SecretString::from(text)),
+    }
 }
 
 /// As people write it.

@@ -179,6 +179,11 @@ fn apps_need_names_and_keys() {
         only("[[apps]]\nname = \"a\"\nsecret_key = 1\nsecret_keys = [{ name = \"k\", value = \"v\" }]")
             .contains("unknown key `apps[0].secret_key`; did you mean `apps[0].secret_keys`?")
     );
+    let a_table = "[apps]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"hunter2hunter2\" }]";
+    assert_eq!(only(a_table), "apps: must be an array of tables, such as [[apps]] with a name and secret_keys");
+    let a_key = "[[apps]]\nname = \"a\"\nsecret_keys = { name = \"k\", value = \"hunter2hunter2\" }";
+    assert!(only(a_key).starts_with("apps[0].secret_keys: must be an array of tables, such as [{ name"));
+    assert_eq!(only(a_key).lines().count(), 1, "{}", only(a_key));
     let twice = format!("{APP}{APP}");
     assert!(only(&twice).contains("apps[1].name: is the name of an app before it"));
     let same = "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"the same\" }, { name = \"k\", value = \"the same\" }]";
@@ -672,6 +677,7 @@ fn types_are_strict_and_a_mistake_says_what_to_write() {
         ("spool.directory = 5", "spool.directory: must be a text in quotes, not an integer"),
         ("spool.directory = \"\"", "spool.directory: is empty"),
         ("kafak.brokers = \"a:1\"", "unknown key `kafak`; did you mean `kafka`?"),
+        ("[[app]]\nname = \"x\"", "unknown key `app[0]`; did you mean `apps[0]`?"),
         ("[spol]", "unknown key `spol`; did you mean `spool`?"),
         ("spool = 5", "spool: must be a table: [spool]"),
         ("[kafka.properties]\nsecurity.protocol = \"plaintext\"", "names with dots need quotes: \"security.protocol\""),
