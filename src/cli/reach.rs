@@ -127,10 +127,9 @@ fn explained(reasons: &[String]) -> Option<String> {
 const UNKNOWN: &str = "is the address right, Kafka up, and no firewall between?";
 
 /// What librdkafka 2.12 says, in part, and what to change.
-const REMEDIES: [(&str, &str); 11] = [
+const REMEDIES: [(&str, &str); 10] = [
     ("Failed to resolve", "this machine does not know the name: correct the name, or the DNS"),
     ("Connection refused", "nothing listens there: is the port right, and Kafka up?"),
-    ("unsupported protocol", "write host:port, without a scheme"),
     (
         "connecting to a PLAINTEXT broker listener?",
         "that port speaks no TLS: take the broker's port for TLS, or change \"security.protocol\" in kafka.properties to plaintext or sasl_plaintext",

@@ -301,7 +301,6 @@ fn check_says_why_kafka_cannot_be_reached_and_what_to_change_and_shows_no_secret
         ),
         ("no-such-host.invalid:9092", none.clone(), "Failed to resolve 'no-such-host.invalid:9092'", "the DNS"),
         ("127.0.0.1:1", none.clone(), "Connection refused", "is the port right"),
-        ("kafka://127.0.0.1:1", none.clone(), "unsupported protocol", "write host:port"),
         (&silent, none, "no answer within 2s", "firewall"),
     ] {
         let (text, code) = check(brokers, &properties, &[]);
