@@ -330,6 +330,9 @@ async fn attempt(
     number: u64,
     entry: Arc<Entry>,
 ) -> Attempt {
+    if !spool.is_waiting(&topic, number) {
+        return Ok(()); // an operator has dropped it
+    }
     match dead_letters.publisher.published(entry.record.clone()).await {
         Ok(()) => {
             spool.acked(&topic, number);

@@ -52,7 +52,7 @@ pub struct Arguments {
     /// Makes other chats than another seed does; random if not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Write what was answered 200 to this file, without the secret key, a line each
+    /// Write what was answered 200 to this new file, without the secret key, a line each
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Print the report as JSON
@@ -137,11 +137,7 @@ impl Run {
         let target = Target::of(&arguments.url)?;
         let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u64_pair().1 as u32));
         let traffic = Traffic::new(seed).only(&arguments.actions).map_err(Failure::Usage)?;
-        let create = |path: &PathBuf| {
-            let file = std::fs::File::create(path).map(BufWriter::new);
-            file.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
-        };
-        let save = arguments.save.as_ref().map(create).transpose()?;
+        let save = arguments.save.as_deref().map(super::items::private_file).transpose()?.map(BufWriter::new);
         let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
         let state = Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), micros });
         let progress = super::items::progress(arguments.count);

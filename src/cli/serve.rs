@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Source};
 use crate::budget::Budget;
 use crate::config::{self, Config, Listener};
+use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::desk::Desk;
 use crate::http::{Server, admin::Admin, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -105,6 +105,8 @@ pub struct Daemon {
     server: JoinHandle<()>,
     drain: (Duration, Duration),
     replay: Option<Replay>,
+    /// The control socket, and what ends it.
+    control: (JoinHandle<()>, CancellationToken),
     /// The admin listener, and what ends it: it ends last.
     admin_server: (JoinHandle<()>, CancellationToken),
 }
@@ -156,6 +158,7 @@ impl Daemon {
         let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
+        let control = parts.control(config.control, dead_letters.clone());
         let probed = Arc::clone(&dead_letters.topic);
         let has_topics = parts.watch(topics, probed, config.kafka.probe_interval).await?;
         let replay = config.spool.and_then(|config| parts.replay(config, dead_letters, has_topics));
@@ -163,7 +166,7 @@ impl Daemon {
         let closing = parts.shutdown.closing.clone();
         let server = parts.spawn_vital("webhook listener", server.serve(listener, closing));
         tracing::info!(%webhooks, %admin, "taking webhooks");
-        Ok(Self { webhooks, admin, parts, server, drain, replay, admin_server: (admin_server, ended) })
+        Ok(Self { webhooks, admin, parts, server, drain, replay, control, admin_server: (admin_server, ended) })
     }
 
     /// Stops as `[server]` says: accepts requests for a little while, finishes those in flight, and ends. What no broker has
@@ -174,13 +177,14 @@ impl Daemon {
             let _ = self.server.await; // one that has panicked has said so
         };
         self.parts.shutdown.run(self.drain.0, self.drain.1, server).await;
+        if let Some(replay) = self.replay.as_ref().filter(|_| drain) {
+            replay.drain().await;
+        }
+        let (control, ended) = self.control;
+        ended.cancel();
+        let _ = control.await; // one that has panicked has said so
         let left = match self.replay {
-            Some(replay) => {
-                if drain {
-                    replay.drain().await;
-                }
-                replay.end(&self.parts.publisher).await
-            }
+            Some(replay) => replay.end(&self.parts.publisher).await,
             None => Size::default(),
         };
         let publisher = self.parts.publisher;
@@ -297,8 +301,25 @@ impl Parts {
             dead: Box::new(move || shutdown.failure()),
             unready: Box::new(move || parts.unready()),
             warning: Box::new(move || spool.as_ref().and_then(Spool::warning)),
-            desk: self.spool.clone().map(Desk),
         }
+    }
+
+    /// Begins to answer what operators ask. Without a socket the relay does its work all the same.
+    fn control(&self, config: control::Config, dead_letters: DeadLetters) -> (JoinHandle<()>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let control = Control { spool: self.spool.clone(), dead_letters: Some(dead_letters) };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let Some(path) = config.socket.clone() else { return };
+            match control::Socket::bind(path.clone(), config).await {
+                Ok(socket) => socket.serve(control, stopped).await,
+                Err(error) => tracing::warn!(
+                    socket = %path.display(), %error,
+                    "no control socket: `spool` and `dead-letters` cannot reach this relay; see control.socket"
+                ),
+            }
+        });
+        (task, stop)
     }
 
     /// Begins to watch topics and brokers, and waits for what is found first; with a spool not for long, for it takes events until the

@@ -220,10 +220,13 @@ impl Lanes {
         }
     }
 
-    pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) {
-        if self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number)) {
+    /// `false`: it was acked before, or is not there.
+    pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) -> bool {
+        let is_new = self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number));
+        if is_new {
             self.changed(topic);
         }
+        is_new
     }
 
     /// A log was opened, or more of it can be read.

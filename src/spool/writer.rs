@@ -122,11 +122,14 @@ impl Writer {
                     Some((lane, _)) => lanes.appended(lane),
                     None => {}
                 }
-                job.ack.iter().filter(|_| result.is_ok()).for_each(|(lane, number)| lanes.ack(lane, *number));
+                job.ack.iter().filter(|_| result.is_ok()).for_each(|(lane, number)| _ = lanes.ack(lane, *number));
             }
         });
         let has_acks = jobs.iter().any(|(job, _)| job.ack.is_some());
         let is_saved = !has_acks || self.log.as_mut().is_some_and(|log| log.tidy().is_ok());
+        for ((job, _), result) in jobs.iter().zip(&mut results) {
+            *result = result.and_then(|()| job.erase.map_or(Ok(()), |segment| self.erase(segment)));
+        }
         let _ = self.room(); // it tells the lanes before the answers do
         for ((job, reply), result) in jobs.into_iter().zip(results) {
             let is_durable = job.entry.is_some() || is_saved;
@@ -139,7 +142,7 @@ impl Writer {
     fn admit(&mut self, job: &Job, room: &mut Result<u64, Refused>) -> Result<(), Refused> {
         match room {
             Err(Refused::Failed) => Err(Refused::Failed),
-            _ if job.ack.is_some() => Ok(()),
+            _ if job.ack.is_some() || job.erase.is_some() => Ok(()),
             Err(why) => Err(*why),
             Ok(left) if *left < job.bytes => {
                 (self.wanted, *room) = (job.bytes, Err(Refused::Full));
@@ -175,6 +178,14 @@ impl Writer {
                 Err(self.refused())
             }
         }
+    }
+
+    fn erase(&mut self, segment: u64) -> Result<(), Refused> {
+        let Some(log) = &mut self.log else { return Err(Refused::Failed) };
+        log.erase(segment).map_err(|error| {
+            tracing::warn!(%error, segment, "what was dropped of a segment of the spool cannot be erased at the moment");
+            if error.kind() == Kind::Full { Refused::Full } else { Refused::Failed }
+        })
     }
 
     /// Nothing is appended until it is time to look again.

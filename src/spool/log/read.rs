@@ -17,6 +17,8 @@ use super::{NEW, SPAN, number_of};
 pub struct Reader {
     pub(super) disk: Arc<dyn Disk>,
     segments: Arc<Mutex<Segments>>,
+    /// Segments that were missing when the log was opened.
+    missing: Arc<[u64]>,
 }
 
 #[derive(Default)]
@@ -167,7 +169,8 @@ impl Reader {
                 }
             }
         }
-        Ok((Self { disk, segments: Arc::new(Mutex::new(segments)) }, opened))
+        let missing = opened.missing.clone().into();
+        Ok((Self { disk, segments: Arc::new(Mutex::new(segments)), missing }, opened))
     }
 
     pub(super) fn segments(&self) -> MutexGuard<'_, Segments> {
@@ -224,6 +227,11 @@ impl Reader {
             .collect()
     }
 
+    /// Files of segments that were missing when the log was opened.
+    pub fn missing(&self) -> Vec<PathBuf> {
+        self.missing.iter().map(|number| self.disk.path(&file_name(*number))).collect()
+    }
+
     /// Segments that cannot be read, and why.
     pub fn unreadable(&self) -> BTreeMap<u64, Arc<DiskError>> {
         let segments = self.segments();
@@ -264,6 +272,13 @@ impl Reader {
         (size.records, size.bytes) = (size.records - 1, size.bytes - bytes);
         segments.is_unsaved = true;
         true
+    }
+
+    /// Whether an entry is there and not acked.
+    pub fn has(&self, lane: &str, number: u64) -> bool {
+        let index = usize::try_from(number % SPAN).unwrap_or(usize::MAX);
+        let has = |segment: &mut Segment| segment.parts.get(lane)?.offsets.get(index).map(|offset| *offset != 0);
+        self.segments().change(number / SPAN, has).flatten().unwrap_or(false)
     }
 
     /// Entries of a lane that are not acked, in order, from a number on: at most `records_max`, and none behind the one whose bytes pass
