@@ -104,9 +104,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     run.progress.finish_and_clear();
     let report = run.report()?;
     if json {
-        anstream::println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?)
+        print::out(format_args!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?))?;
     } else {
-        report.print()
+        report.print()?;
     }
     match count - report.tally.answered_200 {
         0 => Ok(()),
@@ -216,17 +216,17 @@ async fn worker(run: Arc<Run>) {
 }
 
 impl Report {
-    fn print(&self) {
+    fn print(&self) -> Result<(), Failure> {
         let Self { tally: Tally { sent, answered_200, retried, answers }, seconds, per_second, latency_ms } = self;
         let style = if sent == answered_200 { print::GOOD } else { print::ERROR };
         let answers: Vec<_> = answers.iter().map(|(status, n)| format!("{status}: {n}")).collect();
         let answers = answers.join(", ");
         let Latency { p50, p90, p99, max } = latency_ms;
-        anstream::println!(
+        print::out(format_args!(
             "{style}{answered_200} of {sent} answered 200{style:#} in {seconds:.1} s ({per_second:.0}/s)\n  \
              answers   {answers}; retries: {retried}\n  \
              latency   p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, longest {max:.1} ms"
-        );
+        ))
     }
 }
 

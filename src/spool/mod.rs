@@ -167,11 +167,11 @@ impl Spool {
     /// As `start`, for those who only look at a spool that no process has: nothing is locked and nothing changed.
     ///
     /// # Errors
-    /// [`Unusable`]: locked, newer, or not readable.
+    /// [`Unusable`]: locked, newer, not readable, or a directory that others own or may write to.
     pub fn look(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let unusable = |error| Unusable::new(&config.directory, error);
         let directory = Directory::open(&config.directory).map_err(unusable)?;
-        directory.check_unlocked().map_err(unusable)?;
+        directory.check_owner().and_then(|()| directory.check_unlocked()).map_err(unusable)?;
         let (reader, _) = Reader::open(Arc::new(directory)).map_err(unusable)?;
         let (spool, _) = Self::new(config, metrics);
         let health = room(spool.config(), reader.lanes().values().map(|size| size.bytes).sum(), 0, 1);

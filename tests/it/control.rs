@@ -1,7 +1,7 @@
 //! `spool` and `dead-letters` as a person types them, while the relay runs and while it does not.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::support::kafka::Kafka;
 use crate::support::mock::Mock;
-use crate::support::relay::{DEADLINES, Relay, await_that};
+use crate::support::relay::{DEADLINES, Relay, SECRET, await_that};
 use crate::support::{chat_id, http, incoming_event};
 
 /// A relay's surroundings: what the commands find in the environment.
@@ -32,12 +32,28 @@ impl Place {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_livechat-relay"))
-            .args(arguments)
-            .env("LIVECHAT_RELAY__SPOOL__DIRECTORY", &self.directory)
-            .env("LIVECHAT_RELAY__KAFKA__BROKERS", &self.brokers)
-            .output()
-            .expect("the relay's binary")
+        self.command_as(None, arguments).output().expect("the relay's binary")
+    }
+
+    /// A command, as the user of this process, or as another one.
+    fn command_as(&self, user: Option<u32>, arguments: &[&str]) -> Command {
+        let relay = env!("CARGO_BIN_EXE_livechat-relay");
+        let mut command = match user {
+            None => Command::new(relay),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups", relay]);
+                command
+            }
+        };
+        command.args(arguments);
+        command.env("LIVECHAT_RELAY__SPOOL__DIRECTORY", &self.directory);
+        command.env("LIVECHAT_RELAY__KAFKA__BROKERS", &self.brokers);
+        command.env("LIVECHAT_RELAY__KAFKA__START_TIMEOUT", "500ms");
+        command.env("LIVECHAT_RELAY__APPS__0__NAME", "default");
+        command.env("LIVECHAT_RELAY__APPS__0__SECRET_KEYS__0__NAME", "test");
+        command.env("LIVECHAT_RELAY__APPS__0__SECRET_KEYS__0__VALUE", SECRET);
+        command
     }
 
     /// What a command that succeeds has printed.
@@ -342,6 +358,126 @@ fn the_events_of_one_chat_are_listed_exported_and_erased_and_no_others() {
     assert_eq!(place.json(&["spool", "drain", "--json"])["left"], 0);
     let keys: Vec<_> = mock.read("livechat.incoming_event").into_iter().filter_map(|message| message.key).collect();
     assert!(!keys.is_empty() && keys.iter().all(|key| key == kept.as_bytes()), "{keys:?}");
+}
+
+/// All that looking must not change of a spool: of its directory and of each file the bytes, owner, mode, and times of change.
+fn state_of(directory: &Path) -> Vec<(PathBuf, Vec<u8>, [i64; 8])> {
+    let files = std::fs::read_dir(directory).expect("a spool").map(|file| file.expect("a file").path());
+    let mut paths: Vec<_> = files.chain([directory.to_owned()]).collect();
+    paths.sort();
+    let state = |path: PathBuf| {
+        let found = path.symlink_metadata().expect("a file");
+        let bytes = if found.is_file() { std::fs::read(&path).expect("a file") } else { Vec::new() };
+        let owner =
+            [i64::from(found.uid()), i64::from(found.gid()), i64::from(found.mode()), found.ino().cast_signed()];
+        let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+        (path, bytes, [owner, times].concat().try_into().expect("eight"))
+    };
+    paths.into_iter().map(state).collect()
+}
+
+/// Every command that looks, as the user of this process, and where that is root, as another one, too.
+fn assert_looking_changes_nothing(place: &Place, user: Option<u32>) {
+    let before = state_of(&place.directory);
+    for command in [
+        &["spool", "status"][..],
+        &["spool", "list"],
+        &["spool", "list", "--key", "x"],
+        &["spool", "export"],
+        &["spool", "drop", "--key", "x", "--dry-run"],
+        &["dead-letters", "list"],
+        &["dead-letters", "export"],
+    ] {
+        let output = place.command_as(user, command).output().expect("the relay's binary");
+        assert!(output.status.success(), "{command:?} as {user:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let checked = place.command_as(user, &["check", "--json"]).output().expect("the relay's binary");
+    let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).expect("JSON");
+    let spool = checked["findings"].as_array().expect("findings").iter().find(|found| found["check"] == "spool");
+    let detail = spool.expect("the spool's")["detail"].as_str().expect("text");
+    assert!(detail.contains("4 events wait in it"), "{detail}");
+    assert!(state_of(&place.directory) == before, "looking as {user:?} has changed something");
+}
+
+#[test]
+fn looking_at_a_stopped_relays_spool_changes_nothing_as_its_user_and_as_root() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    for (signal, events) in [(Signal::TERM, 0..2), (Signal::KILL, 2..4)] {
+        let mut relay = spooling(&mock, &place);
+        post(&relay, &chat_id(), events);
+        relay.signal(signal);
+        relay.end();
+    }
+    assert_looking_changes_nothing(&place, None);
+    let mut relay = spooling(&mock, &place);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    assert_looking_changes_nothing(&place, None);
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: only root can look at another user's spool");
+    }
+
+    const OTHER: u32 = 65534;
+    std::fs::set_permissions(place.directory.parent().expect("a directory"), std::fs::Permissions::from_mode(0o711))
+        .expect("it is ours");
+    for file in state_of(&place.directory) {
+        std::os::unix::fs::lchown(file.0, Some(OTHER), Some(OTHER)).expect("root may");
+    }
+    assert_looking_changes_nothing(&place, None);
+    if place.command_as(Some(OTHER), &["--version"]).output().is_ok_and(|output| output.status.success()) {
+        assert_looking_changes_nothing(&place, Some(OTHER));
+        let output = place.command_as(Some(OTHER + 1), &["spool", "status"]).output().expect("the relay's binary");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains("run this as the relay's user, or as root"), "{told}");
+    } else {
+        eprintln!("skipped: another user cannot run the relay's binary where it is");
+    }
+    let before = state_of(&place.directory);
+    for command in
+        [&["spool", "drain"][..], &["spool", "drop", "--key", "x", "--yes"], &["dead-letters", "replay", "--all"]]
+    {
+        let told = place.fails(command, 1);
+        assert!(told.contains("it belongs to user 65534, not to the user of this process"), "{told}");
+    }
+    assert!(state_of(&place.directory) == before, "what root would make the relay could not use");
+    std::fs::set_permissions(&place.directory, std::fs::Permissions::from_mode(0o770)).expect("root may");
+    let told = place.fails(&["spool", "status"], 1);
+    assert!(told.contains("others may write to it: its mode is 770; take that from them: chmod go-w"), "{told}");
+}
+
+#[test]
+fn an_output_that_is_closed_ends_a_command_quietly_and_one_that_is_full_is_an_error() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let mut relay = spooling(&mock, &place);
+    let large = |n| incoming_event(&chat_id(), n).replace("Grüße", &"x".repeat(100_000));
+    (0..20).for_each(|n| assert_eq!(http::post(relay.webhooks, large(n)).status, 200));
+    let commands = [&["spool", "export"][..], &["spool", "list"], &["spool", "list", "--json"], &["spool", "status"]];
+    let check = || {
+        for command in commands {
+            let full = std::fs::File::options().write(true).open("/dev/full").expect("a device");
+            let output = place.command_as(None, command).stdout(full).output().expect("the relay's binary");
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            let is_told = told.contains("standard output cannot be written: No space left on device");
+            assert!(output.status.code() == Some(1) && is_told, "{command:?}: {told}");
+
+            let (reader, writer) = std::io::pipe().expect("a pipe");
+            std::mem::drop(reader);
+            let output = place.command_as(None, command).stdout(writer).output().expect("the relay's binary");
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.code() == Some(0) && told.is_empty(), "{command:?}: {told}");
+        }
+        let file = place.directory.with_file_name(format!("export-{}", uuid::Uuid::now_v7()));
+        place.prints(&["spool", "export", "--output", file.to_str().expect("text")]);
+        assert_eq!(file.metadata().expect("a file").permissions().mode() & 0o7777, 0o600);
+    };
+    check();
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    check();
 }
 
 #[test]
