@@ -136,9 +136,20 @@ impl Lane {
                 while self.in_flight.next().await.is_some() {}
                 return;
             }
+            let is_paused = self.spool.lanes(|lanes| lanes.is_paused(&self.topic));
+            if is_paused && self.in_flight.is_empty() {
+                self.forget(); // what is dropped meanwhile is not read again
+                tokio::select! {
+                    () = self.signals.more.notified() => {}
+                    () = stop.cancelled() => {}
+                }
+                continue;
+            }
             self.read().await;
             self.plan_to_read_again();
-            self.send();
+            if !is_paused {
+                self.send();
+            }
             self.close_the_gate();
             let again_at = self.backoff.as_ref().map(|backoff| backoff.again_at);
             let is_waiting = again_at.is_some_and(|at| at > Instant::now()) && self.in_flight.is_empty();

@@ -67,6 +67,19 @@ impl Where {
         .await
     }
 
+    /// A way to change a running relay.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn open_running(&self) -> Result<Access, Failure> {
+        match self.open().await? {
+            Access::Running(socket) => Ok(Access::Running(socket)),
+            Access::Stopped(_) => {
+                Err(Failure::Failed("no relay runs: there is no replay to pause or resume".to_owned()))
+            }
+        }
+    }
+
     async fn open_with(
         &self,
         open: impl FnOnce(spool::Config, Arc<Metrics>) -> Result<Spool, Unusable> + Send + 'static,

@@ -130,7 +130,7 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: spool, ports, producer, admin listener, topics, replay, webhook listener. Brokers that are away
+    /// Starts in this order: spool, ports, producer, admin listener, control socket, topics, replay, webhook listener. Brokers that are away
     /// are no reason not to start: until they are back, events are spooled, or answered 503 where there is no spool.
     ///
     /// # Errors

@@ -13,9 +13,10 @@ use super::access::{Access, Where, unexpected};
 use super::items::{self, Filters, count, progress};
 use super::print::{DIM, ERROR, GOOD, JsonLines, note, out};
 use super::{Failure, Source};
-use crate::control::{Answer, Dropped, List, Request, Status};
+use crate::control::{Answer, Dropped, List, Paused, Request, Status};
 use crate::replay;
 use crate::shutdown::Shutdown;
+use crate::spool::Verified;
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -72,6 +73,30 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read every event that waits, and say of each file how many are good, damaged and unreadable
+    Verify {
+        #[command(flatten)]
+        place: Where,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pause publishing what waits of a topic; its new events wait, too
+    #[command(after_help = "Of a running relay. It lasts until `spool resume`, or until the relay restarts.")]
+    Pause(Topic),
+    /// Go on with publishing what waits of a topic
+    Resume(Topic),
+}
+
+#[derive(clap::Args)]
+struct Topic {
+    #[command(flatten)]
+    place: Where,
+    /// The topic, as `status` shows it
+    topic: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -98,6 +123,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Export { place, filters, output } => export(&place, &filters, output).await,
         Command::Drop(drop) => drop.run().await,
         Command::Drain { place, timeout, json } => drain(&place, timeout, json).await,
+        Command::Verify { place, json } => verify(&place, json).await,
+        Command::Pause(topic) => topic.set_paused(true).await,
+        Command::Resume(topic) => topic.set_paused(false).await,
     }
 }
 
@@ -134,7 +162,8 @@ fn show(status: &Status, is_running: bool) -> Result<(), Failure> {
     out(format_args!("\n{DIM}{:<40} {:>10} {:>12}  oldest{DIM:#}", "topic", "events", "bytes"))?;
     status.lanes.iter().try_for_each(|lane| {
         let age = lane.oldest.map_or_else(String::new, age);
-        out(format_args!("{:<40} {:>10} {:>12}  {age}", lane.topic, lane.events, size(lane.bytes)))
+        let paused = if lane.paused { "  paused" } else { "" };
+        out(format_args!("{:<40} {:>10} {:>12}  {age}{paused}", lane.topic, lane.events, size(lane.bytes)))
     })
 }
 
@@ -303,6 +332,67 @@ pub fn unfinished(dropped: &Dropped) -> Result<(), Failure> {
     missing.extend(dropped.problems.iter().map(|problem| format!("not searched: {problem}")));
     missing.extend(dropped.unknown.iter().map(|number| format!("there is no dead letter {number}")));
     if missing.is_empty() { Ok(()) } else { Err(Failure::Failed(missing.join("\n"))) }
+}
+
+/// What was found in all files.
+#[derive(serde::Serialize)]
+struct Found {
+    ok: bool,
+    segments: Vec<Verified>,
+    problems: Vec<String>,
+}
+
+async fn verify(place: &Where, json: bool) -> Result<(), Failure> {
+    let access = place.open().await?;
+    if !json {
+        let [file, events, damaged, unreadable] = ["file", "events", "damaged", "unreadable"];
+        out(format_args!("{DIM}{file:<20} {events:>10} {damaged:>10} {unreadable:>10} {:>10}{DIM:#}", "missing"))?;
+    }
+    let mut segments = Vec::new();
+    let answer = access.ask(Request::Verify, |answer| {
+        let Answer::Segment(segment) = answer else { return Err(unexpected(&answer)) };
+        if !json {
+            let Verified { file, events, damaged, unreadable, missing, error } = &segment;
+            let error = error.as_deref().unwrap_or_default();
+            out(format_args!("{file:<20} {events:>10} {damaged:>10} {unreadable:>10} {missing:>10}  {error}"))?;
+        }
+        segments.push(segment);
+        Ok(())
+    });
+    let answer = answer.await?;
+    let Answer::Verified { problems } = answer else { return Err(unexpected(&answer)) };
+    access.close().await;
+    let ok = problems.is_empty() && segments.iter().all(Verified::is_good);
+    let events: u64 = segments.iter().map(|segment| segment.events).sum();
+    if json {
+        print_json(&Found { ok, segments, problems })?;
+    } else {
+        problems.iter().try_for_each(|problem| out(format_args!("{ERROR}{problem}{ERROR:#}")))?;
+        out(format_args!("{} can be read", count(events, "event")))?;
+    }
+    if ok { Ok(()) } else { Err(Failure::Failed("not everything in the spool can be read".to_owned())) }
+}
+
+impl Topic {
+    async fn set_paused(self, paused: bool) -> Result<(), Failure> {
+        let access = self.place.open_running().await?;
+        let topic = self.topic;
+        let request = if paused { Request::Pause { topic } } else { Request::Resume { topic } };
+        let answer = access.ask(request, |_| Ok(())).await?;
+        let Answer::Paused(paused) = answer else { return Err(unexpected(&answer)) };
+        if self.json {
+            return print_json(&paused);
+        }
+        let Paused { topic, paused, events } = paused;
+        let events = count(events, "event");
+        if paused {
+            out(format_args!(
+                "replay of {topic} is paused until `spool resume`, or until the relay restarts; {events} wait"
+            ))
+        } else {
+            out(format_args!("replay of {topic} goes on; {events} wait"))
+        }
+    }
 }
 
 async fn drain(place: &Where, timeout: Duration, json: bool) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ pub use item::{Filter, Item};
 pub use socket::Socket;
 
 use crate::dead_letter::DeadLetters;
-use crate::spool::{self, DEAD_LETTERS, Size, Spool};
+use crate::spool::{self, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.
 #[derive(Clone, Debug)]
@@ -59,16 +59,27 @@ pub enum Request {
         /// How long it may take.
         timeout_ms: u64,
     },
+    /// Reads all that waits. Answered with an [`Answer::Segment`] each, then [`Answer::Verified`].
+    Verify,
+    /// Pauses the replay of a topic until it is resumed, or the relay ends.
+    Pause {
+        topic: String,
+    },
+    Resume {
+        topic: String,
+    },
 }
 
 impl Request {
     /// What a request that changes something is called in the log.
     pub const fn change(&self) -> Option<&'static str> {
         match self {
-            Self::Status | Self::List(_) => None,
+            Self::Status | Self::List(_) | Self::Verify => None,
             Self::Drop { .. } => Some("spool drop"),
             Self::DropDeadLetters { .. } => Some("dead-letters drop"),
             Self::ReplayDeadLetters { .. } => Some("dead-letters replay"),
+            Self::Pause { .. } => Some("spool pause"),
+            Self::Resume { .. } => Some("spool resume"),
         }
     }
 
@@ -111,17 +122,23 @@ pub enum Answer {
         of: u64,
     },
     Letter(Letter),
+    Segment(Verified),
     Status(Status),
     Listed(Listed),
     Dropped(Dropped),
     Replayed(Replayed),
+    Verified {
+        /// Files that are put aside or missing, or cannot be read.
+        problems: Vec<String>,
+    },
+    Paused(Paused),
     Error(String),
 }
 
 impl Answer {
     /// Whether no other line follows.
     pub const fn is_last(&self) -> bool {
-        !matches!(self, Self::Item(_) | Self::Progress { .. } | Self::Letter(_))
+        !matches!(self, Self::Item(_) | Self::Progress { .. } | Self::Letter(_) | Self::Segment(_))
     }
 }
 
@@ -150,6 +167,17 @@ pub struct Lane {
     pub bytes: u64,
     /// When the first of them was received.
     pub oldest: Option<Timestamp>,
+    /// Its replay is paused.
+    pub paused: bool,
+}
+
+/// The answer to [`Request::Pause`] and [`Request::Resume`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Paused {
+    pub topic: String,
+    pub paused: bool,
+    /// How many events wait.
+    pub events: u64,
 }
 
 /// The end of a list.
@@ -201,18 +229,42 @@ impl Control {
                 }
                 None => Answer::Error("there is no Kafka to publish to".to_owned()),
             },
+            Request::Verify => {
+                spool.verify(|segment| out(Answer::Segment(segment)))?;
+                Answer::Verified { problems: spool.problems() }
+            }
+            Request::Pause { topic } => pause(spool, topic, true),
+            Request::Resume { topic } => pause(spool, topic, false),
         };
         out(last)
     }
 }
 
+/// A topic whose replay is paused is one that something waits of, so that a mistyped name is noticed.
+fn pause(spool: &Spool, topic: String, paused: bool) -> Answer {
+    let (events, is_paused) = spool.lanes(|lanes| (lanes.waiting(&topic), lanes.is_paused(&topic)));
+    if paused && events == 0 {
+        return Answer::Error(format!("nothing waits of topic {topic}; `spool status` shows what does"));
+    }
+    if !paused && !is_paused {
+        return Answer::Error(format!("the replay of topic {topic} is not paused; `spool status` shows what is"));
+    }
+    spool.lanes(|lanes| lanes.set_paused(&Arc::from(&*topic), paused));
+    Answer::Paused(Paused { topic, paused, events })
+}
+
 fn status(spool: &Spool) -> Status {
     let oldest = spool.oldest();
-    let (Size { records: events, bytes }, dead_letters, sizes) =
-        spool.lanes(|lanes| (lanes.total(), lanes.dead_letters(), lanes.sizes()));
+    let (Size { records: events, bytes }, dead_letters, sizes, paused) = spool.lanes(|lanes| {
+        let paused: Vec<String> = lanes.paused().iter().map(ToString::to_string).collect();
+        let mut sizes = lanes.sizes();
+        paused.iter().for_each(|topic| _ = sizes.entry(topic.clone()).or_default());
+        (lanes.total(), lanes.dead_letters(), sizes, paused)
+    });
     let why = spool.warning();
     let lane = |(topic, size): (String, Size)| Lane {
         oldest: oldest.iter().find(|(of, _)| **of == *topic).map(|(_, since)| *since),
+        paused: paused.contains(&topic),
         topic,
         events: size.records,
         bytes: size.bytes,

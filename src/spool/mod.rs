@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 pub use lanes::{Health, Lanes, Signals, Way};
-pub use log::{Broken, CORRUPTED, DeadLetter, Entry, Item, Size};
+pub use log::{Broken, CORRUPTED, DeadLetter, Entry, Item, Size, Verified};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
@@ -337,6 +337,15 @@ impl Spool {
         let aside = reader.aside().into_iter().map(|path| format!("{} was put aside: it is broken", path.display()));
         let missing = reader.missing().into_iter().map(|path| format!("{} is missing", path.display()));
         unreadable.chain(aside).chain(missing).collect()
+    }
+
+    /// Reads all that waits, and hands over what was found in each file until `each` wants no more. Blocks.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub fn verify<E>(&self, mut each: impl FnMut(Verified) -> Result<(), E>) -> Result<(), E> {
+        let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else { return Ok(()) };
+        reader.numbers().into_iter().filter_map(|number| reader.verify(number)).try_for_each(&mut each)
     }
 
     /// Entries of a lane from number `from` on that are not acked, in order. Blocks.

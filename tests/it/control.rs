@@ -1,5 +1,6 @@
 //! `spool` and `dead-letters` as a person types them, while the relay runs and while it does not.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
@@ -480,6 +481,116 @@ fn an_output_that_is_closed_ends_a_command_quietly_and_one_that_is_full_is_an_er
     check();
 }
 
+/// Changes a byte of an event on the disk, as a disk may.
+fn damage(directory: &Path, chat: &str) {
+    let files = std::fs::read_dir(directory).expect("a spool").map(|file| file.expect("a file").path());
+    let segments = files.filter(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    for path in segments {
+        let mut bytes = std::fs::read(&path).expect("a segment");
+        if let Some(at) = bytes.windows(chat.len()).position(|found| found == chat.as_bytes()) {
+            bytes[at] ^= 1;
+            return std::fs::write(&path, bytes).expect("written");
+        }
+    }
+    panic!("{chat} is in no segment");
+}
+
+/// The names of all members of an object, and of the objects in it but those of a value of the user's.
+fn members(json: &serde_json::Value) -> BTreeSet<String> {
+    match json {
+        serde_json::Value::Array(items) => items.iter().flat_map(members).collect(),
+        serde_json::Value::Object(object) => {
+            let below = object.iter().filter(|(name, _)| *name != "value").flat_map(|(_, value)| members(value));
+            object.keys().cloned().chain(below).collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// The members that docs/operations.md names for a command.
+fn documented(command: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).expect("the docs");
+    let row = text.lines().find(|line| line.starts_with(&format!("| `{command}`"))).expect("a row");
+    let shape = row.split(" | ").nth(1).expect("two columns");
+    shape.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn damage_is_found_by_verify_and_json_has_the_documented_members() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let mut relay = spooling(&mock, &place);
+    let [first, second] = [(); 2].map(|()| chat_id());
+    post(&relay, &first, 0..2);
+    post(&relay, &second, 2..3);
+    let verified = place.json(&["spool", "verify", "--json"]);
+    assert_eq!((&verified["ok"], &verified["segments"][0]["events"]), (&true.into(), &3.into()));
+    assert_eq!(members(&verified), documented("spool verify"));
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    assert!(place.prints(&["spool", "verify"]).ends_with("3 events can be read\n"));
+
+    damage(&place.directory, &second);
+    let output = place.run(&["spool", "verify", "--json"]);
+    let verified: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let found = &verified["segments"][0];
+    assert_eq!((&found["events"], &found["damaged"], &verified["ok"]), (&2.into(), &1.into(), &false.into()));
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(members(&place.json(&["spool", "status", "--json"])), documented("spool status"));
+    let mut items = lines(&place.prints(&["spool", "export"]));
+    assert!(items.len() == 3 && items[2]["value_hex"].is_string(), "{items:?}");
+    let told = place.fails(&["spool", "drop", "--key", &second, "--yes"], 1);
+    assert!(told.contains("1 damaged entries could not be compared with the filter"), "{told}");
+
+    let relay = spooling(&mock, &place);
+    mock.thaw();
+    await_that("the damaged one is a dead letter", || relay.metric("livechat_relay_dead_letters_on_disk") == 1.0);
+    items.extend(lines(&place.prints(&["dead-letters", "list", "--json"])));
+    assert_eq!(members(&items.into()), documented("spool list"));
+    assert_eq!(members(&place.json(&["spool", "drain", "--json"])), documented("spool drain"));
+    let replayed = place.run(&["dead-letters", "replay", "--all", "--json"]);
+    let replayed: serde_json::Value = serde_json::from_slice(&replayed.stdout).expect("JSON");
+    assert_eq!(replayed["corrupted"], 1);
+    assert_eq!(members(&replayed), documented("dead-letters replay"));
+    assert_eq!(members(&place.json(&["dead-letters", "drop", "--all", "--json"])), documented("spool drop"));
+}
+
+#[test]
+fn the_replay_of_a_topic_is_paused_and_resumed_and_others_go_on() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let relay = spooling(&mock, &place);
+    let chats = [(); 3].map(|()| chat_id());
+    let tagged = |n| incoming_event(&chats[0], n).replace("\"incoming_event\"", "\"thread_tagged\"");
+    chats.iter().for_each(|chat| post(&relay, chat, 0..3));
+    let paused = place.json(&["spool", "pause", "livechat.incoming_event", "--json"]);
+    assert_eq!((&paused["paused"], &paused["events"]), (&true.into(), &9.into()));
+    assert_eq!(members(&paused), documented("spool pause"));
+    assert_eq!(http::post(relay.webhooks, tagged(1)).status, 200);
+    assert!(place.fails(&["spool", "pause", "livechat.incoming_evnt"], 1).contains("nothing waits of topic"));
+    assert!(place.fails(&["spool", "resume", "livechat.thread_tagged"], 1).contains("is not paused"));
+    mock.thaw();
+    let waiting = |topic: &str| relay.metric(&format!("livechat_relay_spool_records{{topic=\"{topic}\"}}"));
+    await_that("the other topic is empty", || waiting("livechat.thread_tagged") == 0.0);
+    post(&relay, &chats[1], 3..6);
+    assert!(waiting("livechat.incoming_event") >= 11.0, "all but one that may have been on its way wait");
+    assert!(place.prints(&["spool", "status"]).contains("ago  paused\n"));
+    let dropped = place.json(&["spool", "drop", "--key", &chats[2], "--yes", "--json"]);
+    assert_eq!(dropped["events"], 3);
+    assert!(place.prints(&["spool", "resume", "livechat.incoming_event"]).contains("goes on"));
+    await_that("it is empty", || waiting("livechat.incoming_event") == 0.0);
+    let published = mock.read("livechat.incoming_event");
+    let events_of = |chat: &str| -> BTreeSet<u64> {
+        let of_chat = published.iter().filter(|message| message.key.as_deref() == Some(chat.as_bytes()));
+        let value = of_chat.map(|message| serde_json::from_slice::<serde_json::Value>(&message.value).expect("JSON"));
+        value.filter_map(|value| value["eventid"].as_str()?.rsplit('_').next()?.parse().ok()).collect()
+    };
+    assert_eq!((events_of(&chats[0]), events_of(&chats[1])), ((0..3).collect(), (0..6).collect()));
+    assert!(events_of(&chats[2]).is_empty(), "what was dropped while the replay was paused is not published");
+}
+
 #[test]
 fn where_there_is_no_spool_or_no_relay_the_command_says_what_is_missing() {
     let temporary = tempfile::tempdir().expect("a directory");
@@ -489,6 +600,7 @@ fn where_there_is_no_spool_or_no_relay_the_command_says_what_is_missing() {
         assert!(nowhere.fails(command, 1).contains("there is no spool in"));
         assert!(!nowhere.directory.exists(), "nothing is made by looking");
     }
+    assert!(nowhere.fails(&["spool", "pause", "livechat.incoming_event"], 1).contains("there is no spool in"));
     let unset =
         Command::new(env!("CARGO_BIN_EXE_livechat-relay")).args(["spool", "status"]).output().expect("the binary");
     assert_eq!(unset.status.code(), Some(64));

@@ -41,6 +41,7 @@ mod entry;
 mod read;
 mod segment;
 mod state;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -51,6 +52,7 @@ use std::sync::Arc;
 pub use disk::{Cause, Directory, Disk, DiskError, DiskFile, Kind, Result};
 pub use entry::{CORRUPTED, DeadLetter, Entry};
 pub use read::{Broken, Item, Opened, Reader, Size};
+pub use verify::Verified;
 
 use disk::ASIDE;
 use entry::Frame;

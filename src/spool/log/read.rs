@@ -315,7 +315,7 @@ impl Reader {
     }
 
     /// `None`: the segment was removed or copied meanwhile.
-    fn item(&self, lane: &str, source: &Frames, index: u32, offset: u32) -> Option<Item> {
+    pub(super) fn item(&self, lane: &str, source: &Frames, index: u32, offset: u32) -> Option<Item> {
         let number = number_of(source.segment, index as usize);
         let read = source.bytes(offset);
         if let Ok(bytes) = &read {
