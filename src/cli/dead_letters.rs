@@ -1,16 +1,25 @@
 //! `dead-letters`: the records that their topic will never take as they are, and what to do about them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::topic_partition_list::Offset;
 
-use super::Failure;
 use super::access::{Access, Where, unexpected};
 use super::items::{self, count, field, progress};
 use super::print::{JsonLines, note, out};
 use super::spool::{print_json, unfinished};
+use super::{Failure, Source, tail};
+use crate::config::{Config, DEAD_LETTER};
 use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request};
+use crate::dead_letter;
+use crate::event::Record;
+use crate::spool::{self, DeadLetter, Entry};
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -21,10 +30,13 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the dead letters on the disk; most are in the topic dead-letter instead, where `tail` shows them
+    /// List the dead letters on the disk; those that the dead-letter topic has taken with --kafka
     List {
         #[command(flatten)]
         place: Where,
+        /// Those in the dead-letter topic on Kafka, oldest first of each partition
+        #[arg(long)]
+        kafka: bool,
         /// So many at most
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u64,
@@ -36,8 +48,9 @@ enum Command {
     Show {
         #[command(flatten)]
         place: Where,
-        /// Its number, as `list` shows it
-        number: u64,
+        /// Its number, as `list` shows it: partition/offset of one on Kafka
+        #[arg(value_parser = place)]
+        number: Place,
         /// Print JSON on one line
         #[arg(long)]
         json: bool,
@@ -77,6 +90,25 @@ struct Chosen {
     json: bool,
 }
 
+/// Where a dead letter is.
+#[derive(Clone, Copy)]
+enum Place {
+    OnDisk(u64),
+    /// Partition and offset.
+    OnKafka(i32, u64),
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    let on_disk = || text.parse().ok().map(Place::OnDisk);
+    let on_kafka = || {
+        let (partition, offset) = text.split_once('/')?;
+        Some(Place::OnKafka(partition.parse().ok()?, offset.parse().ok()?))
+    };
+    on_disk()
+        .or_else(on_kafka)
+        .ok_or_else(|| "no number; write for example 100000000, or 2/17 for one on Kafka".to_owned())
+}
+
 impl Chosen {
     fn numbers(&self) -> Option<Vec<u64>> {
         (!self.all).then(|| self.numbers.clone())
@@ -85,8 +117,12 @@ impl Chosen {
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
-        Command::List { place, limit, json } => list(&place, limit, json).await,
-        Command::Show { place, number, json } => show(&place, number, json).await,
+        Command::List { place, kafka: true, limit, json } => list_on_kafka(&place.source, limit, json).await,
+        Command::List { place, kafka: false, limit, json } => list(&place, limit, json).await,
+        Command::Show { place, number: Place::OnDisk(number), json } => show(&place, number, json).await,
+        Command::Show { place, number: Place::OnKafka(partition, offset), json } => {
+            show_on_kafka(&place.source, partition, offset, json).await
+        }
         Command::Export { place, output } => export(&place, output).await,
         Command::Replay { chosen, timeout } => replay(&chosen, timeout).await,
         Command::Drop(chosen) => drop(&chosen).await,
@@ -122,12 +158,12 @@ async fn show(place: &Where, number: u64, json: bool) -> Result<(), Failure> {
     access.close().await;
     let item = found
         .ok_or_else(|| Failure::Failed(format!("there is no dead letter {number}; `dead-letters list` shows all")))?;
-    if json { print_json(&item) } else { print(&item) }
+    if json { print_json(&item) } else { print(&number.to_string(), &item) }
 }
 
-fn print(item: &Item) -> Result<(), Failure> {
+fn print(number: &str, item: &Item) -> Result<(), Failure> {
     let text = |value: Option<&dyn std::fmt::Display>| value.map(ToString::to_string).unwrap_or_default();
-    field("number", &item.number.to_string())?;
+    field("number", number)?;
     field("topic", &item.topic)?;
     field("key", &item.key)?;
     field("id", item.id.as_deref().unwrap_or_default())?;
@@ -144,6 +180,116 @@ fn print(item: &Item) -> Result<(), Failure> {
         }
         (None, hex) => field("hex", hex.as_deref().unwrap_or_default()),
     }
+}
+
+/// A dead letter in the dead-letter topic. Its number is its offset.
+#[derive(serde::Serialize)]
+struct OnKafka {
+    partition: i32,
+    #[serde(flatten)]
+    item: Item,
+}
+
+impl OnKafka {
+    fn of(message: &BorrowedMessage<'_>, with_value: bool) -> Self {
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        let headers: Vec<_> = headers.map(|header| (header.key.to_owned().into(), text(header.value).into())).collect();
+        let record = Record {
+            topic: Arc::from(""),
+            key: text(message.key()),
+            headers,
+            value: message.payload().unwrap_or_default().to_vec(),
+        };
+        let header = |name: &str| {
+            let found = record.headers.iter().find(|(found, _)| found == name);
+            found.map(|(_, value)| value.to_string()).unwrap_or_default()
+        };
+        let [topic, reason, error] = dead_letter::HEADERS.map(header);
+        let since_ms = message.timestamp().to_millis().unwrap_or_default();
+        let dead_letter = Some(DeadLetter { reason, error, since_ms });
+        let entry = Entry { dead_letter, ..Entry::new(Record { topic: topic.into(), ..record }) };
+        let number = u64::try_from(message.offset()).unwrap_or_default();
+        let found = spool::Item { number, bytes: message.payload_len(), entry: Ok(entry) };
+        // Its time of receipt stands in its value.
+        Self { partition: message.partition(), item: Item { received: None, ..Item::new(found, "", with_value) } }
+    }
+
+    fn place(&self) -> String {
+        format!("{}/{}", self.partition, self.item.number)
+    }
+}
+
+/// How long the brokers may take to give out more of a topic, or to say that there is no more.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Reads the dead-letter topic from its beginning until `each` wants no more, or to its end.
+async fn read_kafka(
+    source: &Source,
+    with_values: bool,
+    mut each: impl FnMut(OnKafka) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let (kafka, prefix) = Config::load_kafka(source.config.as_deref(), crate::config::environment())?;
+    let topic = format!("{prefix}{DEAD_LETTER}");
+    let mut client = kafka.client();
+    client.set("enable.partition.eof", "true");
+    let wanted = |name: &str| name == topic;
+    let consumer =
+        tokio::task::block_in_place(|| tail::consumer(client, wanted, Offset::Beginning, kafka.start_timeout))?;
+    let mut left = consumer.assignment().map_err(Failure::failed)?.count();
+    while left > 0 {
+        let late = |_| Failure::Failed(format!("the brokers at {} do not answer", kafka.brokers));
+        match tokio::time::timeout(TIMEOUT, consumer.recv()).await.map_err(late)? {
+            Ok(message) => {
+                if !each(OnKafka::of(&message, with_values))? {
+                    return Ok(());
+                }
+            }
+            Err(KafkaError::PartitionEOF(_)) => left -= 1,
+            Err(error) => return Err(Failure::Failed(format!("Kafka: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+async fn list_on_kafka(source: &Source, limit: u64, json: bool) -> Result<(), Failure> {
+    let (mut lines, mut shown) = (JsonLines::to_stdout(), 0);
+    let each = |letter: OnKafka| {
+        if shown == limit {
+            note(format_args!("{shown} shown; more with --limit"));
+            return Ok(false);
+        }
+        if json {
+            lines.write(&letter)?;
+        } else {
+            if shown == 0 {
+                items::heading(&letter.item)?;
+            }
+            items::row(&letter.place(), &letter.item)?;
+        }
+        shown += 1;
+        Ok(true)
+    };
+    read_kafka(source, false, each).await?;
+    if shown == 0 && !json {
+        note(format_args!("there are no dead letters in the topic"));
+    }
+    lines.flush()
+}
+
+async fn show_on_kafka(source: &Source, partition: i32, offset: u64, json: bool) -> Result<(), Failure> {
+    let mut found = None;
+    let each = |letter: OnKafka| {
+        let is_it = letter.partition == partition && letter.item.number == offset;
+        found = Some(letter).filter(|_| is_it);
+        Ok(!is_it)
+    };
+    read_kafka(source, true, each).await?;
+    let none = || {
+        Failure::Failed(format!("there is no dead letter {partition}/{offset}; `dead-letters list --kafka` shows all"))
+    };
+    let letter = found.ok_or_else(none)?;
+    if json { print_json(&letter) } else { print(&letter.place(), &letter.item) }
 }
 
 async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {

@@ -17,7 +17,7 @@ pub struct Filters {
     /// Only this topic
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
-    /// Only this key: the chat's id, mostly
+    /// Only this record key, which is mostly the chat's id
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Only the event with this id
@@ -53,7 +53,9 @@ fn time(text: &str) -> Result<Timestamp, String> {
 
 /// Prints the entries of a list, a line each.
 pub async fn list(access: &Access, list: List, json: bool) -> Result<Listed, Failure> {
-    let (bar, mut is_first) = (progress(0), true);
+    // Without a filter each page has lines to show.
+    let bar = if list.filter.is_empty() { ProgressBar::hidden() } else { progress(0) };
+    let mut is_first = true;
     let mut lines = JsonLines::to_stdout();
     let each = |item: Item| {
         bar.suspend(|| {
@@ -61,11 +63,9 @@ pub async fn list(access: &Access, list: List, json: bool) -> Result<Listed, Fai
                 return lines.write(&item);
             }
             if std::mem::take(&mut is_first) {
-                let [number, received, bytes, topic, key] = ["number", "received", "bytes", "topic", "key"];
-                let reason = item.reason.as_ref().map_or("", |_| "  reason");
-                out(format_args!("{DIM}{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}{DIM:#}"))?;
+                heading(&item)?;
             }
-            out(format_args!("{}", row(&item)))
+            row(&item.number.to_string(), &item)
         })
     };
     let listed = access.list(list, |read, of| show(&bar, read, of), each).await?;
@@ -74,14 +74,21 @@ pub async fn list(access: &Access, list: List, json: bool) -> Result<Listed, Fai
     Ok(listed)
 }
 
+/// What stands above the lines.
+pub fn heading(item: &Item) -> Result<(), Failure> {
+    let [number, received, bytes, topic, key] = ["number", "received", "bytes", "topic", "key"];
+    let reason = item.reason.as_ref().map_or("", |_| "  reason");
+    out(format_args!("{DIM}{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}{DIM:#}"))
+}
+
 /// A line; of a dead letter with its reason.
-fn row(item: &Item) -> String {
-    let Item { number, bytes, .. } = item;
+pub fn row(number: &str, item: &Item) -> Result<(), Failure> {
+    let bytes = item.bytes;
     let received = item.received.map_or_else(String::new, |received| format!("{received:.0}"));
     let (topic, key) = (visible(&item.topic), visible(&item.key));
     let error = item.error.as_deref().unwrap_or_default();
     let reason = item.reason.as_ref().map_or_else(String::new, |reason| format!("  {reason} ({error})"));
-    format!("{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}")
+    out(format_args!("{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}"))
 }
 
 /// Writes the entries of a list to a file, or to standard output, as JSON, a line each.
@@ -122,7 +129,11 @@ fn writer(path: Option<&PathBuf>) -> Result<JsonLines, Failure> {
 /// With its path.
 pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
     let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-    file.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
+    let path = path.display();
+    file.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::Failed(format!("{path} exists; choose another file")),
+        _ => Failure::Failed(format!("{path}: {error}")),
+    })
 }
 
 pub fn progress(all: u64) -> ProgressBar {

@@ -196,7 +196,9 @@ async fn list(place: &Where, filters: &Filters, limit: u64, json: bool) -> Resul
     match listed.listed {
         0 if listed.of == 0 => note(format_args!("nothing waits")),
         0 => note(format_args!("no event matches; {} read", count(listed.read, "event"))),
-        some if listed.read < listed.of => note(format_args!("{some} shown of {}; more with --limit", listed.of)),
+        some if listed.read < listed.of => {
+            note(format_args!("{some} shown, after reading {} of {}; more with --limit", listed.read, listed.of));
+        }
         _ => {}
     }
     items::warn_of(&listed);
@@ -354,7 +356,8 @@ async fn verify(place: &Where, json: bool) -> Result<(), Failure> {
         if !json {
             let Verified { file, events, damaged, unreadable, missing, error } = &segment;
             let error = error.as_deref().unwrap_or_default();
-            out(format_args!("{file:<20} {events:>10} {damaged:>10} {unreadable:>10} {missing:>10}  {error}"))?;
+            let line = format!("{file:<20} {events:>10} {damaged:>10} {unreadable:>10} {missing:>10}  {error}");
+            out(format_args!("{}", line.trim_end()))?;
         }
         segments.push(segment);
         Ok(())

@@ -124,7 +124,7 @@ impl<'a> Attributes<'a> {
 }
 
 impl Item {
-    pub(super) fn new(spool::Item { number, entry, .. }: spool::Item, lane: &str, with_value: bool) -> Self {
+    pub fn new(spool::Item { number, entry, .. }: spool::Item, lane: &str, with_value: bool) -> Self {
         let Entry { record, received, dead_letter } = match entry {
             Ok(entry) => entry,
             Err(broken) => return Self::broken(number, lane, broken, with_value),

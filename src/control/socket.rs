@@ -132,7 +132,7 @@ fn answer_through(control: &Control, request: Request, peer: UCred, lines: &mpsc
         if let (Some(command), true) = (change, answer.is_last()) {
             let (uid, gid, pid) = (peer.uid(), peer.gid(), peer.pid());
             let answer = serde_json::to_string(&answer).unwrap_or_default();
-            tracing::info!(command, uid, gid, pid, answer, "an operator has changed the spool");
+            tracing::info!(command, uid, gid, pid, answer, "an operator has asked for a change of the spool");
         }
         let sent = lines.blocking_send(answer).map_err(|_| Gone);
         if change.is_some() { Ok(()) } else { sent }
