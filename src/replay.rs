@@ -241,10 +241,16 @@ impl Lane {
         {
             return;
         }
-        let most = if self.backoff.is_some() { 1 } else { usize::MAX };
-        for _ in 0..most.min(self.ready.len()) {
-            let Some(number) = self.ready.pop_first() else { return };
+        let mut most = if self.backoff.is_some() { 1 } else { usize::MAX };
+        while most > 0
+            && let Some(number) = self.ready.pop_first()
+        {
             let Some((entry, _)) = self.held.get(&number) else { continue };
+            if self.spool.is_acked(&self.topic, number) {
+                self.release(number); // an operator has dropped it
+                continue;
+            }
+            most -= 1;
             let (entry, topic, dead_letters) = (Arc::clone(entry), Arc::clone(&self.topic), self.dead_letters.clone());
             let spool = self.spool.clone();
             self.in_flight
@@ -341,9 +347,6 @@ async fn attempt(
     number: u64,
     entry: Arc<Entry>,
 ) -> Attempt {
-    if !spool.is_waiting(&topic, number) {
-        return Ok(()); // an operator has dropped it
-    }
     match dead_letters.publisher.published(entry.record.clone()).await {
         Ok(()) => {
             spool.acked(&topic, number);

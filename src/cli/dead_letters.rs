@@ -38,7 +38,7 @@ enum Command {
         #[arg(long)]
         kafka: bool,
         /// So many at most
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
         /// Print JSON, one a line
         #[arg(long)]
@@ -343,8 +343,14 @@ async fn ask_to_replay(access: &Access, chosen: &Chosen, timeout: Duration) -> R
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let (bar, mut letters) = (progress(0), Vec::new());
     let answer = access.ask(Request::ReplayDeadLetters { numbers: chosen.numbers(), timeout_ms }, |answer| {
-        let Answer::Letter(letter) = answer else { return Err(unexpected(&answer)) };
-        bar.inc(1);
+        let letter = match answer {
+            Answer::Letter(letter) => letter,
+            Answer::Progress { read, of } => {
+                items::show(&bar, read, of);
+                return Ok(());
+            }
+            other => return Err(unexpected(&other)),
+        };
         if chosen.json {
             letters.push(letter);
             return Ok(());

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::access::{Access, Where, unexpected};
 use super::items::{self, Filters, count, progress};
-use super::print::{DIM, ERROR, GOOD, JsonLines, note, out};
+use super::print::{DIM, ERROR, GOOD, JsonLines, note, out, visible};
 use super::{Failure, Source};
 use crate::control::{Answer, Dropped, List, Paused, Request, Status};
 use crate::replay;
@@ -42,7 +42,7 @@ enum Command {
         #[command(flatten)]
         filters: Filters,
         /// So many of each topic at most
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
         /// Print JSON, one event a line
         #[arg(long)]
@@ -150,9 +150,11 @@ fn show(status: &Status, is_running: bool) -> Result<(), Failure> {
     out(format_args!("spool         {} ({relay})", status.directory.display()))?;
     match &status.why {
         None => out(format_args!("accepts       {GOOD}yes{GOOD:#}"))?,
-        Some(why) => out(format_args!("accepts       {ERROR}no{ERROR:#}: {why}"))?,
+        Some(why) => out(format_args!("accepts       {ERROR}no{ERROR:#}: {}", visible(why)))?,
     }
-    status.problems.iter().try_for_each(|problem| out(format_args!("problem       {ERROR}{problem}{ERROR:#}")))?;
+    for problem in &status.problems {
+        out(format_args!("problem       {ERROR}{}{ERROR:#}", visible(problem)))?;
+    }
     out(format_args!("used          {} of {} ({percent:.1} %)", size(used), size(status.bytes_max)))?;
     out(format_args!("events        {}, {}", status.events, size(status.bytes)))?;
     out(format_args!("dead letters  {}, {}", status.dead_letters, size(status.dead_letters_bytes)))?;
@@ -236,10 +238,14 @@ impl Drop {
             let ask = "this drops events for good, and there is no terminal to ask on: add --yes, or --dry-run to see what it would drop";
             return Err(Failure::Usage(ask.to_owned()));
         }
+        if !self.yes && !self.is_confirmed().await? {
+            return Ok(());
+        }
+        // Only now is the directory of a stopped relay locked: a person may take their time.
         let access = self.place.open_to_change().await?;
-        let dropped = self.ask_and_drop(&access).await;
+        let dropped = self.drop(&access).await;
         access.close().await;
-        let Some(dropped) = dropped? else { return Ok(()) };
+        let dropped = dropped?;
         if self.json {
             print_json(&dropped)?
         } else {
@@ -267,29 +273,34 @@ impl Drop {
         Ok(found.into())
     }
 
-    /// `None`: nothing matches, or the answer was no.
-    async fn ask_and_drop(&self, access: &Access) -> Result<Option<Dropped>, Failure> {
-        if !self.yes {
-            let (events, dead_letters) = self.look(access, false).await?;
-            if events + dead_letters == 0 {
-                note(format_args!("nothing matches, and nothing was dropped"));
-                return Ok(None);
-            }
-            let dead_letters = match dead_letters {
-                0 => String::new(),
-                some => format!(" and {}", count(some, "dead letter")),
-            };
-            note(format_args!(
-                "Drop {}{dead_letters}? They are erased from this spool; copies that are on Kafka remain there. [y/N]",
-                count(events, "event")
-            ));
-            let mut answer = String::new();
-            std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                note(format_args!("nothing was dropped"));
-                return Ok(None);
-            }
+    /// Says how much matches, and asks.
+    async fn is_confirmed(&self) -> Result<bool, Failure> {
+        let access = self.place.open().await?;
+        let found = self.look(&access, false).await;
+        access.close().await;
+        let (events, dead_letters) = found?;
+        if events + dead_letters == 0 {
+            note(format_args!("nothing matches, and nothing was dropped"));
+            return Ok(false);
         }
+        let dead_letters = match dead_letters {
+            0 => String::new(),
+            some => format!(" and {}", count(some, "dead letter")),
+        };
+        note(format_args!(
+            "Drop {}{dead_letters}? They are erased from this spool; copies that are on Kafka remain there. [y/N]",
+            count(events, "event")
+        ));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+        let is_yes = matches!(answer.trim(), "y" | "Y" | "yes");
+        if !is_yes {
+            note(format_args!("nothing was dropped"));
+        }
+        Ok(is_yes)
+    }
+
+    async fn drop(&self, access: &Access) -> Result<Dropped, Failure> {
         let bar = progress(0);
         let asked = access.ask(Request::Drop { filter: self.filters.filter() }, |answer| {
             if let Answer::Progress { read, of } = answer {
@@ -300,7 +311,7 @@ impl Drop {
         let answer = asked.await?;
         bar.finish_and_clear();
         match answer {
-            Answer::Dropped(dropped) => Ok(Some(dropped)),
+            Answer::Dropped(dropped) => Ok(dropped),
             other => Err(unexpected(&other)),
         }
     }

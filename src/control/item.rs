@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::event::Record;
-use crate::spool::{self, Broken, CORRUPTED, Entry};
+use crate::spool::{self, Broken, CORRUPTED, DAMAGED, DEAD_LETTERS, Entry};
 
 /// An event in the spool, or a dead letter.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,10 +71,19 @@ impl Filter {
     }
 
     /// `None`: it cannot be told, because the entry cannot be read.
-    pub(super) fn matches(&self, entry: &Result<Entry, Broken>) -> Option<bool> {
-        let lane_is_enough = Self { topic: None, ..self.clone() }.is_empty();
-        let Some(entry) = entry.as_ref().ok().filter(|entry| !entry.is_corrupted()) else {
-            return lane_is_enough.then_some(true);
+    pub(super) fn matches(&self, lane: &str, entry: &Result<Entry, Broken>) -> Option<bool> {
+        // Of what is damaged no more is known than its topic.
+        let without_more = |topic: &str| match &self.topic {
+            Some(wanted) if wanted != topic && !matches!(topic, DAMAGED | DEAD_LETTERS) => Some(false),
+            wanted => {
+                let is_all = Self { topic: None, ..self.clone() }.is_empty();
+                (is_all && wanted.as_deref().is_none_or(|wanted| wanted == topic)).then_some(true)
+            }
+        };
+        let entry = match entry {
+            Err(_) => return without_more(lane),
+            Ok(entry) if entry.is_corrupted() => return without_more(&entry.record.topic),
+            Ok(entry) => entry,
         };
         let Entry { record, received, .. } = entry;
         let is_simple_match = self.is_of_topic(&record.topic)
@@ -187,6 +196,7 @@ fn written(value: Vec<u8>) -> (Option<Box<RawValue>>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::DeadLetter;
 
     #[test]
     fn a_value_is_shown_byte_for_byte_or_in_hexadecimal() {
@@ -232,11 +242,29 @@ mod tests {
         ];
         for record in [structured, binary] {
             let entry = Ok(Entry { record, received, dead_letter: None });
-            matching.iter().for_each(|filter| assert_eq!(filter.matches(&entry), Some(true), "{filter:?}"));
-            others.iter().for_each(|filter| assert_eq!(filter.matches(&entry), Some(false), "{filter:?}"));
+            matching.iter().for_each(|filter| assert_eq!(filter.matches("", &entry), Some(true), "{filter:?}"));
+            others.iter().for_each(|filter| assert_eq!(filter.matches("", &entry), Some(false), "{filter:?}"));
         }
-        let damaged = Err(Broken::Damaged(vec![1]));
-        assert_eq!(none().matches(&damaged), Some(true));
-        assert_eq!(Filter { key: text("CHAT"), ..none() }.matches(&damaged), None);
+    }
+
+    #[test]
+    fn of_what_is_damaged_only_the_topic_can_be_compared() {
+        let of_topic = |topic: &str| Filter { topic: Some(topic.to_owned()), ..Filter::default() };
+        let of_key = Filter { key: Some("CHAT".to_owned()), ..of_topic("one") };
+        let record = Record { topic: "one".into(), key: String::new(), headers: Vec::new(), value: vec![1] };
+        let why = DeadLetter { reason: CORRUPTED.to_owned(), error: String::new(), since_ms: 0 };
+        let in_its_lane = ("one", Err(Broken::Damaged(vec![1])));
+        let dead_letter = (DEAD_LETTERS, Ok(Entry { dead_letter: Some(why), ..Entry::new(record) }));
+        for (lane, entry) in [in_its_lane, dead_letter] {
+            assert_eq!(Filter::default().matches(lane, &entry), Some(true));
+            assert_eq!(of_topic("one").matches(lane, &entry), Some(true));
+            assert_eq!(of_topic("other").matches(lane, &entry), Some(false));
+            assert_eq!(of_key.matches(lane, &entry), None);
+        }
+        for lane in [DEAD_LETTERS, DAMAGED] {
+            let unknown = Err(Broken::Damaged(vec![1]));
+            assert_eq!(Filter::default().matches(lane, &unknown), Some(true));
+            assert_eq!(of_topic("one").matches(lane, &unknown), None, "it may be of this topic");
+        }
     }
 }

@@ -17,7 +17,7 @@ pub use item::{Filter, Item};
 pub use socket::Socket;
 
 use crate::dead_letter::DeadLetters;
-use crate::spool::{self, DEAD_LETTERS, Size, Spool, Verified};
+use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub enum Request {
     Status,
     /// Answered with an [`Answer::Item`] each, then [`Answer::Listed`].
     List(List),
-    /// Drops events that wait and dead letters. The filter is not empty.
+    /// Drops events that wait and dead letters, to the end, whether the client stays or not. The filter is not empty.
     Drop {
         filter: Filter,
     },
@@ -220,7 +220,7 @@ impl Control {
             Request::Status => Answer::Status(status(spool)),
             Request::List(list) => Answer::Listed(list.answer(spool, out)?),
             Request::Drop { filter } if filter.is_empty() => Answer::Error("a drop needs a filter".to_owned()),
-            Request::Drop { filter } => Answer::Dropped(change::drop_matching(spool, &filter, out)?),
+            Request::Drop { filter } => Answer::Dropped(change::drop_matching(spool, &filter, out)),
             Request::DropDeadLetters { numbers } => Answer::Dropped(change::drop_dead_letters(spool, numbers)),
             Request::ReplayDeadLetters { numbers, timeout_ms } => match &self.dead_letters {
                 Some(dead_letters) => {
@@ -289,6 +289,9 @@ impl List {
         let mut scan = Scan::new(spool, &self.filter, &lanes);
         for lane in &lanes {
             let mut left = self.limit.unwrap_or(u64::MAX);
+            if left == 0 {
+                break;
+            }
             scan.lane(lane, self.from, out, |found, out| {
                 out(Answer::Item(Item::new(found, lane, self.values)))?;
                 left -= 1;
@@ -309,7 +312,7 @@ struct Scan<'a> {
 /// The lanes of events that may match.
 fn lanes_of(spool: &Spool, filter: &Filter) -> Vec<Arc<str>> {
     let names = spool.lanes(|lanes| lanes.sizes()).into_keys();
-    names.filter(|topic| filter.is_of_topic(topic)).map(Arc::from).collect()
+    names.filter(|lane| filter.is_of_topic(lane) || lane == DAMAGED).map(Arc::from).collect()
 }
 
 impl<'a> Scan<'a> {
@@ -334,7 +337,7 @@ impl<'a> Scan<'a> {
             from = last.number + 1;
             for item in page {
                 self.found.read += 1;
-                let Some(is_wanted) = self.filter.matches(&item.entry) else {
+                let Some(is_wanted) = self.filter.matches(lane, &item.entry) else {
                     self.found.not_compared += 1;
                     continue;
                 };

@@ -10,7 +10,7 @@ use rustix::fs::Mode;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Config, Control, Gone, Request};
@@ -47,12 +47,12 @@ impl Socket {
                 tokio::time::sleep(Duration::from_millis(50)).await; // too many open files, which passes
                 continue;
             };
-            let slot = Arc::clone(&slots).try_acquire_owned();
+            let slot = Arc::clone(&slots).try_acquire_owned().map(Arc::new);
             let connection =
                 Connection { stream: BufReader::new(stream), control: control.clone(), config: self.config.clone() };
             tokio::spawn(async move {
                 let answered = match slot {
-                    Ok(_slot) => connection.answer().await,
+                    Ok(slot) => connection.answer(slot).await,
                     Err(_) => connection.refuse("control.connections_max commands run already; try again later").await,
                 };
                 if let Err(error) = answered {
@@ -93,7 +93,8 @@ struct Connection {
 }
 
 impl Connection {
-    async fn answer(mut self) -> io::Result<()> {
+    /// The slot is taken until all is done and all is written.
+    async fn answer(mut self, slot: Arc<OwnedSemaphorePermit>) -> io::Result<()> {
         let peer = self.stream.get_ref().peer_cred()?;
         let mut line = Vec::new();
         let mut request = (&mut self.stream).take(self.config.request_bytes_max);
@@ -106,7 +107,11 @@ impl Connection {
         };
         let (lines, mut answers) = mpsc::channel(16);
         let control = self.control.clone();
-        tokio::task::spawn_blocking(move || answer_through(&control, request, peer, &lines));
+        let its_slot = Arc::clone(&slot);
+        tokio::task::spawn_blocking(move || {
+            answer_through(&control, request, peer, &lines);
+            drop(its_slot);
+        });
         while let Some(answer) = answers.recv().await {
             self.write(&answer).await?;
         }
@@ -125,17 +130,18 @@ impl Connection {
     }
 }
 
-/// What changes something goes on when its client has left, and is logged with who has asked for it.
+/// Sends the answer, and logs who has asked for a change.
 fn answer_through(control: &Control, request: Request, peer: UCred, lines: &mpsc::Sender<Answer>) {
-    let change = request.change();
-    let mut send = |answer: Answer| {
-        if let (Some(command), true) = (change, answer.is_last()) {
-            let (uid, gid, pid) = (peer.uid(), peer.gid(), peer.pid());
-            let answer = serde_json::to_string(&answer).unwrap_or_default();
-            tracing::info!(command, uid, gid, pid, answer, "an operator has asked for a change of the spool");
+    let (change, mut last) = (request.change(), None);
+    let answered = control.answer(request, &mut |answer| {
+        if answer.is_last() {
+            last = serde_json::to_string(&answer).ok();
         }
-        let sent = lines.blocking_send(answer).map_err(|_| Gone);
-        if change.is_some() { Ok(()) } else { sent }
-    };
-    let _ = control.answer(request, &mut send); // whoever has left is not told
+        lines.blocking_send(answer).map_err(|_| Gone)
+    });
+    if let Some(command) = change {
+        let (uid, gid, pid, has_left) = (peer.uid(), peer.gid(), peer.pid(), answered.is_err());
+        let answer = last.unwrap_or_default();
+        tracing::info!(command, uid, gid, pid, answer, has_left, "an operator has asked for a change of the spool");
+    }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 pub use lanes::{Health, Lanes, Signals, Way};
-pub use log::{Broken, CORRUPTED, DeadLetter, Entry, Item, Size, Verified};
+pub use log::{Broken, CORRUPTED, DAMAGED, DeadLetter, Entry, Item, Size, Verified};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
@@ -270,9 +270,9 @@ impl Spool {
         self.lanes(|lanes| lanes.ack(lane, number)).then_some(number / log::SPAN)
     }
 
-    /// Whether an entry is neither acked nor dropped.
-    pub fn is_waiting(&self, lane: &str, number: u64) -> bool {
-        self.lanes(|lanes| lanes.reader().is_some_and(|reader| reader.has(lane, number)))
+    /// Whether an entry is known to be acked or dropped.
+    pub fn is_acked(&self, lane: &str, number: u64) -> bool {
+        self.lanes(|lanes| lanes.reader().is_some_and(|reader| reader.is_acked(lane, number)))
     }
 
     /// Takes the bytes of all that is acked of a segment off the disk.

@@ -52,6 +52,7 @@ use std::sync::Arc;
 pub use disk::{Cause, Directory, Disk, DiskError, DiskFile, Kind, Result};
 pub use entry::{CORRUPTED, DeadLetter, Entry};
 pub use read::{Broken, Item, Opened, Reader, Size};
+pub use segment::DAMAGED;
 pub use verify::Verified;
 
 use disk::ASIDE;

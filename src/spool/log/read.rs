@@ -274,11 +274,16 @@ impl Reader {
         true
     }
 
-    /// Whether an entry is there and not acked.
-    pub fn has(&self, lane: &str, number: u64) -> bool {
+    /// Whether an entry is known to be acked. Of a segment that cannot be read it is not known.
+    pub fn is_acked(&self, lane: &str, number: u64) -> bool {
         let index = usize::try_from(number % SPAN).unwrap_or(usize::MAX);
-        let has = |segment: &mut Segment| segment.parts.get(lane)?.offsets.get(index).map(|offset| *offset != 0);
-        self.segments().change(number / SPAN, has).flatten().unwrap_or(false)
+        match self.segments().live.get(&(number / SPAN)) {
+            Some(Slot::Ready(segment)) => {
+                segment.parts.get(lane).and_then(|part| part.offsets.get(index)).is_none_or(|offset| *offset == 0)
+            }
+            Some(Slot::Unreadable(..)) => false,
+            None => true,
+        }
     }
 
     /// Entries of a lane that are not acked, in order, from a number on: at most `records_max`, and none behind the one whose bytes pass
