@@ -17,7 +17,7 @@
 // edge: what people and programs talk to
 pub mod cli;
 pub mod config;
-pub mod desk;
+pub mod control;
 pub mod http;
 
 // heart: what happens to an event

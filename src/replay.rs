@@ -160,9 +160,18 @@ impl Lane {
                 while self.in_flight.next().await.is_some() {}
                 return;
             }
+            let is_paused = self.common.spool.lanes(|lanes| lanes.is_paused(&self.topic));
+            if is_paused && self.in_flight.is_empty() {
+                self.ask_again(Instant::now(), self.common.config.retry_min); // so nothing is held that is dropped meanwhile
+                tokio::select! {
+                    () = self.signals.more.notified() => {}
+                    () = stop.cancelled() => {}
+                }
+                continue;
+            }
             self.read().await;
             self.plan_to_read_again();
-            let wake_at = self.send();
+            let wake_at = if is_paused { self.too_long_at() } else { self.send() };
             self.close_the_gate();
             if self.in_flight.is_empty() && wake_at.is_none() && !self.is_at_end {
                 continue; // nothing of the page could be sent
@@ -264,6 +273,10 @@ impl Lane {
                 break;
             }
             let Some((number, entry)) = self.ready.pop_front() else { break };
+            if self.common.spool.is_acked(&self.topic, number) {
+                self.settle(number); // an operator has dropped it
+                continue;
+            }
             let (common, topic) = (Arc::clone(&self.common), Arc::clone(&self.topic));
             let Mode::Running { run, .. } = &self.mode else {
                 self.in_flight.push(Box::pin(async move { (number, common.ask(topic, number, entry).await) }));
@@ -278,15 +291,26 @@ impl Lane {
             let report = common.dead_letters.publisher.publish_in(run, entry.record);
             self.in_flight.push(Box::pin(async move { (number, common.acked(&topic, number, report.await)) }));
         }
+        wake_at.or_else(|| self.too_long_at())
+    }
+
+    /// When the run is to be ended, if nothing comes of it.
+    fn too_long_at(&self) -> Option<Instant> {
         match &self.mode {
-            Mode::Running { too_long_at, .. } if !self.in_flight.is_empty() => wake_at.or(Some(*too_long_at)),
-            _ => wake_at,
+            Mode::Running { too_long_at, .. } if !self.in_flight.is_empty() => Some(*too_long_at),
+            _ => None,
         }
     }
 
-    fn settled(&mut self, number: u64, attempt: Attempt) {
+    /// Holds a record no longer; its key.
+    fn settle(&mut self, number: u64) -> String {
         let (key, bytes) = self.held.remove(&number).unwrap_or_default();
         self.held_bytes -= bytes;
+        key
+    }
+
+    fn settled(&mut self, number: u64, attempt: Attempt) {
+        let key = self.settle(number);
         match attempt {
             Ok(resolved) => {
                 self.release(key);

@@ -1,21 +1,21 @@
-//! The way to a spool: through the admin listener of the relay that has it, or from its directory, where none has.
+//! The way to a spool: through the control socket of the relay that has it, or from its directory, where none has.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 
 use super::{Failure, Source};
-use crate::config::{self, Config, Listener, Need};
-use crate::desk::{Ask, Desk, Item, List, Page};
+use crate::config::{self, Config, DEAD_LETTER, Need};
+use crate::control::{Answer, Control, Gone, Item, List, Listed, Request, Status};
+use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::shutdown::Shutdown;
 use crate::spool::{self, Spool, Unusable};
 
 /// Which spool.
@@ -23,27 +23,35 @@ use crate::spool::{self, Spool, Unusable};
 pub struct Where {
     #[command(flatten)]
     pub source: Source,
-    /// The admin listener of the running relay, instead of the configuration's admin.listen
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    admin: Option<SocketAddr>,
+    /// The control socket of the running relay, instead of the one that the configuration leads to
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 }
 
 /// An open way.
 pub enum Access {
-    /// The relay runs; its admin listener.
-    Running(SocketAddr),
-    /// Nobody has the directory, but for us now.
-    Stopped { spool: Spool, metrics: Arc<Metrics>, config: Box<config::Spool> },
+    /// The relay runs; its control socket.
+    Running(PathBuf),
+    /// No process has the directory, but for ours where it is to be changed.
+    Stopped(Box<Stopped>),
 }
 
-/// An answer may take as long as a disk does.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub struct Stopped {
+    pub spool: Spool,
+    pub metrics: Arc<Metrics>,
+    pub config: config::Spool,
+    /// Set by [`Access::publish`].
+    pub dead_letters: Option<DeadLetters>,
+}
+
+/// How long a line of an answer may take: as long as a disk does.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Where {
     /// A way to look at the spool. One that no relay has is not changed by it, nor locked.
     ///
     /// # Errors
-    /// When there is no spool, or nobody answers for the one that is locked.
+    /// When there is no spool, or no relay answers for the one that is locked.
     pub async fn open(&self) -> Result<Access, Failure> {
         self.open_with(Spool::look).await
     }
@@ -59,119 +67,203 @@ impl Where {
         .await
     }
 
+    /// A way to change a running relay.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn open_running(&self) -> Result<Access, Failure> {
+        match self.open().await? {
+            Access::Running(socket) => Ok(Access::Running(socket)),
+            Access::Stopped(_) => {
+                Err(Failure::Failed("no relay runs: there is no replay to pause or resume".to_owned()))
+            }
+        }
+    }
+
     async fn open_with(
         &self,
         open: impl FnOnce(spool::Config, Arc<Metrics>) -> Result<Spool, Unusable> + Send + 'static,
     ) -> Result<Access, Failure> {
-        if let Some(admin) = self.admin {
-            return Ok(Access::Running(admin));
+        if let Some(socket) = &self.socket {
+            let reached = connect(socket).await;
+            reached.map_err(|e| Failure::Failed(format!("no relay answers at {}: {e}", socket.display())))?;
+            return Ok(Access::Running(socket.clone()));
         }
-        let Config { spool, admin: Listener { listen: admin, .. }, .. } = self.source.load(Need::Settings)?;
+        let Config { spool, control, .. } = self.source.load(Need::Settings)?;
         let Some(config) = spool else {
             return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
         };
-        let directory = config.spool.directory.clone();
-        if !directory.exists() {
-            // A running relay may still have a file that somebody has removed under it.
-            let found = reach(admin, &directory).await.ok();
-            let directory = directory.display();
-            let none = format!("there is no spool in {directory}, and no relay at {admin} that has it");
-            return found.ok_or(Failure::Failed(none));
-        }
+        let socket = control.socket.unwrap_or_default();
+        let Err(unreached) = connect(&socket).await else { return Ok(Access::Running(socket)) };
+        let (directory, at) = (config.spool.directory.display().to_string(), socket.display());
         super::raise_open_files();
         let metrics = Arc::new(Metrics::new());
         let (settings, its_metrics) = (config.spool.clone(), Arc::clone(&metrics));
+        // One that only looks must not make it.
+        if matches!(config.spool.directory.metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            return Err(Failure::Failed(format!(
+                "there is no spool in {directory}, and no relay answers at {at}: {unreached}"
+            )));
+        }
         let opened = tokio::task::spawn_blocking(move || open(settings, its_metrics)).await;
         match opened.map_err(Failure::failed)? {
-            Ok(spool) => Ok(Access::Stopped { spool, metrics, config: Box::new(config) }),
-            Err(Unusable::Locked { .. }) => reach(admin, &directory).await,
+            Ok(spool) => Ok(Access::Stopped(Box::new(Stopped { spool, metrics, config, dead_letters: None }))),
+            Err(Unusable::Locked { holder, .. }) => Err(Failure::Failed(format!(
+                "{directory} is in use{holder}, and its control socket {at} does not answer: {unreached}; where the relay runs in a \
+                 container, run this there; where its socket is elsewhere, give its path with --socket"
+            ))),
+            Err(Unusable::Disk(error)) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Failure::Failed(format!("{error}; run this as the relay's user, or as root")))
+            }
             Err(unusable) => Err(Failure::failed(unusable)),
         }
     }
 }
 
-async fn reach(admin: SocketAddr, directory: &Path) -> Result<Access, Failure> {
-    let admin = if admin.ip().is_unspecified() {
-        SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), admin.port())
-    } else {
-        admin
-    };
-    let access = Access::Running(admin);
-    let status: crate::desk::Status = access.ask(Ask::Status).await?;
-    let its_own = Path::new(&status.directory);
-    if its_own != directory && its_own.canonicalize().ok() != directory.canonicalize().ok() {
-        return Err(Failure::Failed(format!(
-            "{} is locked by another process, and the relay at {admin} has another spool ({}); give its listener with --admin",
-            directory.display(),
-            status.directory
-        )));
-    }
-    Ok(access)
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(socket).await
 }
 
 impl Access {
-    /// # Errors
-    /// When there is no answer, or one that says why there is none.
-    pub async fn ask<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, Failure> {
-        let json = match self {
-            Self::Stopped { spool, .. } => Desk(spool.clone()).answer(ask).await.map_err(Failure::failed)?,
-            Self::Running(admin) => {
-                let answer = tokio::time::timeout(TIMEOUT, fetch(*admin, &ask)).await;
-                answer.map_err(|_| Failure::Failed(format!("the relay at {admin} does not answer")))??
-            }
-        };
-        serde_json::from_str(&json).map_err(|e| Failure::Failed(format!("the answer cannot be read: {e}")))
+    pub const fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
     }
 
-    /// All items of a list, page by page.
+    /// Sends a request, and hands over each line of the answer but the last, which it returns.
+    ///
+    /// # Errors
+    /// When there is no answer, or one that says why there is none; what `each` returns.
+    pub async fn ask(
+        &self,
+        request: Request,
+        mut each: impl FnMut(Answer) -> Result<(), Failure>,
+    ) -> Result<Answer, Failure> {
+        let mut answers = match self {
+            Self::Running(socket) => Answers::send(socket, &request).await?,
+            Self::Stopped(stopped) => stopped.answers(request),
+        };
+        loop {
+            match answers.next().await? {
+                Answer::Error(why) => return Err(Failure::Failed(why)),
+                last if last.is_last() => return Ok(last),
+                answer => each(answer)?,
+            }
+        }
+    }
+
+    /// # Errors
+    /// As `ask`.
+    pub async fn status(&self) -> Result<Status, Failure> {
+        match self.ask(Request::Status, |_| Ok(())).await? {
+            Answer::Status(status) => Ok(status),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Hands over each entry of a list, and after each page how many were read, of how many.
     ///
     /// # Errors
     /// As `ask`.
-    pub async fn each(
+    pub async fn list(
         &self,
-        limit: u64,
-        values: bool,
-        list: impl Fn(Page) -> Ask,
+        list: List,
+        mut progress: impl FnMut(u64, u64),
         mut each: impl FnMut(Item) -> Result<(), Failure>,
-    ) -> Result<u64, Failure> {
-        let (mut from, mut seen) = (0, 0);
-        while seen < limit {
-            let page = Page { from, limit: usize::try_from(limit - seen).unwrap_or(usize::MAX).min(1000), values };
-            let found: List = self.ask(list(page)).await?;
-            for item in found.items {
-                seen += 1;
-                each(item)?;
+    ) -> Result<Listed, Failure> {
+        let answer = self.ask(Request::List(list), |answer| match answer {
+            Answer::Item(item) => each(item),
+            Answer::Progress { read, of } => {
+                progress(read, of);
+                Ok(())
             }
-            let Some(next) = found.next else { break };
-            from = next;
+            other => Err(unexpected(&other)),
+        });
+        match answer.await? {
+            Answer::Listed(listed) => Ok(listed),
+            other => Err(unexpected(&other)),
         }
-        Ok(seen)
+    }
+
+    /// Where no relay runs, prepares to publish as one would.
+    ///
+    /// # Errors
+    /// When `[kafka]` is wrong.
+    pub fn publish(&mut self, source: &Source) -> Result<(), Failure> {
+        let Self::Stopped(stopped) = self else { return Ok(()) };
+        let Config { kafka, topic_prefix: prefix, .. } = source.read(Need::Kafka)?; // its warnings were shown
+        let publisher = Publisher::new(kafka, Arc::clone(&stopped.metrics), Shutdown::default())?;
+        stopped.dead_letters = Some(DeadLetters {
+            topic: Arc::from(format!("{prefix}{DEAD_LETTER}")),
+            publisher: Arc::new(publisher),
+            spool: Some(stopped.spool.clone()),
+            metrics: Arc::clone(&stopped.metrics),
+        });
+        Ok(())
     }
 
     /// Gives the directory back.
     pub async fn close(self) {
-        if let Self::Stopped { spool, .. } = self {
-            let _ = tokio::task::spawn_blocking(move || spool.close()).await; // a panic has said so
+        if let Self::Stopped(stopped) = self {
+            let _ = tokio::task::spawn_blocking(move || stopped.spool.close()).await; // a panic has said so
         }
     }
 }
 
-async fn fetch(admin: SocketAddr, ask: &Ask) -> Result<String, Failure> {
-    let unreachable = |error: &dyn std::fmt::Display| {
-        Failure::Failed(format!(
-            "the spool is locked by a running relay, and its admin listener at {admin} does not answer: {error}"
-        ))
-    };
-    let stream = TcpStream::connect(admin).await.map_err(|e| unreachable(&e))?;
-    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|e| unreachable(&e))?;
-    tokio::spawn(connection);
-    let (method, uri) = ask.write();
-    let request = Request::builder().method(method).uri(uri).header(hyper::header::HOST, admin.to_string());
-    let request = request.body(Empty::<Bytes>::new()).map_err(Failure::failed)?;
-    let answer = sender.send_request(request).await.map_err(|e| unreachable(&e))?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map_err(|e| unreachable(&e))?.to_bytes();
-    let text = String::from_utf8_lossy(&body).into_owned();
-    if status == StatusCode::OK { Ok(text) } else { Err(Failure::Failed(text.trim_end().to_owned())) }
+/// An answer of another kind than was asked for.
+pub fn unexpected(answer: &Answer) -> Failure {
+    Failure::Failed(format!("the relay has another version than this command: its answer is {answer:?}"))
+}
+
+/// The lines of an answer.
+enum Answers {
+    Lines { socket: PathBuf, stream: BufReader<UnixStream>, timeout: Duration },
+    Local(mpsc::Receiver<Answer>),
+}
+
+impl Stopped {
+    fn answers(&self, request: Request) -> Answers {
+        let control = Control { spool: Some(self.spool.clone()), dead_letters: self.dead_letters.clone() };
+        let (sender, answers) = mpsc::channel(16);
+        tokio::task::spawn_blocking(move || {
+            // Whoever asks no more is not told.
+            let _ = control.answer(request, &mut |answer| sender.blocking_send(answer).map_err(|_| Gone));
+        });
+        Answers::Local(answers)
+    }
+}
+
+impl Answers {
+    async fn send(socket: &Path, request: &Request) -> Result<Self, Failure> {
+        let mut line = serde_json::to_vec(request).map_err(Failure::failed)?;
+        line.push(b'\n');
+        let mut stream = connect(socket).await.map_err(|e| lost(socket, &e))?;
+        let _ = stream.write_all(&line).await; // what is not taken has an answer, or none can be read
+        let timeout = TIMEOUT + request.timeout();
+        Ok(Self::Lines { socket: socket.to_owned(), stream: BufReader::new(stream), timeout })
+    }
+
+    async fn next(&mut self) -> Result<Answer, Failure> {
+        match self {
+            Self::Local(answers) => {
+                let answer = answers.recv().await;
+                answer
+                    .ok_or_else(|| Failure::Failed("the spool cannot be read: this is a fault of the relay".to_owned()))
+            }
+            Self::Lines { socket, stream, timeout } => {
+                let mut line = String::new();
+                let read = tokio::time::timeout(*timeout, stream.read_line(&mut line)).await;
+                let late = io::Error::from(io::ErrorKind::TimedOut);
+                match read.unwrap_or(Err(late)) {
+                    Err(error) => Err(lost(socket, &error)),
+                    Ok(0) => Err(lost(socket, &io::ErrorKind::UnexpectedEof.into())),
+                    Ok(_) => serde_json::from_str(&line)
+                        .map_err(|e| Failure::Failed(format!("the relay's answer cannot be read: {e}"))),
+                }
+            }
+        }
+    }
+}
+
+fn lost(socket: &Path, error: &io::Error) -> Failure {
+    Failure::Failed(format!("the relay at {} has not answered to the end: {error}", socket.display()))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use anstream::print;
 use anstyle::Style;
 use serde::Serialize;
 
@@ -50,11 +49,10 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let listed: Vec<_> = listed().collect();
     if arguments.json {
         let json = serde_json::to_value(listed).map_err(Failure::failed)?;
-        print!("{json:#}\n");
+        styles::out(format_args!("{json:#}"))
     } else {
-        print!("{}", table(&listed));
+        styles::out(format_args!("{}", table(&listed).trim_end_matches('\n')))
     }
-    Ok(())
 }
 
 /// Every action in the catalogue's order, and last what stands for those that it does not know.

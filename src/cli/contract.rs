@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::actions::{Derivation, Listed, TOPIC_PREFIX, listed};
+use super::{Failure, print};
 use crate::event::actions::Slot;
 use crate::event::normalize::APP_EVENTS;
 use crate::event::route::UNLISTED;
@@ -35,8 +35,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         made.and_then(|()| std::fs::write(&path, text))
             .map_err(|error| Failure::Failed(format!("{} cannot be written: {error}", path.display())))?;
     }
-    anstream::println!("{} files written to {}", files.len(), arguments.out.display());
-    Ok(())
+    print::out(format_args!("{} files written to {}", files.len(), arguments.out.display()))
 }
 
 /// Every file of the contract: its path below the directory, and its text.

@@ -1,88 +1,157 @@
 //! What `spool` and `dead-letters` print, or write to a file, of the entries on the disk.
 
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anstream::{eprintln, println};
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 
 use super::Failure;
 use super::access::Access;
-use super::print::{DIM, JsonLines, visible};
-use crate::desk::{Ask, Item, Page};
+use super::print::{self, DIM, JsonLines, note, out, visible};
+use crate::control::{Filter, Item, List, Listed};
 
-/// Prints so many items of each list at most, a line each; `all` is how many there are.
-pub async fn list<L: Fn(Page) -> Ask>(
-    access: &Access,
-    lists: impl IntoIterator<Item = L>,
-    (all, limit): (u64, u64),
-    json: bool,
-) -> Result<(), Failure> {
+/// Which events.
+#[derive(clap::Args)]
+pub struct Filters {
+    /// Only this topic
+    #[arg(long, value_name = "NAME")]
+    topic: Option<String>,
+    /// Only this record key, which is mostly the chat's id
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Only the event with this id
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Only this action
+    #[arg(long, value_name = "ACTION")]
+    action: Option<String>,
+    /// Only this app
+    #[arg(long, value_name = "APP")]
+    app: Option<String>,
+    /// Received at this time or later: 2026-11-22T14:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    since: Option<Timestamp>,
+    /// Received before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    until: Option<Timestamp>,
+}
+
+impl Filters {
+    pub fn filter(&self) -> Filter {
+        let Self { topic, key, id, action, app, since, until } = self;
+        let [topic, key, id, action, app] = [topic, key, id, action, app].map(Clone::clone);
+        Filter { topic, key, id, action, app, since: *since, until: *until }
+    }
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    let ago = |text: &str| Timestamp::now().checked_sub(text.parse::<jiff::SignedDuration>().ok()?.abs()).ok();
+    let wrong = "no time; write for example 2026-11-22T14:00:00Z, or 2h for two hours ago";
+    text.parse().ok().or_else(|| ago(text)).ok_or_else(|| wrong.to_owned())
+}
+
+/// Prints the entries of a list, a line each.
+pub async fn list(access: &Access, list: List, json: bool) -> Result<Listed, Failure> {
+    // Without a filter each page has lines to show.
+    let bar = if list.filter.is_empty() { ProgressBar::hidden() } else { progress(0) };
     let mut is_first = true;
-    let mut show = |item: Item| {
-        if std::mem::take(&mut is_first) && !json {
-            let [number, accepted, topic, key, bytes] = ["number", "accepted", "topic", "key", "bytes"];
-            let reason = item.reason.as_ref().map_or("", |_| "  reason");
-            println!("{DIM}{number:>10}  {accepted:<24} {topic:<40} {key:<24} {bytes:>8}{reason}{DIM:#}");
-        }
-        line(&item, json)
+    let mut lines = JsonLines::to_stdout();
+    let each = |item: Item| {
+        bar.suspend(|| {
+            if json {
+                return lines.write(&item);
+            }
+            if std::mem::take(&mut is_first) {
+                heading(&item)?;
+            }
+            row(&item.number.to_string(), &item)
+        })
     };
-    let mut seen = 0;
-    for list in lists {
-        seen += access.each(limit, false, list, &mut show).await?;
-    }
-    if !json && seen < all {
-        eprintln!("{DIM}{seen} of {all}; more with --limit{DIM:#}");
-    }
-    Ok(())
+    let listed = access.list(list, |read, of| show(&bar, read, of), each).await?;
+    bar.finish_and_clear();
+    lines.flush()?;
+    Ok(listed)
+}
+
+/// What stands above the lines.
+pub fn heading(item: &Item) -> Result<(), Failure> {
+    let [number, received, bytes, topic, key] = ["number", "received", "bytes", "topic", "key"];
+    let reason = item.reason.as_ref().map_or("", |_| "  reason");
+    out(format_args!("{DIM}{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}{DIM:#}"))
 }
 
 /// A line; of a dead letter with its reason.
-pub fn line(item: &Item, json: bool) -> Result<(), Failure> {
-    if json {
-        let mut out = JsonLines::to_stdout();
-        return out.write(item).and_then(|()| out.flush()).map_err(Failure::failed);
-    }
-    let Item { number, bytes, .. } = item;
-    let (accepted, topic, key) = (format!("{:.3}", item.accepted), visible(&item.topic), visible(&item.key));
+pub fn row(number: &str, item: &Item) -> Result<(), Failure> {
+    let bytes = item.bytes;
+    let received = item.received.map_or_else(String::new, |received| format!("{received:.0}"));
+    let (topic, key) = (visible(&item.topic), visible(&item.key));
     let error = item.error.as_deref().unwrap_or_default();
     let reason = item.reason.as_ref().map_or_else(String::new, |reason| format!("  {reason} ({error})"));
-    println!("{number:>10}  {accepted:<24} {topic:<40} {key:<24} {bytes:>8}{reason}");
+    out(format_args!("{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}"))
+}
+
+/// Writes the entries of a list to a file, or to standard output, as JSON, a line each.
+pub async fn export(access: &Access, list: List, output: Option<&PathBuf>) -> Result<(), Failure> {
+    let (bar, mut lines) = (progress(0), writer(output)?);
+    let listed = access.list(List { values: true, ..list }, |read, of| show(&bar, read, of), |item| lines.write(&item));
+    let listed = listed.await?;
+    lines.flush()?;
+    bar.finish_and_clear();
+    if let Some(path) = output {
+        note(format_args!("{} events written to {}", listed.listed, path.display()));
+    }
+    warn_of(&listed);
     Ok(())
 }
 
-/// Writes all items of each list to a file, or to standard output, as JSON, a line each; `all` is how many there are.
-pub async fn export<L: Fn(Page) -> Ask>(
-    access: &Access,
-    lists: impl IntoIterator<Item = L>,
-    all: u64,
-    output: Option<PathBuf>,
-) -> Result<(), Failure> {
-    let mut file = writer(output.as_ref())?;
-    let progress = progress(all);
-    for list in lists {
-        let write = |item| {
-            progress.inc(1);
-            file.write(&item).map_err(Failure::failed)
-        };
-        access.each(u64::MAX, true, list, write).await?;
+/// Says that there are entries of which it is not known whether they match.
+pub fn warn_of(listed: &Listed) {
+    if listed.not_compared > 0 {
+        note(format_args!(
+            "{} damaged entries are left out: it is not known whether they match; without a filter they are shown",
+            listed.not_compared
+        ));
     }
-    file.flush().map_err(Failure::failed)?;
-    progress.finish_and_clear();
-    if let Some(path) = &output {
-        eprintln!("{} events written to {}", progress.position(), path.display());
-    }
-    Ok(())
 }
 
 /// A file that must not be there yet, and that is its owner's alone, as the spool is; or standard output.
 fn writer(path: Option<&PathBuf>) -> Result<JsonLines, Failure> {
-    let Some(path) = path else { return Ok(JsonLines::to_stdout()) };
+    path.map_or_else(
+        || Ok(JsonLines::to_stdout()),
+        |path| private_file(path).map(|file| JsonLines::to_file(file, path)),
+    )
+}
+
+/// Makes a file that only its owner can read. There must be none yet.
+///
+/// # Errors
+/// With its path.
+pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
     let file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(path);
-    file.map(JsonLines::to_file).map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
+    let path = path.display();
+    file.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::Failed(format!("{path} exists; choose another file")),
+        _ => Failure::Failed(format!("{path}: {error}")),
+    })
 }
 
 pub fn progress(all: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec:.dim} {msg}");
     ProgressBar::new(all).with_style(style.expect("a valid template"))
+}
+
+pub fn show(bar: &ProgressBar, read: u64, of: u64) {
+    bar.set_length(of.max(read));
+    bar.set_position(read);
+}
+
+/// `1 event`, `2 events`.
+pub fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// A name and what it has, of one entry.
+pub fn field(name: &str, text: &str) -> Result<(), Failure> {
+    print::out(format_args!("{DIM}{name:<10}{DIM:#} {}", visible(text)))
 }

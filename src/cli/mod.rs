@@ -85,6 +85,9 @@ pub enum Failure {
     /// Exit code 1.
     #[error("{0}")]
     Failed(String),
+    /// What read the output has ended, as `head` does: nothing more is to be done, and nothing to be said. Exit code 0.
+    #[error("the output is closed")]
+    Closed,
 }
 
 impl Failure {
@@ -125,11 +128,13 @@ pub fn main() -> ExitCode {
     };
     let outcome = run(arguments.command);
     let code = match &outcome {
-        Ok(()) => 0,
+        Ok(()) | Err(Failure::Closed) => 0,
         Err(Failure::Failed(_)) => 1,
         Err(Failure::Usage(_)) => 64,
     };
-    if let Err(failure) = outcome {
+    if let Err(failure) = outcome
+        && !matches!(failure, Failure::Closed)
+    {
         complain(&failure);
     }
     telemetry::flush();

@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write};
+use std::path::Path;
 
 use anstyle::{AnsiColor, Color, Style};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use serde_json::value::RawValue;
+
+use super::Failure;
 
 pub const ERROR: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Red)));
 pub const GOOD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Green)));
@@ -26,34 +29,56 @@ pub fn visible(text: &str) -> String {
     text.replace(is_active, "\u{fffd}")
 }
 
+/// Prints a line to standard output.
+///
+/// # Errors
+/// [`Failure::Closed`]: what read it has ended; [`Failure::Failed`]: it cannot be written, as on a full disk.
+pub fn out(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
+    writeln!(anstream::stdout(), "{line}").map_err(|error| not_written("standard output", &error))
+}
+
+/// Prints a line for a person to standard error.
+pub fn note(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{DIM}{line}{DIM:#}"); // nowhere to tell of a terminal that is gone
+}
+
+fn not_written(place: &str, error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::Closed;
+    }
+    Failure::Failed(format!("{place} cannot be written: {error}"))
+}
+
 /// JSON, a line each: for programs byte for byte, and on a terminal with escapes for what it would act on, which is the same JSON.
 pub struct JsonLines {
     out: Box<dyn Write>,
     is_terminal: bool,
+    place: String,
 }
 
 impl JsonLines {
     pub fn to_stdout() -> Self {
         let stdout = io::stdout();
-        Self { is_terminal: stdout.is_terminal(), out: Box::new(io::BufWriter::new(stdout)) }
+        let place = "standard output".to_owned();
+        Self { is_terminal: stdout.is_terminal(), out: Box::new(io::BufWriter::new(stdout)), place }
     }
 
-    pub fn to_file(file: std::fs::File) -> Self {
-        Self { out: Box::new(io::BufWriter::new(file)), is_terminal: false }
+    pub fn to_file(file: std::fs::File, path: &Path) -> Self {
+        Self { out: Box::new(io::BufWriter::new(file)), is_terminal: false, place: path.display().to_string() }
     }
 
     /// # Errors
-    /// The system's, as where the reader has gone.
-    pub fn write(&mut self, item: &impl serde::Serialize) -> io::Result<()> {
-        let json = serde_json::to_string(item)?;
+    /// As [`out`].
+    pub fn write(&mut self, item: &impl serde::Serialize) -> Result<(), Failure> {
+        let json = serde_json::to_string(item).map_err(Failure::failed)?;
         let json = if self.is_terminal { escaped(&json) } else { json };
-        writeln!(self.out, "{json}")
+        writeln!(self.out, "{json}").map_err(|error| not_written(&self.place, &error))
     }
 
     /// # Errors
-    /// As [`JsonLines::write`].
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    /// As [`out`].
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        self.out.flush().map_err(|error| not_written(&self.place, &error))
     }
 }
 

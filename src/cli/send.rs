@@ -52,7 +52,7 @@ pub struct Arguments {
     /// Makes other chats than another seed does; random if not given
     #[arg(long)]
     seed: Option<u64>,
-    /// Write what was answered 200 to this file, without the secret key, a line each
+    /// Write what was answered 200 to this new file, without the secret key, a line each
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Print the report as JSON
@@ -104,9 +104,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     run.progress.finish_and_clear();
     let report = run.report()?;
     if json {
-        anstream::println!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?)
+        print::out(format_args!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?))?;
     } else {
-        report.print()
+        report.print()?;
     }
     match count - report.tally.answered_200 {
         0 => Ok(()),
@@ -137,11 +137,7 @@ impl Run {
         let target = Target::of(&arguments.url)?;
         let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u64_pair().1 as u32));
         let traffic = Traffic::new(seed).only(&arguments.actions).map_err(Failure::Usage)?;
-        let create = |path: &PathBuf| {
-            let file = std::fs::File::create(path).map(BufWriter::new);
-            file.map_err(|e| Failure::Failed(format!("{}: {e}", path.display())))
-        };
-        let save = arguments.save.as_ref().map(create).transpose()?;
+        let save = arguments.save.as_deref().map(super::items::private_file).transpose()?.map(BufWriter::new);
         let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
         let state = Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), micros });
         let progress = super::items::progress(arguments.count);
@@ -220,17 +216,17 @@ async fn worker(run: Arc<Run>) {
 }
 
 impl Report {
-    fn print(&self) {
+    fn print(&self) -> Result<(), Failure> {
         let Self { tally: Tally { sent, answered_200, retried, answers }, seconds, per_second, latency_ms } = self;
         let style = if sent == answered_200 { print::GOOD } else { print::ERROR };
         let answers: Vec<_> = answers.iter().map(|(status, n)| format!("{status}: {n}")).collect();
         let answers = answers.join(", ");
         let Latency { p50, p90, p99, max } = latency_ms;
-        anstream::println!(
+        print::out(format_args!(
             "{style}{answered_200} of {sent} answered 200{style:#} in {seconds:.1} s ({per_second:.0}/s)\n  \
              answers   {answers}; retries: {retried}\n  \
              latency   p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, longest {max:.1} ms"
-        );
+        ))
     }
 }
 

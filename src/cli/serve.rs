@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Source};
 use crate::budget::Budget;
 use crate::config::{self, Config, Listener, Need};
+use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::desk::Desk;
 use crate::http::{Server, admin::Admin, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
@@ -108,6 +108,8 @@ pub struct Daemon {
     server: JoinHandle<()>,
     drain: (Duration, Duration),
     replay: Option<Replay>,
+    /// The control socket, and what ends it.
+    control: (JoinHandle<()>, CancellationToken),
     /// The admin listener, and what ends it: it ends last.
     admin_server: (JoinHandle<()>, CancellationToken),
 }
@@ -132,7 +134,7 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: ports, producer, admin listener, spool, brokers and topics, replay. With a spool webhooks are taken from the first moment,
+    /// Starts in this order: ports, producer, admin listener, spool, brokers and topics, replay, control socket. With a spool webhooks are taken from the first moment,
     /// and wait until it is open; without one, when the brokers were asked. Brokers that are away are no reason not to start: until they
     /// are back, events are spooled, or answered 503 where there is no spool.
     ///
@@ -167,13 +169,14 @@ impl Daemon {
             let server = serve();
             parts.opened(opened).await?;
             let brokers_answered = watch.await?;
-            (server, parts.replay(config, dead_letters, brokers_answered))
+            (server, parts.replay(config, dead_letters.clone(), brokers_answered))
         } else {
             watch.await?;
             (serve(), None)
         };
+        let control = parts.control(config.control, dead_letters);
         tracing::info!(%webhooks, %admin, "taking webhooks");
-        Ok(Self { webhooks, admin, parts, server, drain, replay, admin_server: (admin_server, ended) })
+        Ok(Self { webhooks, admin, parts, server, drain, replay, control, admin_server: (admin_server, ended) })
     }
 
     /// Stops as `[server]` says: accepts requests for a little while, finishes those in flight, and ends. What no broker has
@@ -184,13 +187,14 @@ impl Daemon {
             let _ = self.server.await; // one that has panicked has said so
         };
         self.parts.shutdown.run(self.drain.0, self.drain.1, server).await;
+        if let Some(replay) = self.replay.as_ref().filter(|_| drain) {
+            replay.drain().await;
+        }
+        let (control, ended) = self.control;
+        ended.cancel();
+        let _ = control.await; // one that has panicked has said so
         let left = match self.replay {
-            Some(replay) => {
-                if drain {
-                    replay.drain().await;
-                }
-                replay.end(&self.parts.publisher).await
-            }
+            Some(replay) => replay.end(&self.parts.publisher).await,
             None => Size::default(),
         };
         let publisher = self.parts.publisher;
@@ -310,8 +314,25 @@ impl Parts {
             dead: Box::new(move || shutdown.failure()),
             unready: Box::new(move || parts.unready()),
             warning: Box::new(move || spool.as_ref().and_then(Spool::warning)),
-            desk: self.spool.clone().map(Desk),
         }
+    }
+
+    /// Begins to answer what operators ask. Without a socket the relay does its work all the same.
+    fn control(&self, config: control::Config, dead_letters: DeadLetters) -> (JoinHandle<()>, CancellationToken) {
+        let stop = CancellationToken::new();
+        let control = Control { spool: self.spool.clone(), dead_letters: Some(dead_letters) };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let Some(path) = config.socket.clone() else { return };
+            match control::Socket::bind(path.clone(), config).await {
+                Ok(socket) => socket.serve(control, stopped).await,
+                Err(error) => tracing::warn!(
+                    socket = %path.display(), %error,
+                    "no control socket: `spool` and `dead-letters` cannot reach this relay; see control.socket"
+                ),
+            }
+        });
+        (task, stop)
     }
 
     /// Begins to watch the brokers and the topics, and waits for what is found first; with a spool not for long, for it takes events until

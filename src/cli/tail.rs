@@ -1,6 +1,5 @@
 //! `tail`: events as they arrive on Kafka, for eyes or for programs.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -67,19 +66,17 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         let is_wanted = (arguments.action.is_empty() || arguments.action.iter().any(|action| action == event.action()))
             && arguments.chat.as_deref().is_none_or(|chat| event.attribute("chatid") == Some(chat));
         if is_wanted {
-            if show(&event, json.as_mut()).is_err() {
-                return Ok(()); // no one reads any more, as with `| head`
-            }
+            show(&event, json.as_mut())?;
             left -= 1;
         }
     }
     Ok(())
 }
 
-fn show(event: &Found, json: Option<&mut JsonLines>) -> std::io::Result<()> {
+fn show(event: &Found, json: Option<&mut JsonLines>) -> Result<(), Failure> {
     match json {
         Some(json) => json.write(event).and_then(|()| json.flush()),
-        None => writeln!(anstream::stdout(), "{}", event.line()),
+        None => print::out(format_args!("{}", event.line())),
     }
 }
 

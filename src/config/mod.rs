@@ -19,7 +19,7 @@ use crate::event::route::{ENVELOPE_BYTES_MAX, Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
 use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX};
 use crate::telemetry::Format;
-use crate::{budget, dedup, http, publish, replay, spool, telemetry, topics};
+use crate::{budget, control, dedup, http, publish, replay, spool, telemetry, topics};
 use read::{PROPERTIES, Reader, SETTINGS};
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -29,6 +29,7 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 pub struct Config {
     pub server: Server,
     pub admin: Listener,
+    pub control: control::Config,
     pub kafka: publish::Config,
     pub topics: topics::Config,
     /// Absent: events are answered 503 while Kafka is away.
@@ -109,13 +110,14 @@ impl Config {
 
 /// Reads every key. A default stands for what is wrong, so that all mistakes are found.
 fn build(r: &mut Reader) -> Config {
-    let server = server(r);
+    let (server, spool) = (server(r), spool(r));
     let config = Config {
         admin: admin(r, &server),
+        control: control(r, spool.as_ref()),
         server,
         kafka: kafka(r),
         topics: topics(r),
-        spool: spool(r),
+        spool,
         log: log(r),
         policy: policy(r),
         topic_prefix: r.text("topics.prefix"),
@@ -258,6 +260,32 @@ fn admin(r: &mut Reader, server: &Server) -> Listener {
         ..server.listener.limits.clone()
     };
     Listener { listen: r.address("admin.listen"), limits, ..server.listener }
+}
+
+/// The socket is where it is configured, else in the spool's directory, else where systemd has made a directory for it.
+fn control(r: &mut Reader, spool: Option<&Spool>) -> control::Config {
+    let configured = r.optional_text("control.socket").map(PathBuf::from);
+    let in_spool = || spool.map(|spool| spool.spool.directory.join(control::SOCKET));
+    let runtime = || {
+        let directories = std::env::var("RUNTIME_DIRECTORY").ok()?;
+        directories.split(':').next().filter(|path| !path.is_empty()).map(|path| Path::new(path).join(control::SOCKET))
+    };
+    let socket = configured.or_else(in_spool).or_else(runtime);
+    let length = socket.as_ref().map_or(0, |socket| socket.as_os_str().len());
+    if length > control::SOCKET_PATH_BYTES_MAX {
+        let most = control::SOCKET_PATH_BYTES_MAX;
+        r.mistake(
+            "control.socket",
+            &format!("has a path of {length} bytes, where the system takes {most}: set a shorter one, such as \"/run/livechat-relay/control.sock\""),
+        );
+    }
+    control::Config {
+        socket,
+        connections_max: r.number("control.connections_max", 1..=100),
+        request_bytes_max: r.size("control.request_bytes_max", ByteSize::kib(1)..=ByteSize::mib(16)),
+        request_timeout: r.time("control.request_timeout", 100 * MILLISECOND..=600 * SECOND),
+        write_timeout: r.time("control.write_timeout", 100 * MILLISECOND..=24 * 3600 * SECOND),
+    }
 }
 
 fn kafka(r: &mut Reader) -> publish::Config {

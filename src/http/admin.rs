@@ -1,13 +1,10 @@
-//! The admin listener: `/metrics` for Prometheus, `/livez` and `/readyz` for who runs us, and what `spool` and `dead-letters` ask.
-
-use std::net::SocketAddr;
+//! The admin listener: `/metrics` for Prometheus, `/livez` and `/readyz` for who runs us.
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
 use super::{Answer, Exchange, Handler, answer, text};
-use crate::desk::{Ask, Desk, Trouble};
 use crate::outcome::{Outcome, Refusal};
 
 /// Answers about the relay.
@@ -20,33 +17,10 @@ pub struct Admin {
     pub unready: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
     /// What an operator should know though events can be made durable, if anything.
     pub warning: Box<dyn Fn() -> Option<String> + Send + Sync>,
-    /// Where there is a spool.
-    pub desk: Option<Desk>,
-}
-
-impl Admin {
-    /// Events are the business of those who are on this machine, and not of a web page in their browser.
-    async fn desk(&self, ask: Ask, request: &Request<Incoming>, peer: SocketAddr) -> Answer {
-        if !peer.ip().to_canonical().is_loopback() || request.headers().contains_key(ORIGIN) {
-            return text(StatusCode::FORBIDDEN, "the spool is shown on the relay's own machine only\n");
-        }
-        let Some(desk) = &self.desk else {
-            return text(StatusCode::NOT_FOUND, "there is no spool: spool.directory is not configured\n");
-        };
-        match desk.answer(ask).await {
-            Ok(json) => typed(text(StatusCode::OK, json), "application/json"),
-            Err(trouble @ Trouble::NoSuch(_)) => text(StatusCode::NOT_FOUND, format!("{trouble}\n")),
-            Err(trouble) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
-        }
-    }
 }
 
 impl Handler for Admin {
-    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
-        let uri = request.uri();
-        if let Some(ask) = Ask::read(request.method().as_str(), uri.path(), uri.query().unwrap_or_default()) {
-            return self.desk(ask, &request, exchange.peer()).await;
-        }
+    async fn answer(&self, request: Request<Incoming>, _: &Exchange) -> Answer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -56,7 +30,7 @@ impl Handler for Admin {
             None => text(StatusCode::OK, well),
             Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not {well}: {why}\n").replace("\n:", ":")),
         };
-        match uri.path() {
+        match request.uri().path() {
             "/metrics" => typed(text(StatusCode::OK, (self.metrics)()), "text/plain; version=0.0.4; charset=utf-8"),
             "/livez" => state((self.dead)(), "alive\n"),
             "/readyz" => match ((self.unready)(), (self.warning)()) {

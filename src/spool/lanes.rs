@@ -1,6 +1,6 @@
 //! Which way each topic's records go. Plain state; who holds the lock changes it. How much waits, the log counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -57,6 +57,8 @@ struct Lane {
 /// All lanes.
 pub struct Lanes {
     by_topic: HashMap<Arc<str>, Lane>,
+    /// Topics whose replay an operator has paused.
+    paused: BTreeSet<Arc<str>>,
     /// How many are not direct.
     busy: Arc<AtomicUsize>,
     /// Whether the log was open once. Until then it is not known which lanes have something.
@@ -125,6 +127,7 @@ impl Lanes {
         busy.store(1, Ordering::SeqCst); // every lane is, until it is known which are
         Self {
             by_topic: HashMap::new(),
+            paused: BTreeSet::new(),
             busy,
             is_known: false,
             reader: None,
@@ -242,10 +245,13 @@ impl Lanes {
         }
     }
 
-    pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) {
-        if self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number)) {
+    /// `false`: it was acked before, or is not there.
+    pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) -> bool {
+        let is_new = self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number));
+        if is_new {
             self.changed(topic);
         }
+        is_new
     }
 
     /// A log was opened, or more of it can be read.
@@ -285,8 +291,9 @@ impl Lanes {
 
     /// New records wait until the rest of the lane is acked; `false` when there is nothing to wait for.
     pub fn close(&mut self, topic: &Arc<str>) -> bool {
+        let is_paused = self.is_paused(topic);
         let lane = self.lane(topic);
-        let may_close = lane.closable_at.is_none_or(|at| at <= Instant::now());
+        let may_close = !is_paused && lane.closable_at.is_none_or(|at| at <= Instant::now());
         lane.is_closing = may_close && !lane.is_direct;
         lane.is_closing
     }
@@ -331,6 +338,26 @@ impl Lanes {
         }
         self.are_dead_letters_full = is_full;
         !is_full
+    }
+
+    /// Pauses the replay of a topic, or goes on with it.
+    pub fn set_paused(&mut self, topic: &Arc<str>, is_paused: bool) {
+        if is_paused {
+            self.paused.insert(Arc::clone(topic));
+        } else {
+            self.paused.remove(topic);
+        }
+        self.keep_spooling(topic);
+        self.lane(topic).signals.more.notify_one();
+    }
+
+    pub fn is_paused(&self, topic: &str) -> bool {
+        self.paused.contains(topic)
+    }
+
+    /// The topics whose replay is paused.
+    pub const fn paused(&self) -> &BTreeSet<Arc<str>> {
+        &self.paused
     }
 
     /// The lanes that have something to replay and are not replayed; they are the caller's now.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 pub use lanes::{Health, Lanes, Signals, Way};
-pub use log::{Broken, CORRUPTED, DeadLetter, Entry, Item, Size};
+pub use log::{Broken, CORRUPTED, DAMAGED, DeadLetter, Entry, Item, Size, Verified};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
@@ -28,7 +28,7 @@ use log::{Cause, Directory, DiskError, Kind, Log, Reader};
 use writer::{Opened, Opener, Writer};
 
 /// The lane of the dead letters. No topic can have this name.
-const DEAD_LETTERS: &str = "(dead letters)";
+pub const DEAD_LETTERS: &str = "(dead letters)";
 
 /// `[spool]`.
 #[derive(Clone, Debug)]
@@ -104,6 +104,8 @@ struct Job {
     entry: Option<(Arc<str>, Entry)>,
     /// To be acked then: a lane and a number.
     ack: Option<(Arc<str>, u64)>,
+    /// A segment whose acked entries are to be erased.
+    erase: Option<u64>,
     has_ticket: bool,
     bytes: u64,
 }
@@ -187,11 +189,11 @@ impl Spool {
     /// As `start`, for those who only look at a spool that no process has: nothing is locked and nothing changed.
     ///
     /// # Errors
-    /// [`Unusable`]: locked, newer, or not readable.
+    /// [`Unusable`]: locked, newer, not readable, or a directory that others own or may write to.
     pub fn look(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let unusable = |error| Unusable::new(&config.directory, error);
         let directory = Directory::open(&config.directory).map_err(unusable)?;
-        directory.check_unlocked().map_err(unusable)?;
+        directory.check_owner().and_then(|()| directory.check_unlocked()).map_err(unusable)?;
         let (reader, _) = Reader::open(Arc::new(directory)).map_err(unusable)?;
         let (spool, _) = Self::new(config, metrics);
         let health = room(spool.config(), reader.lanes().values().map(|size| size.bytes).sum(), 0, 1);
@@ -285,22 +287,37 @@ impl Spool {
         self.ask(Some((Arc::from(DEAD_LETTERS), entry)), from, false)
     }
 
-    /// Moves a dead letter to the end of its lane.
-    pub fn requeue(&self, number: u64, dead_letter: Entry) -> Fsynced {
-        let entry = Entry { dead_letter: None, ..dead_letter };
-        self.ask(Some((Arc::clone(&entry.record.topic), entry)), Some((Arc::from(DEAD_LETTERS), number)), false)
-    }
-
     /// Drops a dead letter.
     pub fn drop_dead_letter(&self, number: u64) -> Fsynced {
         self.ask(None, Some((Arc::from(DEAD_LETTERS), number)), false)
     }
 
+    /// Drops an entry: it is not published, unless it is on its way. Returns the segment that still has its bytes; `None`: it is not
+    /// there.
+    pub fn drop_entry(&self, lane: &Arc<str>, number: u64) -> Option<u64> {
+        self.lanes(|lanes| lanes.ack(lane, number)).then_some(number / log::SPAN)
+    }
+
+    /// Whether an entry is known to be acked or dropped.
+    pub fn is_acked(&self, lane: &str, number: u64) -> bool {
+        self.lanes(|lanes| lanes.reader().is_some_and(|reader| reader.is_acked(lane, number)))
+    }
+
+    /// Takes the bytes of all that is acked of a segment off the disk.
+    pub fn erase(&self, segment: u64) -> Fsynced {
+        self.order(Job { entry: None, ack: None, erase: Some(segment), has_ticket: false, bytes: 0 })
+    }
+
     fn ask(&self, entry: Option<(Arc<str>, Entry)>, ack: Option<(Arc<str>, u64)>, has_ticket: bool) -> Fsynced {
         let bytes = entry.as_ref().map_or(0, |(lane, entry)| entry.frame_bytes_max(lane) as u64);
+        self.order(Job { entry, ack, erase: None, has_ticket, bytes })
+    }
+
+    fn order(&self, job: Job) -> Fsynced {
+        let (bytes, has_ticket) = (job.bytes, job.has_ticket);
         let (reply, fsynced) = oneshot::channel();
         let queued = self.0.queued_bytes.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        let job = Some((Job { entry, ack, has_ticket, bytes }, reply));
+        let job = Some((job, reply));
         let (job, why) = if queued > self.0.config.queue_bytes_max {
             (job, Refused::Full)
         } else {
@@ -341,12 +358,22 @@ impl Spool {
         Some(why + failover)
     }
 
-    /// Files that are put aside or cannot be read. Blocks.
+    /// Files that are put aside or missing, or cannot be read. Blocks.
     pub fn problems(&self) -> Vec<String> {
         let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else { return Vec::new() };
         let unreadable = reader.unreadable().into_values().map(|error| error.to_string());
         let aside = reader.aside().into_iter().map(|path| format!("{} was put aside: it is broken", path.display()));
-        unreadable.chain(aside).collect()
+        let missing = reader.missing().into_iter().map(|path| format!("{} is missing", path.display()));
+        unreadable.chain(aside).chain(missing).collect()
+    }
+
+    /// Reads all that waits, and hands over what was found in each file until `each` wants no more. Blocks.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    pub fn verify<E>(&self, mut each: impl FnMut(Verified) -> Result<(), E>) -> Result<(), E> {
+        let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else { return Ok(()) };
+        reader.numbers().into_iter().filter_map(|number| reader.verify(number)).try_for_each(&mut each)
     }
 
     /// Entries of a lane from number `from` on that are not acked, in order. Blocks.
@@ -370,7 +397,7 @@ impl Spool {
 
     /// A broker has acked this entry: it will be deleted.
     pub fn acked(&self, topic: &Arc<str>, number: u64) {
-        self.lanes(|lanes| lanes.ack(topic, number));
+        self.lanes(|lanes| _ = lanes.ack(topic, number));
     }
 
     /// Looks at the lanes' state, or changes it. What is to be logged of a change is logged after the lock has been released.

@@ -122,11 +122,14 @@ impl Writer {
                     Some((lane, _)) => lanes.appended(lane),
                     None => {}
                 }
-                job.ack.iter().filter(|_| result.is_ok()).for_each(|(lane, number)| lanes.ack(lane, *number));
+                job.ack.iter().filter(|_| result.is_ok()).for_each(|(lane, number)| _ = lanes.ack(lane, *number));
             }
         });
         let has_acks = jobs.iter().any(|(job, _)| job.ack.is_some());
         let is_saved = !has_acks || self.log.as_mut().is_some_and(|log| log.tidy().is_ok());
+        for ((job, _), result) in jobs.iter().zip(&mut results) {
+            *result = result.and_then(|()| job.erase.map_or(Ok(()), |segment| self.erase(segment)));
+        }
         let _ = self.room(); // it tells the lanes before the answers do
         for ((job, reply), result) in jobs.into_iter().zip(results) {
             let is_durable = job.entry.is_some() || is_saved;
@@ -135,7 +138,7 @@ impl Writer {
         self.spool.0.work.notify_one();
     }
 
-    /// Whether there is room for an entry. What goes back to its lane needs none of the budget.
+    /// Whether there is room for an entry.
     fn admit(&mut self, job: &Job, room: &mut Result<u64, Refused>) -> Result<(), Refused> {
         let Some((lane, _)) = &job.entry else { return Ok(()) };
         let dead_letters_bytes_max = self.spool.config().dead_letters_bytes_max;
@@ -145,7 +148,6 @@ impl Writer {
                 let has_room = self.spool.lanes(|lanes| lanes.takes_dead_letter(job.bytes, dead_letters_bytes_max));
                 if has_room { Ok(()) } else { Err(Refused::Full) }
             }
-            _ if job.ack.is_some() => Ok(()),
             Err(why) => Err(*why),
             Ok(left) if *left < job.bytes => {
                 (self.wanted, *room) = (job.bytes, Err(Refused::Full));
@@ -182,6 +184,14 @@ impl Writer {
                 Err(self.refused())
             }
         }
+    }
+
+    fn erase(&mut self, segment: u64) -> Result<(), Refused> {
+        let Some(log) = &mut self.log else { return Err(Refused::Failed) };
+        log.erase(segment).map_err(|error| {
+            tracing::warn!(%error, segment, "what was dropped of a segment of the spool cannot be erased at the moment");
+            if error.kind() == Kind::Full { Refused::Full } else { Refused::Failed }
+        })
     }
 
     /// Nothing is appended until it is time to look again.

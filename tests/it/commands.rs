@@ -48,8 +48,9 @@ fn send_reports_what_was_answered_and_saves_it_without_the_secret() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let target = Relay::start(kafka.bootstrap(), &[]);
     let url = format!("http://{}/webhooks", target.webhooks);
-    let saved = tempfile::NamedTempFile::new().expect("a file");
-    let path = saved.path().to_str().expect("a path");
+    let directory = tempfile::tempdir().expect("a directory");
+    let saved = directory.path().join("saved");
+    let path = saved.to_str().expect("a path");
 
     let output = relay(&["send", &url, "--count", "500", "--json", "--save", path]);
 

@@ -7,7 +7,7 @@ const ROWS: [&[&str]; 9] = [
     &["cli"],
     &["config"],
     &["http"],
-    &["desk", "relay", "replay"],
+    &["control", "relay", "replay"],
     &["dead_letter"],
     &["publish", "spool", "topics", "dedup"],
     &["metrics", "shutdown"],

@@ -6,10 +6,10 @@ mod commands;
 mod configuration;
 mod crowd;
 // What judges the counts of benches/instructions: its own tests run here, because that binary has no harness.
+mod control;
 #[allow(dead_code, reason = "benches/instructions uses the rest")]
 #[path = "../../benches/instructions/counts/mod.rs"]
 mod counts;
-mod desk;
 mod disk;
 mod end_to_end;
 mod http_table;

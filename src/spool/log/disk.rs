@@ -54,9 +54,11 @@ pub enum Cause {
     Newer(u32),
     #[error("another process has it{0}")]
     Locked(String),
-    #[error("it belongs to user {0}, not to the user of this process")]
+    #[error(
+        "it belongs to user {0}, not to the user of this process: run this as that user, or start the relay and ask it"
+    )]
     Foreign(u32),
-    #[error("others may write to it: its mode is {0:o}")]
+    #[error("others may write to it: its mode is {0:o}; take that from them: chmod go-w")]
     Shared(u32),
 }
 
@@ -141,6 +143,8 @@ pub trait DiskFile: Send + Sync {
 pub struct Directory {
     path: PathBuf,
     file: File,
+    /// How its files are opened.
+    access: OFlags,
 }
 
 impl Directory {
@@ -153,21 +157,24 @@ impl Directory {
         for parent in missing.into_iter().filter_map(Path::parent) {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(error)?;
         }
-        Self::open(path)
+        Ok(Self { access: OFlags::RDWR, ..Self::open(path)? })
     }
 
-    /// Opens the directory of a relay that is stopped.
+    /// Opens the directory of a relay that is stopped, to be read.
     pub fn open(path: &Path) -> Result<Self> {
         let opened = rustix::fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let file = opened.map_err(|errno| DiskError::new("open", path, errno))?.into();
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, access: OFlags::RDONLY })
     }
 
-    /// Refuses a directory that others own or may write to: they could put files there that are not the relay's.
+    /// Refuses a directory that others own or may write to: they could put files there that are not the relay's. Root may read any, and
+    /// write to its own only: the relay could not use what root makes.
     pub fn check_owner(&self) -> Result<()> {
         let at = |error: io::Error| DiskError::new("trust", &self.path, error);
         let found = self.file.metadata().map_err(at)?;
-        if found.uid() != rustix::process::geteuid().as_raw() {
+        let user = rustix::process::geteuid();
+        let is_read_by_root = user.is_root() && self.access == OFlags::RDONLY;
+        if found.uid() != user.as_raw() && !is_read_by_root {
             return Err(at(Cause::Foreign(found.uid()).into()));
         }
         if found.mode() & 0o022 != 0 {
@@ -222,7 +229,8 @@ impl Disk for Directory {
 
     fn list(&self, subdirectory: &str) -> Result<Vec<String>> {
         let name = if subdirectory.is_empty() { "." } else { subdirectory };
-        let opened = rustix::fs::openat(&self.file, name, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let opened =
+            rustix::fs::openat(&self.file, name, OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
         let directory = match opened.and_then(Dir::new) {
             Err(Errno::NOENT) if !subdirectory.is_empty() => return Ok(Vec::new()),
             opened => opened.map_err(self.at("list", subdirectory))?,
@@ -234,7 +242,7 @@ impl Disk for Directory {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn DiskFile>> {
-        let opened = self.open_file(name, OFlags::RDWR).or_else(|_| self.open_file(name, OFlags::RDONLY));
+        let opened = self.open_file(name, self.access).or_else(|_| self.open_file(name, OFlags::RDONLY));
         Ok(Arc::new(Opened { file: opened.map_err(self.at("open", name))?, path: self.path(name) }))
     }
 

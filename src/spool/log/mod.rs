@@ -41,6 +41,7 @@ mod entry;
 mod read;
 mod segment;
 mod state;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -51,6 +52,8 @@ use std::sync::Arc;
 pub use disk::{Cause, Directory, Disk, DiskError, DiskFile, Kind, Result};
 pub use entry::{CORRUPTED, DeadLetter, Entry};
 pub use read::{Broken, Item, Opened, Reader, Size};
+pub use segment::DAMAGED;
+pub use verify::Verified;
 
 use disk::ASIDE;
 use entry::Frame;
@@ -350,6 +353,27 @@ impl Log {
             return Ok(None);
         };
         drop(segments);
+        let after = self.rewrite(number)?;
+        Ok(Some(before.saturating_sub(after)))
+    }
+
+    /// Takes what is acked of a segment off the disk: its file is removed, or replaced by one without that.
+    ///
+    /// # Errors
+    /// As [`Log::rewrite_sparse`]. A segment with a damaged frame is not written again before that has become a dead letter.
+    pub fn erase(&mut self, number: u64) -> Result<()> {
+        self.active.take_if(|active| active.number == number);
+        let tidied = self.tidy();
+        let is_sealed = self.reader.segments().change(number, |segment| segment.is_sealed);
+        match is_sealed {
+            Some(true) => self.rewrite(number).and(tidied),
+            Some(false) => tidied,
+            None => Ok(()),
+        }
+    }
+
+    /// Replaces a sealed segment by one without what is acked. Returns the bytes of the new file.
+    fn rewrite(&self, number: u64) -> Result<u64> {
         let (disk, name) = (&self.reader.disk, file_name(number));
         let new = format!("{name}{NEW}");
         disk.unlink(&new)?;
@@ -361,7 +385,7 @@ impl Log {
         segments.set(number, Slot::Ready(copy));
         drop(segments);
         disk.sync_dir()?;
-        Ok(Some(before.saturating_sub(after)))
+        Ok(after)
     }
 
     /// Writes the frames of a segment that are not acked to a new file, lane by lane, with their index, and syncs it.

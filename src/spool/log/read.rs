@@ -17,6 +17,8 @@ use super::{NEW, SPAN, number_of};
 pub struct Reader {
     pub(super) disk: Arc<dyn Disk>,
     segments: Arc<Mutex<Segments>>,
+    /// Segments that were missing when the log was opened.
+    missing: Arc<[u64]>,
 }
 
 #[derive(Default)]
@@ -167,7 +169,8 @@ impl Reader {
                 }
             }
         }
-        Ok((Self { disk, segments: Arc::new(Mutex::new(segments)) }, opened))
+        let missing = opened.missing.clone().into();
+        Ok((Self { disk, segments: Arc::new(Mutex::new(segments)), missing }, opened))
     }
 
     pub(super) fn segments(&self) -> MutexGuard<'_, Segments> {
@@ -224,6 +227,11 @@ impl Reader {
             .collect()
     }
 
+    /// Files of segments that were missing when the log was opened.
+    pub fn missing(&self) -> Vec<PathBuf> {
+        self.missing.iter().map(|number| self.disk.path(&file_name(*number))).collect()
+    }
+
     /// Segments that cannot be read, and why.
     pub fn unreadable(&self) -> BTreeMap<u64, Arc<DiskError>> {
         let segments = self.segments();
@@ -266,6 +274,18 @@ impl Reader {
         true
     }
 
+    /// Whether an entry is known to be acked. Of a segment that cannot be read it is not known.
+    pub fn is_acked(&self, lane: &str, number: u64) -> bool {
+        let index = usize::try_from(number % SPAN).unwrap_or(usize::MAX);
+        match self.segments().live.get(&(number / SPAN)) {
+            Some(Slot::Ready(segment)) => {
+                segment.parts.get(lane).and_then(|part| part.offsets.get(index)).is_none_or(|offset| *offset == 0)
+            }
+            Some(Slot::Unreadable(..)) => false,
+            None => true,
+        }
+    }
+
     /// Entries of a lane that are not acked, in order, from a number on: at most `records_max`, and none behind the one whose bytes pass
     /// `bytes_max`. None at the end of the lane.
     pub fn read(&self, lane: &str, from: u64, records_max: usize, bytes_max: usize) -> Vec<Item> {
@@ -300,7 +320,7 @@ impl Reader {
     }
 
     /// `None`: the segment was removed or copied meanwhile.
-    fn item(&self, lane: &str, source: &Frames, index: u32, offset: u32) -> Option<Item> {
+    pub(super) fn item(&self, lane: &str, source: &Frames, index: u32, offset: u32) -> Option<Item> {
         let number = number_of(source.segment, index as usize);
         let read = source.bytes(offset);
         if let Ok(bytes) = &read {

@@ -41,7 +41,9 @@ enum Action {
     StoreDeadLetter {
         at: usize,
     },
-    Requeue {
+    /// Takes the bytes of what is acked off the disk.
+    Erase {
+        lane: u8,
         at: usize,
     },
     DropDeadLetter {
@@ -77,7 +79,7 @@ fn action() -> impl Strategy<Value = Action> {
         4 => (lane.clone(), any::<usize>(), 1_usize..6).prop_map(|(lane, from, records)| Action::Page { lane, from, records }),
         8 => any::<usize>().prop_map(|at| Action::Ack { at }),
         2 => any::<usize>().prop_map(|at| Action::StoreDeadLetter { at }),
-        2 => any::<usize>().prop_map(|at| Action::Requeue { at }),
+        2 => (lane.clone(), any::<usize>()).prop_map(|(lane, at)| Action::Erase { lane, at }),
         1 => any::<usize>().prop_map(|at| Action::DropDeadLetter { at }),
         1 => lane.clone().prop_map(|lane| Action::Close { lane }),
         1 => lane.prop_map(|lane| Action::KeepSpooling { lane }),
@@ -178,8 +180,8 @@ impl Pair {
                 (self.events[event].in_lane, self.events[event].is_owed) = (Is::Away, false);
             }
             Action::StoreDeadLetter { at } => self.store_dead_letter(at),
-            Action::Requeue { at } => self.take_dead_letter(at, true)?,
-            Action::DropDeadLetter { at } => self.take_dead_letter(at, false)?,
+            Action::Erase { lane, at } => self.erase(lane, at),
+            Action::DropDeadLetter { at } => self.drop_dead_letter(at)?,
             Action::Close { lane } => {
                 let is_closing = self.spool.lanes(|lanes| lanes.close(&lane_name(lane)));
                 prop_assert!(
@@ -282,27 +284,25 @@ impl Pair {
         };
     }
 
-    fn take_dead_letter(&mut self, at: usize, requeues: bool) -> Result<(), TestCaseError> {
+    fn drop_dead_letter(&mut self, at: usize) -> Result<(), TestCaseError> {
         self.settle(true);
         let dead_letters = self.read(DEAD_LETTERS);
         let Some(found) = at.checked_rem(dead_letters.len()).map(|at| &dead_letters[at]) else { return Ok(()) };
-        let (event, place) = (self.known(found)?, self.place());
-        let answer = match &found.entry {
-            Ok(entry) if requeues => self.spool.requeue(found.number, entry.clone()),
-            _ => self.spool.drop_dead_letter(found.number),
-        };
-        let answer = answer.blocking_recv();
+        let event = self.known(found)?;
+        let answer = self.spool.drop_dead_letter(found.number).blocking_recv();
         let event = &mut self.events[event];
-        match (answer, requeues) {
-            (Ok(Ok(())), true) => (event.dead_letter, event.in_lane, event.place) = (Is::Away, Is::There, place),
-            (_, true) => {
-                event.may_be_twice = true;
-                (event.in_lane, event.place) = (Is::Perhaps, place);
-            }
-            (Ok(Ok(())), false) => (event.dead_letter, event.is_owed) = (Is::Away, false),
-            (_, false) => (event.dead_letter, event.is_owed) = (Is::Perhaps, false),
-        }
+        event.dead_letter = if answer == Ok(Ok(())) { Is::Away } else { Is::Perhaps };
+        event.is_owed = false;
         Ok(())
+    }
+
+    /// The segment of an event that waits, or one that is not there.
+    fn erase(&mut self, lane: u8, at: usize) {
+        self.settle(true);
+        let waiting = self.read(&lane_name(lane));
+        let segment = at.checked_rem(waiting.len()).map_or(at as u64 % 10, |at| waiting[at].number / log::SPAN);
+        let answer = self.spool.erase(segment).blocking_recv();
+        assert!(answer.is_ok(), "there is an answer, whatever the disk does");
     }
 
     /// The disk works again.

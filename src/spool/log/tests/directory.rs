@@ -138,15 +138,18 @@ fn a_second_process_is_kept_out_and_told_who_has_it() {
 fn a_directory_that_others_may_write_to_is_refused_and_links_in_it_are_not_followed() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
-    let check = || Directory::open(path).expect("a directory").check_owner();
+    let check = || Directory::create(path).expect("a directory").check_owner();
+    let look = || Directory::open(path).expect("a directory").check_owner();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
     check().expect("others may look");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o770)).expect("it is ours");
     assert_eq!(check().expect_err("others may write").kind(), Kind::Foreign);
+    assert_eq!(look().expect_err("others may write").kind(), Kind::Foreign);
     if rustix::process::geteuid().is_root() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).expect("it is ours");
         std::os::unix::fs::chown(path, Some(65534), None).expect("root may");
         assert_eq!(check().expect_err("it is another user's").kind(), Kind::Foreign);
+        look().expect("root may look");
     }
     let target = path.join("target");
     std::fs::write(&target, "precious").expect("a file");

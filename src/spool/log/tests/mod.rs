@@ -209,3 +209,60 @@ fn an_error_that_does_not_tell_whether_the_file_is_gone_does_not_fail_an_append(
     disk.take("1.seg");
     assert_eq!(append(&mut log, 6..9, 100).expect_err("it is gone").kind(), Kind::Gone);
 }
+
+/// Whether the key of an event stands in any file.
+fn has_bytes_of(disk: &MemoryDisk, event: usize) -> bool {
+    let trace = format!("chat of event {event}.");
+    disk.files().values().any(|file| file.windows(trace.len()).any(|bytes| bytes == trace.as_bytes()))
+}
+
+#[test]
+fn what_was_acked_and_erased_is_in_no_file_and_the_rest_of_its_segments_is_as_it_was() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = opened(&disk);
+    let mut numbers = Vec::new();
+    for event in 0..60 {
+        let mut entry = entry(event, 500);
+        entry.record.key = format!("chat of event {event}.");
+        let lane = Arc::clone(&entry.record.topic);
+        numbers.extend(log.append(&[(&lane, &entry)]).expect("durable"));
+    }
+    let last = *numbers.last().expect("one") / SPAN;
+    assert!(last > 3, "there are several segments");
+    // One of the first segment, one of the segment that takes entries, and all of the second segment.
+    let of_second = (0..60).filter(|event| numbers[*event] / SPAN == 2);
+    let dropped: Vec<usize> = [0, 59].into_iter().chain(of_second).collect();
+    dropped.iter().for_each(|event| assert!(log.ack(LANES[event % 3], numbers[*event]) && has_bytes_of(&disk, *event)));
+    for segment in [1, 2, last] {
+        log.erase(segment).expect("there is room");
+    }
+    let check = |reader: &Reader| {
+        for event in 0..60 {
+            assert_eq!(has_bytes_of(&disk, event), !dropped.contains(&event), "{event}");
+            assert_eq!(reader.is_acked(LANES[event % 3], numbers[event]), dropped.contains(&event), "{event}");
+        }
+        let left =
+            |lane: usize| (0..60).filter(|event| event % 3 == lane && !dropped.contains(event)).collect::<Vec<_>>();
+        (0..3).for_each(|lane| assert_eq!(events(&all_of(reader, LANES[lane])), left(lane)));
+    };
+    check(&log);
+    drop(log);
+    let (mut log, found) = opened(&disk);
+    assert!(found.missing.is_empty() && found.torn.is_empty() && found.errors.is_empty(), "{found:?}");
+    check(&log);
+    append(&mut log, 60..63, 100).expect("it takes more");
+}
+
+#[test]
+fn without_room_nothing_is_erased_and_nothing_lost() {
+    let disk = MemoryDisk::default();
+    let (mut log, _) = opened(&disk);
+    let numbers = append(&mut log, 0..9, 500).expect("durable");
+    assert!(log.ack(LANES[0], numbers[0]));
+    disk.set_free(Some(0), false);
+    assert_eq!(log.erase(1).expect_err("there is no room").kind(), Kind::Full);
+    assert_eq!(events(&all_of(&log, LANES[0])), [3, 6]);
+    disk.set_free(None, false);
+    log.erase(1).expect("there is room");
+    assert_eq!(events(&all_of(&log, LANES[0])), [3, 6]);
+}

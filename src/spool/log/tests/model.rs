@@ -23,6 +23,10 @@ enum Action {
     },
     Tidy,
     Rewrite,
+    /// Takes the bytes of what is acked of a segment off the disk.
+    Erase {
+        at: u64,
+    },
     Fail(Fault),
     Heal,
     Fill {
@@ -61,6 +65,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (0..LANES.len()).prop_map(|lane| Action::AckLane { lane }),
         5 => Just(Action::Tidy),
         2 => Just(Action::Rewrite),
+        2 => any::<u64>().prop_map(|at| Action::Erase { at }),
         3 => fault().prop_map(Action::Fail),
         2 => Just(Action::Heal),
         1 => (0_u64..20_000, any::<bool>()).prop_map(|(free, has_hungry_neighbour)| Action::Fill { free, has_hungry_neighbour }),
@@ -113,6 +118,7 @@ impl Pair {
             Action::AckLane { lane } => self.ack_lane(LANES[lane])?,
             Action::Tidy => drop(self.log.tidy()),
             Action::Rewrite => drop(self.log.rewrite_sparse()),
+            Action::Erase { at } => drop(self.log.erase(at % self.log.next)),
             Action::Fail(fault) => drop(self.disk.set_fault(Some(fault))),
             Action::Heal => drop(self.disk.set_fault(None)),
             Action::Fill { free, has_hungry_neighbour } => self.disk.set_free(Some(free), has_hungry_neighbour),
@@ -147,6 +153,7 @@ impl Pair {
                 (0..appends).try_for_each(|_| self.append(3, 500))?;
                 drop(self.log.tidy());
                 drop(self.log.rewrite_sparse());
+                drop(self.log.erase(seed % self.log.next));
                 self.power_cut(seed)?;
             }
         }
@@ -319,7 +326,8 @@ fn life() -> Vec<Action> {
         (0..8).for_each(|_| life.push(Action::Append { events: 5, value_bytes }));
         life.extend([Action::AckLane { lane: 0 }, Action::Tidy, Action::AckLane { lane: 1 }, Action::Tidy]);
         life.push(Action::Ack { at: 2, events: usize::MAX });
-        life.extend([Action::Tidy, Action::Rewrite, Action::Append { events: 2, value_bytes }, Action::Restart]);
+        life.extend([Action::Tidy, Action::Rewrite, Action::Erase { at: 3 }]);
+        life.extend([Action::Append { events: 2, value_bytes }, Action::Restart]);
     }
     life.extend([
         Action::AckLane { lane: 2 },

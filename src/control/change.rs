@@ -1,0 +1,203 @@
+//! What changes the spool on request: events and dead letters are dropped, and their bytes with them; dead letters are published again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Filter, Gone, Out, Scan, lanes_of};
+use crate::dead_letter::DeadLetters;
+use crate::publish::Remedy;
+use crate::spool::{DEAD_LETTERS, Refused, Spool};
+
+/// What was dropped.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Dropped {
+    pub events: u64,
+    pub dead_letters: u64,
+    /// Whether no file has their bytes any more.
+    pub erased: bool,
+    /// Why not.
+    pub why: Option<String>,
+    /// Numbers of dead letters that are not there.
+    pub unknown: Vec<u64>,
+    /// Damaged or unreadable entries, of which it is not known whether they match.
+    pub not_compared: u64,
+    /// Files that were put aside or cannot be read: they were not searched.
+    pub problems: Vec<String>,
+}
+
+/// What became of a dead letter that was published again.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Letter {
+    pub number: u64,
+    pub topic: Option<String>,
+    pub fate: Fate,
+    /// What Kafka has said, by librdkafka's name.
+    pub error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It is on Kafka, and no dead letter any more.
+    Published,
+    /// Its topic has refused it again: it is a dead letter as before.
+    Refused,
+    /// Kafka has not taken it in time: it is a dead letter as before.
+    Waiting,
+    /// It is what was left of a damaged entry: nothing to be published.
+    Corrupted,
+    /// There is no such dead letter.
+    Unknown,
+}
+
+/// How many dead letters became what.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Replayed {
+    pub published: u64,
+    pub refused: u64,
+    pub waiting: u64,
+    pub corrupted: u64,
+    pub unknown: u64,
+}
+
+/// Drops all that matches. An event that is on its way to Kafka at that moment may still arrive there, or become a dead letter.
+pub(super) fn drop_matching(spool: &Spool, filter: &Filter, out: Out<'_>) -> Dropped {
+    // Half of it would be worse than all without a reader.
+    let mut out = |answer| {
+        let _ = out(answer);
+        Ok(())
+    };
+    let dead_letters = Arc::from(DEAD_LETTERS);
+    let lanes = [lanes_of(spool, filter), vec![Arc::clone(&dead_letters)]].concat();
+    let (mut dropped, mut segments) = (Dropped::default(), BTreeSet::new());
+    let mut scan = Scan::new(spool, filter, &lanes);
+    for lane in &lanes {
+        let scanned = scan.lane(lane, 0, &mut out, |item, _| {
+            if let Some(segment) = spool.drop_entry(lane, item.number) {
+                segments.insert(segment);
+                *(if *lane == dead_letters { &mut dropped.dead_letters } else { &mut dropped.events }) += 1;
+            }
+            Ok(true)
+        });
+        debug_assert!(scanned.is_ok(), "nothing ends it");
+    }
+    dropped.not_compared = scan.found.not_compared;
+    dropped.problems = spool.problems();
+    erase(spool, segments, &mut dropped);
+    dropped
+}
+
+pub(super) fn drop_dead_letters(spool: &Spool, numbers: Option<Vec<u64>>) -> Dropped {
+    let lane = Arc::from(DEAD_LETTERS);
+    let (mut dropped, mut segments) = (Dropped::default(), BTreeSet::new());
+    for number in numbers.unwrap_or_else(|| all_dead_letters(spool)) {
+        match spool.drop_entry(&lane, number) {
+            Some(segment) => {
+                segments.insert(segment);
+                dropped.dead_letters += 1;
+            }
+            None => dropped.unknown.push(number),
+        }
+    }
+    erase(spool, segments, &mut dropped);
+    dropped
+}
+
+/// Writes the segments anew without what was dropped, one by one, so that events are accepted in between.
+fn erase(spool: &Spool, segments: BTreeSet<u64>, dropped: &mut Dropped) {
+    let erased = segments.into_iter().map(|segment| match spool.erase(segment).blocking_recv() {
+        Ok(Ok(())) => None,
+        Ok(Err(refused)) => Some(refused.to_string()),
+        Err(_) => Some("the spool is closed".to_owned()),
+    });
+    dropped.why = erased.fold(None, Option::or); // all are tried
+    dropped.erased = dropped.why.is_none();
+}
+
+fn all_dead_letters(spool: &Spool) -> Vec<u64> {
+    let (mut numbers, mut from) = (Vec::new(), 0);
+    loop {
+        let page = spool.dead_letters(from, 1000);
+        let Some(last) = page.last() else { return numbers };
+        from = last.number + 1;
+        numbers.extend(page.iter().map(|item| item.number));
+    }
+}
+
+/// Publishes dead letters one by one. Those that Kafka does not take are tried again until the time is over, or the client has left.
+pub(super) fn replay_dead_letters(
+    spool: &Spool,
+    to: &DeadLetters,
+    numbers: Option<Vec<u64>>,
+    timeout: Duration,
+    out: Out<'_>,
+) -> Result<Replayed, Gone> {
+    /// Between two rounds.
+    const PAUSE: Duration = Duration::from_millis(500);
+    let until = Instant::now() + timeout;
+    let numbers = numbers.unwrap_or_else(|| all_dead_letters(spool));
+    let of = numbers.len() as u64;
+    let mut waiting: Vec<_> = numbers.into_iter().map(|number| Letter::new(number, Fate::Waiting)).collect();
+    let mut replayed = Replayed::default();
+    loop {
+        for letter in std::mem::take(&mut waiting) {
+            let letter = if Instant::now() < until { replay(spool, to, letter.number) } else { letter };
+            if letter.fate == Fate::Waiting {
+                waiting.push(letter);
+            } else {
+                *replayed.count(letter.fate) += 1;
+                out(Answer::Letter(letter))?;
+            }
+        }
+        let is_over = Instant::now() + PAUSE >= until;
+        if waiting.is_empty() || is_over {
+            break;
+        }
+        out(Answer::Progress { read: of - waiting.len() as u64, of })?;
+        std::thread::sleep(PAUSE);
+    }
+    replayed.waiting = waiting.len() as u64;
+    waiting.into_iter().try_for_each(|letter| out(Answer::Letter(letter)))?;
+    Ok(replayed)
+}
+
+impl Replayed {
+    fn count(&mut self, fate: Fate) -> &mut u64 {
+        match fate {
+            Fate::Published => &mut self.published,
+            Fate::Refused => &mut self.refused,
+            Fate::Waiting => &mut self.waiting,
+            Fate::Corrupted => &mut self.corrupted,
+            Fate::Unknown => &mut self.unknown,
+        }
+    }
+}
+
+impl Letter {
+    const fn new(number: u64, fate: Fate) -> Self {
+        Self { number, topic: None, fate, error: None }
+    }
+}
+
+fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
+    let found = spool.dead_letters(number, 1).into_iter().next().filter(|item| item.number == number);
+    let Some(found) = found else { return Letter::new(number, Fate::Unknown) };
+    let Some(entry) = found.entry.ok().filter(|entry| !entry.is_corrupted()) else {
+        return Letter::new(number, Fate::Corrupted);
+    };
+    let topic = Some(entry.record.topic.to_string());
+    let published = tokio::runtime::Handle::current().block_on(to.publisher.published_alone(entry.record));
+    let (fate, error) = match published {
+        Ok(()) => {
+            to.metrics.replayed.inc();
+            let dropped = spool.drop_dead_letter(number).blocking_recv().unwrap_or(Err(Refused::Failed));
+            (Fate::Published, dropped.err().map(|why| format!("it is still a dead letter, too: {why}")))
+        }
+        Err(failure) if failure.remedy == Remedy::DeadLetter => (Fate::Refused, Some(format!("{:?}", failure.code))),
+        Err(failure) => (Fate::Waiting, Some(format!("{:?}", failure.code))),
+    };
+    Letter { number, topic, fate, error }
+}
