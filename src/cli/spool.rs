@@ -144,8 +144,9 @@ pub fn print_json(object: &impl serde::Serialize) -> Result<(), Failure> {
 }
 
 fn show(status: &Status, is_running: bool) -> Result<(), Failure> {
-    let used = status.bytes + status.dead_letters_bytes;
-    let percent = 100.0 * used as f64 / status.bytes_max as f64;
+    let of = |bytes: u64, most: u64| {
+        format!("{} of {} ({:.1} %)", size(bytes), size(most), 100.0 * bytes as f64 / most as f64)
+    };
     let relay = if is_running { "of a running relay" } else { "no relay runs" };
     out(format_args!("spool         {} ({relay})", status.directory.display()))?;
     match &status.why {
@@ -155,9 +156,9 @@ fn show(status: &Status, is_running: bool) -> Result<(), Failure> {
     for problem in &status.problems {
         out(format_args!("problem       {ERROR}{}{ERROR:#}", visible(problem)))?;
     }
-    out(format_args!("used          {} of {} ({percent:.1} %)", size(used), size(status.bytes_max)))?;
-    out(format_args!("events        {}, {}", status.events, size(status.bytes)))?;
-    out(format_args!("dead letters  {}, {}", status.dead_letters, size(status.dead_letters_bytes)))?;
+    out(format_args!("events        {}, {}", status.events, of(status.bytes, status.bytes_max)))?;
+    let dead_letters = of(status.dead_letters_bytes, status.dead_letters_bytes_max);
+    out(format_args!("dead letters  {}, {dead_letters}", status.dead_letters))?;
     if status.lanes.is_empty() {
         return Ok(());
     }

@@ -156,6 +156,7 @@ pub struct Status {
     pub bytes: u64,
     pub dead_letters: u64,
     pub dead_letters_bytes: u64,
+    pub dead_letters_bytes_max: u64,
     pub lanes: Vec<Lane>,
 }
 
@@ -279,6 +280,7 @@ fn status(spool: &Spool) -> Status {
         bytes,
         dead_letters: dead_letters.records,
         dead_letters_bytes: dead_letters.bytes,
+        dead_letters_bytes_max: spool.config().dead_letters_bytes_max,
         lanes: sizes.into_iter().map(lane).collect(),
     }
 }

@@ -35,7 +35,7 @@ impl Run {
         if std::mem::replace(&mut *has_ended, true) {
             return;
         }
-        self.common.metrics.producer_rebuilds.inc();
+        self.common.metrics.replay_runs_ended.inc();
         let client = Arc::clone(&self.client);
         if let Err(error) = thread::Builder::new().spawn(move || client.end()) {
             tracing::error!(%error, "no thread can be started: records of a replay are lost to their report");

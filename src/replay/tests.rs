@@ -285,7 +285,7 @@ async fn when_the_middle_of_a_run_fails_nothing_behind_it_is_published_before_it
     let replaying = stage.replay();
     stage.is_direct().await;
     assert_in_order(&stage.orders(&mock), &[NUMBERS]);
-    assert!(stage.dead_letters.metrics.producer_rebuilds.get() >= 2, "each run that failed was ended");
+    assert!(stage.dead_letters.metrics.replay_runs_ended.get() >= 2, "each run that failed was ended");
     stage.end(replaying).await;
 }
 
@@ -300,7 +300,7 @@ async fn a_connection_that_is_down_for_longer_than_a_record_may_take_breaks_no_o
     let (replaying, metrics) = (stage.replay(), &stage.dead_letters.metrics);
     eventually(|| metrics.replayed.get() > 1).await;
     mock.broker_down(1).expect("it is down");
-    eventually(|| metrics.producer_rebuilds.get() > 0).await;
+    eventually(|| metrics.replay_runs_ended.get() > 0).await;
     mock.broker_up(1).expect("it is up");
     stage.is_direct().await;
     assert_in_order(&stage.orders(&mock), &[NUMBERS]);
