@@ -129,8 +129,10 @@ fn a_spool_that_cannot_be_opened_at_the_start_lets_all_lanes_go_direct_and_comes
     assert_eq!(append(&spool, &topic, 10), Ok(()));
     spool.close();
     disk.fail(Operation::List, EIO);
-    let spool = start_on(&disk, DEADLINE);
-    assert_eq!((spool.is_accepting(), spool.way_now(&topic)), (false, Some(Way::Direct)));
+    let spool = start_on(&disk, Duration::from_millis(300));
+    let way = spool.way_now(&topic);
+    assert_eq!((spool.is_accepting(), way), (false, Some(Way::Spool)), "not before it is known that it is empty");
+    await_that("direct", || spool.way_now(&topic) == Some(Way::Direct));
     assert_eq!(append(&spool, &topic, 10), Err(Refused::Failed));
     disk.set_fault(None);
     await_that("it is opened", || spool.is_accepting());
