@@ -116,7 +116,8 @@ pub fn names<T: AsRef<str>>(topics: &[T]) -> String {
 /// What [`Topics::prepare`] found and did.
 #[derive(Debug)]
 pub struct Prepared {
-    pub ready: usize,
+    /// Those that were there.
+    pub present: Vec<Arc<str>>,
     pub created: Vec<String>,
     pub absent: Vec<Absent>,
 }
@@ -223,7 +224,7 @@ impl Topics {
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub async fn prepare(&self) -> Result<Prepared, KafkaError> {
-        let Cluster { missing, .. } = tokio::task::block_in_place(|| self.look())?;
+        let Cluster { present, missing, .. } = tokio::task::block_in_place(|| self.look())?;
         let (created, absent) = if missing.is_empty() {
             (Vec::new(), Vec::new())
         } else if self.config.create {
@@ -231,9 +232,8 @@ impl Topics {
         } else {
             (Vec::new(), vec![Absent { topics: missing, reason: Reason::CreateIsOff }])
         };
-        let ready = self.names.len() - absent.iter().map(|absent| absent.topics.len()).sum::<usize>();
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent.clone());
-        Ok(Prepared { ready, created, absent })
+        Ok(Prepared { present: present.into_iter().map(|topic| topic.name).collect(), created, absent })
     }
 
     /// Asks the brokers to create topics, or, with `only_validate`, whether they would: the names of those that they have created, and
@@ -286,6 +286,11 @@ impl Topics {
             Ok(described) => {
                 for (topic, described) in topics.iter().zip(described) {
                     match described {
+                        // A broker that refuses to show them gives none, and rdkafka (0.39) does not say why.
+                        Ok(config) if config.entries.is_empty() => {
+                            found.unread =
+                                Some(format!("of {topic} the brokers give none; may the relay DescribeConfigs?"));
+                        }
                         Ok(config) => found.settings.push((Arc::clone(topic), config)),
                         Err(code) => found.unread = Some(format!("{topic}: {code}")),
                     }
@@ -307,13 +312,12 @@ impl Topics {
         if topics.is_empty() { Ok(()) } else { Err(TooSmall { topics, needed }) }
     }
 
-    /// As [`Topics::check_sizes`], of all topics that are there; why the brokers do not show them, where they do not.
+    /// As [`Topics::check_sizes`], of topics that are there; why the brokers do not show them, where they do not.
     ///
     /// # Errors
     /// [`TooSmall`], with all topics that are.
-    pub async fn sizes(&self) -> Result<Option<String>, TooSmall> {
-        let there: Vec<_> = self.names.iter().filter(|name| !self.is_absent(name)).cloned().collect();
-        let described = self.describe(&there).await;
+    pub async fn sizes(&self, present: &[Arc<str>]) -> Result<Option<String>, TooSmall> {
+        let described = self.describe(present).await;
         self.check_sizes(described.numbers("max.message.bytes"))?;
         Ok(described.unread)
     }

@@ -354,11 +354,10 @@ impl Parts {
         let patience = if self.spool.is_some() { PATIENCE } else { Duration::MAX };
         match tokio::time::timeout(patience, first).await {
             Ok(Ok(Err(too_small))) => return Err(Failure::failed(too_small)),
-            // The brokers are asked, or create topics, or the watch has panicked, which ends the process.
             Err(_) if !brokers_answered.is_cancelled() => {
                 tracing::warn!("the brokers have not answered yet: events are spooled meanwhile");
             }
-            _ => {}
+            _ => {} // what was found is logged; or topics are still created; or the watch has panicked, which ends the process
         }
         Ok(brokers_answered)
     }
@@ -545,13 +544,14 @@ impl Watch {
             );
         }
         if is_first || !now.created.is_empty() || before != now.absent {
-            tracing::info!(ready = now.ready, created = now.created.len(), "topics are ready");
+            tracing::info!(existing = now.present.len(), created = now.created.len(), "topics are ready");
         }
-        if is_first { self.check_sizes().await } else { Ok(()) }
+        if is_first { self.check_sizes(&now.present).await } else { Ok(()) }
     }
 
-    async fn check_sizes(&self) -> Result<(), TooSmall> {
-        match self.parts.topics.sizes().await {
+    /// Of topics that others have made: those that the relay has just created are as `[topics]` says, and brokers may not know them yet.
+    async fn check_sizes(&self, present: &[Arc<str>]) -> Result<(), TooSmall> {
+        match self.parts.topics.sizes(present).await {
             Ok(None) => {}
             Ok(Some(why)) => tracing::warn!(
                 why,

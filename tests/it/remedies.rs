@@ -206,7 +206,7 @@ fn show(code: Code) {
             stage.answer(code, ALWAYS);
             stage.post(&second);
             await_that("it is on the disk", || stage.relay.metric("livechat_relay_dead_letters_on_disk") == 1.0);
-            assert_eq!(stage.dead_letters("disk"), 1.0);
+            await_that("it is counted", || stage.dead_letters("disk") == 1.0); // a moment after the fsync
             assert!(!stage.is_on(DEAD_LETTERS, &second));
             stage.answer_no_more();
             await_that("events go to Kafka directly", || stage.post(&chat_id()) == "published");
@@ -311,6 +311,7 @@ fn of_a_batch_only_what_is_too_large_becomes_a_dead_letter(settings: Settings<'_
     let (topic, quoted) = (format!("{prefix}incoming_event"), format!("{prefix:?}"));
     let usual = [("topics.prefix", quoted.as_str()), ("topics.partitions", "1"), ("kafka.linger", "\"500ms\"")];
     let relay = Relay::start(kafka.bootstrap(), &[&usual, settings].concat()).ready();
+    await_that("its topics are there", || relay.metric("livechat_relay_topics{state=\"ready\"}") == 48.0);
     kafka.set_topic(&topic, &[("max.message.bytes", "20000")]);
     if relay.metric("livechat_relay_spool_accepting") == 1.0 {
         fill_the_spool(kafka, &relay, &format!("{prefix}thread_tagged"));

@@ -178,6 +178,23 @@ fn topics_that_are_there_take_events_though_no_topic_may_be_created() {
 }
 
 #[test]
+fn sizes_that_the_brokers_do_not_show_are_a_warning_and_no_good_news() {
+    let Some(kafka) = kafka() else { return };
+    let hidden = ["--deny-principal", "User:*", "--operation", "DescribeConfigs", "--topic", "hidden.incoming_event"];
+    let allowed = ["--allow-principal", "User:*", "--operation", "All", "--topic", "hidden.incoming_event"];
+    kafka.create_topic("hidden.incoming_event", 1, &[("max.message.bytes", "20000")]);
+    kafka.tool("acls", &[&["--add"], &allowed[..]].concat());
+    kafka.tool("acls", &[&["--add"], &hidden[..]].concat());
+    let stage = Stage::start(kafka, "hidden.", &[]).ready();
+    let log = stage.relay.log();
+    assert!(
+        log.contains("the topics' max.message.bytes could not be read") && log.contains("DescribeConfigs"),
+        "{log}"
+    );
+    stage.others_are_direct();
+}
+
+#[test]
 fn too_many_replicas_are_told_by_the_setting_and_a_topic_that_is_made_by_hand_takes_events() {
     let Some(kafka) = kafka() else { return };
     let mut stage = Stage::start(kafka, "replicas3.", &[("topics.replication", "3")]).ready();
