@@ -192,7 +192,7 @@ impl Daemon {
         }
         let (control, ended) = self.control;
         ended.cancel();
-        let _ = control.await; // one that has panicked has said so
+        let _ = tokio::time::timeout(Duration::from_secs(1), control).await; // its disk may hang
         let left = match self.replay {
             Some(replay) => replay.end(&self.parts.publisher).await,
             None => Size::default(),
@@ -324,13 +324,7 @@ impl Parts {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let Some(path) = config.socket.clone() else { return };
-            match control::Socket::bind(path.clone(), config).await {
-                Ok(socket) => socket.serve(control, stopped).await,
-                Err(error) => tracing::warn!(
-                    socket = %path.display(), %error,
-                    "no control socket: `spool` and `dead-letters` cannot reach this relay; see control.socket"
-                ),
-            }
+            control::serve(path, control, config, stopped).await;
         });
         (task, stop)
     }

@@ -5,7 +5,7 @@ mod change;
 mod item;
 mod socket;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use change::{Dropped, Fate, Letter, Replayed};
 pub use item::{Filter, Item};
-pub use socket::Socket;
+pub use socket::serve;
 
 use crate::dead_letter::DeadLetters;
 use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
@@ -209,6 +209,12 @@ pub struct Control {
 }
 
 impl Control {
+    /// In the directory of a spool whose log is closed there is to be no socket.
+    fn may_have_socket(&self, path: &Path) -> bool {
+        let closed = self.spool.as_ref().filter(|spool| !spool.is_open());
+        closed.is_none_or(|spool| !path.starts_with(&spool.config().directory))
+    }
+
     /// Sends the answer, line by line. Blocks.
     ///
     /// # Errors

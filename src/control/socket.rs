@@ -15,34 +15,81 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Answer, Config, Control, Gone, Request};
 
+/// How often it is looked whether the socket is where it belongs, and how soon binding it is tried again.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Answers through the socket until `ended`. Where it cannot be bound, that is tried again: a relay does its work without it. While a
+/// spool's log is closed there is no socket in its directory, because its file system could not be unmounted; one in a directory that was
+/// removed or replaced is bound again.
+pub async fn serve(path: PathBuf, control: Control, config: Config, ended: CancellationToken) {
+    let mut was_told = false;
+    while !ended.is_cancelled() {
+        if control.may_have_socket(&path) {
+            match Socket::bind(path.clone(), config.clone()).await {
+                Ok(socket) => {
+                    tracing::info!(socket = %path.display(), "the control socket answers");
+                    was_told = false;
+                    socket.serve(&control, &ended).await;
+                }
+                Err(error) if !was_told => {
+                    tracing::warn!(
+                        socket = %path.display(), %error,
+                        "no control socket: `spool` and `dead-letters` cannot reach this relay; see control.socket"
+                    );
+                    was_told = true;
+                }
+                Err(_) => {}
+            }
+        }
+        ended.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
+    }
+}
+
 /// The socket, bound.
-pub struct Socket {
+struct Socket {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of its file.
-    identity: Option<(u64, u64)>,
+    identity: Identity,
     config: Config,
 }
 
+/// Device and inode of a file.
+type Identity = Option<(u64, u64)>;
+
 impl Socket {
-    /// Binds it, in place of the one of a relay that was killed. To be called by the relay that has the spool's lock.
+    /// Binds it, in place of the one of a relay that was killed. A disk may take its time for that.
     ///
     /// # Errors
     /// Another process answers there, there is a file that is no socket, or the directory is missing or cannot be written to.
-    pub async fn bind(path: PathBuf, config: Config) -> io::Result<Self> {
-        remove_stale(&path).await?;
-        let socket = UnixSocket::new_stream()?;
-        // The file gets the socket's mode, so it is never there with another one.
-        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-        socket.bind(&path)?;
-        let backlog = u32::try_from(config.connections_max).unwrap_or(u32::MAX);
-        Ok(Self { listener: socket.listen(backlog)?, identity: identity(&path), path, config })
+    async fn bind(path: PathBuf, config: Config) -> io::Result<Self> {
+        let runtime = tokio::runtime::Handle::current();
+        let bind = async move {
+            remove_stale(&path).await?;
+            let socket = UnixSocket::new_stream()?;
+            // The file gets the socket's mode, so it is never there with another one.
+            rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+            socket.bind(&path)?;
+            let backlog = u32::try_from(config.connections_max).unwrap_or(u32::MAX);
+            Ok(Self { listener: socket.listen(backlog)?, identity: identity(&path), path, config })
+        };
+        tokio::task::spawn_blocking(move || runtime.block_on(bind)).await.map_err(io::Error::other)?
     }
 
-    /// Answers until `ended`, then removes the socket, if it is still there.
-    pub async fn serve(self, control: Control, ended: CancellationToken) {
+    /// Answers until `ended`, or until the socket is not where it belongs; then removes it, if it is there.
+    async fn serve(self, control: &Control, ended: &CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.config.connections_max));
-        while let Some(accepted) = ended.run_until_cancelled(self.listener.accept()).await {
+        let mut looks = tokio::time::interval(INTERVAL);
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                _ = looks.tick() => {
+                    if self.identity == found_at(self.path.clone()).await && control.may_have_socket(&self.path) {
+                        continue;
+                    }
+                    break;
+                }
+                () = ended.cancelled() => break,
+            };
             let Ok((stream, _)) = accepted else {
                 tokio::time::sleep(Duration::from_millis(50)).await; // too many open files, which passes
                 continue;
@@ -60,13 +107,19 @@ impl Socket {
                 }
             });
         }
-        if self.identity.is_some() && self.identity == identity(&self.path) {
-            let _ = std::fs::remove_file(&self.path); // else the next relay does
+        drop(self.listener);
+        if self.identity.is_some() && self.identity == found_at(self.path.clone()).await {
+            let _ = tokio::fs::remove_file(&self.path).await; // else the next relay does
         }
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// The file that has this name now.
+async fn found_at(path: PathBuf) -> Identity {
+    tokio::task::spawn_blocking(move || identity(&path)).await.unwrap_or_default()
+}
+
+fn identity(path: &Path) -> Identity {
     path.symlink_metadata().ok().map(|found| (found.dev(), found.ino()))
 }
 

@@ -335,6 +335,11 @@ impl Spool {
         fsynced
     }
 
+    /// Whether its log is open, so that what is in it can be read.
+    pub fn is_open(&self) -> bool {
+        self.lanes(|lanes| lanes.reader().is_some())
+    }
+
     /// Whether it takes entries.
     pub fn is_accepting(&self) -> bool {
         self.lanes(|lanes| *lanes.health() == Health::Accepting)

@@ -313,6 +313,26 @@ fn a_relay_whose_socket_cannot_be_bound_works_and_says_so() {
 }
 
 #[test]
+fn without_a_spool_the_socket_is_where_systemd_has_made_a_directory_and_says_that_there_is_none() {
+    let mock = Mock::start();
+    let runtime = tempfile::tempdir().expect("a directory");
+    let directories = format!("{}:/run/another", runtime.path().display());
+    let settings = [("topics.create", "false"), ("kafka.start_timeout", "\"200ms\"")];
+    let relay = Relay::launch(&mock.bootstrap(), &settings, &[("RUNTIME_DIRECTORY", &directories)]);
+    let _relay = relay.unwrap_or_else(|log| panic!("the relay did not start:\n{log}"));
+    let socket = runtime.path().join("control.sock");
+    await_that("the socket is there", || UnixStream::connect(&socket).is_ok());
+    let place = place(&mock);
+    let told = place.fails(&["spool", "status", "--socket", socket.to_str().expect("text")], 1);
+    assert!(told.contains("this relay has no spool: spool.directory is not configured"), "{told}");
+
+    let second = Relay::launch(&mock.bootstrap(), &settings, &[("RUNTIME_DIRECTORY", &directories)]);
+    let mut second = second.unwrap_or_else(|log| panic!("the relay did not start:\n{log}"));
+    assert!(second.await_log("no control socket").contains("another process answers there"));
+    UnixStream::connect(&socket).expect("the first one's socket is left alone");
+}
+
+#[test]
 fn a_request_is_one_line_and_what_is_none_is_refused_with_the_reason() {
     let mock = Mock::start();
     let place = place(&mock);
