@@ -284,7 +284,8 @@ fn a_file_system_that_is_read_only_at_the_start_is_no_reason_not_to_publish() {
     let Some(disk) = Mounted::tmpfs("24m") else { return };
     disk.remount("ro");
     let mock = Mock::start();
-    let relay = publishing(&mock, disk.path(), &[]);
+    let relay = start(&mock, disk.path(), &[("spool.failover_after", "\"1s\"")]);
+    await_that("after spool.failover_after events are published", || post(&relay).1 == 200);
     assert!(!is_accepting(&relay));
     mock.freeze();
     assert_eq!(post(&relay).1, 503);
