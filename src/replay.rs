@@ -21,6 +21,7 @@ use crate::event::Record;
 use crate::publish::{Failure, Remedy, Run};
 use crate::shutdown::Shutdown;
 use crate::spool::{Broken, CORRUPTED, DeadLetter, Entry, Item, Signals, Spool};
+use crate::telemetry::Throttle;
 
 /// The part of `[spool]` that is about replay.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,9 @@ pub struct Config {
     pub retry_min: Duration,
     pub retry_max: Duration,
 }
+
+/// What is read at once to find a record that can be read, and may be sent.
+const ASKING_RECORDS: usize = 16;
 
 /// So few records must be left before a lane's gate is closed: they are acked within moments.
 const CLOSE_AT: u64 = 512;
@@ -97,6 +101,8 @@ struct Lane {
     /// What is in front of this goes one by one: a batch was refused, and it is not known for which of its records.
     alone_until: u64,
     trouble: Option<Trouble>,
+    /// So seldom it is logged that something cannot be read.
+    unread: Throttle,
 }
 
 /// How the lane's records go.
@@ -144,6 +150,7 @@ impl Lane {
             read_again_at: None,
             alone_until: 0,
             trouble: None,
+            unread: Throttle::new(Duration::from_secs(10)),
         }
     }
 
@@ -169,6 +176,11 @@ impl Lane {
                 }
                 continue;
             }
+            if let Mode::Ending { ask_at } = self.mode
+                && self.in_flight.is_empty()
+            {
+                self.ask_again(ask_at, self.common.config.retry_min);
+            }
             self.read().await;
             self.plan_to_read_again();
             let wake_at = if is_paused { self.too_long_at() } else { self.send() };
@@ -193,7 +205,7 @@ impl Lane {
     /// Something of the lane is not read though its end is reached: it could not be read, or not be moved, or can be read only now.
     fn plan_to_read_again(&mut self) {
         let is_all_read = self.waiting() <= self.held.len() as u64;
-        let again_at = self.read_again_at.unwrap_or_else(|| Instant::now() + self.common.config.retry_max);
+        let again_at = self.read_again_at.unwrap_or_else(|| Instant::now() + self.common.config.retry_max * 5);
         self.read_again_at = (self.is_at_end && !is_all_read).then_some(again_at);
     }
 
@@ -204,9 +216,10 @@ impl Lane {
     /// How many records may be held, and their bytes; none where it is not the time to read.
     fn limits(&self) -> (usize, usize) {
         let Config { records_max, bytes_max, .. } = self.common.config;
+        let bytes_max = bytes_max / self.common.lanes.len().max(1);
         match self.mode {
-            Mode::Asking { at, .. } if at <= Instant::now() => (1, bytes_max),
-            Mode::Running { .. } => (records_max, bytes_max / self.common.lanes.len().max(1)),
+            Mode::Asking { at, .. } if at <= Instant::now() => (records_max.min(ASKING_RECORDS), bytes_max),
+            Mode::Running { .. } => (records_max, bytes_max),
             _ => (0, 0),
         }
     }
@@ -238,7 +251,9 @@ impl Lane {
                 Err(Broken::Unread(error)) => unread = Some(error),
             }
         }
-        if let Some(error) = unread {
+        if let Some(error) = unread
+            && self.unread.pass().is_some()
+        {
             tracing::warn!(topic = &*self.topic, %error, "some of the spool cannot be read at the moment: it is tried again, and the rest goes on");
         }
     }
@@ -265,6 +280,11 @@ impl Lane {
             Mode::Asking { .. } if !self.in_flight.is_empty() => return None,
             Mode::Ending { .. } => return None,
             _ => {}
+        }
+        if let Mode::Running { too_long_at, .. } = &mut self.mode
+            && self.in_flight.is_empty()
+        {
+            *too_long_at = self.common.too_long_at(); // it was idle
         }
         let mut wake_at = None;
         while !self.ready.is_empty() {
@@ -317,11 +337,6 @@ impl Lane {
                 self.taken(number, resolved);
             }
             Err(failure) => self.failed(number, failure),
-        }
-        if let Mode::Ending { ask_at } = self.mode
-            && self.in_flight.is_empty()
-        {
-            self.ask_again(ask_at, self.common.config.retry_min);
         }
     }
 
@@ -396,6 +411,7 @@ impl Lane {
     fn end_what_takes_too_long(&mut self) {
         if let Mode::Running { run, too_long_at } = &self.mode
             && *too_long_at <= Instant::now()
+            && !self.in_flight.is_empty()
         {
             run.end();
             self.mode = Mode::Ending { ask_at: Instant::now() };
@@ -428,7 +444,8 @@ impl Lane {
     /// When all is read and in flight, and the brokers take it, new events wait for the last ack.
     fn close_the_gate(&self) {
         let is_running = matches!(self.mode, Mode::Running { .. });
-        if is_running && self.is_at_end && self.ready.is_empty() && self.held.len() as u64 <= CLOSE_AT {
+        let held = self.held.len() as u64;
+        if is_running && self.is_at_end && self.ready.is_empty() && held <= CLOSE_AT && self.waiting() <= held {
             self.common.spool.lanes(|lanes| lanes.close(&self.topic));
         }
     }

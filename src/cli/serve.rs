@@ -108,6 +108,8 @@ pub struct Daemon {
     server: JoinHandle<()>,
     drain: (Duration, Duration),
     replay: Option<Replay>,
+    /// Gives up what waits for Kafka, when the time for the requests in flight is over.
+    giving_up: JoinHandle<()>,
     /// The control socket, and what ends it.
     control: (JoinHandle<()>, CancellationToken),
     /// The admin listener, and what ends it: it ends last.
@@ -160,7 +162,7 @@ impl Daemon {
         let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
-        tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
+        let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
         let serving = server.serve(listener, parts.shutdown.closing.clone());
         let serve = || parts.spawn_vital("webhook listener", serving);
         let probed = Arc::clone(&dead_letters.topic);
@@ -176,7 +178,17 @@ impl Daemon {
         };
         let control = parts.control(config.control, dead_letters);
         tracing::info!(%webhooks, %admin, "taking webhooks");
-        Ok(Self { webhooks, admin, parts, server, drain, replay, control, admin_server: (admin_server, ended) })
+        Ok(Self {
+            webhooks,
+            admin,
+            parts,
+            server,
+            drain,
+            replay,
+            giving_up,
+            control,
+            admin_server: (admin_server, ended),
+        })
     }
 
     /// Stops as `[server]` says: accepts requests for a little while, finishes those in flight, and ends. What no broker has
@@ -187,6 +199,7 @@ impl Daemon {
             let _ = self.server.await; // one that has panicked has said so
         };
         self.parts.shutdown.run(self.drain.0, self.drain.1, server).await;
+        self.giving_up.abort(); // what is replayed from now on may take its time
         if let Some(replay) = self.replay.as_ref().filter(|_| drain) {
             replay.drain().await;
         }
@@ -472,7 +485,7 @@ impl Watch {
     /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
     /// starts the relay. Topics that are too small may be a reason not to start.
     async fn run(self, first: oneshot::Sender<Result<(), TooSmall>>) {
-        let (mut first, mut topics_due, mut absent) = (Some(first), Instant::now(), None);
+        let (mut first, mut topics_due, mut absent, mut looking) = (Some(first), Instant::now(), None, None);
         loop {
             let timeout = if first.is_some() { self.start_timeout } else { self.interval };
             let answered = tokio::task::block_in_place(|| self.probe(timeout));
@@ -494,7 +507,7 @@ impl Watch {
                 }
                 (None, Ok(())) => {}
             }
-            self.look_into_the_spool().await;
+            self.look_into_the_spool(&mut looking).await;
             tokio::time::sleep(self.interval).await;
         }
     }
@@ -559,11 +572,14 @@ impl Watch {
         Ok(())
     }
 
-    /// How old the first event of each topic in the spool is.
-    async fn look_into_the_spool(&self) {
+    /// How old the first event of each topic in the spool is. A disk that hangs is asked once.
+    async fn look_into_the_spool(&self, looking: &mut Option<JoinHandle<()>>) {
         let Some(spool) = self.parts.spool.clone() else { return };
         let metrics = Arc::clone(&self.parts.metrics);
-        let looked = tokio::task::spawn_blocking(move || metrics.spool_ages(spool.oldest()));
-        let _ = tokio::time::timeout(Duration::from_secs(1), looked).await; // it goes on; the brokers are asked meanwhile
+        let look = || tokio::task::spawn_blocking(move || metrics.spool_ages(spool.oldest()));
+        let looked = looking.get_or_insert_with(look);
+        if tokio::time::timeout(Duration::from_secs(1), looked).await.is_ok() {
+            *looking = None; // else it goes on; the brokers are asked meanwhile
+        }
     }
 }

@@ -183,7 +183,10 @@ impl Config {
     pub(super) fn in_order(&self) -> Self {
         let ours = [("enable.gapless.guarantee", "true"), ("retries", "2147483647")];
         let mut properties = self.properties.clone();
-        properties.retain(|(name, _)| ours.iter().all(|(ours, _)| canonical(name) != *ours));
+        properties.retain(|(name, _)| {
+            let name = canonical(name);
+            !name.starts_with("queue.buffering.max.") && ours.iter().all(|(ours, _)| name != *ours)
+        });
         properties.extend(ours.map(|(name, value)| (name.to_owned(), SecretString::from(value))));
         let (publish_deadline, queue_records_max, queue_bytes_max) = (Duration::ZERO, 0, QUEUE_BYTES_LIMIT);
         Self { publish_deadline, queue_bytes_max, queue_records_max, properties, ..self.clone() }
@@ -329,7 +332,7 @@ pub(super) mod tests {
 
     #[test]
     fn in_order_nothing_is_given_up_or_overtaken_and_no_gap_is_left() {
-        let config = config(&[("message.send.max.retries", "1")]).in_order();
+        let config = config(&[("message.send.max.retries", "1"), ("queue.buffering.max.messages", "5")]).in_order();
         let client = config.producer();
         config.read_back(&client).expect("ours");
         for (name, value) in [

@@ -70,8 +70,8 @@ pub struct Lanes {
     /// Since when entries are refused, or would be. Only a commit ends that: a disk may let a segment begin, and fail each write to it.
     refusing_since: Option<Instant>,
     accepting_since: Instant,
-    /// When the commit under way began.
-    commit_began: Option<Instant>,
+    /// Since when the writer is at work.
+    busy_since: Option<Instant>,
     was_failing_over: bool,
     /// Topics that take nothing while others do, and whether an event was refused for the lane's share.
     troubled: BTreeMap<Arc<str>, bool>,
@@ -135,7 +135,7 @@ impl Lanes {
             failover_after,
             refusing_since: None,
             accepting_since: Instant::now(),
-            commit_began: None,
+            busy_since: None,
             was_failing_over: false,
             troubled: BTreeMap::new(),
             are_dead_letters_full: false,
@@ -184,10 +184,11 @@ impl Lanes {
             self.metrics.dead_letters_on_disk_bytes.set(bytes);
             return;
         }
+        let is_paused = self.is_paused(topic);
         let lane = self.lane(topic);
         lane.gauges[0].set(records);
         lane.gauges[1].set(bytes);
-        let is_direct = records == 0 && lane.tickets == 0;
+        let is_direct = records == 0 && lane.tickets == 0 && !is_paused;
         if std::mem::replace(&mut lane.is_direct, is_direct) == is_direct {
             return;
         }
@@ -214,11 +215,11 @@ impl Lanes {
         }
     }
 
-    /// Whether entries were refused, or a commit has lasted, for so long that losing events is the greater danger than their order.
+    /// Whether entries were refused, or the disk has hung, for so long that losing events is the greater danger than their order.
     pub fn is_failing_over(&self) -> bool {
         let refusing_since = self.refusing_since.filter(|_| self.health != Health::Accepting);
         let is_long_ago = |since: Instant| since.elapsed() >= self.failover_after;
-        refusing_since.is_some_and(is_long_ago) || self.commit_began.is_some_and(is_long_ago)
+        refusing_since.is_some_and(is_long_ago) || self.busy_since.is_some_and(is_long_ago)
     }
 
     pub(super) fn is_closing(&self, topic: &Arc<str>) -> bool {
@@ -272,21 +273,19 @@ impl Lanes {
         lanes.iter().for_each(|lane| self.changed(lane));
     }
 
-    pub(super) fn commit_began(&mut self) {
-        self.commit_began = Some(Instant::now());
+    /// The writer begins a turn, or has ended it. A disk may hang in each of its operations.
+    pub(super) fn set_busy(&mut self, is_busy: bool) {
+        self.busy_since = is_busy.then(Instant::now);
     }
 
-    pub(super) fn commit_ended(&mut self, is_durable: bool) {
-        self.commit_began = None;
-        if is_durable {
-            self.refusing_since = None;
-        }
+    pub(super) const fn committed(&mut self) {
+        self.refusing_since = None;
     }
 
-    /// Whether the disk has taken suspiciously long over the commit that is under way.
+    /// Whether the disk has taken suspiciously long over what is under way.
     pub fn is_stalled(&self) -> bool {
         const STALLED: Duration = Duration::from_secs(2);
-        self.commit_began.is_some_and(|began| began.elapsed() > STALLED)
+        self.busy_since.is_some_and(|began| began.elapsed() > STALLED)
     }
 
     /// New records wait until the rest of the lane is acked; `false` when there is nothing to wait for.
@@ -348,6 +347,7 @@ impl Lanes {
             self.paused.remove(topic);
         }
         self.keep_spooling(topic);
+        self.appended(topic);
         self.lane(topic).signals.more.notify_one();
     }
 

@@ -173,7 +173,13 @@ impl Spool {
         let (told, opened) = oneshot::channel();
         let (open, opening, vital) = (opener(spool.config()), spool.clone(), shutdown.vital("spool"));
         spool.spawn(move || {
-            match open_unlocked(opening.config(), &open) {
+            let tried = || {
+                opening.lanes(|lanes| lanes.set_busy(true));
+                let opened = open();
+                opening.lanes(|lanes| lanes.set_busy(false));
+                opened
+            };
+            match open_unlocked(opening.config(), &tried) {
                 Ok(log) => {
                     let writer = Writer::new(opening, queue, log, Box::new(open));
                     let _ = told.send(Ok(())); // the process may be ending

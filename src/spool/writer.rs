@@ -71,6 +71,7 @@ impl Writer {
         loop {
             let (jobs, is_last) = self.collect();
             let is_idle = jobs.is_empty();
+            self.spool.lanes(|lanes| lanes.set_busy(true));
             if self.failure.as_ref().map_or(is_idle, |failure| failure.retry_at <= Instant::now()) {
                 self.look();
             }
@@ -78,6 +79,7 @@ impl Writer {
                 self.write(jobs);
             }
             self.tidy();
+            self.spool.lanes(|lanes| lanes.set_busy(false));
             if is_last {
                 break;
             }
@@ -167,12 +169,11 @@ impl Writer {
         }
         let Some(log) = &mut self.log else { return Err(Refused::Failed) };
         let began = Instant::now();
-        self.spool.lanes(Lanes::commit_began);
         let appended = log.append(entries);
-        self.spool.lanes(|lanes| lanes.commit_ended(appended.is_ok()));
         self.spool.0.metrics.spool_commit_seconds.observe(began.elapsed().as_secs_f64());
         match appended {
             Ok(_) => {
+                self.spool.lanes(Lanes::committed);
                 self.delay = RETRY.0;
                 Ok(())
             }

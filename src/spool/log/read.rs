@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::disk::{ASIDE, Disk, DiskError, Kind, Result};
 use super::entry::Entry;
-use super::segment::{Frames, Part, Segment, file_name};
+use super::segment::{Frames, HEADER, Part, Segment, file_name};
 use super::state::{self, Saved, State};
-use super::{NEW, SPAN, number_of};
+use super::{NEW, SPAN, number_of, u32_of};
 
 /// Reads the log. Clones share it.
 #[derive(Clone)]
@@ -210,11 +210,15 @@ impl Reader {
         self.disk.is_replaced()
     }
 
-    /// Whether it has each segment in which the other one has something left.
+    /// Whether it has each segment in which the other one has something left: one of that number which begins with the same frame, for
+    /// another directory has its own first segment. Reads them.
     pub fn has_all_of(&self, other: &Self) -> bool {
-        let left: Vec<u64> = other.segments().ready().filter(|of| !of.is_drained()).map(|of| of.number).collect();
-        let segments = self.segments();
-        left.iter().all(|number| segments.live.contains_key(number))
+        let left: Vec<_> = other.segments().ready().filter(|of| !of.is_drained()).map(Segment::source).collect();
+        let ours = |number| self.segments().change(number, |segment| segment.source());
+        left.into_iter().all(|theirs| match (ours(theirs.segment), theirs.bytes(HEADER)) {
+            (Some(ours), Ok(first)) => !first.is_empty() && ours.bytes(HEADER).is_ok_and(|ours| ours == first),
+            _ => false,
+        })
     }
 
     /// Files that were put aside, as far as that can be told.
@@ -311,10 +315,9 @@ impl Reader {
         let parts = ready.filter_map(|segment| Some((segment, segment.parts.get(lane).filter(|part| part.left > 0)?)));
         let pieces = parts.map(|(segment, part)| {
             let from = usize::try_from(next.saturating_sub(number_of(segment.number, 0))).unwrap_or(usize::MAX);
-            let frames = (0..).zip(part.offsets.iter().copied()).skip(from).filter(|(_, offset)| *offset != 0);
-            let frames = frames.take(records_max).collect();
-            let source = Frames { file: Arc::clone(&segment.file), segment: segment.number, end: segment.end };
-            Piece { source, frames }
+            let frames = part.offsets.iter().copied().enumerate().skip(from).filter(|(_, offset)| *offset != 0);
+            let frames = frames.map(|(index, offset)| (u32_of(index), offset)).take(records_max).collect();
+            Piece { source: segment.source(), frames }
         });
         pieces.into_iter().find(|piece| !piece.frames.is_empty())
     }

@@ -123,6 +123,11 @@ impl Segment {
         Ok(Some((segment, is_torn)))
     }
 
+    /// To read its frames.
+    pub fn source(&self) -> Frames {
+        Frames { file: Arc::clone(&self.file), segment: self.number, end: self.end }
+    }
+
     pub fn is_drained(&self) -> bool {
         self.parts.values().all(|part| part.left == 0)
     }

@@ -77,6 +77,20 @@ fn a_disk_that_heals_takes_events_again_behind_those_that_wait() {
     }
 }
 
+/// Not in a commit, either: nothing is appended.
+#[test]
+fn a_disk_that_hangs_in_whatever_it_does_lets_lanes_go_direct() {
+    let (disk, topic) = (MemoryDisk::default(), lane_name(0));
+    let spool = start_on(&disk, Duration::from_millis(300));
+    assert_eq!(append(&spool, &topic, 10), Ok(()));
+    let hung = disk.hang();
+    await_that("direct", || spool.way_now(&topic) == Some(Way::Direct));
+    drop(hung);
+    await_that("the disk is back", || spool.way_now(&topic) == Some(Way::Spool));
+    assert_eq!(append(&spool, &topic, 10), Ok(()));
+    spool.close();
+}
+
 /// A new segment can begin, and no event can be written to it: each try looks as if the disk had healed.
 #[test]
 fn a_disk_on_which_segments_begin_and_commits_fail_lets_lanes_go_direct_all_the_same() {

@@ -136,6 +136,21 @@ fn a_lane_in_trouble_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
 }
 
 #[test]
+fn new_events_of_a_topic_that_is_paused_wait_even_where_all_before_them_are_published() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = start(config(directory.path()));
+    let topic = lane_name(0);
+    assert_eq!(append(&spool, &topic, 10), Ok(()));
+    spool.lanes(|lanes| lanes.set_paused(&topic, true));
+    spool.page(&topic, 0, 10, 10).iter().for_each(|item| spool.acked(&topic, item.number));
+    assert_eq!(spool.lanes(|lanes| lanes.total()).records, 0);
+    assert_eq!(spool.way_now(&topic), Some(Way::Spool));
+    spool.lanes(|lanes| lanes.set_paused(&topic, false));
+    assert_eq!(spool.way_now(&topic), Some(Way::Direct));
+    spool.close();
+}
+
+#[test]
 fn dead_letters_have_a_budget_of_their_own() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = start(Config { bytes_max: 5_000, dead_letters_bytes_max: 3_000, ..config(directory.path()) });

@@ -186,6 +186,18 @@ fn a_directory_that_was_removed_or_replaced_is_gone_and_what_is_in_it_can_still_
     }
 }
 
+/// Each directory has a segment 1: that of a disk that is mounted later is another one.
+#[test]
+fn a_log_of_another_directory_has_nothing_of_this_one() {
+    let [here, there] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let [(mut log, _), (mut other, _)] = [&here, &there].map(|directory| open_in(directory.path()).expect("a log"));
+    append(&mut log, 0..3, 100).expect("durable");
+    append(&mut other, 3..6, 100).expect("durable");
+    assert!(!other.has_all_of(&log) && !log.has_all_of(&other));
+    let (again, _) = Reader::open(Arc::new(Directory::open(here.path()).expect("a directory"))).expect("a log");
+    assert!(again.has_all_of(&log));
+}
+
 #[test]
 fn a_newer_format_is_refused_and_left_as_it_is() {
     for name in ["1.seg", "state"] {

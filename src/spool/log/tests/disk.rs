@@ -107,6 +107,11 @@ pub struct Fault {
 }
 
 impl MemoryDisk {
+    /// No operation ends while what this returns is there.
+    pub fn hang(&self) -> impl Sized + '_ {
+        self.state()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
