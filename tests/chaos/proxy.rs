@@ -15,7 +15,12 @@ pub enum Line {
     Swallow = 1,
     /// Connections are closed, old and new.
     Refuse = 2,
+    /// All is passed on, later by [`ONE_WAY`] in each direction.
+    Slow = 3,
 }
+
+/// Half of a round trip through a slow line.
+const ONE_WAY: Duration = Duration::from_millis(5);
 
 /// How soon a connection without traffic notices that its line has changed.
 const TICK: Duration = Duration::from_millis(100);
@@ -63,6 +68,7 @@ impl State {
         match self.line.load(Ordering::SeqCst) {
             0 => Line::Forward,
             1 => Line::Swallow,
+            3 => Line::Slow,
             _ => Line::Refuse,
         }
     }
@@ -88,6 +94,9 @@ fn pass(mut from: TcpStream, mut to: TcpStream, state: &State) {
     loop {
         let read = from.read(&mut bytes);
         let line = state.line();
+        if line == Line::Slow && matches!(read, Ok(1..)) {
+            thread::sleep(ONE_WAY);
+        }
         if line == Line::Refuse || (has_lost && line == Line::Forward) {
             break;
         }

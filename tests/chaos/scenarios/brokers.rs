@@ -1,6 +1,6 @@
 //! Brokers that die, hang or restart, and lines to them that are cut.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::RULES;
 use crate::client::MAIN;
@@ -69,6 +69,23 @@ pub fn network_cut(stage: &Stage<'_>) -> Outcome {
     rig.cluster.set_lines(Line::Refuse);
     rig.run_for_seconds(2);
     rig.cluster.set_lines(Line::Forward);
+    rig.recover();
+    rig.must_have_spooled();
+    rig.conclude(RULES)
+}
+
+/// With a round trip for each record of a key, the chat's lane would grow and never be direct again.
+pub fn one_key_slow_line(stage: &Stage<'_>) -> Outcome {
+    let setup = Setup { chats: 1, per_second: 2_000.0, as_user: true, ..Setup::default() };
+    let mut rig = Rig::start(stage, setup);
+    rig.cluster.set_lines(Line::Slow);
+    rig.cluster.freeze();
+    rig.must_be_spooling();
+    let (began, before) = (Instant::now(), rig.client.tally().answered);
+    rig.run_for_seconds(10);
+    let rate = (rig.client.tally().answered - before) as f64 / began.elapsed().as_secs_f64();
+    rig.notes.push(format!("{rate:.0} events/s of the chat while they hang"));
+    rig.cluster.kafka.resume_all();
     rig.recover();
     rig.must_have_spooled();
     rig.conclude(RULES)

@@ -51,6 +51,7 @@ pub static SCENARIOS: &[Scenario] = &[
     new(Full, "brokers_frozen_330s", "all brokers hang for 330 s, longer than any of librdkafka's patience", |s| { brokers::frozen(s, 330) }),
     new(Full, "rolling_restart", "the brokers restart one after another", brokers::rolling_restart),
     new(Full, "network_cut", "the lines to all brokers swallow everything for 40 s", brokers::network_cut),
+    new(Full, "one_key_slow_line", "brokers with a round trip of 10 ms hang for 10 s, while one chat sends as fast as it can", brokers::one_key_slow_line),
     new(Short, "fresh_topics", "events come at once after the relay has made its topics, 3 times", |s| topics::fresh(s, 3)),
     new(Full, "fresh_topics_12", "events come at once after the relay has made its topics, 12 times", |s| topics::fresh(s, 12)),
     new(Both, "topic_deleted_and_recreated", "a topic is deleted, and made again later", topics::deleted_and_recreated),
