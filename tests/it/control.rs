@@ -652,7 +652,7 @@ fn the_replay_of_a_topic_is_paused_and_resumed_and_others_go_on() {
 fn where_there_is_no_spool_or_no_relay_the_command_says_what_is_missing() {
     let temporary = tempfile::tempdir().expect("a directory");
     let directory = temporary.path().join("nowhere");
-    let nowhere = Place { brokers: String::new(), directory, _temporary: temporary };
+    let nowhere = Place { brokers: "localhost:1".to_owned(), directory, _temporary: temporary };
     for command in [&["spool", "status"][..], &["dead-letters", "list"], &["spool", "drain"]] {
         assert!(nowhere.fails(command, 1).contains("there is no spool in"));
         assert!(!nowhere.directory.exists(), "nothing is made by looking");
