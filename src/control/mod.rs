@@ -223,6 +223,9 @@ impl Control {
         let Some(spool) = &self.spool else {
             return out(Answer::Error("this relay has no spool: spool.directory is not configured".to_owned()));
         };
+        if let Some(why) = spool.why_closed().filter(|_| request != Request::Status) {
+            return out(Answer::Error(why));
+        }
         let last = match request {
             Request::Status => Answer::Status(status(spool)),
             Request::List(list) => Answer::Listed(list.answer(spool, out)?),

@@ -455,6 +455,67 @@ fn assert_looking_changes_nothing(place: &Place, user: Option<u32>) {
     assert!(state_of(&place.directory) == before, "looking as {user:?} has changed something");
 }
 
+/// Every command that changes a spool fails, and prints nothing that looks like success.
+fn assert_changes_fail(place: &Place, user: Option<u32>, options: &[&str], why: &str) {
+    for command in [
+        &["spool", "drain"][..],
+        &["spool", "drop", "--key", "x", "--yes"],
+        &["dead-letters", "drop", "--all"],
+        &["dead-letters", "replay", "--all"],
+    ] {
+        let output = place.command_as(user, &[command, options].concat()).output().expect("the relay's binary");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains(why), "{command:?} as {user:?}: {told}");
+        assert!(output.stdout.is_empty(), "{command:?} as {user:?}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn a_spool_that_cannot_be_opened_is_not_taken_for_an_empty_one() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let mut relay = spooling(&mock, &place);
+    post(&relay, &chat_id(), 0..2);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+
+    let lock = place.directory.join("lock");
+    std::fs::remove_file(&lock).expect("a relay's");
+    std::fs::create_dir(&lock).expect("in its place: it cannot be opened to be written, whoever tries");
+    assert_changes_fail(&place, None, &[], "lock: Is a directory");
+    let socket = place.directory.with_file_name("control");
+    let (directory, at) = (format!("\"{}\"", place.directory.display()), format!("\"{}\"", socket.display()));
+    let settings = [("spool.directory", &*directory), ("control.socket", &at), ("topics.create", "false")];
+    let _relay = Relay::start(&mock.bootstrap(), &settings);
+    await_that("the socket is there", || UnixStream::connect(&socket).is_ok());
+    let through_it = ["--socket", socket.to_str().expect("text")];
+    assert_changes_fail(&place, None, &through_it, "nothing in the spool can be read or changed: the spool has failed");
+    let status = place.json(&[&["spool", "status", "--json"], &through_it[..]].concat());
+    assert!(status["accepting"] == false && status["problems"][0].is_string(), "{status}");
+
+    std::fs::remove_dir(&lock).expect("empty");
+    let events = || place.json(&[&["spool", "status", "--json"], &through_it[..]].concat())["events"] == 2;
+    await_that("the relay has opened it", events);
+}
+
+#[test]
+fn a_drain_that_left_out_a_file_has_failed() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let mut relay = spooling(&mock, &place);
+    post(&relay, &chat_id(), 0..2);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    std::fs::write(place.directory.join("99.seg"), b"no segment").expect("a file");
+    mock.thaw();
+    let output = place.run(&["spool", "drain", "--json"]);
+    let (printed, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.code() == Some(1) && told.contains("not published: ") && told.contains("99.seg"), "{told}");
+    assert!(printed.starts_with("{\"left\":0,"), "what could be read is on Kafka: {printed}");
+}
+
 #[test]
 fn looking_at_a_stopped_relays_spool_changes_nothing_as_its_user_and_as_root() {
     let mock = Mock::start();
@@ -487,16 +548,12 @@ fn looking_at_a_stopped_relays_spool_changes_nothing_as_its_user_and_as_root() {
         let output = place.command_as(Some(OTHER + 1), &["spool", "status"]).output().expect("the relay's binary");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && told.contains("run this as the relay's user, or as root"), "{told}");
+        assert_changes_fail(&place, Some(OTHER + 1), &[], "run this as the relay's user, or as root");
     } else {
         eprintln!("skipped: another user cannot run the relay's binary where it is");
     }
     let before = state_of(&place.directory);
-    for command in
-        [&["spool", "drain"][..], &["spool", "drop", "--key", "x", "--yes"], &["dead-letters", "replay", "--all"]]
-    {
-        let told = place.fails(command, 1);
-        assert!(told.contains("it belongs to user 65534, not to the user of this process"), "{told}");
-    }
+    assert_changes_fail(&place, None, &[], "it belongs to user 65534, not to the user of this process");
     assert!(state_of(&place.directory) == before, "what root would make the relay could not use");
     std::fs::set_permissions(&place.directory, std::fs::Permissions::from_mode(0o770)).expect("root may");
     let told = place.fails(&["spool", "status"], 1);
