@@ -16,7 +16,7 @@ use super::print::{JsonLines, note, out};
 use super::spool::{print_json, unfinished};
 use super::{Failure, Source, tail};
 use crate::config::{Config, DEAD_LETTER, Need};
-use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request};
+use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request, Which};
 use crate::dead_letter;
 use crate::event::Record;
 use crate::spool::{self, DeadLetter, Entry};
@@ -110,8 +110,8 @@ fn place(text: &str) -> Result<Place, String> {
 }
 
 impl Chosen {
-    fn numbers(&self) -> Option<Vec<u64>> {
-        (!self.all).then(|| self.numbers.clone())
+    fn which(&self) -> Which {
+        if self.all { Which::All } else { Which::Numbers(self.numbers.clone()) }
     }
 }
 
@@ -301,7 +301,7 @@ async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
 
 async fn drop(chosen: &Chosen) -> Result<(), Failure> {
     let access = chosen.place.open_to_change().await?;
-    let answer = access.ask(Request::DropDeadLetters { numbers: chosen.numbers() }, |_| Ok(())).await;
+    let answer = access.ask(Request::DropDeadLetters { which: chosen.which() }, |_| Ok(())).await;
     access.close().await;
     let Answer::Dropped(dropped) = answer? else { return Err(Failure::Failed("no answer".to_owned())) };
     if chosen.json {
@@ -342,7 +342,7 @@ async fn replay(chosen: &Chosen, timeout: Duration) -> Result<(), Failure> {
 async fn ask_to_replay(access: &Access, chosen: &Chosen, timeout: Duration) -> Result<Report, Failure> {
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let (bar, mut letters) = (progress(0), Vec::new());
-    let answer = access.ask(Request::ReplayDeadLetters { numbers: chosen.numbers(), timeout_ms }, |answer| {
+    let answer = access.ask(Request::ReplayDeadLetters { which: chosen.which(), timeout_ms }, |answer| {
         let letter = match answer {
             Answer::Letter(letter) => letter,
             Answer::Progress { read, of } => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Filter, Gone, Out, Scan, lanes_of};
+use super::{Answer, Filter, Gone, Out, Scan, Which, lanes_of};
 use crate::dead_letter::DeadLetters;
 use crate::publish::Remedy;
 use crate::spool::{DEAD_LETTERS, Refused, Spool};
@@ -90,10 +90,11 @@ pub(super) fn drop_matching(spool: &Spool, filter: &Filter, out: Out<'_>) -> Dro
     dropped
 }
 
-pub(super) fn drop_dead_letters(spool: &Spool, numbers: Option<Vec<u64>>) -> Dropped {
+pub(super) fn drop_dead_letters(spool: &Spool, which: Which) -> Dropped {
     let lane = Arc::from(DEAD_LETTERS);
     let (mut dropped, mut segments) = (Dropped::default(), BTreeSet::new());
-    for number in numbers.unwrap_or_else(|| all_dead_letters(spool)) {
+    let is_all = which == Which::All;
+    for number in which.numbers(spool) {
         match spool.drop_entry(&lane, number) {
             Some(segment) => {
                 segments.insert(segment);
@@ -101,6 +102,9 @@ pub(super) fn drop_dead_letters(spool: &Spool, numbers: Option<Vec<u64>>) -> Dro
             }
             None => dropped.unknown.push(number),
         }
+    }
+    if is_all {
+        dropped.problems = spool.problems();
     }
     erase(spool, segments, &mut dropped);
     dropped
@@ -117,13 +121,18 @@ fn erase(spool: &Spool, segments: BTreeSet<u64>, dropped: &mut Dropped) {
     dropped.erased = dropped.why.is_none();
 }
 
-fn all_dead_letters(spool: &Spool) -> Vec<u64> {
-    let (mut numbers, mut from) = (Vec::new(), 0);
-    loop {
-        let page = spool.dead_letters(from, 1000);
-        let Some(last) = page.last() else { return numbers };
-        from = last.number + 1;
-        numbers.extend(page.iter().map(|item| item.number));
+impl Which {
+    fn numbers(self, spool: &Spool) -> Vec<u64> {
+        let (mut numbers, mut from) = match self {
+            Self::Numbers(numbers) => return numbers,
+            Self::All => (Vec::new(), 0),
+        };
+        loop {
+            let page = spool.dead_letters(from, 1000);
+            let Some(last) = page.last() else { return numbers };
+            from = last.number + 1;
+            numbers.extend(page.iter().map(|item| item.number));
+        }
     }
 }
 
@@ -131,14 +140,14 @@ fn all_dead_letters(spool: &Spool) -> Vec<u64> {
 pub(super) fn replay_dead_letters(
     spool: &Spool,
     to: &DeadLetters,
-    numbers: Option<Vec<u64>>,
+    which: Which,
     timeout: Duration,
     out: Out<'_>,
 ) -> Result<Replayed, Gone> {
     /// Between two rounds.
     const PAUSE: Duration = Duration::from_millis(500);
     let until = Instant::now() + timeout;
-    let numbers = numbers.unwrap_or_else(|| all_dead_letters(spool));
+    let numbers = which.numbers(spool);
     let of = numbers.len() as u64;
     let mut waiting: Vec<_> = numbers.into_iter().map(|number| Letter::new(number, Fate::Waiting)).collect();
     let mut replayed = Replayed::default();

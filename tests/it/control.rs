@@ -350,6 +350,8 @@ fn a_request_is_one_line_and_what_is_none_is_refused_with_the_reason() {
     assert!(ask(b"GET /spool HTTP/1.1\r\n\r\n").contains("the request cannot be read"));
     assert!(ask(&vec![b' '; 300_000]).contains("the request is too long"));
     assert!(ask(b"{\"command\":\"drop\",\"filter\":{}}\n").contains("a drop needs a filter"));
+    assert!(ask(b"{\"command\":\"drop_dead_letters\"}\n").contains("missing field `which`"));
+    assert!(ask(b"{\"command\":\"drop_dead_letters\",\"number\":[1]}\n").contains("unknown field `number`"));
     assert_eq!(http::get(relay.admin, "/spool").status, 404, "nothing of the spool is on the admin listener");
     assert_eq!(http::get(relay.admin, "/dead-letters").status, 404);
 
@@ -500,7 +502,7 @@ fn a_spool_that_cannot_be_opened_is_not_taken_for_an_empty_one() {
 }
 
 #[test]
-fn a_drain_that_left_out_a_file_has_failed() {
+fn a_drain_or_drop_of_all_that_left_out_a_file_has_failed() {
     let mock = Mock::start();
     mock.freeze();
     let place = place(&mock);
@@ -514,6 +516,8 @@ fn a_drain_that_left_out_a_file_has_failed() {
     let (printed, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.code() == Some(1) && told.contains("not published: ") && told.contains("99.seg"), "{told}");
     assert!(printed.starts_with("{\"left\":0,"), "what could be read is on Kafka: {printed}");
+    let told = place.fails(&["dead-letters", "drop", "--all"], 1);
+    assert!(told.contains("not searched: ") && told.contains("99.seg"), "{told}");
 }
 
 #[test]
