@@ -1,12 +1,14 @@
 //! `dead-letters`: the records that their topic will never take as they are, and what to do about them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
+use futures_util::{Stream, StreamExt as _};
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
@@ -236,17 +238,30 @@ async fn read_kafka(
     let wanted = |name: &str| name == topic;
     let consumer =
         tokio::task::block_in_place(|| tail::consumer(client, wanted, Offset::Beginning, kafka.start_timeout))?;
-    let mut left = consumer.assignment().map_err(Failure::failed)?.count();
-    while left > 0 {
-        let late = |_| Failure::Failed(format!("the brokers at {} do not answer", kafka.brokers));
-        match tokio::time::timeout(TIMEOUT, consumer.recv()).await.map_err(late)? {
-            Ok(message) => {
-                if !each(OnKafka::of(&message, with_values))? {
+    let partitions = consumer.assignment().map_err(Failure::failed)?.count();
+    read_to_end(consumer.stream(), partitions, &kafka.brokers, |message| each(OnKafka::of(&message, with_values))).await
+}
+
+/// Hands over what comes of so many partitions until `each` wants no more, or until the end of each partition was reached. That of a
+/// partition that still grows is reported again after each message.
+async fn read_to_end<M>(
+    mut messages: impl Stream<Item = KafkaResult<M>> + Unpin,
+    partitions: usize,
+    brokers: &str,
+    mut each: impl FnMut(M) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let mut ended = HashSet::new();
+    while ended.len() < partitions {
+        let late = |_| Failure::Failed(format!("the brokers at {brokers} do not answer"));
+        match tokio::time::timeout(TIMEOUT, messages.next()).await.map_err(late)? {
+            Some(Ok(message)) => {
+                if !each(message)? {
                     return Ok(());
                 }
             }
-            Err(KafkaError::PartitionEOF(_)) => left -= 1,
-            Err(error) => return Err(Failure::Failed(format!("Kafka: {error}"))),
+            Some(Err(KafkaError::PartitionEOF(partition))) => _ = ended.insert(partition),
+            Some(Err(error)) => return Err(Failure::Failed(format!("Kafka: {error}"))),
+            None => return Err(Failure::Failed("the consumer has ended".to_owned())),
         }
     }
     Ok(())
@@ -376,5 +391,24 @@ fn tell(Letter { number, topic, fate, error }: &Letter) -> Result<(), Failure> {
             "{number}  is what was left of a damaged entry: it can be exported and dropped, not published"
         )),
         Fate::Unknown => out(format_args!("{number}  is not there; `dead-letters list` shows all")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_partition_that_grows_while_it_is_read_ends_no_other_one() {
+        let end = |partition| Err(KafkaError::PartitionEOF(partition));
+        let messages = [end(0), Ok("0/0"), end(0), Ok("0/1"), end(0), Ok("1/0"), end(1), Ok("too late")];
+        let mut found = Vec::new();
+        let all = |message| {
+            found.push(message);
+            Ok(true)
+        };
+        let read = read_to_end(futures_util::stream::iter(messages), 2, "", all).await;
+        assert!(read.is_ok(), "{read:?}");
+        assert_eq!(found, ["0/0", "0/1", "1/0"]);
     }
 }
