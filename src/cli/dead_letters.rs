@@ -384,9 +384,9 @@ fn tell(Letter { number, topic, fate, error }: &Letter) -> Result<(), Failure> {
     match fate {
         Fate::Published => out(format_args!("{number}  on Kafka, in {topic}{error}")),
         Fate::Refused => out(format_args!("{number}  refused again by {topic}{error}; it stays dead letter {number}")),
-        Fate::Waiting => {
-            out(format_args!("{number}  not taken by {topic} in time{error}; it stays dead letter {number}"))
-        }
+        Fate::Waiting => out(format_args!(
+            "{number}  not published to {topic} in time{error}; it stays dead letter {number}: try again"
+        )),
         Fate::Corrupted => out(format_args!(
             "{number}  is what was left of a damaged entry: it can be exported and dropped, not published"
         )),

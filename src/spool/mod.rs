@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 pub use lanes::{Health, Lanes, Signals, Way};
-pub use log::{Broken, CORRUPTED, DAMAGED, DeadLetter, Entry, Item, Size, Verified};
+pub use log::{Broken, CORRUPTED, DAMAGED, DeadLetter, DiskError, Entry, Item, Size, Verified};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
 use crate::shutdown::Shutdown;
 use lanes::News;
-use log::{Cause, Directory, DiskError, Kind, Log, Reader};
+use log::{Cause, Directory, Kind, Log, Reader};
 use writer::{Opened, Opener, Writer};
 
 /// The lane of the dead letters. No topic can have this name.
