@@ -59,7 +59,7 @@ impl Where {
     /// A way to change the spool. One that no relay has is locked meanwhile.
     ///
     /// # Errors
-    /// As `open`; when it belongs to another user.
+    /// As `open`; when it belongs to another user, or cannot be opened: it is not taken for an empty one.
     pub async fn open_to_change(&self) -> Result<Access, Failure> {
         self.open_with(|config, metrics| {
             Spool::start(spool::Config { lock_timeout: Duration::ZERO, ..config }, metrics)

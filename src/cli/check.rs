@@ -1,16 +1,15 @@
 //! `check`: everything that `serve` would stumble over, found before it does, step by step.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anstream::println;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
+use super::print::{self, out};
 use super::reach::reach;
-use super::{Failure, Source, print};
+use super::{Failure, Source};
 use crate::config::{self, Config, Mistakes, Need};
 use crate::event::Key;
 use crate::publish::{self, Publisher};
@@ -61,6 +60,8 @@ struct Steps {
     /// What is looked at.
     current: &'static str,
     findings: Vec<Finding>,
+    /// Why text was not printed.
+    unprinted: Option<Failure>,
     is_closed: bool,
 }
 
@@ -83,8 +84,8 @@ impl Report {
                 return; // it was too late
             }
             let finding = Finding { check, status, detail };
-            if !self.is_json {
-                finding.print();
+            if !self.is_json && steps.unprinted.is_none() {
+                steps.unprinted = finding.print().err();
             }
             steps.findings.push(finding);
         });
@@ -104,16 +105,14 @@ impl Report {
 }
 
 impl Finding {
-    fn print(&self) {
+    fn print(&self) -> Result<(), Failure> {
         let (mark, style) = match self.status {
             Status::Ok => ("ok  ", print::GOOD),
             Status::Warn => ("warn", print::WARNING),
             Status::Fail => ("FAIL", print::ERROR),
         };
         let detail = hanging(&print::visible(&self.detail));
-        let mut stdout = anstream::stdout().lock();
-        let written = write!(stdout, "{style}{mark}{style:#}  {:<14} {detail}", self.check);
-        let _ = written.and_then(|()| stdout.flush()); // a reader that is gone sees the exit code
+        out(format_args!("{style}{mark}{style:#}  {:<14} {detail}", self.check))
     }
 }
 
@@ -121,7 +120,7 @@ impl Finding {
 const INDENT: usize = 21;
 const WIDTH: usize = 80;
 
-/// Lines of words, all but the first indented; each ends with its end of line.
+/// Lines of words, all but the first indented.
 fn hanging(text: &str) -> String {
     let (mut lines, mut column) = (String::new(), INDENT);
     for word in text.split_whitespace() {
@@ -137,7 +136,7 @@ fn hanging(text: &str) -> String {
         lines.push_str(word);
         column += length;
     }
-    lines + "\n"
+    lines
 }
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -151,13 +150,20 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         report.fail("time", format!("not done within {timeout:?}, while checking: {current}; see --timeout"));
         false
     };
-    let findings = report.steps(|steps| {
-        steps.is_closed = true;
-        std::mem::take(&mut steps.findings)
+    let Steps { findings, unprinted, .. } = report.steps(|steps| {
+        let closed = Steps { is_closed: true, ..Steps::default() };
+        std::mem::replace(steps, closed)
     });
     let failed = findings.iter().filter(|finding| finding.status == Status::Fail).count();
-    if report.is_json {
-        println!("{:#}", serde_json::json!({ "ok": failed == 0, "findings": findings }));
+    let unprinted = match unprinted {
+        None if report.is_json => {
+            out(format_args!("{:#}", serde_json::json!({ "ok": failed == 0, "findings": findings }))).err()
+        }
+        unprinted => unprinted,
+    };
+    // A reader that has seen enough still gets the exit code.
+    if let Some(failure @ Failure::Failed(_)) = unprinted {
+        return Err(failure);
     }
     match failed {
         0 => Ok(()),
@@ -438,11 +444,11 @@ mod tests {
         let text = hanging("a name of a host that is long enough: kafka-1.example.com:9092, and words");
         assert_eq!(
             text,
-            "a name of a host that is long enough:\n                     kafka-1.example.com:9092, and words\n"
+            "a name of a host that is long enough:\n                     kafka-1.example.com:9092, and words"
         );
         let lines = hanging(&"word ".repeat(100));
         assert!(lines.lines().skip(1).all(|line| line.starts_with(&" ".repeat(INDENT)) && line.len() <= WIDTH));
         let long = "x".repeat(200);
-        assert_eq!(hanging(&long), format!("{long}\n"), "a word is not broken: it may be copied");
+        assert_eq!(hanging(&long), long, "a word is not broken: it may be copied");
     }
 }

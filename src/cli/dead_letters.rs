@@ -1,12 +1,14 @@
 //! `dead-letters`: the records that their topic will never take as they are, and what to do about them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
+use futures_util::{Stream, StreamExt as _};
 use rdkafka::consumer::Consumer as _;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
@@ -16,7 +18,7 @@ use super::print::{JsonLines, note, out};
 use super::spool::{print_json, unfinished};
 use super::{Failure, Source, tail};
 use crate::config::{Config, DEAD_LETTER, Need};
-use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request};
+use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request, Which};
 use crate::dead_letter;
 use crate::event::Record;
 use crate::spool::{self, DeadLetter, Entry};
@@ -110,8 +112,8 @@ fn place(text: &str) -> Result<Place, String> {
 }
 
 impl Chosen {
-    fn numbers(&self) -> Option<Vec<u64>> {
-        (!self.all).then(|| self.numbers.clone())
+    fn which(&self) -> Which {
+        if self.all { Which::All } else { Which::Numbers(self.numbers.clone()) }
     }
 }
 
@@ -236,17 +238,30 @@ async fn read_kafka(
     let wanted = |name: &str| name == topic;
     let consumer =
         tokio::task::block_in_place(|| tail::consumer(client, wanted, Offset::Beginning, kafka.start_timeout))?;
-    let mut left = consumer.assignment().map_err(Failure::failed)?.count();
-    while left > 0 {
-        let late = |_| Failure::Failed(format!("the brokers at {} do not answer", kafka.brokers));
-        match tokio::time::timeout(TIMEOUT, consumer.recv()).await.map_err(late)? {
-            Ok(message) => {
-                if !each(OnKafka::of(&message, with_values))? {
+    let partitions = consumer.assignment().map_err(Failure::failed)?.count();
+    read_to_end(consumer.stream(), partitions, &kafka.brokers, |message| each(OnKafka::of(&message, with_values))).await
+}
+
+/// Hands over what comes of so many partitions until `each` wants no more, or until the end of each partition was reached. That of a
+/// partition that still grows is reported again after each message.
+async fn read_to_end<M>(
+    mut messages: impl Stream<Item = KafkaResult<M>> + Unpin,
+    partitions: usize,
+    brokers: &str,
+    mut each: impl FnMut(M) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let mut ended = HashSet::new();
+    while ended.len() < partitions {
+        let late = |_| Failure::Failed(format!("the brokers at {brokers} do not answer"));
+        match tokio::time::timeout(TIMEOUT, messages.next()).await.map_err(late)? {
+            Some(Ok(message)) => {
+                if !each(message)? {
                     return Ok(());
                 }
             }
-            Err(KafkaError::PartitionEOF(_)) => left -= 1,
-            Err(error) => return Err(Failure::Failed(format!("Kafka: {error}"))),
+            Some(Err(KafkaError::PartitionEOF(partition))) => _ = ended.insert(partition),
+            Some(Err(error)) => return Err(Failure::Failed(format!("Kafka: {error}"))),
+            None => return Err(Failure::Failed("the consumer has ended".to_owned())),
         }
     }
     Ok(())
@@ -301,7 +316,7 @@ async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
 
 async fn drop(chosen: &Chosen) -> Result<(), Failure> {
     let access = chosen.place.open_to_change().await?;
-    let answer = access.ask(Request::DropDeadLetters { numbers: chosen.numbers() }, |_| Ok(())).await;
+    let answer = access.ask(Request::DropDeadLetters { which: chosen.which() }, |_| Ok(())).await;
     access.close().await;
     let Answer::Dropped(dropped) = answer? else { return Err(Failure::Failed("no answer".to_owned())) };
     if chosen.json {
@@ -342,7 +357,7 @@ async fn replay(chosen: &Chosen, timeout: Duration) -> Result<(), Failure> {
 async fn ask_to_replay(access: &Access, chosen: &Chosen, timeout: Duration) -> Result<Report, Failure> {
     let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let (bar, mut letters) = (progress(0), Vec::new());
-    let answer = access.ask(Request::ReplayDeadLetters { numbers: chosen.numbers(), timeout_ms }, |answer| {
+    let answer = access.ask(Request::ReplayDeadLetters { which: chosen.which(), timeout_ms }, |answer| {
         let letter = match answer {
             Answer::Letter(letter) => letter,
             Answer::Progress { read, of } => {
@@ -369,12 +384,31 @@ fn tell(Letter { number, topic, fate, error }: &Letter) -> Result<(), Failure> {
     match fate {
         Fate::Published => out(format_args!("{number}  on Kafka, in {topic}{error}")),
         Fate::Refused => out(format_args!("{number}  refused again by {topic}{error}; it stays dead letter {number}")),
-        Fate::Waiting => {
-            out(format_args!("{number}  not taken by {topic} in time{error}; it stays dead letter {number}"))
-        }
+        Fate::Waiting => out(format_args!(
+            "{number}  not published to {topic} in time{error}; it stays dead letter {number}: try again"
+        )),
         Fate::Corrupted => out(format_args!(
             "{number}  is what was left of a damaged entry: it can be exported and dropped, not published"
         )),
         Fate::Unknown => out(format_args!("{number}  is not there; `dead-letters list` shows all")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_partition_that_grows_while_it_is_read_ends_no_other_one() {
+        let end = |partition| Err(KafkaError::PartitionEOF(partition));
+        let messages = [end(0), Ok("0/0"), end(0), Ok("0/1"), end(0), Ok("1/0"), end(1), Ok("too late")];
+        let mut found = Vec::new();
+        let all = |message| {
+            found.push(message);
+            Ok(true)
+        };
+        let read = read_to_end(futures_util::stream::iter(messages), 2, "", all).await;
+        assert!(read.is_ok(), "{read:?}");
+        assert_eq!(found, ["0/0", "0/1", "1/0"]);
     }
 }

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
-use anstream::println;
 use bytes::Bytes;
 use rdkafka::consumer::StreamConsumer;
 use rdkafka::mocking::MockCluster;
 use rdkafka::topic_partition_list::Offset;
 
-use super::print::Found;
+use super::print::{self, Found, out};
 use super::send::{Client, Target};
 use super::serve::Daemon;
 use super::traffic::{self, Sample};
-use super::{Failure, print, tail};
+use super::{Failure, tail};
 use crate::config::{Config, DEAD_LETTER, Need};
 use crate::event::actions;
 use crate::event::route::UNLISTED;
@@ -44,30 +43,35 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = config(&brokers, free_or_any(arguments.port))?;
     telemetry::start(&config.log);
     let mut client = config.kafka.client();
-    println!("A mock Kafka cluster runs in this process at {brokers}.");
+    out(format_args!("A mock Kafka cluster runs in this process at {brokers}."))?;
     client.set("fetch.wait.max.ms", "10"); // the mock lets a fetch wait to its end, come what may
     let consumer = tokio::task::block_in_place(|| tail::consumer(client, |_| true, Offset::Beginning, TIME))?;
     let daemon = Daemon::start(config, Shutdown::default()).await?;
-    println!(
+    let shown = show(&daemon, consumer, arguments.once).await;
+    daemon.stop(false).await;
+    if shown? { Ok(()) } else { Err(Failure::Failed("not everything that was sent has arrived".to_owned())) }
+}
+
+/// Sends webhooks and prints what comes out of Kafka; whether that is all.
+async fn show(daemon: &Daemon, consumer: &StreamConsumer, is_once: bool) -> Result<bool, Failure> {
+    out(format_args!(
         "The relay takes webhooks at http://{}/webhooks; metrics are at http://{}/metrics.\n",
         daemon.webhooks, daemon.admin
-    );
-
+    ))?;
     let url = format!("http://{}/webhooks", daemon.webhooks);
     let samples = traffic::one_of_each(1);
     let target = Target::of(&url.parse().map_err(Failure::failed)?)?;
-    let (answered, arrived) = play(target, &samples, consumer).await;
-    let complete = summary(&samples, answered, &arrived);
-    if !arguments.once {
-        invite(&url, &samples);
+    let (answered, arrived) = play(target, &samples, consumer).await?;
+    let complete = summary(&samples, answered, &arrived)?;
+    if !is_once {
+        invite(&url, &samples)?;
         let signal = crate::shutdown::on_signal().map_err(Failure::failed)?;
         tokio::select! {
-            () = print_for_ever(consumer) => {}
-            _ = signal => println!("\nGood bye."),
+            printed = print_until_closed(consumer) => printed?,
+            _ = signal => out(format_args!("\nGood bye."))?,
         }
     }
-    daemon.stop(false).await;
-    if complete { Ok(()) } else { Err(Failure::Failed("not everything that was sent has arrived".to_owned())) }
+    Ok(complete)
 }
 
 /// The defaults, but for what the demo has to decide.
@@ -94,54 +98,55 @@ fn free_or_any(port: u16) -> u16 {
 
 /// Sends the samples one after another, and prints each as it comes out of Kafka; how many were answered 200, and what
 /// came.
-async fn play(target: Target, samples: &[Sample], consumer: &StreamConsumer) -> (usize, Vec<Found>) {
+async fn play(target: Target, samples: &[Sample], consumer: &StreamConsumer) -> Result<(usize, Vec<Found>), Failure> {
     let mut client = Client::new(target);
     let (mut answered, mut arrived) = (0, Vec::with_capacity(samples.len()));
     for sample in samples {
         let status = client.post(Bytes::from(sample.body(SECRET_KEY)), TIME).await;
         if status == Some(200) {
             answered += 1;
-            arrived.extend(print_next(consumer).await);
+            arrived.extend(print_next(consumer).await?);
         }
     }
-    (answered, arrived)
+    Ok((answered, arrived))
 }
 
 /// Prints the next event, and hands it on; none where none comes for a while.
-async fn print_next(consumer: &StreamConsumer) -> Option<Found> {
+async fn print_next(consumer: &StreamConsumer) -> Result<Option<Found>, Failure> {
     loop {
-        let Ok(message) = tokio::time::timeout(TIME, consumer.recv()).await.ok()? else { continue }; // it goes on by itself
+        let Ok(received) = tokio::time::timeout(TIME, consumer.recv()).await else { return Ok(None) };
+        let Ok(message) = received else { continue }; // it goes on by itself
         if let Some(event) = Found::read(&message) {
-            println!("{}", event.line());
-            return Some(event);
+            out(format_args!("{}", event.line()))?;
+            return Ok(Some(event));
         }
     }
 }
 
-async fn print_for_ever(consumer: &StreamConsumer) {
+async fn print_until_closed(consumer: &StreamConsumer) -> Result<(), Failure> {
     loop {
-        print_next(consumer).await;
+        print_next(consumer).await?;
     }
 }
 
-fn summary(samples: &[Sample], answered: usize, arrived: &[Found]) -> bool {
+fn summary(samples: &[Sample], answered: usize, arrived: &[Found]) -> Result<bool, Failure> {
     let topics: BTreeSet<_> = arrived.iter().map(|event| &event.topic).collect();
     let data: BTreeSet<_> = arrived.iter().map(|event| event.data.get()).collect();
     let intact = samples.iter().filter(|sample| data.contains(sample.data())).count();
     let sent = samples.len();
     let complete = answered == sent && arrived.len() == sent && intact == sent;
     let style = if complete { print::GOOD } else { print::ERROR };
-    println!(
+    out(format_args!(
         "\n{style}{sent} webhooks sent, {answered} answered 200, {} events on {} topics,",
         arrived.len(),
         topics.len()
-    );
-    println!("{intact} of them byte for byte what was sent, less the secret key.{style:#}");
-    complete
+    ))?;
+    out(format_args!("{intact} of them byte for byte what was sent, less the secret key.{style:#}"))?;
+    Ok(complete)
 }
 
-fn invite(url: &str, samples: &[Sample]) {
-    let Some(sample) = samples.iter().find(|sample| sample.action() == "thread_tagged") else { return };
-    println!("\nSend one of your own (Ctrl-C ends):\n");
-    println!("curl -i {url} -H 'content-type: application/json' -d '{}'\n", sample.body(SECRET_KEY));
+fn invite(url: &str, samples: &[Sample]) -> Result<(), Failure> {
+    let Some(sample) = samples.iter().find(|sample| sample.action() == "thread_tagged") else { return Ok(()) };
+    out(format_args!("\nSend one of your own (Ctrl-C ends):\n"))?;
+    out(format_args!("curl -i {url} -H 'content-type: application/json' -d '{}'\n", sample.body(SECRET_KEY)))
 }

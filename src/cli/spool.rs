@@ -415,13 +415,13 @@ async fn drain(place: &Where, timeout: Duration, json: bool) -> Result<(), Failu
     let publishing = publish(&mut access, &place.source)?;
     let (until, mut first) = (Instant::now() + timeout, None);
     let bar = progress(0);
-    let left = loop {
+    let Status { events: left, problems, .. } = loop {
         let status = access.status().await?;
         let first = *first.get_or_insert(status.events.max(1));
         items::show(&bar, first.saturating_sub(status.events), first.max(status.events));
         if status.events == 0 || Instant::now() >= until {
             bar.finish_and_clear();
-            break status.events;
+            break status;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
@@ -431,11 +431,16 @@ async fn drain(place: &Where, timeout: Duration, json: bool) -> Result<(), Failu
     }
     access.close().await;
     if json {
-        print_json(&serde_json::json!({ "left": left }))?;
-    } else if left == 0 {
-        out(format_args!("{GOOD}the spool is empty{GOOD:#}"))?;
+        print_json(&serde_json::json!({ "left": left, "problems": problems }))?;
     }
-    if left > 0 { Err(Failure::Failed(format!("{left} events are still in the spool"))) } else { Ok(()) }
+    // What cannot be read is not counted.
+    let unread = problems.iter().map(|problem| format!("not published: {problem}"));
+    let left = (left > 0).then(|| format!("{left} events are still in the spool"));
+    let unfinished: Vec<_> = left.into_iter().chain(unread).collect();
+    if !unfinished.is_empty() {
+        return Err(Failure::Failed(unfinished.join("\n")));
+    }
+    if json { Ok(()) } else { out(format_args!("{GOOD}the spool is empty{GOOD:#}")) }
 }
 
 type Publishing = (tokio::task::JoinHandle<()>, CancellationToken);

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Filter, Gone, Out, Scan, lanes_of};
+use super::{Answer, Filter, Gone, Out, Scan, Which, lanes_of};
 use crate::dead_letter::DeadLetters;
+use crate::event::Record;
 use crate::publish::Remedy;
-use crate::spool::{DEAD_LETTERS, Refused, Spool};
+use crate::spool::{Broken, DEAD_LETTERS, Item, Refused, Spool};
 
 /// What was dropped.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -34,7 +35,7 @@ pub struct Letter {
     pub number: u64,
     pub topic: Option<String>,
     pub fate: Fate,
-    /// What Kafka has said, by librdkafka's name.
+    /// What Kafka has said, by librdkafka's name; or why it could not be read.
     pub error: Option<String>,
 }
 
@@ -45,7 +46,7 @@ pub enum Fate {
     Published,
     /// Its topic has refused it again: it is a dead letter as before.
     Refused,
-    /// Kafka has not taken it in time: it is a dead letter as before.
+    /// Kafka has not taken it in time, or it could not be read: it is a dead letter as before.
     Waiting,
     /// It is what was left of a damaged entry: nothing to be published.
     Corrupted,
@@ -90,10 +91,11 @@ pub(super) fn drop_matching(spool: &Spool, filter: &Filter, out: Out<'_>) -> Dro
     dropped
 }
 
-pub(super) fn drop_dead_letters(spool: &Spool, numbers: Option<Vec<u64>>) -> Dropped {
+pub(super) fn drop_dead_letters(spool: &Spool, which: Which) -> Dropped {
     let lane = Arc::from(DEAD_LETTERS);
     let (mut dropped, mut segments) = (Dropped::default(), BTreeSet::new());
-    for number in numbers.unwrap_or_else(|| all_dead_letters(spool)) {
+    let is_all = which == Which::All;
+    for number in which.numbers(spool) {
         match spool.drop_entry(&lane, number) {
             Some(segment) => {
                 segments.insert(segment);
@@ -101,6 +103,9 @@ pub(super) fn drop_dead_letters(spool: &Spool, numbers: Option<Vec<u64>>) -> Dro
             }
             None => dropped.unknown.push(number),
         }
+    }
+    if is_all {
+        dropped.problems = spool.problems();
     }
     erase(spool, segments, &mut dropped);
     dropped
@@ -117,13 +122,18 @@ fn erase(spool: &Spool, segments: BTreeSet<u64>, dropped: &mut Dropped) {
     dropped.erased = dropped.why.is_none();
 }
 
-fn all_dead_letters(spool: &Spool) -> Vec<u64> {
-    let (mut numbers, mut from) = (Vec::new(), 0);
-    loop {
-        let page = spool.dead_letters(from, 1000);
-        let Some(last) = page.last() else { return numbers };
-        from = last.number + 1;
-        numbers.extend(page.iter().map(|item| item.number));
+impl Which {
+    fn numbers(self, spool: &Spool) -> Vec<u64> {
+        let (mut numbers, mut from) = match self {
+            Self::Numbers(numbers) => return numbers,
+            Self::All => (Vec::new(), 0),
+        };
+        loop {
+            let page = spool.dead_letters(from, 1000);
+            let Some(last) = page.last() else { return numbers };
+            from = last.number + 1;
+            numbers.extend(page.iter().map(|item| item.number));
+        }
     }
 }
 
@@ -131,14 +141,14 @@ fn all_dead_letters(spool: &Spool) -> Vec<u64> {
 pub(super) fn replay_dead_letters(
     spool: &Spool,
     to: &DeadLetters,
-    numbers: Option<Vec<u64>>,
+    which: Which,
     timeout: Duration,
     out: Out<'_>,
 ) -> Result<Replayed, Gone> {
     /// Between two rounds.
     const PAUSE: Duration = Duration::from_millis(500);
     let until = Instant::now() + timeout;
-    let numbers = numbers.unwrap_or_else(|| all_dead_letters(spool));
+    let numbers = which.numbers(spool);
     let of = numbers.len() as u64;
     let mut waiting: Vec<_> = numbers.into_iter().map(|number| Letter::new(number, Fate::Waiting)).collect();
     let mut replayed = Replayed::default();
@@ -180,16 +190,28 @@ impl Letter {
     const fn new(number: u64, fate: Fate) -> Self {
         Self { number, topic: None, fate, error: None }
     }
+
+    fn unread(number: u64, why: String) -> Self {
+        Self { error: Some(why), ..Self::new(number, Fate::Waiting) }
+    }
 }
 
 fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
     let found = spool.dead_letters(number, 1).into_iter().next().filter(|item| item.number == number);
-    let Some(found) = found else { return Letter::new(number, Fate::Unknown) };
-    let Some(entry) = found.entry.ok().filter(|entry| !entry.is_corrupted()) else {
-        return Letter::new(number, Fate::Corrupted);
+    let record = match found {
+        Some(found) => record_of(found),
+        // A file that cannot be read at the moment may have it.
+        None if !spool.is_acked(DEAD_LETTERS, number) => {
+            Err(Letter::unread(number, "its file cannot be read".to_owned()))
+        }
+        None => Err(Letter::new(number, Fate::Unknown)),
     };
-    let topic = Some(entry.record.topic.to_string());
-    let published = tokio::runtime::Handle::current().block_on(to.publisher.published_alone(entry.record));
+    let record = match record {
+        Ok(record) => record,
+        Err(letter) => return letter,
+    };
+    let topic = Some(record.topic.to_string());
+    let published = tokio::runtime::Handle::current().block_on(to.publisher.published_alone(record));
     let (fate, error) = match published {
         Ok(()) => {
             to.metrics.replayed.inc();
@@ -200,4 +222,36 @@ fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
         Err(failure) => (Fate::Waiting, Some(format!("{:?}", failure.code))),
     };
     Letter { number, topic, fate, error }
+}
+
+/// What is to be published; else what becomes of the dead letter.
+fn record_of(found: Item) -> Result<Record, Letter> {
+    match found.entry {
+        Ok(entry) if !entry.is_corrupted() => Ok(entry.record),
+        Ok(_) | Err(Broken::Damaged(_)) => Err(Letter::new(found.number, Fate::Corrupted)),
+        Err(Broken::Unread(error)) => Err(Letter::unread(found.number, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{CORRUPTED, DeadLetter, DiskError, Entry};
+
+    #[test]
+    fn what_cannot_be_read_at_the_moment_is_not_corrupted() {
+        let record = Record { topic: "t".into(), key: String::new(), headers: Vec::new(), value: vec![1] };
+        let entry = |reason: &str| {
+            let dead_letter = DeadLetter { reason: reason.to_owned(), error: String::new(), since_ms: 0 };
+            Entry { dead_letter: Some(dead_letter), ..Entry::new(record.clone()) }
+        };
+        let fate = |entry| record_of(Item { number: 7, bytes: 1, entry }).map_err(|letter| (letter.fate, letter.error));
+        assert_eq!(fate(Ok(entry("too_large"))), Ok(record.clone()));
+        assert_eq!(fate(Ok(entry(CORRUPTED))), Err((Fate::Corrupted, None)));
+        assert_eq!(fate(Err(Broken::Damaged(vec![1]))), Err((Fate::Corrupted, None)));
+        let error = DiskError::new("read", "/spool/1.seg", std::io::Error::other("an I/O error"));
+        let unread = fate(Err(Broken::Unread(Arc::new(error))));
+        let why = "cannot read /spool/1.seg: an I/O error".to_owned();
+        assert_eq!(unread, Err((Fate::Waiting, Some(why))));
+    }
 }

@@ -40,7 +40,7 @@ pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status,
     /// Answered with an [`Answer::Item`] each, then [`Answer::Listed`].
@@ -49,13 +49,12 @@ pub enum Request {
     Drop {
         filter: Filter,
     },
-    /// Drops dead letters; `None`: all.
     DropDeadLetters {
-        numbers: Option<Vec<u64>>,
+        which: Which,
     },
-    /// Publishes dead letters; `None`: all. Answered with an [`Answer::Letter`] each, then [`Answer::Replayed`].
+    /// Publishes dead letters. Answered with an [`Answer::Letter`] each, then [`Answer::Replayed`].
     ReplayDeadLetters {
-        numbers: Option<Vec<u64>>,
+        which: Which,
         /// How long it may take.
         timeout_ms: u64,
     },
@@ -92,8 +91,17 @@ impl Request {
     }
 }
 
+/// Which dead letters. All of them are never meant by leaving something out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Which {
+    All,
+    Numbers(Vec<u64>),
+}
+
 /// Which entries to list, lane by lane, the oldest of each first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct List {
     /// Dead letters instead of events that wait.
     #[serde(default)]
@@ -223,16 +231,19 @@ impl Control {
         let Some(spool) = &self.spool else {
             return out(Answer::Error("this relay has no spool: spool.directory is not configured".to_owned()));
         };
+        if let Some(why) = spool.why_closed().filter(|_| request != Request::Status) {
+            return out(Answer::Error(why));
+        }
         let last = match request {
             Request::Status => Answer::Status(status(spool)),
             Request::List(list) => Answer::Listed(list.answer(spool, out)?),
             Request::Drop { filter } if filter.is_empty() => Answer::Error("a drop needs a filter".to_owned()),
             Request::Drop { filter } => Answer::Dropped(change::drop_matching(spool, &filter, out)),
-            Request::DropDeadLetters { numbers } => Answer::Dropped(change::drop_dead_letters(spool, numbers)),
-            Request::ReplayDeadLetters { numbers, timeout_ms } => match &self.dead_letters {
+            Request::DropDeadLetters { which } => Answer::Dropped(change::drop_dead_letters(spool, which)),
+            Request::ReplayDeadLetters { which, timeout_ms } => match &self.dead_letters {
                 Some(dead_letters) => {
                     let timeout = Duration::from_millis(timeout_ms);
-                    Answer::Replayed(change::replay_dead_letters(spool, dead_letters, numbers, timeout, out)?)
+                    Answer::Replayed(change::replay_dead_letters(spool, dead_letters, which, timeout, out)?)
                 }
                 None => Answer::Error("there is no Kafka to publish to".to_owned()),
             },
@@ -378,5 +389,26 @@ mod tests {
             "a filter that is not known drops nothing"
         );
         assert!(read(r#"{"command":"dance"}"#).is_err());
+    }
+
+    #[test]
+    fn all_dead_letters_are_named_as_such_and_a_mistyped_member_is_refused() {
+        let read = |line: &str| serde_json::from_str::<Request>(line);
+        let all = Request::DropDeadLetters { which: Which::All };
+        assert_eq!(read(r#"{"command":"drop_dead_letters","which":"all"}"#).expect("a request"), all);
+        let some = Request::ReplayDeadLetters { which: Which::Numbers(vec![7, 8]), timeout_ms: 9 };
+        let line = r#"{"command":"replay_dead_letters","which":{"numbers":[7,8]},"timeout_ms":9}"#;
+        assert_eq!(read(line).expect("a request"), some);
+        for line in [
+            r#"{"command":"drop_dead_letters"}"#,
+            r#"{"command":"drop_dead_letters","which":null}"#,
+            r#"{"command":"drop_dead_letters","numbers":[7]}"#,
+            r#"{"command":"drop_dead_letters","which":"all","but":[7]}"#,
+            r#"{"command":"replay_dead_letters","timeout_ms":9}"#,
+            r#"{"command":"list","filters":{"topic":"x"}}"#,
+            r#"{"command":"drop","filter":{"topic":"x"},"dry_run":true}"#,
+        ] {
+            assert!(read(line).is_err(), "{line}");
+        }
     }
 }

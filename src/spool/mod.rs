@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 
 pub use lanes::{Health, Lanes, Signals, Way};
-pub use log::{Broken, CORRUPTED, DAMAGED, DeadLetter, Entry, Item, Size, Verified};
+pub use log::{Broken, CORRUPTED, DAMAGED, DeadLetter, DiskError, Entry, Item, Size, Verified};
 
 use crate::event::Record;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
 use crate::shutdown::Shutdown;
 use lanes::News;
-use log::{Cause, Directory, DiskError, Kind, Log, Reader};
+use log::{Cause, Directory, Kind, Log, Reader};
 use writer::{Opened, Opener, Writer};
 
 /// The lane of the dead letters. No topic can have this name.
@@ -151,19 +151,20 @@ impl Unusable {
 }
 
 impl Spool {
-    /// Opens the spool and starts its writer; waits up to `lock_timeout` for a process that still has the directory. A disk
-    /// that fails is no reason not to start: the spool then accepts nothing until it does. Files that cannot be used are put aside.
+    /// Opens the spool and starts its writer; waits up to `lock_timeout` for a process that still has the directory. Files that cannot be
+    /// used are put aside.
     ///
     /// # Errors
-    /// [`Unusable`]: locked for too long, written by a newer version, or a directory that others own or may write to.
+    /// [`Unusable`]: locked for too long, written by a newer version, a directory that others own or may write to, or a disk that fails.
     pub fn start(config: Config, metrics: Arc<Metrics>) -> Result<Self, Unusable> {
         let open = opener(&config);
-        let opened = open_unlocked(&config, &open)?;
-        Ok(Self::start_with(config, metrics, opened, Box::new(open)))
+        let opened = open_unlocked(&config, &open)?.map_err(Unusable::Disk)?;
+        Ok(Self::start_with(config, metrics, Ok(opened), Box::new(open)))
     }
 
-    /// As `start`, in the background: until it is open, what is appended waits in its queue. The receiver gets what `start` returns. A
-    /// writer that panics ends the process.
+    /// As `start`, in the background and for a relay: until it is open, what is appended waits in its queue. A disk that fails is no
+    /// reason not to start: the spool accepts nothing until it can be opened. The receiver gets the other errors of `start`. A writer that
+    /// panics ends the process.
     pub fn begin(
         config: Config,
         metrics: Arc<Metrics>,
@@ -369,9 +370,17 @@ impl Spool {
         Some(why + failover)
     }
 
-    /// Files that are put aside or missing, or cannot be read. Blocks.
+    /// Why nothing in it can be read or changed, where its log is not open. It is not empty then: what is in it is not known.
+    pub fn why_closed(&self) -> Option<String> {
+        let why = || self.warning().unwrap_or_default();
+        (!self.is_open()).then(|| format!("nothing in the spool can be read or changed: {}", why()))
+    }
+
+    /// Files that are put aside or missing, or cannot be read, as none can where the log is not open. Blocks.
     pub fn problems(&self) -> Vec<String> {
-        let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else { return Vec::new() };
+        let Some(reader) = self.lanes(|lanes| lanes.reader().cloned()) else {
+            return self.why_closed().into_iter().collect();
+        };
         let unreadable = reader.unreadable().into_values().map(|error| error.to_string());
         let aside = reader.aside().into_iter().map(|path| format!("{} was put aside: it is broken", path.display()));
         let missing = reader.missing().into_iter().map(|path| format!("{} is missing", path.display()));

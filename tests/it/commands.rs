@@ -30,6 +30,36 @@ fn configuration(brokers: &str, more: &str) -> tempfile::NamedTempFile {
 }
 
 #[test]
+fn demo_and_check_end_quietly_when_their_output_is_closed_and_with_an_error_when_it_is_full() {
+    let file = configuration("localhost:1", "");
+    let config = file.path().to_str().expect("text");
+    for arguments in [
+        &["demo", "--once", "--port", "0"][..],
+        &["check", "--offline", "--config", config],
+        &["check", "--offline", "--json", "--config", config],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        command.args(arguments);
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("a device");
+        let output = command.stdout(full).output().expect("the relay's binary");
+        let told = stderr(&output);
+        let is_told = told.lines().count() == 1
+            && told.contains("standard output cannot be written: No space left on device (os error 28)");
+        assert!(output.status.code() == Some(1) && is_told, "{arguments:?}: {told}");
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command.stdout(writer).output().expect("the relay's binary");
+        assert_eq!((output.status.code(), &*stderr(&output)), (Some(0), ""), "{arguments:?}");
+    }
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = wrong.args(["check", "--offline"]).stdout(writer).output().expect("the relay's binary");
+    assert_eq!(output.status.code(), Some(64), "what is wrong is still the exit code");
+}
+
+#[test]
 fn the_demo_sends_all_and_finds_all() {
     let output = relay(&["demo", "--once", "--port", "0"]);
     let text = stdout(&output);

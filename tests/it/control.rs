@@ -350,6 +350,8 @@ fn a_request_is_one_line_and_what_is_none_is_refused_with_the_reason() {
     assert!(ask(b"GET /spool HTTP/1.1\r\n\r\n").contains("the request cannot be read"));
     assert!(ask(&vec![b' '; 300_000]).contains("the request is too long"));
     assert!(ask(b"{\"command\":\"drop\",\"filter\":{}}\n").contains("a drop needs a filter"));
+    assert!(ask(b"{\"command\":\"drop_dead_letters\"}\n").contains("missing field `which`"));
+    assert!(ask(b"{\"command\":\"drop_dead_letters\",\"number\":[1]}\n").contains("unknown field `number`"));
     assert_eq!(http::get(relay.admin, "/spool").status, 404, "nothing of the spool is on the admin listener");
     assert_eq!(http::get(relay.admin, "/dead-letters").status, 404);
 
@@ -455,6 +457,69 @@ fn assert_looking_changes_nothing(place: &Place, user: Option<u32>) {
     assert!(state_of(&place.directory) == before, "looking as {user:?} has changed something");
 }
 
+/// Every command that changes a spool fails, and prints nothing that looks like success.
+fn assert_changes_fail(place: &Place, user: Option<u32>, options: &[&str], why: &str) {
+    for command in [
+        &["spool", "drain"][..],
+        &["spool", "drop", "--key", "x", "--yes"],
+        &["dead-letters", "drop", "--all"],
+        &["dead-letters", "replay", "--all"],
+    ] {
+        let output = place.command_as(user, &[command, options].concat()).output().expect("the relay's binary");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && told.contains(why), "{command:?} as {user:?}: {told}");
+        assert!(output.stdout.is_empty(), "{command:?} as {user:?}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn a_spool_that_cannot_be_opened_is_not_taken_for_an_empty_one() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let mut relay = spooling(&mock, &place);
+    post(&relay, &chat_id(), 0..2);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+
+    let lock = place.directory.join("lock");
+    std::fs::remove_file(&lock).expect("a relay's");
+    std::fs::create_dir(&lock).expect("in its place: it cannot be opened to be written, whoever tries");
+    assert_changes_fail(&place, None, &[], "lock: Is a directory");
+    let socket = place.directory.with_file_name("control");
+    let (directory, at) = (format!("\"{}\"", place.directory.display()), format!("\"{}\"", socket.display()));
+    let settings = [("spool.directory", &*directory), ("control.socket", &at), ("topics.create", "false")];
+    let _relay = Relay::start(&mock.bootstrap(), &settings);
+    await_that("the socket is there", || UnixStream::connect(&socket).is_ok());
+    let through_it = ["--socket", socket.to_str().expect("text")];
+    assert_changes_fail(&place, None, &through_it, "nothing in the spool can be read or changed: the spool has failed");
+    let status = place.json(&[&["spool", "status", "--json"], &through_it[..]].concat());
+    assert!(status["accepting"] == false && status["problems"][0].is_string(), "{status}");
+
+    std::fs::remove_dir(&lock).expect("empty");
+    let events = || place.json(&[&["spool", "status", "--json"], &through_it[..]].concat())["events"] == 2;
+    await_that("the relay has opened it", events);
+}
+
+#[test]
+fn a_drain_or_drop_of_all_that_left_out_a_file_has_failed() {
+    let mock = Mock::start();
+    mock.freeze();
+    let place = place(&mock);
+    let mut relay = spooling(&mock, &place);
+    post(&relay, &chat_id(), 0..2);
+    relay.signal(Signal::TERM);
+    assert!(relay.end().success());
+    std::fs::write(place.directory.join("99.seg"), b"no segment").expect("a file");
+    mock.thaw();
+    let output = place.run(&["spool", "drain", "--json"]);
+    let (printed, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.code() == Some(1) && told.contains("not published: ") && told.contains("99.seg"), "{told}");
+    assert!(printed.starts_with("{\"left\":0,"), "what could be read is on Kafka: {printed}");
+    let told = place.fails(&["dead-letters", "drop", "--all"], 1);
+    assert!(told.contains("not searched: ") && told.contains("99.seg"), "{told}");
+}
+
 #[test]
 fn looking_at_a_stopped_relays_spool_changes_nothing_as_its_user_and_as_root() {
     let mock = Mock::start();
@@ -487,16 +552,12 @@ fn looking_at_a_stopped_relays_spool_changes_nothing_as_its_user_and_as_root() {
         let output = place.command_as(Some(OTHER + 1), &["spool", "status"]).output().expect("the relay's binary");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && told.contains("run this as the relay's user, or as root"), "{told}");
+        assert_changes_fail(&place, Some(OTHER + 1), &[], "run this as the relay's user, or as root");
     } else {
         eprintln!("skipped: another user cannot run the relay's binary where it is");
     }
     let before = state_of(&place.directory);
-    for command in
-        [&["spool", "drain"][..], &["spool", "drop", "--key", "x", "--yes"], &["dead-letters", "replay", "--all"]]
-    {
-        let told = place.fails(command, 1);
-        assert!(told.contains("it belongs to user 65534, not to the user of this process"), "{told}");
-    }
+    assert_changes_fail(&place, None, &[], "it belongs to user 65534, not to the user of this process");
     assert!(state_of(&place.directory) == before, "what root would make the relay could not use");
     std::fs::set_permissions(&place.directory, std::fs::Permissions::from_mode(0o770)).expect("root may");
     let told = place.fails(&["spool", "status"], 1);
@@ -652,7 +713,7 @@ fn the_replay_of_a_topic_is_paused_and_resumed_and_others_go_on() {
 fn where_there_is_no_spool_or_no_relay_the_command_says_what_is_missing() {
     let temporary = tempfile::tempdir().expect("a directory");
     let directory = temporary.path().join("nowhere");
-    let nowhere = Place { brokers: String::new(), directory, _temporary: temporary };
+    let nowhere = Place { brokers: "localhost:1".to_owned(), directory, _temporary: temporary };
     for command in [&["spool", "status"][..], &["dead-letters", "list"], &["spool", "drain"]] {
         assert!(nowhere.fails(command, 1).contains("there is no spool in"));
         assert!(!nowhere.directory.exists(), "nothing is made by looking");
