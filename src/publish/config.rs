@@ -160,9 +160,7 @@ impl Config {
         default("compression.type", self.compression.clone());
         default("queue.buffering.max.kbytes", (self.queue_bytes_max / 1024).to_string());
         default("queue.buffering.max.messages", self.queue_records_max.to_string());
-        // A topic that the brokers do not know may be a new one of which they have not heard. librdkafka waits for that, 30 s by default: a
-        // record for a missing topic would time out first, as all do while Kafka is away.
-        default("topic.metadata.propagation.max.ms", (self.publish_deadline.as_millis() / 2).to_string());
+        default("topic.metadata.propagation.max.ms", self.topic_propagation());
         config.set("message.max.bytes", (self.record_bytes_max + DEAD_LETTER_BYTES_MAX).to_string());
         for (name, value) in self.guarantees() {
             config.set(name, value);
@@ -177,11 +175,22 @@ impl Config {
         config
     }
 
+    /// A topic that the brokers do not know may be a new one of which they have not heard. librdkafka waits for that, 30 s by default: a
+    /// record for a missing topic would time out first, as all do while Kafka is away.
+    fn topic_propagation(&self) -> String {
+        (self.publish_deadline.as_millis() / 2).to_string()
+    }
+
     /// For records whose order must survive every failure. librdkafka gives none up in time: of 1 2 3 it could give up 2, and go on with 3.
     /// It ends in a fatal state where a broker refuses one, instead of going on with the next. Who hands records over bounds their number
     /// and their bytes.
     pub(super) fn in_order(&self) -> Self {
-        let ours = [("enable.gapless.guarantee", "true"), ("retries", "2147483647")];
+        let propagation = self.topic_propagation();
+        let ours = [
+            ("enable.gapless.guarantee", "true"),
+            ("retries", "2147483647"),
+            ("topic.metadata.propagation.max.ms", &propagation),
+        ];
         let mut properties = self.properties.clone();
         properties.retain(|(name, _)| {
             let name = canonical(name);
@@ -339,6 +348,7 @@ pub(super) mod tests {
             ("message.timeout.ms", "0"),
             ("enable.gapless.guarantee", "true"),
             ("retries", "2147483647"),
+            ("topic.metadata.propagation.max.ms", "2000"),
             ("queue.buffering.max.messages", "0"),
             ("queue.buffering.max.kbytes", "2147483647"),
         ] {
