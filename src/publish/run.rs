@@ -1,5 +1,5 @@
-//! Records whose order survives every failure. What the producers for single records cannot do: there, each record that has failed is sent
-//! again by its caller, and may come behind another of its key that was under way with it.
+//! Records whose order survives every failure. The producers for single records cannot promise that: what has failed there is sent again
+//! by its caller, and may come behind another record of its key that was under way with it.
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread;
