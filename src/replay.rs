@@ -100,6 +100,10 @@ struct Lane {
     read_again_at: Option<Instant>,
     /// What is in front of this goes one by one: a batch was refused, and it is not known for which of its records.
     alone_until: u64,
+    /// Records of the last run that were refused, as long as none of them is known to be the reason.
+    refused: usize,
+    /// Records of a run at once. Fewer after a batch that was too large for the topic, while each of its records was not.
+    run_records_max: usize,
     trouble: Option<Trouble>,
     /// So seldom it is logged that something cannot be read.
     unread: Throttle,
@@ -135,6 +139,7 @@ struct Trouble {
 impl Lane {
     fn new(common: Arc<Common>, topic: Arc<str>, signals: Arc<Signals>) -> Self {
         let mode = Mode::Asking { at: Instant::now(), delay: common.config.retry_min };
+        let run_records_max = common.config.records_max;
         Self {
             common,
             topic,
@@ -149,6 +154,8 @@ impl Lane {
             is_at_end: false,
             read_again_at: None,
             alone_until: 0,
+            refused: 0,
+            run_records_max,
             trouble: None,
             unread: Throttle::new(Duration::from_secs(10)),
         }
@@ -219,7 +226,7 @@ impl Lane {
         let bytes_max = bytes_max / self.common.lanes.len().max(1);
         match self.mode {
             Mode::Asking { at, .. } if at <= Instant::now() => (records_max.min(ASKING_RECORDS), bytes_max),
-            Mode::Running { .. } => (records_max, bytes_max),
+            Mode::Running { .. } => (self.run_records_max, bytes_max),
             _ => (0, 0),
         }
     }
@@ -364,8 +371,16 @@ impl Lane {
         if let Some(trouble) = self.trouble.take().filter(|trouble| trouble.is_logged) {
             tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
         }
-        if matches!(self.mode, Mode::Running { .. }) || resolved == Resolved::DeadLetter || number < self.alone_until {
+        if resolved == Resolved::DeadLetter {
+            self.refused = 0; // its batch was refused for this one
             return;
+        }
+        if matches!(self.mode, Mode::Running { .. }) || number < self.alone_until {
+            return;
+        }
+        if self.refused > 0 {
+            self.run_records_max = (self.refused / 2).clamp(1, self.run_records_max);
+            self.refused = 0;
         }
         match self.common.dead_letters.publisher.run() {
             Ok(run) => self.mode = Mode::Running { run, too_long_at: self.common.too_long_at() },
@@ -378,8 +393,9 @@ impl Lane {
         let Config { retry_min, retry_max, .. } = self.common.config;
         if let Some(failure) = failure.filter(|failure| !failure.is_given_up()) {
             self.note(failure);
-            if failure.is_refused() {
+            if failure.is_refused() && !matches!(self.mode, Mode::Asking { .. }) {
                 self.alone_until = self.alone_until.max(number + 1);
+                self.refused += 1;
             }
         }
         match &self.mode {

@@ -58,7 +58,7 @@ pub static SCENARIOS: &[Scenario] = &[
     new(Full, "topic_acl_removed_and_restored", "the relay may not write to a topic for a while", topics::acl_removed_and_restored),
     new(Full, "topic_stuck_until_its_budget", "the relay may not write to a topic until its share of the spool is used up; then all brokers hang", topics::stuck_until_its_budget),
     new(Full, "topic_create_denied", "the relay may not create one of its topics, is killed, and then it may", topics::create_denied),
-    new(Full, "topic_small_max_message_bytes", "a topic takes only small records; the others are dead letters", topics::small_max_message_bytes),
+    new(Both, "topic_small_max_message_bytes", "a topic takes only small records; the others are dead letters", topics::small_max_message_bytes),
     with(Full, "disk_full", "brokers hang until the spool's disk is full", disk::no_tmpfs, disk::full),
     with(Full, "disk_full_for_good", "the spool's disk stays full while Kafka heals, and the relay is killed", disk::no_tmpfs, disk::full_for_good),
     with(Both, "disk_dead_for_good", "the spool's disk is never written again while Kafka heals, and the relay is killed", crate::shim::no_compiler, disk::dead_for_good),
