@@ -102,8 +102,7 @@ struct Lane {
     alone_until: u64,
     /// Records of the last run that were refused, as long as none of them is known to be the reason.
     refused: usize,
-    /// Records of a run at once. Fewer after a batch that was too large for the topic, while each of its records was not.
-    run_records_max: usize,
+    at_once: AtOnce,
     trouble: Option<Trouble>,
     /// So seldom it is logged that something cannot be read.
     unread: Throttle,
@@ -139,7 +138,7 @@ struct Trouble {
 impl Lane {
     fn new(common: Arc<Common>, topic: Arc<str>, signals: Arc<Signals>) -> Self {
         let mode = Mode::Asking { at: Instant::now(), delay: common.config.retry_min };
-        let run_records_max = common.config.records_max;
+        let at_once = AtOnce::new(common.config.records_max);
         Self {
             common,
             topic,
@@ -155,7 +154,7 @@ impl Lane {
             read_again_at: None,
             alone_until: 0,
             refused: 0,
-            run_records_max,
+            at_once,
             trouble: None,
             unread: Throttle::new(Duration::from_secs(10)),
         }
@@ -226,7 +225,7 @@ impl Lane {
         let bytes_max = bytes_max / self.common.lanes.len().max(1);
         match self.mode {
             Mode::Asking { at, .. } if at <= Instant::now() => (records_max.min(ASKING_RECORDS), bytes_max),
-            Mode::Running { .. } => (self.run_records_max, bytes_max),
+            Mode::Running { .. } => (self.at_once.records, bytes_max),
             _ => (0, 0),
         }
     }
@@ -375,13 +374,13 @@ impl Lane {
             self.refused = 0; // its batch was refused for this one
             return;
         }
-        if matches!(self.mode, Mode::Running { .. }) || number < self.alone_until {
+        if matches!(self.mode, Mode::Running { .. }) {
+            return self.at_once.acked();
+        }
+        if number < self.alone_until {
             return;
         }
-        if self.refused > 0 {
-            self.run_records_max = (self.refused / 2).clamp(1, self.run_records_max);
-            self.refused = 0;
-        }
+        self.at_once.refused(std::mem::take(&mut self.refused));
         match self.common.dead_letters.publisher.run() {
             Ok(run) => self.mode = Mode::Running { run, too_long_at: self.common.too_long_at() },
             Err(error) => tracing::warn!(topic = &*self.topic, %error, "records of the spool go one by one"),
@@ -491,6 +490,34 @@ impl Common {
                 })
             }
             report => self.acked(&topic, number, report),
+        }
+    }
+}
+
+/// Records of a run at once: as many as configured, and fewer after a batch that was too large for the topic, while each of its records
+/// was not. After a thousand times as many acks it is twice as many again: the limit may be another one, or was that of one batch.
+struct AtOnce {
+    records: usize,
+    most: usize,
+    acked: usize,
+}
+
+impl AtOnce {
+    const fn new(most: usize) -> Self {
+        Self { records: most, most, acked: 0 }
+    }
+
+    /// A batch of at least so many records was refused, and none of them is to blame.
+    fn refused(&mut self, records: usize) {
+        if records > 0 {
+            (self.records, self.acked) = ((records / 2).clamp(1, self.records), 0);
+        }
+    }
+
+    fn acked(&mut self) {
+        self.acked += 1;
+        if self.acked >= self.records * 1000 {
+            (self.records, self.acked) = ((self.records * 2).min(self.most), 0);
         }
     }
 }

@@ -225,7 +225,7 @@ impl Stopped {
         let control = Control { spool: Some(self.spool.clone()), dead_letters: self.dead_letters.clone() };
         let (sender, answers) = mpsc::channel(16);
         tokio::task::spawn_blocking(move || {
-            // Whoever asks no more is not told.
+            // The command that has ended needs no answer.
             let _ = control.answer(request, &mut |answer| sender.blocking_send(answer).map_err(|_| Gone));
         });
         Answers::Local(answers)

@@ -136,9 +136,9 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: ports, producer, admin listener, spool, brokers and topics, replay, control socket. With a spool webhooks are taken from the first moment,
-    /// and wait until it is open; without one, when the brokers were asked. Brokers that are away are no reason not to start: until they
-    /// are back, events are spooled, or answered 503 where there is no spool.
+    /// Starts in this order: ports, producer, admin listener, spool, brokers and topics, replay, control socket. With a spool webhooks are
+    /// taken from the first moment, and wait until it is open; without one, when the brokers were asked. Brokers that are away are no
+    /// reason not to start: until they are back, events are spooled, or answered 503 where there is no spool.
     ///
     /// # Errors
     /// A [`Failure`] that names the spool, the port, the property or the topic, and what to do.

@@ -111,7 +111,7 @@ pub(super) fn drop_dead_letters(spool: &Spool, which: Which) -> Dropped {
     dropped
 }
 
-/// Writes the segments anew without what was dropped, one by one, so that events are accepted in between.
+/// Writes the segments again without what was dropped, one by one, so that events are accepted in between.
 fn erase(spool: &Spool, segments: BTreeSet<u64>, dropped: &mut Dropped) {
     let erased = segments.into_iter().map(|segment| match spool.erase(segment).blocking_recv() {
         Ok(Ok(())) => None,

@@ -215,13 +215,13 @@ fn answers(mut seed: u64, number: usize) -> Vec<RDKafkaRespErr> {
     (0..number).flat_map(|_| refused(ANSWERS[chance() % ANSWERS.len()])).collect()
 }
 
-/// An answer, and what the request behind it is told.
-fn refused(answer: RDKafkaRespErr) -> [RDKafkaRespErr; 2] {
-    let behind = match answer {
-        RD_KAFKA_RESP_ERR_NO_ERROR => RD_KAFKA_RESP_ERR_NO_ERROR,
-        _ => RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
-    };
-    [answer, behind]
+/// An answer, and, where it refuses a batch, refusals of what may come next: the batch behind it, which may be on the wire already, and the
+/// record that asks, on a connection of its own. Either may be first. A broker knows by its sequence that there is a gap before the batch.
+fn refused(answer: RDKafkaRespErr) -> Vec<RDKafkaRespErr> {
+    match answer {
+        RD_KAFKA_RESP_ERR_NO_ERROR => vec![answer],
+        _ => vec![answer, RD_KAFKA_RESP_ERR_POLICY_VIOLATION, RD_KAFKA_RESP_ERR_POLICY_VIOLATION],
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,7 +234,8 @@ async fn whatever_the_brokers_answer_each_key_is_replayed_in_its_order_and_nothi
                 stage.append(stage.record(key, number)).await;
             }
         }
-        let answers = answers(seed, 30);
+        let mut answers = answers(seed, 30);
+        answers.extend(refused(RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER)); // only a new producer helps
         mock.request_errors(RDKafkaApiKey::Produce, &answers);
         let replaying = stage.replay();
         stage.is_direct().await;
@@ -259,7 +260,8 @@ async fn of_batches_that_are_refused_whole_each_record_is_sent_alone_and_none_be
     let connected = async { while stage.publisher.published_alone(other.clone()).await.is_err() {} };
     tokio::time::timeout(DEADLINE, connected).await.expect("a producer");
     // The first record of a lane is sent by itself. What is refused here is the first batch of its run.
-    mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    let answers = [RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE].map(refused).concat();
+    mock.request_errors(RDKafkaApiKey::Produce, &answers);
     let replaying = stage.replay();
     stage.is_direct().await;
     assert_in_order(&stage.orders(&mock), &[NUMBERS; KEYS]);
@@ -281,7 +283,7 @@ async fn when_the_middle_of_a_run_fails_nothing_behind_it_is_published_before_it
     let [taken, violation, too_large] =
         [RD_KAFKA_RESP_ERR_NO_ERROR, RD_KAFKA_RESP_ERR_POLICY_VIOLATION, RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE];
     let answers: Vec<_> =
-        [taken, taken, violation, taken, taken, taken, too_large].into_iter().flat_map(refused).collect();
+        [taken, taken, taken, violation, taken, taken, taken, taken, too_large].into_iter().flat_map(refused).collect();
     mock.request_errors(RDKafkaApiKey::Produce, &answers);
     let replaying = stage.replay();
     stage.is_direct().await;
@@ -321,6 +323,23 @@ async fn many_records_of_one_key_are_under_way_at_once() {
     stage.is_direct().await;
     assert_in_order(&stage.orders(&mock), &[NUMBERS]);
     stage.end(replaying).await;
+}
+
+#[test]
+fn a_run_has_fewer_records_after_a_batch_that_was_too_large_and_as_many_again_later() {
+    let mut at_once = AtOnce::new(1000);
+    at_once.refused(0);
+    assert_eq!(at_once.records, 1000, "a record of it was to blame");
+    at_once.refused(290);
+    assert_eq!(at_once.records, 145);
+    at_once.refused(1);
+    assert_eq!(at_once.records, 1, "one goes always");
+    for records in [2, 4, 8] {
+        (0..at_once.records * 1000).for_each(|_| at_once.acked());
+        assert_eq!(at_once.records, records);
+    }
+    (0..5_000_000).for_each(|_| at_once.acked());
+    assert_eq!(at_once.records, 1000, "no more than configured");
 }
 
 #[tokio::test(start_paused = true)]
