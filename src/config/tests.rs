@@ -1,9 +1,11 @@
 //! Configurations, right and wrong, as an operator would write them.
 
-use crate::relay::Endpoint;
 use std::io::Write as _;
 
+use secrecy::ExposeSecret as _;
+
 use super::*;
+use crate::relay::Endpoint;
 
 fn load(file: &str, env: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let mut on_disk = tempfile::NamedTempFile::new().expect("a file");

@@ -1,0 +1,129 @@
+//! Watches the brokers and the topics while the relay runs, and says in the log what has changed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rdkafka::error::KafkaError;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Parts;
+use crate::topics::{self, Absent, Prepared, TooSmall};
+
+/// Asks again and again whether the brokers are there, and, less often, whether the topics are.
+pub struct Watch {
+    pub parts: Parts,
+    /// Cancelled when they have for the first time: the replay waits for it.
+    pub brokers_answered: CancellationToken,
+    /// The topic that the brokers are asked for: one, not all of the cluster's.
+    pub probed: Arc<str>,
+    pub brokers: String,
+    /// How long the brokers may take at first, and from then on.
+    pub start_timeout: Duration,
+    pub interval: Duration,
+}
+
+impl Watch {
+    /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
+    /// starts the relay. Topics that are too small may be a reason not to start.
+    pub async fn run(self, first: oneshot::Sender<Result<(), TooSmall>>) {
+        let (mut first, mut topics_due, mut absent, mut looking) = (Some(first), Instant::now(), None, None);
+        loop {
+            let timeout = if first.is_some() { self.start_timeout } else { self.interval };
+            let answered = tokio::task::block_in_place(|| self.probe(timeout));
+            self.set(&answered, first.is_some());
+            let mut found = Ok(());
+            if answered.is_ok() && topics_due <= Instant::now() {
+                match self.parts.topics.prepare().await {
+                    Ok(prepared) => {
+                        topics_due = Instant::now() + self.parts.topics.config().check_interval;
+                        found = self.report(prepared, &mut absent).await;
+                    }
+                    Err(error) => tracing::debug!(%error, "the brokers do not say which topics there are"),
+                }
+            }
+            match (first.take(), found) {
+                (Some(first), found) => drop(first.send(found)), // it may wait no longer
+                (None, Err(too_small)) => {
+                    tracing::error!(%too_small, "events that are too large for their topic are answered 503");
+                }
+                (None, Ok(())) => {}
+            }
+            self.look_into_the_spool(&mut looking).await;
+            tokio::time::sleep(self.interval).await;
+        }
+    }
+
+    fn probe(&self, timeout: Duration) -> Result<(), KafkaError> {
+        self.parts.publisher.probe(&self.probed, timeout, |topic| self.parts.topics.is_absent(topic))
+    }
+
+    /// Notes whether the brokers answer, and logs it where that has changed.
+    fn set(&self, answered: &Result<(), KafkaError>, is_first: bool) {
+        let (brokers, meanwhile) = (&self.brokers, self.parts.meanwhile());
+        let was_up = self.parts.is_kafka_up.swap(answered.is_ok(), Ordering::Relaxed);
+        match answered {
+            Ok(()) if !was_up => tracing::info!("ready: Kafka takes events"),
+            Err(error) if was_up => tracing::error!(brokers, %error, "Kafka is away: {meanwhile}"),
+            Err(error) if is_first => {
+                tracing::error!(brokers, %error, "starting without Kafka: {meanwhile} until it is there");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        if answered.is_ok() && !self.brokers_answered.is_cancelled() {
+            self.parts.publisher.presume_away(false);
+            self.brokers_answered.cancel();
+        }
+    }
+
+    /// Logs what has changed of the topics; `absent` is what was missing the last time.
+    ///
+    /// # Errors
+    /// The first time, where no spool could take dead letters: topics that are too small for the largest event.
+    async fn report(&self, now: Prepared, absent: &mut Option<Vec<Absent>>) -> Result<(), TooSmall> {
+        let is_first = absent.is_none();
+        let before = absent.replace(now.absent.clone()).unwrap_or_default();
+        for missing in now.absent.iter().filter(|missing| !before.contains(missing)) {
+            tracing::error!(
+                topics = topics::names(&missing.topics),
+                reason = %missing.reason,
+                remedy = missing.reason.remedy(),
+                "topics are missing: their {}, the others go on",
+                self.parts.meanwhile()
+            );
+        }
+        if is_first || !now.created.is_empty() || before != now.absent {
+            tracing::info!(existing = now.present.len(), created = now.created.len(), "topics are ready");
+        }
+        if is_first { self.check_sizes(&now.present).await } else { Ok(()) }
+    }
+
+    /// Of topics that others have made: those that the relay has just created are as `[topics]` says, and brokers may not know them yet.
+    async fn check_sizes(&self, present: &[Arc<str>]) -> Result<(), TooSmall> {
+        match self.parts.topics.sizes(present).await {
+            Ok(None) => {}
+            Ok(Some(why)) => tracing::warn!(
+                why,
+                "the topics' max.message.bytes could not be read; records may be too large for them"
+            ),
+            Err(too_small) if self.parts.spool.is_some() => {
+                tracing::warn!(%too_small, "events that are too large for their topic become dead letters");
+            }
+            Err(too_small) => return Err(too_small),
+        }
+        Ok(())
+    }
+
+    /// How old the first event of each topic in the spool is. A disk that hangs is asked once.
+    async fn look_into_the_spool(&self, looking: &mut Option<JoinHandle<()>>) {
+        let Some(spool) = self.parts.spool.clone() else { return };
+        let metrics = Arc::clone(&self.parts.metrics);
+        let look = || tokio::task::spawn_blocking(move || metrics.spool_ages(spool.oldest()));
+        let looked = looking.get_or_insert_with(look);
+        if tokio::time::timeout(Duration::from_secs(1), looked).await.is_ok() {
+            *looking = None; // else it goes on; the brokers are asked meanwhile
+        }
+    }
+}

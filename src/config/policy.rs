@@ -1,0 +1,205 @@
+//! What makes the [`Policy`]: the apps with their keys, and where events go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::SECOND;
+use super::read::Reader;
+use crate::dedup;
+use crate::event::normalize::APP_EVENTS;
+use crate::event::route::{Route, UNLISTED};
+use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
+use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX};
+
+/// What stands after the prefix in the name of the dead letters' topic.
+pub const DEAD_LETTER: &str = "dead-letter";
+
+pub fn policy(r: &mut Reader) -> Policy {
+    let routes = routes(r);
+    Policy {
+        apps: apps(r, &routes),
+        app_webhooks: app_webhooks(r, &routes),
+        retries: dedup::Config {
+            window: r.time("retries.window", Duration::ZERO..=3600 * SECOND),
+            entries_max: r.number("retries.entries_max", 0..=10_000_000),
+        },
+        dead_letter: Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)),
+    }
+}
+
+/// What decides where events go, but for an app's own prefix.
+struct Routes {
+    prefix: String,
+    own: HashMap<String, Route>,
+    mode: Mode,
+    keys: Keys,
+}
+
+impl Routes {
+    fn of_app(&self, topic_prefix: &str, api_version: Option<String>) -> Arc<Routing> {
+        let prefix = format!("{topic_prefix}{}", self.prefix);
+        self.routing(Topics::new(&prefix, |name| self.own.get(name).cloned()), api_version)
+    }
+
+    fn routing(&self, topics: Topics, api_version: Option<String>) -> Arc<Routing> {
+        Arc::new(Routing { topics, mode: self.mode, keys: self.keys.clone(), api_version })
+    }
+}
+
+fn routes(r: &mut Reader) -> Routes {
+    let prefix = r.text("topics.prefix");
+    check_prefix(r, "topics.prefix", &prefix);
+    let mut own = HashMap::new();
+    for (action, key) in r.names("topics.actions") {
+        if !actions::names().chain(APP_EVENTS).chain([UNLISTED]).any(|name| name == action) {
+            r.mistake(&key, "is no action of LiveChat; `unlisted` stands for those that the relay does not know");
+        }
+        match r.optional_text(&key) {
+            Some(topic) if topic == "drop" => drop(own.insert(action, Route::Drop)),
+            Some(topic) => match bad_topic(&topic) {
+                Some(why) => r.mistake(&key, why),
+                None => drop(own.insert(action, Route::Topic(Arc::from(topic)))),
+            },
+            None => {} // no text, as was noted
+        }
+    }
+    let mode = r.choice("events.mode", [("structured", Mode::Structured), ("binary", Mode::Binary)]);
+    Routes { prefix, own, mode, keys: record_keys(r) }
+}
+
+/// A prefix must leave room for the longest action's name.
+fn check_prefix(r: &mut Reader, key: &str, prefix: &str) {
+    let longest = APP_EVENTS.into_iter().chain(actions::names()).max_by_key(|name| name.len()).unwrap_or_default();
+    if let Some(why) = bad_topic(&format!("{prefix}{longest}")) {
+        r.mistake(key, why);
+    }
+}
+
+fn record_keys(r: &mut Reader) -> Keys {
+    let is_hashed = r.choice("topics.key", [("plain", false), ("hashed", true)]);
+    let is_set = r.has("topics.key_secret");
+    let secret = r.optional_secret("topics.key_secret");
+    match secret.as_ref().map(ExposeSecret::expose_secret) {
+        _ if !is_hashed => Keys::Plain,
+        Some(secret) if secret.len() >= 16 => Keys::hashed(secret.as_bytes()),
+        None if is_set => Keys::Plain, // what is wrong with it was noted, or this command does not need it
+        _ => {
+            let why = "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed";
+            r.mistake("topics.key_secret", why);
+            Keys::Plain
+        }
+    }
+}
+
+/// The shortest token that nobody guesses by trying.
+const TOKEN_BYTES_MIN: usize = 32;
+
+fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
+    let token = r.optional_secret("app_webhooks.token")?;
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let length = TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX;
+    if !length.contains(&token.expose_secret().len()) || !token.expose_secret().bytes().all(legal) {
+        r.mistake(
+            "app_webhooks.token",
+            "must be 32 to 256 of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
+        );
+    }
+    let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
+    let keyring = Keyring::new([("path".to_owned(), &token)]);
+    Some(Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
+}
+
+/// Why Kafka would not take this name for a topic.
+fn bad_topic(name: &str) -> Option<&'static str> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    match name {
+        "" | "." | ".." => Some("is no name for a topic"),
+        _ if name.len() > 249 => Some("is too long for a topic: 249 bytes at most"),
+        _ if !name.bytes().all(legal) => {
+            Some("has characters that Kafka does not take in topics; take a-z A-Z 0-9 . _ -")
+        }
+        _ => None,
+    }
+}
+
+/// Names that differ only in `.` and `_`.
+pub fn colliding(topics: Vec<Arc<str>>) -> Vec<[Arc<str>; 2]> {
+    let mut seen: HashMap<String, Arc<str>> = HashMap::new();
+    let collision = |name: Arc<str>| seen.insert(name.replace('.', "_"), Arc::clone(&name)).map(|other| [other, name]);
+    topics.into_iter().filter_map(collision).collect()
+}
+
+fn apps(r: &mut Reader, routes: &Routes) -> HashMap<String, Arc<App>> {
+    let mut apps = HashMap::new();
+    const EXAMPLE: &str = "[[apps]] with a name and secret_keys";
+    let no_file = " (no configuration file is given: --config, or LIVECHAT_RELAY_CONFIG)";
+    let none = format!("is empty{}: give {EXAMPLE}", if r.has_file() { "" } else { no_file });
+    let is_needed = r.needs("apps");
+    let count = r.count("apps", EXAMPLE, is_needed.then_some(&*none));
+    for place in (0..count).map(|i| format!("apps[{i}]")) {
+        let app = app(r, routes, &place);
+        let name = app.name.clone();
+        if apps.insert(name.clone(), Arc::new(app)).is_some() && !name.is_empty() {
+            r.mistake(&format!("{place}.name"), "is the name of an app before it");
+        }
+    }
+    apps
+}
+
+fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
+    let key = |name: &str| format!("{place}.{name}");
+    let name = r.optional_text(&key("name")).unwrap_or_default();
+    let topic_prefix = r.optional_text(&key("topic_prefix")).unwrap_or_default();
+    let api_version = r.optional_text(&key("api_version"));
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
+        r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+    }
+    if name == APP_WEBHOOKS {
+        r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
+    }
+    let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    if !api_version.as_ref().is_none_or(version) {
+        r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
+    }
+    if !topic_prefix.is_empty() {
+        check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
+    }
+    let keys = keys(r, &key("secret_keys"));
+    let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
+    App { name, keyring, routing: routes.of_app(&topic_prefix, api_version) }
+}
+
+/// With fewer bytes a key can be guessed, or might be with patience.
+const KEY_BYTES: (usize, usize) = (8, 16);
+
+fn keys(r: &mut Reader, place: &str) -> Vec<(String, SecretString)> {
+    const EXAMPLE: &str = "[{ name = \"2026-11\", file = \"/run/secrets/livechat\" }]";
+    let count = r.count(place, EXAMPLE, Some(&format!("needs at least one key, such as {EXAMPLE}")));
+    let (mut names, mut keys) = (Vec::new(), Vec::<(String, SecretString)>::new());
+    for key in (0..count).map(|i| format!("{place}[{i}]")) {
+        let name_key = format!("{key}.name");
+        let name = r.optional_text(&name_key).unwrap_or_default();
+        if !(1..=64).contains(&name.len()) || name.contains(char::is_control) {
+            r.mistake(&name_key, "must be a text of 1 to 64 bytes: metrics tell the keys apart by it");
+        } else if names.contains(&name) {
+            r.mistake(&name_key, "is the name of a key before it");
+        }
+        names.push(name.clone());
+        let Some(secret) = r.secret(&key) else { continue };
+        let bytes = secret.expose_secret().len();
+        if bytes < KEY_BYTES.0 {
+            r.mistake(&key, &format!("has fewer than {} bytes: strangers could guess it", KEY_BYTES.0));
+        } else if bytes < KEY_BYTES.1 {
+            r.warn(&key, &format!("has fewer than {} bytes; a longer key is harder to guess", KEY_BYTES.1));
+        }
+        if keys.iter().any(|(_, other)| other.expose_secret() == secret.expose_secret()) {
+            r.mistake(&key, "is the same key as one before it");
+        }
+        keys.push((name, secret));
+    }
+    keys
+}

@@ -1,0 +1,94 @@
+//! `[server]`, `[admin]` and `[control]`: the listeners and their limits.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::read::Reader;
+use super::{Config, Listener, MILLISECOND, SECOND, Server, Spool};
+use crate::{budget, control, http};
+
+/// An address that is bound twice. One without an IP address stands for all.
+pub fn check_listeners(r: &mut Reader, Config { server, admin, .. }: &Config) {
+    let (one, other) = (server.listener.listen, admin.listen);
+    let is_same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    if one.port() != 0 && one.port() == other.port() && is_same_ip {
+        r.mistake("admin.listen", "has the port of server.listen; give it another one");
+    }
+}
+
+pub fn server(r: &mut Reader) -> Server {
+    let limits = http::Limits {
+        connections_max: r.number("server.connections_max", 1..=1_000_000),
+        eviction_grace: r.time("server.eviction_grace", MILLISECOND..=10 * SECOND),
+        header_bytes_max: r.size("server.header_bytes_max", ByteSize::kib(8)..=ByteSize::mib(1)),
+        header_timeout: r.time("server.header_timeout", 10 * MILLISECOND..=60 * SECOND),
+        keepalive_timeout: r.time("server.keepalive_timeout", 10 * MILLISECOND..=3600 * SECOND),
+        write_timeout: r.time("server.write_timeout", 10 * MILLISECOND..=3600 * SECOND),
+        linger_timeout: r.time("server.linger_timeout", MILLISECOND..=60 * SECOND),
+        streams_max: r.number("server.streams_max", 1..=10_000),
+        window_bytes: r.size("server.window_bytes", ByteSize::kib(16)..=ByteSize::mib(64)),
+        lifetime: None,
+    };
+    Server {
+        listener: Listener {
+            listen: r.address("server.listen"),
+            backlog: r.number("server.backlog", 1..=1_000_000),
+            limits,
+        },
+        webhooks: http::webhook::Config {
+            body_bytes_max: body_bytes_max(r),
+            body_timeout: r.time("server.body_timeout", 10 * MILLISECOND..=60 * SECOND),
+            response_deadline: r.time("server.response_deadline", 100 * MILLISECOND..=60 * SECOND),
+            retry_after: r.time("server.retry_after", SECOND..=3600 * SECOND),
+        },
+        budget: budget::Config {
+            bytes_in_flight_max: r.size("server.bytes_in_flight_max", ByteSize::kib(64)..=ByteSize::gib(4)),
+            large_bytes_in_flight_max: r.size("server.large_bytes_in_flight_max", ByteSize::kib(64)..=ByteSize::gib(4)),
+        },
+        drain_delay: r.time("server.drain_delay", Duration::ZERO..=300 * SECOND),
+        drain_timeout: r.time("server.drain_timeout", Duration::ZERO..=300 * SECOND),
+    }
+}
+
+pub fn body_bytes_max(r: &mut Reader) -> usize {
+    r.size("server.body_bytes_max", ByteSize::b(1)..=ByteSize::mib(64))
+}
+
+/// The admin listener has the server's limits, but for the numbers of connections and streams, and how long one may last.
+pub fn admin(r: &mut Reader, server: &Server) -> Listener {
+    let limits = http::Limits {
+        connections_max: r.number("admin.connections_max", 1..=10_000),
+        streams_max: r.number("admin.streams_max", 1..=10_000),
+        lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
+        ..server.listener.limits.clone()
+    };
+    Listener { listen: r.address("admin.listen"), limits, ..server.listener }
+}
+
+/// The socket is where it is configured, else in the spool's directory, else where systemd has made a directory for it.
+pub fn control(r: &mut Reader, spool: Option<&Spool>) -> control::Config {
+    let configured = r.optional_text("control.socket").map(PathBuf::from);
+    let in_spool = || spool.map(|spool| spool.spool.directory.join(control::SOCKET));
+    let runtime = || {
+        let directories = std::env::var("RUNTIME_DIRECTORY").ok()?;
+        directories.split(':').next().filter(|path| !path.is_empty()).map(|path| Path::new(path).join(control::SOCKET))
+    };
+    let socket = configured.or_else(in_spool).or_else(runtime);
+    let length = socket.as_ref().map_or(0, |socket| socket.as_os_str().len());
+    if length > control::SOCKET_PATH_BYTES_MAX {
+        let most = control::SOCKET_PATH_BYTES_MAX;
+        r.mistake(
+            "control.socket",
+            &format!("has a path of {length} bytes, where the system takes {most}: set a shorter one, such as \"/run/livechat-relay/control.sock\""),
+        );
+    }
+    control::Config {
+        socket,
+        connections_max: r.number("control.connections_max", 1..=100),
+        request_bytes_max: r.size("control.request_bytes_max", ByteSize::kib(1)..=ByteSize::mib(16)),
+        request_timeout: r.time("control.request_timeout", 100 * MILLISECOND..=600 * SECOND),
+        write_timeout: r.time("control.write_timeout", 100 * MILLISECOND..=24 * 3600 * SECOND),
+    }
+}
