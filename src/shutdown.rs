@@ -87,7 +87,7 @@ impl Drop for Vital {
 }
 
 /// Signals within this time are one: some supervisors signal the process and then its group.
-const ONE_SIGNAL: Duration = Duration::from_millis(500);
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Waits for SIGTERM or SIGINT and answers its name. A second one of either ends the process at once, with 128 plus its number, as a
 /// shell would report it.

@@ -143,6 +143,18 @@ fn the_admin_listener_answers_while_the_spool_is_drained_at_the_end() {
     assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
 }
 
+/// GNU `timeout`, for one, signals the process and then its group.
+#[test]
+fn signals_that_follow_the_first_within_a_second_are_one_with_it() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let mut relay = Relay::start(kafka.bootstrap(), &[]);
+    for signal in [Signal::TERM, Signal::INT, Signal::TERM] {
+        relay.signal(signal);
+    }
+    assert_eq!(relay.end().code(), Some(0), "{}", relay.log());
+    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+}
+
 #[test]
 fn a_second_signal_ends_at_once() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
