@@ -18,7 +18,9 @@ use crate::budget::Budget;
 use crate::config::{self, Config, Listener, Need};
 use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::http::{Server, admin::Admin, webhook::Webhooks};
+use crate::event::Token;
+use crate::http::admin::{Admin, Readiness};
+use crate::http::{Server, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
 use crate::relay::{Durable, Policy, Relay};
@@ -161,7 +163,8 @@ impl Daemon {
         let drain = (config.server.drain_delay, config.server.drain_timeout);
         let (server, observed) = parts.webhooks(config.server, config.policy, dead_letters.clone());
         let ended = CancellationToken::new();
-        let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
+        let admin_server = parts.admin(observed, config.admin_token);
+        let admin_server = Server::new(admin_server, config.admin.limits, parts.shutdown.clone());
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
@@ -322,13 +325,15 @@ impl Parts {
         (server, text)
     }
 
-    fn admin(&self, metrics: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Admin {
-        let (shutdown, parts, spool) = (self.shutdown.clone(), self.clone(), self.spool.clone());
+    fn admin(&self, metrics: impl Fn() -> Vec<u8> + Send + Sync + 'static, token: Option<Token>) -> Admin {
+        let (shutdown, parts, unauthorized) =
+            (self.shutdown.clone(), self.clone(), self.metrics.scrapes_unauthorized.clone());
         Admin {
             metrics: Box::new(metrics),
+            token,
+            unauthorized: Box::new(move || unauthorized.inc()),
             dead: Box::new(move || shutdown.failure()),
-            unready: Box::new(move || parts.unready()),
-            warning: Box::new(move || spool.as_ref().and_then(Spool::warning)),
+            readiness: Box::new(move || parts.readiness()),
         }
     }
 
@@ -408,6 +413,14 @@ impl Parts {
             Some(spool) if spool.is_accepting() => None,
             Some(_) => Some("neither Kafka nor the spool accepts events"),
             None => Some("Kafka does not accept events"),
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        match (self.unready(), self.spool.as_ref().and_then(Spool::warning)) {
+            (Some(why), _) => Readiness::NotReady(why),
+            (None, Some(warning)) => Readiness::ReadyBut(warning),
+            (None, None) => Readiness::Ready,
         }
     }
 

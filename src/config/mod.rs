@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::budget::{REQUEST_BYTES, SMALL_BODY_BYTES_MAX};
+use crate::event::Token;
 use crate::relay::Policy;
 use crate::telemetry::Format;
 use crate::{budget, control, http, publish, replay, spool, telemetry, topics};
@@ -21,7 +22,7 @@ use kafka::{kafka, topics};
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
 use read::Reader;
-use server::{admin, check_listeners, control, server};
+use server::{admin, admin_token, check_listeners, control, server};
 
 /// `config/default.toml`: every key, its default and its reason.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
@@ -30,6 +31,8 @@ pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 pub struct Config {
     pub server: Server,
     pub admin: Listener,
+    /// What who scrapes `/metrics` has to send as bearer token, if anything.
+    pub admin_token: Option<Token>,
     pub control: control::Config,
     pub kafka: publish::Config,
     pub topics: topics::Config,
@@ -114,6 +117,7 @@ fn build(r: &mut Reader) -> Config {
     let (server, spool) = (server(r), spool(r));
     let config = Config {
         admin: admin(r, &server),
+        admin_token: admin_token(r),
         control: control(r, spool.as_ref()),
         server,
         kafka: kafka(r),

@@ -174,7 +174,7 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
 }
 
 /// With fewer bytes a key can be guessed, or might be with patience.
-const KEY_BYTES: (usize, usize) = (8, 16);
+pub const KEY_BYTES: (usize, usize) = (8, 16);
 
 fn keys(r: &mut Reader, place: &str) -> Vec<(String, SecretString)> {
     const EXAMPLE: &str = "[{ name = \"2026-11\", file = \"/run/secrets/livechat\" }]";

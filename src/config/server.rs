@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use secrecy::ExposeSecret as _;
 
+use super::policy::KEY_BYTES;
 use super::read::Reader;
 use super::{Config, Listener, MILLISECOND, SECOND, Server, Spool};
+use crate::event::Token;
 use crate::{budget, control, http};
 
 /// An address that is bound twice. One without an IP address stands for all.
@@ -65,6 +68,21 @@ pub fn admin(r: &mut Reader, server: &Server) -> Listener {
         ..server.listener.limits.clone()
     };
     Listener { listen: r.address("admin.listen"), limits, ..server.listener }
+}
+
+/// What who scrapes `/metrics` has to send, if anything.
+pub fn admin_token(r: &mut Reader) -> Option<Token> {
+    const KEY: &str = "admin.token";
+    const BYTES_MAX: usize = 1024;
+    let token = r.optional_secret(KEY)?;
+    let text = token.expose_secret();
+    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b); // RFC 6750, section 2.1
+    if !(KEY_BYTES.0..=BYTES_MAX).contains(&text.len()) || !text.bytes().all(legal) {
+        r.mistake(KEY, "must be 8 to 1024 of a-z A-Z 0-9 - . _ ~ + / =: it is sent in an HTTP header");
+    } else if text.len() < KEY_BYTES.1 {
+        r.warn(KEY, &format!("has fewer than {} bytes; a longer token is harder to guess", KEY_BYTES.1));
+    }
+    Some(Token::new(&token))
 }
 
 /// The socket is where it is configured, else in the spool's directory, else where systemd has made a directory for it.

@@ -460,6 +460,21 @@ fn secret_keys_that_are_short_are_warned_of() {
     assert_eq!(warnings(16).expect("a configuration").warnings, Vec::<String>::new());
 }
 
+#[test]
+fn a_token_of_the_admin_listener_fits_into_a_header_and_has_a_length() {
+    let with = |token: &str| with_app(&format!("[admin]\ntoken = {{ value = \"{token}\" }}"));
+    for wrong in ["short-7", "two words long", "fünf und zwanzig", &"x".repeat(1025)] {
+        let lines = refused(&with(wrong), &[]).lines;
+        assert!(lines.len() == 1 && lines[0].starts_with("admin.token: must be 8 to 1024 of"), "{lines:?}");
+    }
+    for (bytes, warnings) in [(8, 1), (15, 1), (16, 0), (1024, 0)] {
+        let config = load(&with(&"x".repeat(bytes)), &[]).expect("a configuration");
+        assert_eq!(config.warnings.len(), warnings, "{:?}", config.warnings);
+        assert!(config.admin_token.is_some_and(|token| token.equals(&"x".repeat(bytes))));
+    }
+    assert!(load(&with_app(""), &[]).expect("a configuration").admin_token.is_none());
+}
+
 /// Stands where a secret might stand by mistake.
 const CANARY: &str = "CANARY7canary";
 
@@ -491,7 +506,10 @@ fn no_mistake_has_the_value_of_a_key_in_it() {
         keys.extend(names.map(|name| format!("{section}.{name}")));
         keys.push(section);
     }
-    keys.extend(["spool.directory", "topics.key_secret", "app_webhooks.token", "servr.listen"].map(str::to_owned));
+    keys.extend(
+        ["spool.directory", "topics.key_secret", "app_webhooks.token", "admin.token", "servr.listen"]
+            .map(str::to_owned),
+    );
     for key in &keys {
         let variable = format!("LIVECHAT_RELAY__{}", key.to_uppercase().replace('.', "__"));
         for canary in canaries() {

@@ -33,6 +33,7 @@ pub use normalize::{Event, Fault, Receipt};
 pub use receive::Delivery;
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use traceparent::traceparent;
+pub use verify::Token;
 pub use verify::{Key, Keyring, Verified};
 
 labels! {

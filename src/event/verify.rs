@@ -67,6 +67,20 @@ impl Key {
     }
 }
 
+/// A token that a client of the admin listener has to know. As of a key, only its digest is kept.
+pub struct Token([u8; 32]);
+
+impl Token {
+    pub fn new(secret: &SecretString) -> Self {
+        Self(digest(secret.expose_secret()))
+    }
+
+    /// Compares in constant time.
+    pub fn equals(&self, delivered: &str) -> bool {
+        self.0.ct_eq(&digest(delivered)).into()
+    }
+}
+
 fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }

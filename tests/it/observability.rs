@@ -62,6 +62,31 @@ fn promtool_accepts_the_metrics() {
 }
 
 #[test]
+fn with_a_token_metrics_are_for_those_who_send_it_and_the_probes_stay_open() {
+    const TOKEN: &str = "s3cr3t-Xq9+token/of~the.tests==";
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), format!("{TOKEN}\n")).expect("written");
+    let token = format!("{{ file = {:?} }}", file.path());
+    let relay = Relay::start("127.0.0.1:1", &[("admin.token", &token), ("log.filter", "\"trace\"")]);
+    let scrape = |method: &str, authorization: &str| {
+        let head = format!("{method} /metrics HTTP/1.1\r\nhost: relay\r\n{authorization}\r\n");
+        http::raw(relay.admin, head)
+    };
+    for wrong in ["", "authorization: Bearer wrong\r\n", "authorization: Basic czNjcjN0\r\n"] {
+        let answer = scrape("GET", wrong).expect("an answer");
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("bearer")), "{wrong}");
+        assert!(!answer.body.contains("livechat_relay"), "{}", answer.body);
+    }
+    let answer = scrape("GET", &format!("Authorization: bearer {TOKEN}\r\n")).expect("an answer");
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.contains("\nlivechat_relay_scrapes_unauthorized_total 3\n"), "{}", answer.body);
+    assert_eq!(http::get(relay.admin, "/livez").status, 200);
+    assert_eq!(http::get(relay.admin, "/readyz").status, 503);
+    assert!(relay.has_logged("scrape refused: admin.token is missing or wrong"), "{}", relay.log());
+    assert!(!relay.log().contains("s3cr3t"), "{}", relay.log());
+}
+
+#[test]
 fn the_secret_is_in_no_log_at_trace_level_no_metric_and_no_record() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let file = tempfile::NamedTempFile::new().expect("a file");
