@@ -35,4 +35,5 @@ pub mod topics;
 // side: what the daemon tells of itself, and how it ends
 pub mod metrics;
 pub mod shutdown;
+pub mod systemd;
 pub mod telemetry;

@@ -28,7 +28,14 @@ impl Shutdown {
         Vital { name, shutdown: self.clone(), is_done: false }
     }
 
-    /// Waits until a vital thread has ended before the stop began; the reason to end the process.
+    /// Has the process end for this reason; the first one stays.
+    pub fn fail(&self, why: String) {
+        self.failure.send_modify(|reason| {
+            reason.get_or_insert(why);
+        });
+    }
+
+    /// Waits until the process has to end though it was not asked to; the reason.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
         let reason = failure.wait_for(Option::is_some).await.ok();
@@ -79,9 +86,7 @@ impl Vital {
 impl Drop for Vital {
     fn drop(&mut self) {
         if !self.is_done && !self.shutdown.is_draining() {
-            self.shutdown.failure.send_modify(|reason| {
-                reason.get_or_insert_with(|| format!("the {} thread has ended", self.name));
-            });
+            self.shutdown.fail(format!("the {} thread has ended", self.name));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `serve`: builds the daemon, runs it, and stops it. The only place that wires.
 
+mod notify;
 mod watch;
 
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::relay::{Durable, Policy, Relay};
 use crate::replay;
 use crate::shutdown::{Shutdown, on_signal};
 use crate::spool::{self, Size, Spool};
+use crate::systemd;
 use crate::telemetry::{self, Throttle, Throttles};
 use crate::topics::Topics;
 use watch::Watch;
@@ -120,6 +122,9 @@ pub struct Daemon {
     admin_server: (JoinHandle<()>, CancellationToken),
 }
 
+/// What a stop may take besides the times that are configured: its own timeouts are less together.
+const CLOSING: Duration = Duration::from_secs(15);
+
 /// What the parts of a relay share.
 #[derive(Clone)]
 struct Parts {
@@ -140,12 +145,12 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: ports, producer, admin listener, spool, brokers and topics, replay, control socket. With a spool webhooks are
-    /// taken from the first moment, and wait until it is open; without one, when the brokers were asked. Brokers that are away are no
-    /// reason not to start: until they are back, events are spooled, or answered 503 where there is no spool.
+    /// Starts in this order: ports, producer, spool, listeners, brokers and topics, replay, control socket. Webhooks are taken from the
+    /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Brokers that are away are no reason not
+    /// to start: until they are back, events are spooled, or answered 503 where there is no spool.
     ///
     /// # Errors
-    /// A [`Failure`] that names the spool, the port, the property or the topic, and what to do.
+    /// A [`Failure`] that names the spool, the port or the property, and what to do.
     pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new());
         let mut passed = ListenFd::from_env();
@@ -168,26 +173,21 @@ impl Daemon {
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
-        let serving = server.serve(listener, parts.shutdown.closing.clone());
-        let serve = || parts.spawn_vital("webhook listener", serving);
-        let probed = Arc::clone(&dead_letters.topic);
-        let watch = parts.watch(&config.kafka, probed);
-        let (server, replay) = if let (Some(config), Some(opened)) = (config.spool, opened) {
-            let server = serve();
+        let serving = Arc::clone(&server).serve(listener, parts.shutdown.closing.clone());
+        let serving = parts.spawn_vital("webhook listener", serving);
+        parts.notify_systemd(server).await;
+        if let Some(opened) = opened {
             parts.opened(opened).await?;
-            let brokers_answered = watch.await?;
-            (server, parts.replay(config, dead_letters.clone(), brokers_answered))
-        } else {
-            watch.await?;
-            (serve(), None)
-        };
+        }
+        let brokers_answered = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic)).await;
+        let replay = config.spool.and_then(|spool| parts.replay(spool, dead_letters.clone(), brokers_answered));
         let control = parts.control(config.control, dead_letters);
         tracing::info!(%webhooks, %admin, "taking webhooks");
         Ok(Self {
             webhooks,
             admin,
             parts,
-            server,
+            server: serving,
             drain,
             replay,
             giving_up,
@@ -200,6 +200,8 @@ impl Daemon {
     /// acked by then goes to the spool; without one it was answered 503, so that it is no failure of ours. With `drain` the
     /// spool is emptied first. The admin listener is there to the end.
     pub async fn stop(self, drain: bool) {
+        let drained = self.replay.as_ref().filter(|_| drain).map_or(Duration::ZERO, |replay| replay.drain_timeout);
+        systemd::stopping(self.drain.0 + self.drain.1 + drained + CLOSING).await;
         let server = async {
             let _ = self.server.await; // one that has panicked has said so
         };
@@ -349,9 +351,19 @@ impl Parts {
         (task, stop)
     }
 
-    /// Begins to watch the brokers and the topics, and waits for what is found first; with a spool not for long, for it takes events until
-    /// the brokers have answered. The token is cancelled when they have.
-    async fn watch(&self, kafka: &publish::Config, probed: Arc<str>) -> Result<CancellationToken, Failure> {
+    /// Both listeners accept: systemd hears that, and from then on what has changed.
+    async fn notify_systemd(&self, server: Arc<Server<Webhooks>>) {
+        systemd::ready().await;
+        let parts = self.clone();
+        tokio::spawn(notify::status(move || parts.readiness()));
+        if let Some(time) = systemd::watchdog() {
+            tokio::spawn(notify::alive(server, time));
+        }
+    }
+
+    /// Begins to watch the brokers and the topics; with a spool, waits a little for what is found first: most are there at once, and the
+    /// first events then need no detour. The token is cancelled when the brokers have answered.
+    async fn watch(&self, kafka: &publish::Config, probed: Arc<str>) -> CancellationToken {
         const PATIENCE: Duration = Duration::from_millis(500);
         let (found, first) = oneshot::channel();
         let brokers_answered = CancellationToken::new();
@@ -365,15 +377,14 @@ impl Parts {
             interval: kafka.probe_interval,
         };
         self.spawn_vital("watch", watch.run(found));
-        let patience = if self.spool.is_some() { PATIENCE } else { Duration::MAX };
-        match tokio::time::timeout(patience, first).await {
-            Ok(Ok(Err(too_small))) => return Err(Failure::failed(too_small)),
-            Err(_) if !brokers_answered.is_cancelled() => {
-                tracing::warn!("the brokers have not answered yet: events are spooled meanwhile");
-            }
-            _ => {} // what was found is logged; or topics are still created; or the watch has panicked, which ends the process
+        // An error is a watch that has panicked, which ends the process.
+        if self.spool.is_some()
+            && tokio::time::timeout(PATIENCE, first).await.is_err()
+            && !brokers_answered.is_cancelled()
+        {
+            tracing::warn!("the brokers have not answered yet: events are spooled meanwhile");
         }
-        Ok(brokers_answered)
+        brokers_answered
     }
 
     /// Begins to empty the spool, once the brokers have answered.

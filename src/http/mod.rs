@@ -78,6 +78,8 @@ pub struct Server<H> {
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     /// One of them has ended.
     ended: Notify,
+    /// The accept loop was asked whether it comes round, and it has.
+    rounds: [Notify; 2],
     shutdown: Shutdown,
     complaints: Throttles,
 }
@@ -93,8 +95,8 @@ impl<H: Handler> Server<H> {
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
         let complaints = Throttles::new(Duration::from_secs(10));
-        let (connections, ended) = (Mutex::default(), Notify::new());
-        Arc::new(Self { handler, limits, http, connections, ended, shutdown, complaints })
+        let (connections, ended, rounds) = (Mutex::default(), Notify::new(), Default::default());
+        Arc::new(Self { handler, limits, http, connections, ended, rounds, shutdown, complaints })
     }
 
     /// How many connections are open.
@@ -132,10 +134,25 @@ impl<H: Handler> Server<H> {
         }
     }
 
+    /// Waits until the accept loop has come round, which it does at once; or is needed no longer.
+    pub async fn come_round(&self) {
+        let [asked, come] = &self.rounds;
+        asked.notify_one();
+        let _ = self.shutdown.closing.run_until_cancelled(come.notified()).await;
+    }
+
     /// The next connection, when there is room for it. Errors, such as too many open files, pass: they are waited out.
     async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
+        let [asked, come] = &self.rounds;
         let accepted = loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = asked.notified() => {
+                    come.notify_one();
+                    continue;
+                }
+            };
+            match accepted {
                 Ok(accepted) => break accepted,
                 Err(error) => {
                     if let Some(suppressed) = self.complaints.pass("accept") {
@@ -152,7 +169,10 @@ impl<H: Handler> Server<H> {
             }
             self.make_room();
             // Where none may be evicted, one is soon idle or old enough.
-            let _ = tokio::time::timeout(self.limits.eviction_grace, ended).await;
+            tokio::select! {
+                _ = tokio::time::timeout(self.limits.eviction_grace, ended) => {}
+                () = asked.notified() => come.notify_one(),
+            }
         }
     }
 
@@ -332,6 +352,36 @@ mod tests {
             self.serving.await.expect("it ends, though a connection is open");
             assert_eq!(self.server.open(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn the_accept_loop_comes_round_when_it_is_idle_full_or_needed_no_longer_and_not_when_it_is_stuck() {
+        let most = Duration::from_secs(30);
+        let running = Running::start(Faulty::default()).await;
+        let server = Arc::clone(&running.server);
+        for _ in 0..3 {
+            tokio::time::timeout(most, server.come_round()).await.expect("idle");
+        }
+        let (is_asked, go_on) = (Arc::clone(&server.handler.is_asked), Arc::clone(&server.handler.go_on));
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let mut stream = running.connect().await;
+            ask(&mut stream, "/wait").await;
+            is_asked.notified().await;
+            streams.push(stream);
+        }
+        let third = running.connect().await;
+        for _ in 0..3 {
+            tokio::time::timeout(most, server.come_round()).await.expect("full, and one waits for room");
+        }
+        drop(third);
+        go_on.notify_waiters();
+        running.closing.cancel();
+        let _ = running.serving.await;
+        let stuck = tokio::time::timeout(Duration::from_millis(50), server.come_round()).await;
+        assert!(stuck.is_err(), "there is no accept loop any more, and it is not known that none is needed");
+        server.shutdown.closing.cancel();
+        tokio::time::timeout(most, server.come_round()).await.expect("none is needed");
     }
 
     async fn ask(stream: &mut TcpStream, path: &str) {

@@ -10,7 +10,7 @@ const ROWS: [&[&str]; 9] = [
     &["control", "relay", "replay"],
     &["dead_letter"],
     &["publish", "spool", "topics", "dedup"],
-    &["metrics", "shutdown"],
+    &["metrics", "shutdown", "systemd"],
     &["outcome", "budget", "telemetry"],
     &["event"],
 ];

@@ -27,8 +27,8 @@ pub struct Watch {
 
 impl Watch {
     /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
-    /// starts the relay. Topics that are too small may be a reason not to start.
-    pub async fn run(self, first: oneshot::Sender<Result<(), TooSmall>>) {
+    /// starts the relay. Topics that are too small are then a reason to end, where no spool could take dead letters.
+    pub async fn run(self, first: oneshot::Sender<()>) {
         let (mut first, mut topics_due, mut absent, mut looking) = (Some(first), Instant::now(), None, None);
         loop {
             let timeout = if first.is_some() { self.start_timeout } else { self.interval };
@@ -44,12 +44,15 @@ impl Watch {
                     Err(error) => tracing::debug!(%error, "the brokers do not say which topics there are"),
                 }
             }
-            match (first.take(), found) {
-                (Some(first), found) => drop(first.send(found)), // it may wait no longer
-                (None, Err(too_small)) => {
+            match found {
+                Ok(()) => {}
+                Err(too_small) if first.is_some() => self.parts.shutdown.fail(too_small.to_string()),
+                Err(too_small) => {
                     tracing::error!(%too_small, "events that are too large for their topic are answered 503");
                 }
-                (None, Ok(())) => {}
+            }
+            if let Some(first) = first.take() {
+                let _ = first.send(()); // it may wait no longer
             }
             self.look_into_the_spool(&mut looking).await;
             tokio::time::sleep(self.interval).await;

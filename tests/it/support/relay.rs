@@ -134,9 +134,11 @@ impl Relay {
         Ok(self)
     }
 
-    /// Waits until /readyz says so.
+    /// Waits until /readyz says so, and topics that are missing were created.
     pub fn ready(self) -> Self {
         await_that("the relay is ready", || super::http::get(self.admin, "/readyz").status == 200);
+        let topics = |state: &str| self.metric(&format!("livechat_relay_topics{{state=\"{state}\"}}"));
+        await_that("its topics are known", || ["ready", "missing", "refused"].map(topics).iter().sum::<f64>() > 0.0);
         self
     }
 
