@@ -6,6 +6,7 @@ mod check;
 mod contract;
 mod dead_letters;
 mod demo;
+mod health;
 mod items;
 mod print;
 mod reach;
@@ -39,6 +40,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Say whether the configuration, the secrets, the brokers and the topics are as `serve` needs them
     Check(check::Arguments),
+    /// Ask a running relay whether it is ready: exit code 0 or 1
+    Health(health::Arguments),
     /// Show it all on this machine: a mock Kafka, the real relay, and webhooks sent to it
     Demo(demo::Arguments),
     /// Send webhooks as LiveChat would, to try a relay or to load it
@@ -148,6 +151,7 @@ fn run(command: Command) -> Result<(), Failure> {
         match command {
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Health(arguments) => health::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Send(arguments) => send::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,

@@ -263,6 +263,7 @@ fn the_help_is_as_it_was_last_read() {
         "",
         "serve",
         "check",
+        "health",
         "demo",
         "send",
         "tail",
@@ -285,6 +286,32 @@ fn the_help_is_as_it_was_last_read() {
     }
     let last = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(text, last, "the help has changed; read it, and run with UPDATE_SNAPSHOTS=1 if it is right");
+}
+
+#[test]
+fn health_says_what_the_probes_say_and_ends_with_0_or_1() {
+    let target = Relay::start("127.0.0.1:1", &[("kafka.start_timeout", "\"200ms\"")]);
+    let address = target.admin.to_string();
+    let health = |arguments: &[&str]| {
+        let output = relay(&[&["health"], arguments].concat());
+        (output.status.code(), stdout(&output) + &stderr(&output))
+    };
+    let not_ready = "error: not ready: Kafka does not accept events\n";
+    assert_eq!(health(&["--address", &address]), (Some(1), not_ready.to_owned()));
+    assert_eq!(health(&["--address", &address, "--live"]), (Some(0), "alive\n".to_owned()));
+    // From the configuration, which need not be complete: no app, and a token that is not here.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let settings =
+        format!("[admin]\nlisten = \"0.0.0.0:{}\"\ntoken = {{ file = \"/nowhere\" }}\n", target.admin.port());
+    std::fs::write(file.path(), settings).expect("written");
+    let config = file.path().to_str().expect("text");
+    assert_eq!(health(&["--config", config, "--live"]), (Some(0), "alive\n".to_owned()));
+    // The listener for webhooks is another.
+    let (code, text) = health(&["--address", &target.webhooks.to_string()]);
+    assert!(code == Some(1) && text.contains("404 Not Found; is this the admin listener of a relay?"), "{text}");
+    drop(target);
+    let (code, text) = health(&["--address", &address]);
+    assert!(code == Some(1) && text.contains(&format!("error: http://{address}/readyz: Connection refused")), "{text}");
 }
 
 /// What `check` prints, without the breaks of its lines, and its exit code.
