@@ -50,6 +50,12 @@ impl Budget {
         Arc::new(Self(Mutex::new(State { pools, next: 0 })))
     }
 
+    /// Changes the limits. What is held over them stays, and nothing more is begun until it has been given back.
+    pub fn set(&self, config: Config) {
+        let maxima = [config.bytes_in_flight_max, config.large_bytes_in_flight_max];
+        self.lock().pools.iter_mut().zip(maxima).for_each(|(pool, max)| pool.max = max);
+    }
+
     /// Begins a request whose body is to be read.
     ///
     /// # Errors
@@ -207,6 +213,19 @@ mod tests {
         assert!(reading(&budget, REQUEST_BYTES + 20).is_ok());
         assert_eq!(reading(&budget, REQUEST_BYTES + 21).err(), Some(Overloaded), "more than there is for all");
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_lower_limit_holds_for_what_comes_and_takes_nothing_from_what_is_held() {
+        let budget = budget(3 * REQUEST_BYTES, 0);
+        let held: Vec<_> = (0..3).map(|_| reading(&budget, 0).expect("room").complete().expect("held")).collect();
+        budget.set(Config { bytes_in_flight_max: REQUEST_BYTES, large_bytes_in_flight_max: 0 });
+        assert_eq!((budget.held(), budget.begin().err()), (3 * REQUEST_BYTES, Some(Overloaded)));
+        drop(held);
+        let one = budget.begin().expect("room for one");
+        budget.set(Config { bytes_in_flight_max: 2 * REQUEST_BYTES, large_bytes_in_flight_max: 0 });
+        let two = budget.begin().expect("room for two");
+        assert!(one.evicted().now_or_never().is_none() && two.evicted().now_or_never().is_none());
     }
 
     #[test]

@@ -41,12 +41,11 @@ pub enum Check {
 /// The deliveries; clones share them.
 #[derive(Clone)]
 pub struct Dedup {
-    config: Config,
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
 struct State {
+    config: Config,
     by_key: HashMap<RetryKey, Entry>,
     /// Those that are durable, the oldest first.
     durable: VecDeque<(Instant, RetryKey)>,
@@ -60,16 +59,25 @@ enum Entry {
 
 impl Dedup {
     pub fn new(config: Config) -> Self {
-        Self { config, state: Arc::default() }
+        let state = State { config, by_key: HashMap::new(), durable: VecDeque::new() };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Changes the limits. What they have no room for is forgotten; what is in flight is not.
+    pub fn set(&self, config: Config) {
+        let mut state = self.state();
+        state.config = config;
+        let entries_max = if config.window.is_zero() { 0 } else { config.entries_max };
+        while state.by_key.len() > entries_max && state.forget_oldest() {}
     }
 
     /// Looks a delivery up, and claims it if it is new.
     pub fn check(&self, key: RetryKey) -> Check {
-        if self.config.window.is_zero() {
+        let mut state = self.state();
+        if state.config.window.is_zero() {
             return Check::Untracked;
         }
-        let mut state = self.state();
-        state.forget_before(Instant::now().checked_sub(self.config.window));
+        state.forget_outdated();
         match state.by_key.get_mut(&key) {
             Some(Entry::Durable) => return Check::Durable,
             Some(Entry::InFlight(outcome)) => {
@@ -78,7 +86,7 @@ impl Dedup {
             }
             None => {}
         }
-        if state.by_key.len() >= self.config.entries_max && !state.forget_oldest() {
+        if state.by_key.len() >= state.config.entries_max && !state.forget_oldest() {
             return Check::Untracked;
         }
         state.by_key.insert(key, Entry::InFlight(None));
@@ -91,7 +99,8 @@ impl Dedup {
 }
 
 impl State {
-    fn forget_before(&mut self, time: Option<Instant>) {
+    fn forget_outdated(&mut self) {
+        let time = Instant::now().checked_sub(self.config.window);
         while self.durable.front().is_some_and(|(since, _)| Some(*since) < time) {
             self.forget_oldest();
         }
@@ -202,6 +211,27 @@ mod tests {
         assert!(matches!(dedup.check([4; 16]), Check::InFlight(_)));
         drop(in_flight);
         claim(&dedup, 4).settle(Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_limits_keeps_what_they_have_room_for_and_all_that_is_in_flight() {
+        let dedup = dedup(60, 4);
+        let set = |seconds, entries_max| dedup.set(Config { window: Duration::from_secs(seconds), entries_max });
+        (1..=3).for_each(|key| claim(&dedup, key).settle(Ok(())));
+        let first = claim(&dedup, 4);
+        set(60, 2);
+        assert!(is_durable(&dedup, 3) && !dedup.state().by_key.contains_key(&[2; 16]));
+        set(0, 2);
+        let Check::Untracked = dedup.check([3; 16]) else { panic!("it is off") };
+        set(60, 2);
+        let Check::InFlight(copy) = dedup.check([4; 16]) else { panic!("it is in flight") };
+        first.settle(Ok(()));
+        assert_eq!(copy.outcome().await, Some(Ok(())));
+        claim(&dedup, 3).settle(Ok(()));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        set(20, 2);
+        claim(&dedup, 3).settle(Ok(()));
+        assert!(is_durable(&dedup, 3) && !dedup.state().by_key.contains_key(&[4; 16]));
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub enum Format {
 pub struct Config {
     pub format: Format,
     pub filter: String,
+    /// How long another filter may take its place, at most.
+    pub temporary_max: Duration,
 }
 
 impl Config {

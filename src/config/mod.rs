@@ -4,6 +4,7 @@ mod file_system;
 mod kafka;
 mod policy;
 mod read;
+mod reload;
 mod server;
 
 use std::ffi::OsString;
@@ -22,6 +23,8 @@ use kafka::{kafka, topics};
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
 use read::Reader;
+use reload::Sources;
+pub use reload::{Digests, Reloaded};
 use server::{admin, admin_token, check_listeners, control, server};
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -39,11 +42,13 @@ pub struct Config {
     /// Absent: events are answered 503 while Kafka is away.
     pub spool: Option<Spool>,
     pub log: telemetry::Config,
+    pub reload: Reload,
     pub policy: Policy,
     /// Begins the name of every topic that the configuration does not name.
     pub topic_prefix: String,
     /// What is allowed, and probably not meant, a line each.
     pub warnings: Vec<String>,
+    pub sources: Sources,
 }
 
 /// What a command needs besides the configuration itself. Every command reports every unknown key and every wrong value;
@@ -56,6 +61,17 @@ pub enum Need {
     Kafka,
     /// All, the secret keys of at least one app included.
     Everything,
+    /// What a running process takes without a restart.
+    Live,
+}
+
+/// `[reload]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Reload {
+    /// From one look at the sources to the next; zero: there are none but those that are asked for.
+    pub check_interval: Duration,
+    /// How long a look may take.
+    pub timeout: Duration,
 }
 
 /// `[spool]`.
@@ -105,10 +121,13 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         need: Need,
     ) -> Result<Self, Mistakes> {
-        let mut reader = Reader::new(file, environment, need)?;
+        Self::read(Reader::new(file, environment, need)?)
+    }
+
+    fn read(mut reader: Reader) -> Result<Self, Mistakes> {
         let config = build(&mut reader);
-        let (config, warnings) = reader.finish(config)?;
-        Ok(Self { warnings, ..config })
+        let (warnings, sources) = reader.finish()?;
+        Ok(Self { warnings, sources, ..config })
     }
 }
 
@@ -124,9 +143,14 @@ fn build(r: &mut Reader) -> Config {
         topics: topics(r),
         spool,
         log: log(r),
+        reload: Reload {
+            check_interval: r.time("reload.check_interval", Duration::ZERO..=3600 * SECOND),
+            timeout: r.time("reload.timeout", 100 * MILLISECOND..=300 * SECOND),
+        },
         policy: policy(r),
         topic_prefix: r.text("topics.prefix"),
         warnings: Vec::new(),
+        sources: Sources::default(),
     };
     check_times_and_sizes(r, &config);
     check_spool(r, &config);
@@ -250,6 +274,7 @@ fn log(r: &mut Reader) -> telemetry::Config {
     telemetry::Config {
         format: r.choice("log.format", [("text", Format::Text), ("json", Format::Json)]),
         filter: r.text_that("log.filter", levels, telemetry::Config::is_filter),
+        temporary_max: r.time("log.temporary_max", SECOND..=7 * 24 * 3600 * SECOND),
     }
 }
 

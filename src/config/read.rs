@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -15,6 +16,7 @@ use jiff::SignedDuration;
 use secrecy::{ExposeSecret as _, SecretString};
 use toml::Value;
 
+use super::reload::{Sources, digest, needs_restart};
 use super::{DEFAULTS, Mistakes, Need};
 use crate::publish::canonical;
 
@@ -31,7 +33,11 @@ pub const SETTINGS: &str = "topics.settings";
 /// Where a secret may stand.
 const PLACES: [&str; 3] = ["file", "env", "value"];
 
-type Values = BTreeMap<String, Value>;
+/// Bytes of a file at most. The configuration and the secrets have a few kB, bundles of CA certificates 300 kB; one that names a device
+/// has no end, and must not take the memory of a running relay.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+pub type Values = BTreeMap<String, Value>;
 
 pub struct Reader {
     values: Values,
@@ -41,7 +47,9 @@ pub struct Reader {
     /// The variables that have set keys, by key.
     variables: BTreeMap<String, String>,
     need: Need,
-    has_file: bool,
+    file: Option<PathBuf>,
+    /// Digests of the files that were read, by the key that names them.
+    files: BTreeMap<(String, PathBuf), [u8; 32]>,
     asked: BTreeSet<String>,
     /// Each with whether it may pass by itself.
     mistakes: BTreeMap<String, bool>,
@@ -58,26 +66,41 @@ impl Reader {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         need: Need,
     ) -> Result<Self, Mistakes> {
-        let defaults = flat(toml::from_str(DEFAULTS).expect("the defaults are TOML, as unit tests show"));
-        let mut values = defaults.clone();
+        let mut values = defaults();
         if let Some(path) = file {
             let one = |why: String, may_pass| Mistakes { lines: vec![format!("{}:{why}", path.display())], may_pass };
-            let text = std::fs::read_to_string(path).map_err(|e| one(format!(" cannot be read: {e}"), may_pass(&e)))?;
+            let text = text_of(path).map_err(|e| one(format!(" cannot be read: {e}"), may_pass(&e)))?;
             values.extend(flat(parse(&text).map_err(|why| one(why, false))?));
         }
-        let mut reader = Self {
+        let environment = environment.into_iter().collect();
+        let mut reader = Self::of_values(values, file.map(Path::to_owned), environment, need);
+        reader.take_variables();
+        Ok(reader)
+    }
+
+    /// Of sources that are merged already.
+    pub fn of_values(
+        values: Values,
+        file: Option<PathBuf>,
+        environment: BTreeMap<OsString, OsString>,
+        need: Need,
+    ) -> Self {
+        Self {
             values,
-            defaults,
-            environment: environment.into_iter().collect(),
+            defaults: defaults(),
+            environment,
             variables: BTreeMap::new(),
             need,
-            has_file: file.is_some(),
+            file,
+            files: BTreeMap::new(),
             asked: BTreeSet::new(),
             mistakes: BTreeMap::new(),
             warnings: Vec::new(),
-        };
-        reader.take_variables();
-        Ok(reader)
+        }
+    }
+
+    pub fn values(&self) -> &Values {
+        &self.values
     }
 
     /// Sets what variables set. Those of others are none of our business, whatever is in them.
@@ -117,15 +140,15 @@ impl Reader {
         self.warnings.push(format!("{key}: {why}"));
     }
 
-    /// What was read and its warnings, or all that was wrong.
+    /// The warnings and the sources, or all that was wrong.
     ///
     /// # Errors
     /// [`Mistakes`], where there are any.
-    pub fn finish<T>(mut self, read: T) -> Result<(T, Vec<String>), Mistakes> {
+    pub fn finish(mut self) -> Result<(Vec<String>, Sources), Mistakes> {
         self.unknown_keys();
         self.unknown_variables();
         if self.mistakes.is_empty() {
-            return Ok((read, self.warnings));
+            return Ok((self.warnings, Sources::new(self.file, self.environment, &self.values, self.files)));
         }
         let may_pass = self.mistakes.values().all(|may_pass| *may_pass);
         Err(Mistakes { lines: self.mistakes.into_keys().collect(), may_pass })
@@ -178,7 +201,7 @@ impl Reader {
 
     /// Whether a file was given, and not only variables.
     pub fn has_file(&self) -> bool {
-        self.has_file
+        self.file.is_some()
     }
 
     /// Whether anything stands at this key or below it.
@@ -191,6 +214,7 @@ impl Reader {
     pub fn needs(&self, key: &str) -> bool {
         match self.need {
             Need::Everything => true,
+            Need::Live => !needs_restart(key),
             Need::Kafka => key.starts_with("kafka."),
             Need::Settings => false,
         }
@@ -364,8 +388,13 @@ impl Reader {
     }
 
     fn file(&mut self, key: &str, path: &Path) -> Option<String> {
-        let read = std::fs::read_to_string(path);
+        let read = text_of(path).inspect(|text| self.remember(key, path, text.as_bytes()));
         read.map_err(|e| self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e))).ok()
+    }
+
+    /// What a file has in it, so that the next look finds whether that has changed.
+    fn remember(&mut self, key: &str, path: &Path, content: &[u8]) {
+        self.files.insert((key.to_owned(), path.to_owned()), digest(content));
     }
 
     fn variable(&mut self, key: &str, name: &str) -> Option<String> {
@@ -375,18 +404,40 @@ impl Reader {
         text.map_err(|why| self.mistake(key, why)).ok()
     }
 
-    /// Notes where a file that is read by others later cannot be read now.
+    /// Notes where a file, or a directory, that is read by others later cannot be read now.
     pub fn readable(&mut self, key: &str, path: &SecretString) {
-        if let Err(e) = std::fs::File::open(path.expose_secret()) {
-            self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e));
+        let path = Path::new(path.expose_secret());
+        match bytes_of(path) {
+            Ok(content) => self.remember(key, path, &content),
+            Err(e) if matches!(e.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::FileTooLarge) => {}
+            Err(e) => self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e)),
         }
     }
 }
 
+fn defaults() -> Values {
+    flat(toml::from_str(DEFAULTS).expect("the defaults are TOML, as unit tests show"))
+}
+
+/// # Errors
+/// What the system says, or that the file is too large.
+fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn text_of(path: &Path) -> io::Result<String> {
+    String::from_utf8(bytes_of(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+}
+
 /// Whether a file may be readable at another try: a mount that is late, a secret that is being replaced.
 fn may_pass(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, InvalidFilename, InvalidInput, IsADirectory};
-    !matches!(error.kind(), InvalidData | InvalidFilename | InvalidInput | IsADirectory)
+    use std::io::ErrorKind::{FileTooLarge, InvalidData, InvalidFilename, InvalidInput, IsADirectory};
+    !matches!(error.kind(), FileTooLarge | InvalidData | InvalidFilename | InvalidInput | IsADirectory)
 }
 
 /// A secret without what editors and shells put around it: blanks, line ends, a byte order mark.
@@ -433,7 +484,7 @@ fn parse(text: &str) -> Result<toml::Table, String> {
     })
 }
 
-fn flat(table: toml::Table) -> Values {
+pub fn flat(table: toml::Table) -> Values {
     let mut values = Values::new();
     table.into_iter().for_each(|(name, value)| flatten(join("", &name), value, &mut values));
     values

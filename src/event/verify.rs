@@ -1,5 +1,6 @@
 //! [`Delivery`] → [`Verified`]: compares the secret key with the app's keys. Nothing after this step has the secret key.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +20,7 @@ pub struct Keyring {
 pub struct Key {
     name: String,
     digest: [u8; 32],
-    uses: AtomicU64,
+    uses: Arc<AtomicU64>,
 }
 
 impl Keyring {
@@ -28,9 +29,18 @@ impl Keyring {
         let key = |(name, secret): (String, &SecretString)| Key {
             name,
             digest: digest(secret.expose_secret()),
-            uses: AtomicU64::new(0),
+            uses: Arc::default(),
         };
         Self { keys: keys.into_iter().map(key).collect() }
+    }
+
+    /// Goes on counting the uses of the keys that had the same names in another ring.
+    pub fn inherit(&mut self, other: &Self) {
+        for key in &mut self.keys {
+            if let Some(same) = other.keys.iter().find(|other| other.name == key.name) {
+                key.uses = Arc::clone(&same.uses);
+            }
+        }
     }
 
     /// The keys, in the order in which they were given.
@@ -159,6 +169,18 @@ mod tests {
         verify_app_webhook("k2", br#"{"event":"e","payload":{}}"#, &rings[1]).expect("verified").1.count_use();
         let uses = rings.iter().flat_map(Keyring::keys).map(Key::uses);
         assert_eq!(uses.collect::<Vec<_>>(), [0, 3, 1]);
+    }
+
+    #[test]
+    fn a_ring_that_inherits_counts_on_by_name_together_with_the_other() {
+        let old = ring(&[("a", "k1"), ("b", "k2")]);
+        let uses = |ring: &Keyring| ring.keys().map(Key::uses).collect::<Vec<_>>();
+        old.keys().for_each(Key::count_use);
+        let mut new = ring(&[("c", "k3"), ("b", "k2")]);
+        new.inherit(&old);
+        old.keys().for_each(Key::count_use); // a request that was begun before
+        new.keys().for_each(Key::count_use);
+        assert_eq!((uses(&old), uses(&new)), (vec![2, 3], vec![1, 3]));
     }
 
     #[test]
