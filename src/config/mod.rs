@@ -2,6 +2,7 @@
 
 mod file_system;
 mod kafka;
+mod keys;
 mod policy;
 mod read;
 mod server;
@@ -20,7 +21,7 @@ use crate::{budget, control, http, publish, replay, spool, telemetry, topics};
 use kafka::{kafka, topics};
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
-use read::Reader;
+use read::{Reader, Remarks};
 use server::{admin, check_listeners, control, server};
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -41,6 +42,8 @@ pub struct Config {
     pub topic_prefix: String,
     /// What is allowed, and probably not meant, a line each.
     pub warnings: Vec<String>,
+    /// What was found in directories of keys and not read, a line for each directory.
+    pub ignored: Vec<String>,
 }
 
 /// What a command needs besides the configuration itself. Every command reports every unknown key and every wrong value;
@@ -104,8 +107,8 @@ impl Config {
     ) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(file, environment, need)?;
         let config = build(&mut reader);
-        let (config, warnings) = reader.finish(config)?;
-        Ok(Self { warnings, ..config })
+        let (config, Remarks { warnings, ignored }) = reader.finish(config)?;
+        Ok(Self { warnings, ignored, ..config })
     }
 }
 
@@ -123,6 +126,7 @@ fn build(r: &mut Reader) -> Config {
         policy: policy(r),
         topic_prefix: r.text("topics.prefix"),
         warnings: Vec::new(),
+        ignored: Vec::new(),
     };
     check_times_and_sizes(r, &config);
     check_spool(r, &config);
