@@ -1,6 +1,7 @@
 //! What Prometheus sees: all names, labels and help texts. Every label has a closed set of values. Nothing in the relay reads a metric:
 //! what is counted elsewhere is copied here when it is scraped.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-use crate::event::{Fault, Rejection, actions, route::UNLISTED};
+use crate::event::{Fault, Key, Rejection, actions, route::UNLISTED};
 use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Unavailable};
 use crate::telemetry;
 
@@ -25,7 +26,11 @@ pub struct Metrics {
     unavailable: IntCounterVec,
     faults: IntCounterVec,
     retries: IntCounterVec,
-    secret_keys: IntCounterVec,
+    secret_keys_used: IntCounterVec,
+    secret_keys_last_used: GaugeVec,
+    secret_keys_not_after: GaugeVec,
+    /// The secret keys that are shown, each with its app.
+    secret_keys: Mutex<BTreeSet<[String; 2]>>,
     pub kafka_errors: IntCounterVec,
     pub producer_rebuilds: IntCounter,
     pub replay_runs_ended: IntCounter,
@@ -71,7 +76,10 @@ impl Metrics {
             unavailable: counters(r, "unavailable_total", "Webhooks answered 503 because they could not be made durable, by reason. Increases when events may be lost soon.", &["reason"]),
             faults: counters(r, "payload_faults_total", "Members of webhooks that were not as documented; the event was published without an attribute. Increases when LiveChat changes its payloads.", &["reason"]),
             retries: counters(r, "retries_total", "Deliveries that were not published again: dropped because the event was durable already, joined because it was in flight. Increases when LiveChat does not get our 200 in time.", &["result"]),
-            secret_keys: counters(r, "secret_key_used_total", "Webhooks verified by each secret key, by its name. Once this stops increasing, the key can be removed.", &["app", "key"]),
+            secret_keys_used: counters(r, "secret_key_used_total", "Webhooks verified by each secret key, by its name. Once this stops increasing, the key can be removed.", &["app", "key"]),
+            secret_keys_last_used: register(r, GaugeVec::new(opts("secret_key_last_used_timestamp_seconds", "When each secret key last verified a webhook, in seconds since 1970; 0: not since the start. A key that lags behind the others is used by few registrations, or by none."), &["app", "key"])),
+            secret_keys_not_after: register(r, GaugeVec::new(opts("secret_key_not_after_timestamp_seconds", "When each secret key that has a not_after expires, in seconds since 1970. From then on its webhooks are answered 401."), &["app", "key"])),
+            secret_keys: Mutex::default(),
             kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. The log has the details.", &["code"]),
             producer_rebuilds: counter(r, "producer_rebuilds_total", "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. The log has the details."),
             replay_runs_ended: counter(r, "replay_runs_ended_total", "Times that the replay stopped at a record that Kafka did not take, and began again there with another producer. A few in each outage are usual."),
@@ -174,9 +182,30 @@ impl Metrics {
         self.durable_seconds.with_label_values(&[path]).observe(took.as_secs_f64());
     }
 
-    /// How often a secret key has verified a webhook since the start.
-    pub fn secret_key_uses(&self, app: &str, key: &str, uses: u64) {
-        observe(&self.secret_keys.with_label_values(&[app, key]), uses);
+    /// The secret keys of all apps: all of them, so that one that was removed is shown no more.
+    pub fn secret_keys<'k>(&self, keys: impl Iterator<Item = (&'k str, &'k Key)>) {
+        let mut shown = self.secret_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = std::mem::take(&mut *shown);
+        for (app, key) in keys {
+            let labels = [app.to_owned(), key.name().to_owned()];
+            gone.remove(&labels);
+            self.secret_keys_last_used.with_label_values(&labels).set(key.last_use_ms() as f64 / 1000.0);
+            match key.validity().not_after {
+                Some(end) => self.secret_keys_not_after.with_label_values(&labels).set(end.as_second() as f64),
+                None => drop(self.secret_keys_not_after.remove_label_values(&labels)), // mostly there is none
+            }
+            let used = self.secret_keys_used.with_label_values(&labels);
+            if key.uses() < used.get() {
+                used.reset(); // it was removed, and is there again
+            }
+            observe(&used, key.uses());
+            shown.insert(labels);
+        }
+        for labels in gone {
+            let _ = self.secret_keys_used.remove_label_values(&labels); // it was set above
+            let _ = self.secret_keys_last_used.remove_label_values(&labels);
+            let _ = self.secret_keys_not_after.remove_label_values(&labels); // mostly there is none
+        }
     }
 
     /// How many topics are in which state.

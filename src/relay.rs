@@ -2,6 +2,7 @@
 //! says what has become of it.
 
 mod backend;
+mod dates;
 mod detached;
 
 #[cfg(test)]
@@ -21,14 +22,16 @@ use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
-use crate::event::verify::{verify, verify_app_webhook};
-use crate::event::{Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing};
+use crate::event::verify::{Unverified, verify, verify_app_webhook};
+use crate::event::{Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Validity};
 use crate::metrics::Metrics;
 use crate::outcome::{Outcome, Unavailable};
 use crate::publish::{Failure, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::Way;
+use crate::telemetry::Throttles;
 pub use backend::{Backend, Durable};
+pub use dates::Notice;
 use detached::Detached;
 
 /// What is configured about events: the apps, where their events go, and deduplication.
@@ -42,6 +45,7 @@ pub struct Policy {
 }
 
 /// One app: its name, which is the last part of its webhooks' path, its secret keys, and where its events go.
+#[derive(Clone)]
 pub struct App {
     pub name: String,
     pub keyring: Keyring,
@@ -67,10 +71,28 @@ impl Policy {
         }
     }
 
+    /// The apps, App Webhooks included.
+    pub fn all_apps(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.apps.values().chain(&self.app_webhooks)
+    }
+
+    /// The secret keys, each with the name of its app.
+    pub fn keys(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.all_apps().flat_map(|app| app.keyring.keys().map(move |key| (&*app.name, key)))
+    }
+
+    /// Goes on with what `former` has counted. To be called before this policy takes the place of that one.
+    pub fn inherit(&mut self, former: &Self) {
+        for app in self.apps.values_mut().chain(&mut self.app_webhooks) {
+            if let Some(same) = former.all_apps().find(|same| same.name == app.name) {
+                Arc::make_mut(app).keyring.inherit(&same.keyring);
+            }
+        }
+    }
+
     /// Every topic that events may go to, once, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
-        let apps = self.apps.values().chain(&self.app_webhooks);
-        let names = apps.flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
+        let names = self.all_apps().flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
         let mut names: Vec<_> = names.cloned().collect();
         names.sort();
         names.dedup();
@@ -124,6 +146,8 @@ struct Inner<B> {
     shutdown: Shutdown,
     /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost. No one has its key.
     unknown: Keyring,
+    /// One line in ten seconds for each key that has expired and is still in use.
+    expired: Throttles,
 }
 
 impl<B> Clone for Relay<B> {
@@ -136,7 +160,8 @@ impl<B: Backend> Relay<B> {
     pub fn new(policy: Policy, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let key = SecretString::from(Uuid::new_v4().to_string());
         let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(policy.retries));
-        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, unknown }))
+        let expired = Throttles::new(Duration::from_secs(10));
+        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, unknown, expired }))
     }
 
     pub fn policy(&self) -> &Policy {
@@ -157,19 +182,41 @@ impl<B: Backend> Relay<B> {
     /// # Errors
     /// A [`Rejection`]: the sender has to send something else.
     pub fn accept(&self, endpoint: &Endpoint, body: &[u8], traceparent: Option<&str>) -> Result<Accepted, Rejection> {
-        let (app, (webhook, key)) = match endpoint {
+        let now = Timestamp::now();
+        let verified = match endpoint {
             Endpoint::Webhook(app) => {
-                let keyring = app.as_ref().map_or(&self.0.unknown, |app| &app.keyring);
-                let verified = verify(receive(body)?, keyring)?;
-                (app.as_ref().ok_or(Rejection::Unauthorized)?, verified) // it has an app: the other key is unknown to all
+                verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring), now)
             }
-            Endpoint::AppWebhook(app, token) => (app, verify_app_webhook(token, body, &app.keyring)?),
+            Endpoint::AppWebhook(app, token) => verify_app_webhook(token, body, &app.keyring, now),
         };
-        key.count_use();
-        let event = normalize(webhook, Receipt { app: &app.name, time: Timestamp::now(), fresh_id: Uuid::now_v7 });
+        let (webhook, key) = verified.map_err(|unverified| self.refused(endpoint.app(), &unverified))?;
+        let (Endpoint::Webhook(Some(app)) | Endpoint::AppWebhook(app, _)) = endpoint else {
+            return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
+        };
+        key.count_use(now);
+        let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
         Ok(Accepted { action, records: route(event, &app.routing, traceparent).into_iter().collect() })
+    }
+
+    /// Names the key to the operator where a webhook has one that is not valid now: its sender is told no more than a stranger.
+    fn refused(&self, app: &str, Unverified { rejection, expired }: &Unverified<'_>) -> Rejection {
+        if let Some(key) = expired
+            && let Some(suppressed) = self.0.expired.pass(&format!("{app} {}", key.name()))
+        {
+            let (key, Validity { not_before, not_after }) = (key.name(), key.validity());
+            let [not_before, not_after] = [not_before, not_after].map(|date| date.map(tracing::field::display));
+            tracing::warn!(
+                app,
+                key,
+                not_before,
+                not_after,
+                suppressed,
+                "a webhook has a secret key that is not valid now: it is answered 401; was it registered with an old one?"
+            );
+        }
+        *rejection
     }
 
     /// Begins to make a webhook's records durable; the outcome is there by `deadline`.

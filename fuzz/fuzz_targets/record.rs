@@ -34,7 +34,7 @@ fn receipt() -> Receipt<'static> {
 }
 
 fn record(body: &[u8], routing: &Routing) -> Option<Record> {
-    let (webhook, _) = verify(receive(body).ok()?, &KEYRING).ok()?;
+    let (webhook, _) = verify(receive(body).ok()?, &KEYRING, receipt().time).ok()?;
     route(normalize(webhook, receipt()), routing, None).map(|prepared| prepared.record)
 }
 
@@ -72,7 +72,7 @@ fn check_json(body: &[u8]) {
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     check_json(input);
-    if let Ok((webhook, _)) = verify_app_webhook("k", input, &KEYRING) {
+    if let Ok((webhook, _)) = verify_app_webhook("k", input, &KEYRING, receipt().time) {
         normalize(webhook, receipt());
     }
     // As it is, and with the secret key put in where an object begins, so that most inputs get past it.

@@ -5,14 +5,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::print::{self, out};
 use super::reach::reach;
 use super::{Failure, Source};
 use crate::config::{self, Config, Mistakes, Need};
-use crate::event::Key;
+use crate::event::{Key, Validity};
 use crate::publish::{self, Publisher};
+use crate::relay::Notice;
 use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable};
 use crate::topics::{Absent, Broker, Cluster, Reason, Topics, names};
@@ -187,8 +189,12 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     let mut apps: Vec<_> = config.policy.apps.values().collect();
     apps.sort_by(|one, other| one.name.cmp(&other.name));
     for app in apps {
-        let keys: Vec<_> = app.keyring.keys().map(Key::name).collect();
+        let keys: Vec<_> = app.keyring.keys().map(described).collect();
         report.ok("app", format!("{}: secret keys {}", app.name, keys.join(", ")));
+    }
+    config.ignored.iter().for_each(|ignored| report.ok("app", ignored));
+    for Notice { text, is_failure } in config.policy.notices(Timestamp::now()) {
+        report.add("dates", if is_failure { Status::Fail } else { Status::Warn }, text);
     }
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
@@ -210,6 +216,14 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         Ok(()) => Kafka { config: &config, report: &report }.look().await,
     }
     false
+}
+
+/// A secret key's name and dates.
+fn described(key: &Key) -> String {
+    let Validity { not_before, not_after } = key.validity();
+    let dates = [("from", not_before), ("until", not_after)];
+    let dates: Vec<_> = dates.iter().filter_map(|(word, date)| Some(format!("{word} {}", (*date)?))).collect();
+    if dates.is_empty() { key.name().to_owned() } else { format!("{} ({})", key.name(), dates.join(", ")) }
 }
 
 /// How long a disk may take to show the spool.

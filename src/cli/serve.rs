@@ -1,5 +1,6 @@
 //! `serve`: builds the daemon, runs it, and stops it. The only place that wires.
 
+mod notices;
 mod notify;
 mod watch;
 
@@ -309,6 +310,8 @@ impl Parts {
             config: config.webhooks,
             refused: Throttles::new(Duration::from_secs(10)),
         };
+        let (notices, stopped) = (notices::log(relay.clone()), self.shutdown.closing.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(notices).await });
         let server = Server::new(handler, config.listener.limits, self.shutdown.clone());
         let (parts, observed) = (self.clone(), Arc::clone(&server));
         let text = move || {
@@ -319,9 +322,7 @@ impl Parts {
             metrics.connections.set(signed(observed.open()));
             metrics.bytes_in_flight.set(signed(budget.held()));
             metrics.records_in_flight.set(signed(parts.publisher.records_in_flight()));
-            for app in relay.policy().apps.values().chain(&relay.policy().app_webhooks) {
-                app.keyring.keys().for_each(|key| metrics.secret_key_uses(&app.name, key.name(), key.uses()));
-            }
+            metrics.secret_keys(relay.policy().keys());
             metrics.text()
         };
         (server, text)

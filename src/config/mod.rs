@@ -2,6 +2,7 @@
 
 mod file_system;
 mod kafka;
+mod keys;
 mod policy;
 mod read;
 mod reload;
@@ -22,7 +23,7 @@ use crate::{budget, control, http, publish, replay, spool, telemetry, topics};
 use kafka::{kafka, topics};
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
-use read::Reader;
+use read::{Reader, Remarks};
 use reload::Sources;
 pub use reload::{Digests, Reloaded};
 use server::{admin, admin_token, check_listeners, control, server};
@@ -49,6 +50,8 @@ pub struct Config {
     /// What is allowed, and probably not meant, a line each.
     pub warnings: Vec<String>,
     pub sources: Sources,
+    /// What was found in directories of keys and not read, a line for each directory.
+    pub ignored: Vec<String>,
 }
 
 /// What a command needs besides the configuration itself. Every command reports every unknown key and every wrong value;
@@ -126,8 +129,8 @@ impl Config {
 
     fn read(mut reader: Reader) -> Result<Self, Mistakes> {
         let config = build(&mut reader);
-        let (warnings, sources) = reader.finish()?;
-        Ok(Self { warnings, sources, ..config })
+        let (Remarks { warnings, ignored }, sources) = reader.finish()?;
+        Ok(Self { warnings, sources, ignored, ..config })
     }
 }
 
@@ -151,6 +154,7 @@ fn build(r: &mut Reader) -> Config {
         topic_prefix: r.text("topics.prefix"),
         warnings: Vec::new(),
         sources: Sources::default(),
+        ignored: Vec::new(),
     };
     check_times_and_sizes(r, &config);
     check_spool(r, &config);

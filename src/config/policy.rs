@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
 use super::SECOND;
+use super::keys::keyring;
 use super::read::Reader;
 use crate::dedup;
 use crate::event::normalize::APP_EVENTS;
@@ -168,38 +169,6 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
     if !topic_prefix.is_empty() {
         check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
     }
-    let keys = keys(r, &key("secret_keys"));
-    let keyring = Keyring::new(keys.iter().map(|(name, secret)| (name.clone(), secret)));
+    let keyring = keyring(r, &key("secret_keys"));
     App { name, keyring, routing: routes.of_app(&topic_prefix, api_version) }
-}
-
-/// With fewer bytes a key can be guessed, or might be with patience.
-pub const KEY_BYTES: (usize, usize) = (8, 16);
-
-fn keys(r: &mut Reader, place: &str) -> Vec<(String, SecretString)> {
-    const EXAMPLE: &str = "[{ name = \"2026-11\", file = \"/run/secrets/livechat\" }]";
-    let count = r.count(place, EXAMPLE, Some(&format!("needs at least one key, such as {EXAMPLE}")));
-    let (mut names, mut keys) = (Vec::new(), Vec::<(String, SecretString)>::new());
-    for key in (0..count).map(|i| format!("{place}[{i}]")) {
-        let name_key = format!("{key}.name");
-        let name = r.optional_text(&name_key).unwrap_or_default();
-        if !(1..=64).contains(&name.len()) || name.contains(char::is_control) {
-            r.mistake(&name_key, "must be a text of 1 to 64 bytes: metrics tell the keys apart by it");
-        } else if names.contains(&name) {
-            r.mistake(&name_key, "is the name of a key before it");
-        }
-        names.push(name.clone());
-        let Some(secret) = r.secret(&key) else { continue };
-        let bytes = secret.expose_secret().len();
-        if bytes < KEY_BYTES.0 {
-            r.mistake(&key, &format!("has fewer than {} bytes: strangers could guess it", KEY_BYTES.0));
-        } else if bytes < KEY_BYTES.1 {
-            r.warn(&key, &format!("has fewer than {} bytes; a longer key is harder to guess", KEY_BYTES.1));
-        }
-        if keys.iter().any(|(_, other)| other.expose_secret() == secret.expose_secret()) {
-            r.mistake(&key, "is the same key as one before it");
-        }
-        keys.push((name, secret));
-    }
-    keys
 }

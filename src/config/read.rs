@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use toml::Value;
 
@@ -39,6 +39,12 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 pub type Values = BTreeMap<String, Value>;
 
+/// The most names of files that one remark has.
+const NAMES_SHOWN: usize = 8;
+
+const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
+
+
 pub struct Reader {
     values: Values,
     /// Stand for values that are wrong, so that reading goes on and finds all mistakes.
@@ -53,7 +59,14 @@ pub struct Reader {
     asked: BTreeSet<String>,
     /// Each with whether it may pass by itself.
     mistakes: BTreeMap<String, bool>,
-    warnings: Vec<String>,
+    remarks: Remarks,
+}
+
+/// What is to be said of a configuration that is right.
+#[derive(Default)]
+pub struct Remarks {
+    pub warnings: Vec<String>,
+    pub ignored: Vec<String>,
 }
 
 impl Reader {
@@ -95,7 +108,7 @@ impl Reader {
             files: BTreeMap::new(),
             asked: BTreeSet::new(),
             mistakes: BTreeMap::new(),
-            warnings: Vec::new(),
+            remarks: Remarks::default(),
         }
     }
 
@@ -137,18 +150,18 @@ impl Reader {
     }
 
     pub fn warn(&mut self, key: &str, why: &str) {
-        self.warnings.push(format!("{key}: {why}"));
+        self.remarks.warnings.push(format!("{key}: {why}"));
     }
 
-    /// The warnings and the sources, or all that was wrong.
+    /// The remarks and the sources, or all that was wrong.
     ///
     /// # Errors
     /// [`Mistakes`], where there are any.
-    pub fn finish(mut self) -> Result<(Vec<String>, Sources), Mistakes> {
+    pub fn finish(mut self) -> Result<(Remarks, Sources), Mistakes> {
         self.unknown_keys();
         self.unknown_variables();
         if self.mistakes.is_empty() {
-            return Ok((self.warnings, Sources::new(self.file, self.environment, &self.values, self.files)));
+            return Ok((self.remarks, Sources::new(self.file, self.environment, &self.values, self.files)));
         }
         let may_pass = self.mistakes.values().all(|may_pass| *may_pass);
         Err(Mistakes { lines: self.mistakes.into_keys().collect(), may_pass })
@@ -191,11 +204,13 @@ impl Reader {
             if is_like_ours && !is_of_kubernetes {
                 let hint = nearest(&name, own.iter().map(String::as_str));
                 let hint = hint.map(|own| format!("; did you mean {own}?")).unwrap_or_default();
-                self.warnings.push(format!("{name}: the relay reads no such variable{hint}"));
+                self.remarks.warnings.push(format!("{name}: the relay reads no such variable{hint}"));
             }
         }
         if self.environment.contains_key(std::ffi::OsStr::new("RUST_LOG")) {
-            self.warnings.push("RUST_LOG: is not read; set log.filter, or LIVECHAT_RELAY__LOG__FILTER".to_owned());
+            self.remarks
+                .warnings
+                .push("RUST_LOG: is not read; set log.filter, or LIVECHAT_RELAY__LOG__FILTER".to_owned());
         }
     }
 
@@ -284,6 +299,17 @@ impl Reader {
             self.mistake(key, &format!("must be a text in quotes, not {kind}"));
         }
         text
+    }
+
+    /// A moment that may be absent: a date with a time and an offset, as TOML or as RFC 3339 in a text.
+    pub fn optional_instant(&mut self, key: &str) -> Option<Timestamp> {
+        self.asked.insert(key.to_owned());
+        let instant = match self.values.get(key)? {
+            Value::Datetime(instant) => instant.to_string().parse(),
+            value => value.as_str().unwrap_or_default().parse(),
+        };
+        let why = "must be a date with a time and its offset, such as 2026-12-31T00:00:00Z";
+        instant.map_err(|_: jiff::Error| self.mistake(key, why)).ok()
     }
 
     /// The names in a table, each with its key.
@@ -395,6 +421,64 @@ impl Reader {
     /// What a file has in it, so that the next look finds whether that has changed.
     fn remember(&mut self, key: &str, path: &Path, content: &[u8]) {
         self.files.insert((key.to_owned(), path.to_owned()), digest(content));
+    }
+
+    /// The files of a directory, by name and sorted. Not among them, and remarked: subdirectories, hidden files, as Kubernetes has beside
+    /// those of a mounted secret, and what editors leave.
+    pub fn files_in(&mut self, key: &str, directory: &Path, most: usize) -> Option<Vec<(String, PathBuf)>> {
+        let (mut files, mut ignored) = (Vec::new(), Vec::new());
+        let entries = std::fs::read_dir(directory).and_then(|entries| {
+            for entry in entries {
+                let entry = entry?;
+                let Ok(name) = entry.file_name().into_string() else {
+                    self.mistake(key, "has a file whose name is not UTF-8");
+                    continue;
+                };
+                let is_directory = || std::fs::metadata(entry.path()).is_ok_and(|file| file.is_dir());
+                if name.starts_with('.') || name.ends_with('~') || name.ends_with(".swp") || is_directory() {
+                    ignored.push(name);
+                } else {
+                    files.push((name, entry.path()));
+                }
+                if files.len() > most {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        if let Err(e) = entries {
+            self.note(key, &format!("the directory cannot be read: {e}"), may_pass(&e));
+            return None;
+        }
+        if files.len() > most {
+            self.mistake(key, &format!("has more than {most} files"));
+            return None;
+        }
+        if !ignored.is_empty() {
+            ignored.sort();
+            let more = ignored.len().saturating_sub(NAMES_SHOWN);
+            let names = ignored[..ignored.len() - more].join(", ");
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            self.remarks.ignored.push(format!("{key}: these are not read as keys: {names}{more}"));
+        }
+        files.sort();
+        Some(files)
+    }
+
+    /// As [`Reader::secret`], from a file of a directory.
+    pub fn secret_in(&mut self, key: &str, name: &str, path: &Path) -> Option<SecretString> {
+        // Whatever else is there, such as a pipe, might keep us waiting.
+        let wrong = std::fs::metadata(path).ok().and_then(|file| match file.len() {
+            _ if !file.is_file() => Some("is no file"),
+            0..=SECRET_FILE_BYTES_MAX => None,
+            _ => Some("is larger than 64 KiB: it is no secret key"),
+        });
+        if let Some(why) = wrong {
+            self.mistake(key, &format!("{name} {why}"));
+            return None;
+        }
+        let text = self.file(&format!("{key}: {name}"), path)?;
+        trimmed(&text, false).map_err(|why| self.mistake(key, &format!("{name} {why}"))).ok()
     }
 
     fn variable(&mut self, key: &str, name: &str) -> Option<String> {
@@ -552,7 +636,7 @@ fn typed(text: &str, default: Option<&Value>) -> Value {
 }
 
 /// The one of these names that was probably meant.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |name: &str| name.replace("__", "_").replace('.', "_");
     let name = plain(name);
     // A prefix of all is no likeness.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::ExposeSecret as _;
 
-use super::policy::KEY_BYTES;
+use super::keys::KEY_BYTES;
 use super::read::Reader;
 use super::{Config, Listener, MILLISECOND, SECOND, Server, Spool};
 use crate::event::Token;

@@ -33,8 +33,7 @@ pub use normalize::{Event, Fault, Receipt};
 pub use receive::Delivery;
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use traceparent::traceparent;
-pub use verify::Token;
-pub use verify::{Key, Keyring, Verified};
+pub use verify::{Key, Keyring, Token, Validity, Verified};
 
 labels! {
     /// Why a webhook is refused: the sender is at fault.
@@ -52,6 +51,8 @@ labels! {
         /// `secret_key` is missing or wrong, or the app is unknown. All three get the same answer, so that it does not tell a stranger
         /// which apps there are.
         Unauthorized => "unauthorized",
+        /// `secret_key` is one of the app's, but not valid at the time. The answer is that of a wrong one.
+        Expired => "expired",
     }
 }
 
@@ -66,7 +67,7 @@ impl Rejection {
             Self::TooManyMembers => (400, "the body has too many members\n"),
             Self::NoAction => (400, "the body has no action\n"),
             Self::NoPayload => (400, "the body has no payload\n"),
-            Self::Unauthorized => (401, "unauthorized\n"),
+            Self::Unauthorized | Self::Expired => (401, "unauthorized\n"),
         }
     }
 }

@@ -279,7 +279,7 @@ mod tests {
             time: "2026-11-22T14:27:51.1029Z".parse().expect("a time"),
             fresh_id: || uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
         };
-        let (verified, _) = verify(receive(body.as_bytes()).ok()?, &keyring).ok()?;
+        let (verified, _) = verify(receive(body.as_bytes()).ok()?, &keyring, receipt.time).ok()?;
         route(normalize(verified, receipt), &routing, Some("00-a-b-01"))
     }
 
@@ -441,7 +441,8 @@ mod tests {
             Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: Some("3.6".to_owned()) };
         let keyring = Keyring::new([("path".to_owned(), &SecretString::from("token"))]);
         let event = |body: &'static str| {
-            let (webhook, _) = verify_app_webhook("token", body.as_bytes(), &keyring).expect("verified");
+            let (webhook, _) =
+                verify_app_webhook("token", body.as_bytes(), &keyring, receipt.time).ok().expect("verified");
             normalize(webhook, receipt)
         };
         let prepared = route(event(body), &routing, None).expect("a record");

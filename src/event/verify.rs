@@ -1,8 +1,10 @@
-//! [`Delivery`] → [`Verified`]: compares the secret key with the app's keys. Nothing after this step has the secret key.
+//! [`Delivery`] → [`Verified`]: compares the secret key with the app's keys, and looks whether it is valid at the time of receipt.
+//! Nothing after this step has the secret key.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
@@ -10,42 +12,80 @@ use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use super::receive::{Webhook, receive_app_webhook};
 use super::{Delivery, Rejection, json};
 
-/// The active secret keys of an app. There are several while a key is being changed: that takes a new registration at LiveChat,
+/// The secret keys of an app. There are several while a key is being changed: that takes a new registration at LiveChat,
 /// and until the old one is removed, webhooks arrive with both keys.
+#[derive(Clone, Default)]
 pub struct Keyring {
     keys: Vec<Key>,
 }
 
 /// A secret key. Only its digest is kept, so that the key cannot leak from here.
+#[derive(Clone)]
 pub struct Key {
     name: String,
     digest: [u8; 32],
-    uses: Arc<AtomicU64>,
+    validity: Validity,
+    usage: Arc<Usage>,
+}
+
+/// When a key verifies webhooks: from `not_before` on, and no longer from `not_after` on; where a date is absent, without an end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before: Option<Timestamp>,
+    pub not_after: Option<Timestamp>,
+}
+
+impl Validity {
+    pub fn covers(&self, time: Timestamp) -> bool {
+        self.not_before.is_none_or(|from| from <= time) && self.not_after.is_none_or(|until| time < until)
+    }
+}
+
+/// What is counted of a key. It outlives the keyring: see [`Keyring::inherit`].
+#[derive(Default)]
+struct Usage {
+    uses: AtomicU64,
+    /// Milliseconds since 1970; 0: never.
+    last_ms: AtomicI64,
 }
 
 impl Keyring {
-    /// A keyring of named keys. One without keys verifies nothing.
+    /// A keyring of named keys that are always valid. One without keys verifies nothing.
     pub fn new<'k>(keys: impl IntoIterator<Item = (String, &'k SecretString)>) -> Self {
-        let key = |(name, secret): (String, &SecretString)| Key {
-            name,
-            digest: digest(secret.expose_secret()),
-            uses: Arc::default(),
-        };
-        Self { keys: keys.into_iter().map(key).collect() }
+        Self::dated(keys.into_iter().map(|(name, secret)| (name, secret, Validity::default())))
     }
 
-    /// Goes on counting the uses of the keys that had the same names in another ring.
-    pub fn inherit(&mut self, other: &Self) {
-        for key in &mut self.keys {
-            if let Some(same) = other.keys.iter().find(|other| other.name == key.name) {
-                key.uses = Arc::clone(&same.uses);
-            }
-        }
+    /// As [`Keyring::new`], of keys that are valid for a time.
+    pub fn dated<'k>(keys: impl IntoIterator<Item = (String, &'k SecretString, Validity)>) -> Self {
+        let key = |(name, secret, validity): (String, &SecretString, Validity)| Key {
+            name,
+            digest: digest(secret.expose_secret()),
+            validity,
+            usage: Arc::default(),
+        };
+        Self { keys: keys.into_iter().map(key).collect() }
     }
 
     /// The keys, in the order in which they were given.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.keys.iter()
+    }
+
+    /// Goes on with what `former` has counted of the keys that both have, by their names.
+    pub fn inherit(&mut self, former: &Self) {
+        for key in &mut self.keys {
+            if let Some(same) = former.keys.iter().find(|same| same.name == key.name) {
+                key.usage = Arc::clone(&same.usage);
+            }
+        }
+    }
+
+    /// The first time, from one time to another, at which no key is valid.
+    pub fn uncovered(&self, from: Timestamp, to: Timestamp) -> Option<Timestamp> {
+        // A gap begins at the start, or where a key ends.
+        let ends = self.keys.iter().filter_map(|key| key.validity.not_after).filter(|end| (from..=to).contains(end));
+        let is_uncovered = |time: &Timestamp| !self.keys.iter().any(|key| key.validity.covers(*time));
+        ends.chain([from]).filter(is_uncovered).min()
     }
 
     /// The key that equals `delivered`. Compares digests, and with every key even after a match, so that the time shows neither
@@ -58,6 +98,15 @@ impl Keyring {
         }
         self.keys.get(usize::try_from(found).ok()?)
     }
+
+    /// As [`Keyring::find`], of the keys that are valid at `now`.
+    fn find_valid(&self, delivered: &str, now: Timestamp) -> Result<&Key, Unverified<'_>> {
+        let key = self.find(delivered).ok_or(Rejection::Unauthorized)?;
+        if !key.validity.covers(now) {
+            return Err(Unverified { rejection: Rejection::Expired, expired: Some(key) });
+        }
+        Ok(key)
+    }
 }
 
 impl Key {
@@ -66,14 +115,37 @@ impl Key {
         &self.name
     }
 
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
     /// Counts a webhook that this key has verified.
-    pub fn count_use(&self) {
-        self.uses.fetch_add(1, Ordering::Relaxed);
+    pub fn count_use(&self, now: Timestamp) {
+        self.usage.uses.fetch_add(1, Ordering::Relaxed);
+        self.usage.last_ms.fetch_max(now.as_millisecond(), Ordering::Relaxed);
     }
 
     /// How many webhooks this key has verified.
     pub fn uses(&self) -> u64 {
-        self.uses.load(Ordering::Relaxed)
+        self.usage.uses.load(Ordering::Relaxed)
+    }
+
+    /// When it has verified the last one, in milliseconds since 1970; 0: it has verified none.
+    pub fn last_use_ms(&self) -> i64 {
+        self.usage.last_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a webhook is not verified.
+pub struct Unverified<'k> {
+    pub rejection: Rejection,
+    /// The key that it has, where that is not valid at the time. For the operator only: a stranger must not learn that it was one.
+    pub expired: Option<&'k Key>,
+}
+
+impl From<Rejection> for Unverified<'_> {
+    fn from(rejection: Rejection) -> Self {
+        Self { rejection, expired: None }
     }
 }
 
@@ -108,24 +180,29 @@ impl<'a> Verified<'a> {
 /// Checks the secret key; also returns which of the app's keys it is.
 ///
 /// # Errors
-/// [`Rejection::Unauthorized`] when `secret_key` is missing, not a string, or not one of the keys.
-pub fn verify<'a, 'k>(delivery: Delivery<'a>, keyring: &'k Keyring) -> Result<(Verified<'a>, &'k Key), Rejection> {
+/// [`Rejection::Unauthorized`] when `secret_key` is missing, not a string, or not one of the keys; [`Rejection::Expired`] when it is one
+/// that is not valid at `now`.
+pub fn verify<'a, 'k>(
+    delivery: Delivery<'a>,
+    keyring: &'k Keyring,
+    now: Timestamp,
+) -> Result<(Verified<'a>, &'k Key), Unverified<'k>> {
     let secret_key = delivery.secret_key.and_then(json::string).ok_or(Rejection::Unauthorized)?;
-    let key = keyring.find(&secret_key).ok_or(Rejection::Unauthorized)?;
+    let key = keyring.find_valid(&secret_key, now)?;
     Ok((Verified(delivery.webhook), key))
 }
 
 /// Checks the token in the path that an App Webhook was sent to, then reads its body, which has no secret key.
 ///
 /// # Errors
-/// [`Rejection::Unauthorized`] when the token is not one of the keys; another [`Rejection`] when the body is not a JSON object
-/// with an `event` and a `payload`, or has a member twice.
+/// As [`verify`]; another [`Rejection`] when the body is not a JSON object with an `event` and a `payload`, or has a member twice.
 pub fn verify_app_webhook<'a, 'k>(
     token: &str,
     body: &'a [u8],
     keyring: &'k Keyring,
-) -> Result<(Verified<'a>, &'k Key), Rejection> {
-    let key = keyring.find(token).ok_or(Rejection::Unauthorized)?;
+    now: Timestamp,
+) -> Result<(Verified<'a>, &'k Key), Unverified<'k>> {
+    let key = keyring.find_valid(token, now)?;
     Ok((Verified(receive_app_webhook(body)?), key))
 }
 
@@ -134,6 +211,8 @@ mod tests {
     use super::super::receive::receive;
     use super::*;
 
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
     fn ring(keys: &[(&str, &str)]) -> Keyring {
         let keys: Vec<_> = keys.iter().map(|(name, key)| (name.to_string(), SecretString::from(*key))).collect();
         Keyring::new(keys.iter().map(|(name, key)| (name.clone(), key)))
@@ -141,7 +220,7 @@ mod tests {
 
     fn check(body: &str, keyring: &Keyring) -> Option<(String, String)> {
         let delivery = receive(body.as_bytes()).expect("well-formed");
-        let (verified, key) = verify(delivery, keyring).ok()?;
+        let (verified, key) = verify(delivery, keyring, NOW).ok()?;
         Some((verified.into_webhook().data.concat(), key.name().to_owned()))
     }
 
@@ -164,29 +243,89 @@ mod tests {
         let rings = [ring(&[("path", "k1"), ("path", "k2")]), ring(&[("path", "k2")])];
         let body = br#"{"secret_key":"k2","action":"a","payload":{}}"#;
         for _ in 0..3 {
-            verify(receive(body).expect("well-formed"), &rings[0]).expect("verified").1.count_use();
+            let (_, key) = verify(receive(body).expect("well-formed"), &rings[0], NOW).ok().expect("verified");
+            key.count_use(NOW);
         }
-        verify_app_webhook("k2", br#"{"event":"e","payload":{}}"#, &rings[1]).expect("verified").1.count_use();
+        let app_webhook = verify_app_webhook("k2", br#"{"event":"e","payload":{}}"#, &rings[1], NOW);
+        app_webhook.ok().expect("verified").1.count_use(NOW);
         let uses = rings.iter().flat_map(Keyring::keys).map(Key::uses);
         assert_eq!(uses.collect::<Vec<_>>(), [0, 3, 1]);
     }
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn dated(keys: &[(&str, Option<i64>, Option<i64>)]) -> Keyring {
+        let secrets: Vec<_> = keys.iter().map(|(name, ..)| SecretString::from(*name)).collect();
+        let validity =
+            |from: Option<i64>, until: Option<i64>| Validity { not_before: from.map(at), not_after: until.map(at) };
+        let keys = keys.iter().zip(&secrets);
+        Keyring::dated(keys.map(|((name, from, until), secret)| (name.to_string(), secret, validity(*from, *until))))
+    }
+
     #[test]
-    fn a_ring_that_inherits_counts_on_by_name_together_with_the_other() {
-        let old = ring(&[("a", "k1"), ("b", "k2")]);
-        let uses = |ring: &Keyring| ring.keys().map(Key::uses).collect::<Vec<_>>();
-        old.keys().for_each(Key::count_use);
-        let mut new = ring(&[("c", "k3"), ("b", "k2")]);
-        new.inherit(&old);
-        old.keys().for_each(Key::count_use); // a request that was begun before
-        new.keys().for_each(Key::count_use);
-        assert_eq!((uses(&old), uses(&new)), (vec![2, 3], vec![1, 3]));
+    fn a_key_verifies_from_its_first_moment_to_its_last_and_a_stranger_cannot_tell_it_from_a_wrong_one() {
+        let keyring = dated(&[("old", None, Some(100)), ("new", Some(50), Some(200)), ("always", None, None)]);
+        let verified = |key: &str, second: i64| {
+            let body = format!(r#"{{"secret_key":"{key}","action":"a","payload":{{}}}}"#);
+            match verify(receive(body.as_bytes()).expect("well-formed"), &keyring, at(second)) {
+                Ok((_, key)) => Ok(key.name().to_owned()),
+                Err(Unverified { rejection, expired }) => Err((rejection, expired.map(|key| key.name().to_owned()))),
+            }
+        };
+        let expired = |key: &str| Err((Rejection::Expired, Some(key.to_owned())));
+        for (key, second, expected) in [
+            ("old", -1, Ok("old".to_owned())),
+            ("old", 99, Ok("old".to_owned())),
+            ("old", 100, expired("old")),
+            ("new", 49, expired("new")),
+            ("new", 50, Ok("new".to_owned())),
+            ("new", 199, Ok("new".to_owned())),
+            ("new", 200, expired("new")),
+            ("always", 1_000_000, Ok("always".to_owned())),
+            ("wrong", 75, Err((Rejection::Unauthorized, None))),
+        ] {
+            assert_eq!(verified(key, second), expected, "{key} at {second}");
+        }
+        assert_eq!(Rejection::Expired.answer(), Rejection::Unauthorized.answer());
+    }
+
+    #[test]
+    fn a_time_without_a_valid_key_is_found() {
+        let two = dated(&[("old", None, Some(100)), ("new", Some(50), Some(200))]);
+        let gap = dated(&[("old", None, Some(100)), ("new", Some(101), None)]);
+        for (keyring, from, to, uncovered) in [
+            (&two, 0, 199, None),
+            (&two, 0, 200, Some(200)),
+            (&two, 300, 400, Some(300)),
+            (&gap, 0, 99, None),
+            (&gap, 0, 1000, Some(100)),
+            (&gap, 101, 1000, None),
+            (&dated(&[("always", None, None), ("old", None, Some(5))]), 0, 1000, None),
+            (&dated(&[]), 7, 7, Some(7)),
+        ] {
+            assert_eq!(keyring.uncovered(at(from), at(to)), uncovered.map(at), "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn what_was_counted_of_a_key_is_counted_on_by_the_next_keyring_that_has_it() {
+        let former = ring(&[("old", "k1"), ("kept", "k2")]);
+        former.keys().for_each(|key| key.count_use(at(5)));
+        let mut next = ring(&[("kept", "k2"), ("new", "k3")]);
+        next.inherit(&former);
+        former.keys[1].count_use(at(4)); // by a request that is still under way
+        let counted = next.keys().map(|key| (key.name(), key.uses(), key.last_use_ms()));
+        assert_eq!(counted.collect::<Vec<_>>(), [("kept", 2, 5000), ("new", 0, 0)]);
     }
 
     #[test]
     fn an_app_webhook_is_verified_by_its_token_before_its_body_is_read() {
         let keyring = ring(&[("path", "token")]);
-        let why = |token: &str, body: &str| verify_app_webhook(token, body.as_bytes(), &keyring).err();
+        let why = |token: &str, body: &str| {
+            verify_app_webhook(token, body.as_bytes(), &keyring, NOW).err().map(|unverified| unverified.rejection)
+        };
         assert_eq!(why("token", r#"{"event":"x","payload":{}}"#), None);
         for token in ["", "toke", "tokens", "TOKEN"] {
             assert_eq!(why(token, r#"{"event":"x","payload":{}}"#), Some(Rejection::Unauthorized), "{token}");

@@ -1,0 +1,36 @@
+//! Says in the log what the dates in the configuration bring: secret keys that expire, and apps that are left without one.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::relay::{Notice, Relay};
+
+/// How often the dates are looked at: a reload may change them, too.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the same is said.
+const REPEAT: Duration = Duration::from_secs(24 * 3600);
+
+/// Never ends. The first look is at once.
+pub async fn log(relay: Relay) {
+    let mut logged: HashMap<String, Instant> = HashMap::new();
+    loop {
+        let notices = relay.policy().notices(Timestamp::now());
+        logged.retain(|text, at| at.elapsed() < REPEAT && notices.iter().any(|notice| notice.text == *text));
+        for notice in notices {
+            if logged.contains_key(&notice.text) {
+                continue;
+            }
+            let Notice { text, is_failure } = notice;
+            if is_failure {
+                tracing::error!(notice = text, "secret keys expire, and no other is valid then");
+            } else {
+                tracing::warn!(notice = text, "a date in the configuration has passed, or soon will");
+            }
+            logged.insert(text, Instant::now());
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -1,0 +1,124 @@
+//! The secret keys of an app: in the configuration, or in a directory with a file for each.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::read::{Reader, nearest};
+use crate::event::{Keyring, Validity};
+
+/// With fewer bytes a key can be guessed, or might be with patience.
+pub const KEY_BYTES: (usize, usize) = (8, 16);
+
+/// The most keys of an app.
+const KEYS_MAX: usize = 64;
+
+/// The names and secrets that were read until now, to tell when one comes a second time.
+#[derive(Default)]
+struct Keys(Vec<(String, SecretString, Validity)>);
+
+pub fn keyring(r: &mut Reader, place: &str) -> Keyring {
+    let directory = format!("{place}.directory");
+    let keys = if r.has(&directory) { in_directory(r, place, &directory) } else { listed(r, place) };
+    Keyring::dated(keys.0.iter().map(|(name, secret, validity)| (name.clone(), secret, *validity)))
+}
+
+/// An array of tables: a key each, with its dates.
+fn listed(r: &mut Reader, place: &str) -> Keys {
+    const EXAMPLE: &str = "[{ name = \"2026-11\", file = \"/run/secrets/livechat\" }], or { directory = \"…\" }";
+    let count = r.count(place, EXAMPLE, Some(&format!("needs at least one key, such as {EXAMPLE}")));
+    if count > KEYS_MAX {
+        r.mistake(place, &format!("has more than {KEYS_MAX} keys"));
+    }
+    let (mut names, mut keys) = (Vec::new(), Keys::default());
+    for key in (0..count).map(|i| format!("{place}[{i}]")) {
+        let name_key = format!("{key}.name");
+        let name = r.optional_text(&name_key).unwrap_or_default();
+        if let Some(why) = bad_name(&name) {
+            r.mistake(&name_key, why);
+        } else if names.contains(&name) {
+            r.mistake(&name_key, "is the name of a key before it");
+        }
+        names.push(name.clone());
+        let [not_before, not_after] = ["not_before", "not_after"].map(|date| format!("{key}.{date}"));
+        let validity =
+            Validity { not_before: r.optional_instant(&not_before), not_after: r.optional_instant(&not_after) };
+        check_order(r, &not_after, validity);
+        if let Some(secret) = r.secret(&key) {
+            keys.add(r, &key, "", (name, secret, validity));
+        }
+    }
+    keys
+}
+
+/// A directory: a key a file, named by it. Files come and go without a change of the configuration; their dates, where they have any,
+/// stand there, by name.
+fn in_directory(r: &mut Reader, place: &str, directory: &str) -> Keys {
+    if r.has(&format!("{place}[0]")) {
+        r.mistake(place, "has keys and a directory; keep one of them");
+    }
+    let [not_before, not_after] = ["not_before", "not_after"].map(|table| dates(r, &format!("{place}.{table}")));
+    let mut keys = Keys::default();
+    let Some(path) = r.optional_text(directory) else { return keys };
+    if !r.needs(directory) {
+        return keys;
+    }
+    let Some(files) = r.files_in(directory, Path::new(&path), KEYS_MAX) else { return keys };
+    if files.is_empty() {
+        r.mistake(directory, "has no keys: give it a file for each, named as metrics should call the key");
+    }
+    for (name, path) in &files {
+        let date = |dates: &Dates| dates.iter().find(|(of, ..)| of == name).and_then(|(.., date)| *date);
+        let validity = Validity { not_before: date(&not_before), not_after: date(&not_after) };
+        check_order(r, &format!("{place}.not_after.{name:?}"), validity);
+        if let Some(why) = bad_name(name) {
+            r.mistake(directory, &format!("a file's name {why}"));
+        } else if let Some(secret) = r.secret_in(directory, name, path) {
+            keys.add(r, directory, &format!("{name} "), (name.clone(), secret, validity));
+        }
+    }
+    let names = || files.iter().map(|(name, _)| name.as_str());
+    for (name, key, _) in not_before.iter().chain(&not_after).filter(|(of, ..)| !names().any(|name| name == of)) {
+        let hint = nearest(name, names()).map(|name| format!("; did you mean {name:?}?")).unwrap_or_default();
+        r.warn(key, &format!("the directory has no such key{hint}"));
+    }
+    keys
+}
+
+/// Names of keys, each with the key of the configuration that dates it.
+type Dates = Vec<(String, String, Option<Timestamp>)>;
+
+fn dates(r: &mut Reader, table: &str) -> Dates {
+    let names = r.names(table);
+    names.into_iter().map(|(name, key)| (name, key.clone(), r.optional_instant(&key))).collect()
+}
+
+fn check_order(r: &mut Reader, key: &str, Validity { not_before, not_after }: Validity) {
+    if not_before.zip(not_after).is_some_and(|(from, until)| until <= from) {
+        r.mistake(key, "is not later than not_before: the key would never be valid");
+    }
+}
+
+fn bad_name(name: &str) -> Option<&'static str> {
+    let is_right = (1..=64).contains(&name.len()) && !name.contains(char::is_control);
+    (!is_right).then_some("must be a text of 1 to 64 bytes: metrics tell the keys apart by it")
+}
+
+impl Keys {
+    /// Adds a key whose length will do, and that is not there yet. `file` goes before what is said of it.
+    fn add(&mut self, r: &mut Reader, place: &str, file: &str, key: (String, SecretString, Validity)) {
+        let secret = key.1.expose_secret();
+        let (least, enough) = KEY_BYTES;
+        if secret.len() < least {
+            r.mistake(place, &format!("{file}has fewer than {least} bytes: strangers could guess it"));
+        } else if secret.len() < enough {
+            r.warn(place, &format!("{file}has fewer than {enough} bytes; a longer key is harder to guess"));
+        }
+        if let Some((other, ..)) = self.0.iter().find(|(_, other, _)| other.expose_secret() == secret) {
+            let other = if file.is_empty() { "one before it".to_owned() } else { other.clone() };
+            r.mistake(place, &format!("{file}is the same key as {other}"));
+        }
+        self.0.push(key);
+    }
+}
