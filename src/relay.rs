@@ -49,6 +49,16 @@ pub struct App {
 }
 
 impl Policy {
+    /// Goes on counting the uses of the secret keys that `before` has, too.
+    pub fn inherit(&mut self, before: &Self) {
+        let of_before = |app: &App| before.apps.get(&app.name).or(before.app_webhooks.as_ref());
+        for app in self.apps.values_mut().chain(&mut self.app_webhooks).filter_map(Arc::get_mut) {
+            if let Some(same) = of_before(app).filter(|same| same.name == app.name) {
+                app.keyring.inherit(&same.keyring);
+            }
+        }
+    }
+
     /// What is taken at a path: `/webhooks/{app}`, `/webhooks` where there is one app, and App Webhooks where they are switched on.
     pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
         let path = path.strip_prefix('/').filter(|path| path.len() <= PATH_BYTES_MAX)?;
@@ -117,7 +127,6 @@ pub struct Accepted {
 pub struct Relay<B = Durable>(Arc<Inner<B>>);
 
 struct Inner<B> {
-    policy: Policy,
     backend: B,
     dedup: Dedup,
     metrics: Arc<Metrics>,
@@ -133,23 +142,19 @@ impl<B> Clone for Relay<B> {
 }
 
 impl<B: Backend> Relay<B> {
-    pub fn new(policy: Policy, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
+    pub fn new(retries: dedup::Config, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let key = SecretString::from(Uuid::new_v4().to_string());
-        let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(policy.retries));
-        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, unknown }))
-    }
-
-    pub fn policy(&self) -> &Policy {
-        &self.0.policy
+        let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(retries));
+        Self(Arc::new(Inner { backend, dedup, metrics, shutdown, unknown }))
     }
 
     pub fn backend(&self) -> &B {
         &self.0.backend
     }
 
-    /// What is taken at a path, if anything.
-    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
-        self.0.policy.endpoint(path)
+    /// Changes how retries are told.
+    pub fn set_retries(&self, retries: dedup::Config) {
+        self.0.dedup.set(retries);
     }
 
     /// Makes records of a body by the pure steps of [`crate::event`], and counts the use of the key and the payload's faults.

@@ -322,7 +322,7 @@ impl Kafka<'_> {
 
     async fn topics(&self, topics: &Topics, Cluster { brokers, present, missing }: Cluster) {
         let there: Vec<_> = present.iter().map(|topic| Arc::clone(&topic.name)).collect();
-        let (absent, to_create) = if topics.config().create {
+        let (absent, to_create) = if self.config.topics.create {
             let (_, refused) =
                 if missing.is_empty() { Default::default() } else { topics.create(&missing, true).await };
             (refused, missing)
@@ -335,7 +335,7 @@ impl Kafka<'_> {
 
         self.report.begin("settings");
         let described = topics.describe(&there).await;
-        let planned = |name: &str| topics.config().settings.get(name).and_then(|value| value.parse::<i64>().ok());
+        let planned = |name: &str| self.config.topics.settings.get(name).and_then(|value| value.parse::<i64>().ok());
         let values = |name: &str| -> Settings {
             let planned = planned(name);
             described
@@ -344,12 +344,12 @@ impl Kafka<'_> {
                 .collect()
         };
         if brokers.len() > 1 {
-            let replication = usize::try_from(topics.config().replication).unwrap_or_default();
+            let replication = usize::try_from(self.config.topics.replication).unwrap_or_default();
             let planned = to_create.iter().map(|topic| (Arc::clone(topic), replication));
             let replicas: Vec<_> =
                 present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned).collect();
             let mut in_sync = values("min.insync.replicas");
-            if !topics.config().settings.contains_key("min.insync.replicas") {
+            if !self.config.topics.settings.contains_key("min.insync.replicas") {
                 in_sync.extend(to_create.iter().map(|topic| (Arc::clone(topic), 1)));
             }
             self.replicas(brokers.len(), &replicas, in_sync);

@@ -92,6 +92,6 @@ fn with_a_socket_that_is_passed_on_a_restart_refuses_no_connection() {
 fn sighup_ends_nothing() {
     let mut relay = Relay::start(NOWHERE, &[]);
     relay.signal(Signal::HUP);
-    relay.await_log("SIGHUP is ignored");
+    relay.await_log("the configuration has not changed");
     assert_eq!(http::get(relay.admin, "/livez").status, 200);
 }
