@@ -80,14 +80,28 @@ impl Where {
         }
     }
 
+    /// A way to the running relay itself, whether it has a spool or not.
+    ///
+    /// # Errors
+    /// When none answers, or nothing says where.
+    pub async fn running(&self) -> Result<Access, Failure> {
+        let socket = match &self.socket {
+            Some(socket) => socket.clone(),
+            None => self.source.load(Need::Settings)?.control.socket.ok_or_else(|| {
+                Failure::Usage(
+                    "there is no spool, so the relay has no control socket but control.socket: set it".to_owned(),
+                )
+            })?,
+        };
+        running(&socket).await
+    }
+
     async fn open_with(
         &self,
         open: impl FnOnce(spool::Config, Arc<Metrics>) -> Result<Spool, Unusable> + Send + 'static,
     ) -> Result<Access, Failure> {
         if let Some(socket) = &self.socket {
-            let reached = connect(socket).await;
-            reached.map_err(|e| Failure::Failed(format!("no relay answers at {}: {e}", socket.display())))?;
-            return Ok(Access::Running(socket.clone()));
+            return running(socket).await;
         }
         let Config { spool, control, .. } = self.source.load(Need::Settings)?;
         let Some(config) = spool else {
@@ -118,6 +132,16 @@ impl Where {
             Err(unusable) => Err(Failure::failed(unusable)),
         }
     }
+}
+
+/// The way to the relay of this control socket.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn running(socket: &Path) -> Result<Access, Failure> {
+    let reached = connect(socket).await;
+    reached.map_err(|e| Failure::Failed(format!("no relay answers at {}: {e}", socket.display())))?;
+    Ok(Access::Running(socket.to_owned()))
 }
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {

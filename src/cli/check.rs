@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
+use super::access::{running, unexpected};
 use super::print::{self, out};
 use super::reach::reach;
 use super::{Failure, Source};
 use crate::config::{self, Config, Mistakes, Need};
+use crate::control::{Answer, Reloaded, Request};
 use crate::event::Key;
 use crate::publish::{self, Publisher};
 use crate::shutdown::Shutdown;
@@ -179,6 +181,9 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         Ok(config) => config,
         Err(Mistakes { lines, may_pass }) => {
             lines.into_iter().for_each(|mistake| report.fail("configuration", mistake));
+            if let Ok(Config { control, .. }) = arguments.source.read(Need::Settings) {
+                running_relay(control.socket.as_deref(), &report).await;
+            }
             return !may_pass;
         }
     };
@@ -190,6 +195,8 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         let keys: Vec<_> = app.keyring.keys().map(Key::name).collect();
         report.ok("app", format!("{}: secret keys {}", app.name, keys.join(", ")));
     }
+    report.begin("running relay");
+    running_relay(config.control.socket.as_deref(), &report).await;
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
         Ok(detail) => report.ok("spool", detail),
@@ -210,6 +217,36 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         Ok(()) => Kafka { config: &config, report: &report }.look().await,
     }
     false
+}
+
+/// Where a relay runs: whether it does so with the configuration as it is now. Its file and its environment need not be those of this
+/// command.
+async fn running_relay(socket: Option<&Path>, report: &Report) {
+    const CHECK: &str = "running relay";
+    let Some(socket) = socket else { return };
+    let Ok(access) = running(socket).await else { return };
+    let Reloaded { file, changed, needs_restart, mistakes, .. } =
+        match access.ask(Request::Reload { dry_run: true }, |_| Ok(())).await {
+            Ok(Answer::Reloaded(reloaded)) => reloaded,
+            Ok(other) => return report.warn(CHECK, unexpected(&other).to_string()),
+            Err(failure) => return report.warn(CHECK, failure.to_string()),
+        };
+    let file = file.map_or("the environment".to_owned(), |file| file.display().to_string());
+    if !mistakes.is_empty() {
+        let mistakes = mistakes.join("; ");
+        return report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
+    }
+    if !changed.is_empty() {
+        let changed = changed.join(", ");
+        report.warn(CHECK, format!("it has not loaded the changes in {file}; `livechat-relay reload` does: {changed}"));
+    }
+    if !needs_restart.is_empty() {
+        let needs_restart = needs_restart.join(", ");
+        report.warn(CHECK, format!("changes in {file} need a restart: {needs_restart}"));
+    }
+    if changed.is_empty() && needs_restart.is_empty() {
+        report.ok(CHECK, format!("runs with {file} as it is"));
+    }
 }
 
 /// How long a disk may take to show the spool.

@@ -264,6 +264,8 @@ fn the_help_is_as_it_was_last_read() {
         "serve",
         "check",
         "demo",
+        "reload",
+        "log-level",
         "send",
         "tail",
         "spool",
