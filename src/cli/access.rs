@@ -10,8 +10,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::{Failure, Source};
-use crate::config::{self, Config, DEAD_LETTER, Need};
-use crate::control::{Answer, Control, Gone, Item, List, Listed, Request, Status};
+use crate::config::{self, Config, DEAD_LETTER, Mistakes, Need};
+use crate::control::{self, Answer, Control, Gone, Item, List, Listed, Request, Status};
 use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -80,20 +80,25 @@ impl Where {
         }
     }
 
-    /// A way to the running relay itself, whether it has a spool or not.
+    /// A way to the running relay itself, whether it has a spool or not, and whether its configuration is right or not.
     ///
     /// # Errors
     /// When none answers, or nothing says where.
     pub async fn running(&self) -> Result<Access, Failure> {
-        let socket = match &self.socket {
-            Some(socket) => socket.clone(),
-            None => self.source.load(Need::Settings)?.control.socket.ok_or_else(|| {
-                Failure::Usage(
-                    "there is no spool, so the relay has no control socket but control.socket: set it".to_owned(),
-                )
-            })?,
-        };
-        running(&socket).await
+        if let Some(socket) = &self.socket {
+            return running(socket).await;
+        }
+        match self.source.read(Need::Settings) {
+            Ok(Config { control: control::Config { socket: Some(socket), .. }, .. }) => running(&socket).await,
+            Ok(_) => Err(Failure::Usage(
+                "without a spool there is a control socket only if control.socket is set".to_owned(),
+            )),
+            Err(Mistakes { socket: Some(socket), lines, may_pass }) => {
+                let mistakes = Mistakes { lines, may_pass, socket: None };
+                running(&socket).await.map_err(|_| mistakes.into())
+            }
+            Err(mistakes) => Err(mistakes.into()),
+        }
     }
 
     async fn open_with(

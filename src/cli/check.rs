@@ -179,11 +179,9 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     report.begin("configuration");
     let config = match tokio::task::block_in_place(|| arguments.source.read(Need::Everything)) {
         Ok(config) => config,
-        Err(Mistakes { lines, may_pass }) => {
+        Err(Mistakes { lines, may_pass, socket }) => {
             lines.into_iter().for_each(|mistake| report.fail("configuration", mistake));
-            if let Ok(Config { control, .. }) = arguments.source.read(Need::Settings) {
-                running_relay(control.socket.as_deref(), &report).await;
-            }
+            running_relay(socket.as_deref(), &report).await;
             return !may_pass;
         }
     };

@@ -101,12 +101,14 @@ pub struct Server {
 }
 
 /// All that is wrong with a configuration, a line each, without the values that are wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Default, thiserror::Error)]
 #[error("{}", .lines.join("\n"))]
 pub struct Mistakes {
     pub lines: Vec<String>,
     /// All that is wrong is files that cannot be read now: another try may find them.
     pub may_pass: bool,
+    /// Where a relay that runs may be asked, if so much can be read.
+    pub socket: Option<PathBuf>,
 }
 
 impl Config {
@@ -124,7 +126,9 @@ impl Config {
 
     fn read(mut reader: Reader) -> Result<Self, Mistakes> {
         let config = build(&mut reader);
-        let (warnings, sources) = reader.finish()?;
+        let finished = reader.finish();
+        let with_socket = |mistakes| Mistakes { socket: config.control.socket.clone(), ..mistakes };
+        let (warnings, sources) = finished.map_err(with_socket)?;
         Ok(Self { warnings, sources, ..config })
     }
 }

@@ -176,6 +176,18 @@ fn an_invalid_configuration_changes_nothing_and_says_so_everywhere_until_it_is_r
     assert!(!place.relay.log().contains("s3cr3t-filter") && !said.contains("s3cr3t-filter"));
     assert_eq!(place.post("default", SECRET).status, 200);
 
+    // The commands reach the relay though they cannot read the file either.
+    let file = place.relay.file().display().to_string();
+    let command = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        let output = command.args(arguments).args(["--config", &file]).output().expect("the relay's binary");
+        (String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" "), output.status.code())
+    };
+    let (said, code) = command(&["check", "--offline"]);
+    assert!(code == Some(64) && said.contains("FAIL running relay it cannot load") && said.contains(&file), "{said}");
+    assert_eq!(command(&["reload"]).1, Some(64));
+    assert_eq!((place.reloads("invalid"), command(&["log-level", "reset"]).1), (4.0, Some(0)));
+
     place.configure(&[]);
     let (answer, code) = place.reload(&[]);
     assert_eq!((answer["changed"].as_array().map(Vec::len), code), (Some(0), Some(0)));

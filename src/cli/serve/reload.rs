@@ -131,7 +131,7 @@ impl Reload {
     async fn read(&mut self) -> Look {
         let running = self.running.load_full();
         let most = running.reload.timeout;
-        let cannot = |why: String| Err(Mistakes { lines: vec![why], may_pass: true });
+        let cannot = |why: String| Err(Mistakes { lines: vec![why], may_pass: true, socket: None });
         let too_late = || {
             cannot(format!("the files are not read within {most:?} (reload.timeout): does their file system answer?"))
         };
@@ -265,7 +265,8 @@ impl Reload {
 
 /// What the command is told.
 fn answer(running: &Config, look: &Look) -> control::Reloaded {
-    let file = running.sources.file.clone();
+    let file = running.sources.file.as_ref();
+    let file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone()));
     match look {
         Ok(Reloaded { changed, needs_restart, .. }) => control::Reloaded {
             file,
@@ -273,7 +274,7 @@ fn answer(running: &Config, look: &Look) -> control::Reloaded {
             needs_restart: needs_restart.clone(),
             ..control::Reloaded::default()
         },
-        Err(Mistakes { lines, may_pass }) => {
+        Err(Mistakes { lines, may_pass, .. }) => {
             control::Reloaded { file, mistakes: lines.clone(), may_pass: *may_pass, ..control::Reloaded::default() }
         }
     }
