@@ -8,12 +8,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder as _, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::event::{Fault, Key, Rejection, actions, route::UNLISTED};
-use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Unavailable};
+use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Reload, Unavailable};
 use crate::telemetry;
 
 /// The metrics of one relay, in a registry of their own. Those with a method are counted by it.
@@ -59,6 +59,10 @@ pub struct Metrics {
     pub dead_letters_on_disk: IntGauge,
     pub dead_letters_on_disk_bytes: IntGauge,
     pub spool_bytes_max: IntGauge,
+    reloads: IntCounterVec,
+    last_reload_successful: IntGauge,
+    last_reload_success_seconds: Gauge,
+    awaiting_restart: IntGauge,
     log_lines_dropped: IntCounter,
     panics: IntCounter,
 }
@@ -110,6 +114,10 @@ impl Metrics {
             dead_letters_on_disk_bytes: gauge(r, "dead_letters_on_disk_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
             dead_letters_on_disk: gauge(r, "dead_letters_on_disk", "Dead letters on the disk: see `dead-letters list`."),
             spool_bytes_max: gauge(r, "spool_bytes_max", "spool.bytes_max; 0 without a spool."),
+            reloads: counters(r, "config_reloads_total", "Times that the configuration was read again, on request or because it has changed, by result. invalid and unreadable: the former one stays, and the log names each mistake.", &["result"]),
+            last_reload_successful: gauge(r, "config_last_reload_successful", "1 while the configuration, as it was found last, is right; 0: it is invalid or cannot be read, the relay runs with the former one, and would not start with this one."),
+            last_reload_success_seconds: register(r, Gauge::with_opts(opts("config_last_reload_success_timestamp_seconds", "When the configuration was last read and found right, at the start included, as seconds since 1970."))),
+            awaiting_restart: gauge(r, "config_keys_awaiting_restart", "Keys of the configuration that have changed and need a restart to take effect, the content of files that they name included. The log, and `livechat-relay reload`, name them."),
             log_lines_dropped: counter(r, "log_lines_dropped_total", "Log lines that were lost because standard error did not take them in time. Increases when a log collector hangs or its disk is full."),
             panics: counter(r, "panics_total", "Panics: faults of the relay itself. The log has their place."),
             registry: r.clone(),
@@ -131,6 +139,7 @@ impl Metrics {
         {
             start(&self.dead_letters, &[to, reason.label()]);
         }
+        Reload::ALL.iter().for_each(|result| start(&self.reloads, &[result.label()]));
         Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
         ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
         Outcome::statuses().iter().for_each(|status| start(&self.requests, &[&status.to_string()]));
@@ -205,6 +214,17 @@ impl Metrics {
             let _ = self.secret_keys_used.remove_label_values(&labels); // it was set above
             let _ = self.secret_keys_last_used.remove_label_values(&labels);
             let _ = self.secret_keys_not_after.remove_label_values(&labels); // mostly there is none
+        }
+    }
+
+    /// The configuration was read: at the start, or again, with this result.
+    pub fn configured(&self, result: Option<Reload>, awaiting_restart: usize) {
+        result.iter().for_each(|result| self.reloads.with_label_values(&[result.label()]).inc());
+        let is_right = !matches!(result, Some(Reload::Invalid | Reload::Unreadable));
+        self.last_reload_successful.set(is_right.into());
+        if is_right {
+            self.last_reload_success_seconds.set(Timestamp::now().as_millisecond() as f64 / 1000.0);
+            self.awaiting_restart.set(i64::try_from(awaiting_restart).unwrap_or(i64::MAX));
         }
     }
 

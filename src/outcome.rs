@@ -74,6 +74,19 @@ labels! {
     }
 }
 
+labels! {
+    /// What became of a configuration that was read again.
+    Reload {
+        Applied => "applied",
+        /// It is as the relay runs with it, but for what needs a restart.
+        Unchanged => "unchanged",
+        /// It has mistakes: the former one stays.
+        Invalid => "invalid",
+        /// A file cannot be read at the moment: the former one stays.
+        Unreadable => "unreadable",
+    }
+}
+
 impl Outcome {
     /// Every HTTP status that [`Outcome::answer`] has.
     pub fn statuses() -> BTreeSet<u16> {

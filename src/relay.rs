@@ -139,7 +139,6 @@ pub struct Accepted {
 pub struct Relay<B = Durable>(Arc<Inner<B>>);
 
 struct Inner<B> {
-    policy: Policy,
     backend: B,
     dedup: Dedup,
     metrics: Arc<Metrics>,
@@ -157,24 +156,20 @@ impl<B> Clone for Relay<B> {
 }
 
 impl<B: Backend> Relay<B> {
-    pub fn new(policy: Policy, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
+    pub fn new(retries: dedup::Config, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let key = SecretString::from(Uuid::new_v4().to_string());
-        let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(policy.retries));
+        let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(retries));
         let expired = Throttles::new(Duration::from_secs(10));
-        Self(Arc::new(Inner { policy, backend, dedup, metrics, shutdown, unknown, expired }))
-    }
-
-    pub fn policy(&self) -> &Policy {
-        &self.0.policy
+        Self(Arc::new(Inner { backend, dedup, metrics, shutdown, unknown, expired }))
     }
 
     pub fn backend(&self) -> &B {
         &self.0.backend
     }
 
-    /// What is taken at a path, if anything.
-    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
-        self.0.policy.endpoint(path)
+    /// Changes how retries are told.
+    pub fn set_retries(&self, retries: dedup::Config) {
+        self.0.dedup.set(retries);
     }
 
     /// Makes records of a body by the pure steps of [`crate::event`], and counts the use of the key and the payload's faults.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -102,12 +102,10 @@ const ONE_SIGNAL: Duration = Duration::from_secs(1);
 pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut next = async move || loop {
+    let mut next = async move || {
         tokio::select! {
-            _ = terminate.recv() => return ("SIGTERM", 15),
-            _ = interrupt.recv() => return ("SIGINT", 2),
-            _ = hangup.recv() => tracing::warn!("SIGHUP is ignored: a changed configuration is taken at the next start"),
+            _ = terminate.recv() => ("SIGTERM", 15),
+            _ = interrupt.recv() => ("SIGINT", 2),
         }
     };
     Ok(async move {
@@ -126,6 +124,14 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
         });
         first
     })
+}
+
+/// SIGHUPs from now on, which end the process no more; several that are not received yet are one.
+///
+/// # Errors
+/// As [`on_signal`].
+pub fn on_hangup() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
 #[cfg(test)]

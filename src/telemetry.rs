@@ -11,7 +11,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 /// Lines that may wait to be written.
 const LINES_MAX: usize = 4096;
@@ -22,6 +24,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Goes before `log.filter`, which may say otherwise: at `warn` h2 logs a line for each connection of a stranger who resets streams.
 const QUIET: &str = "h2=error";
 
+/// Replaces the filter of the log.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 static QUEUE: OnceLock<SyncSender<Vec<u8>>> = OnceLock::new();
 /// Lines that are not written yet.
 static WAITING: AtomicU64 = AtomicU64::new(0);
@@ -45,6 +49,10 @@ pub struct Config {
 }
 
 impl Config {
+    /// What [`Config::is_filter`] finds right.
+    pub const FILTERS: &str =
+        "error, warn, info, debug or trace, perhaps with levels of modules (\"info,livechat_relay::publish=debug\")";
+
     /// Whether this is a filter that lets errors pass: a level for all, and perhaps others for some modules. To tracing a word that
     /// is no level is a module's name, and all other modules are silent.
     pub fn is_filter(filter: &str) -> bool {
@@ -57,14 +65,15 @@ impl Config {
 
 /// Sends log lines, and what panics say, to standard error from now on. Called once, by commands that run for long.
 pub fn start(config: &Config) {
-    let filter = EnvFilter::new(format!("{QUIET},{}", config.filter));
     let lines = Lines(QUEUE.get_or_init(|| write_to(io::stderr())).clone());
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(move || lines.clone());
+    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(move || lines.clone());
+    let (filter, handle) = reload::Layer::new(env_filter(&config.filter));
+    let log = tracing_subscriber::registry().with(filter);
     match config.format {
-        Format::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
-        Format::Json => lines.json().flatten_event(true).init(),
+        Format::Text => log.with(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))).init(),
+        Format::Json => log.with(lines.json().flatten_event(true)).init(),
     }
+    FILTER.get_or_init(|| handle);
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
         let text = panic.payload();
@@ -78,6 +87,17 @@ pub fn start(config: &Config) {
             "panic: this is a fault of the relay"
         );
     }));
+}
+
+/// Replaces the filter: one that [`Config::is_filter`] finds right.
+pub fn set_filter(filter: &str) {
+    if let Some(log) = FILTER.get() {
+        let _ = log.reload(env_filter(filter)); // it fails where the log has ended, which lasts as long as the process
+    }
+}
+
+fn env_filter(filter: &str) -> EnvFilter {
+    EnvFilter::new(format!("{QUIET},{filter}"))
 }
 
 /// Whether lines go to the log, not straight to standard error.

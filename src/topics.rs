@@ -5,9 +5,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tokio::sync::{Notify, watch};
 
 use crate::publish;
 
@@ -152,12 +154,21 @@ pub struct TooSmall {
 /// An admin client and the topics it looks after.
 pub struct Topics {
     client: AdminClient<DefaultClientContext>,
-    names: Vec<Arc<str>>,
-    config: Config,
+    wanted: ArcSwap<Wanted>,
+    /// [`Topics::set`] was called.
+    changed: Notify,
+    /// What was wanted at the last [`Topics::prepare`].
+    prepared: watch::Sender<Option<Arc<Wanted>>>,
     record_bytes_max: u64,
     timeout: Duration,
     /// As of the last [`Topics::prepare`]; none before the first.
     absent: Mutex<Option<Vec<Absent>>>,
+}
+
+/// Which topics there are to be, and how they are created.
+struct Wanted {
+    names: Vec<Arc<str>>,
+    config: Config,
 }
 
 impl Topics {
@@ -168,16 +179,38 @@ impl Topics {
         client.set_log_level(rdkafka::config::RDKafkaLogLevel::Critical); // each trouble comes back as an error, too
         Ok(Self {
             client: client.create()?,
-            names,
-            config,
+            wanted: ArcSwap::from_pointee(Wanted { names, config }),
+            changed: Notify::new(),
+            prepared: watch::Sender::default(),
             record_bytes_max: kafka.record_bytes_max,
             timeout: kafka.start_timeout,
             absent: Mutex::default(),
         })
     }
 
-    pub const fn config(&self) -> &Config {
-        &self.config
+    /// Changes which topics there are to be, as of the next [`Topics::prepare`]; whether some of them are new.
+    pub fn set(&self, names: Vec<Arc<str>>, config: Config) -> bool {
+        let wanted = Arc::new(Wanted { names, config });
+        let before = self.wanted.swap(Arc::clone(&wanted));
+        self.changed.notify_one();
+        wanted.names.iter().any(|name| !before.names.contains(name))
+    }
+
+    /// Resolves when other topics are wanted than before.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Resolves when [`Topics::prepare`] has done what it can for the topics that are wanted now.
+    pub async fn prepared(&self) {
+        let wanted = self.wanted.load_full();
+        let is_of_now = |of: &Option<Arc<Wanted>>| of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &wanted));
+        let _ = self.prepared.subscribe().wait_for(is_of_now).await; // the sender is ours
+    }
+
+    /// From one look at which topics there are to the next.
+    pub fn check_interval(&self) -> Duration {
+        self.wanted.load().config.check_interval
     }
 
     /// How many topics are in which state, as of the last [`Topics::prepare`]; zero before the first.
@@ -189,7 +222,8 @@ impl Topics {
         };
         let missing = count(|reason| matches!(reason, Reason::CreateIsOff));
         let refused = count(|reason| !matches!(reason, Reason::CreateIsOff));
-        let ready = if absent.is_some() { self.names.len() - missing - refused } else { 0 };
+        let wanted = self.wanted.load().names.len();
+        let ready = if absent.is_some() { wanted.saturating_sub(missing + refused) } else { 0 };
         [("ready", ready), ("missing", missing), ("refused", refused)]
     }
 
@@ -204,13 +238,17 @@ impl Topics {
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub fn look(&self) -> Result<Cluster, KafkaError> {
+        self.look_for(&self.wanted.load())
+    }
+
+    fn look_for(&self, wanted: &Wanted) -> Result<Cluster, KafkaError> {
         let metadata = self.client.inner().fetch_metadata(None, self.timeout)?;
         let replicas = |topic: &rdkafka::metadata::MetadataTopic| {
             topic.partitions().iter().map(|partition| partition.replicas().len()).min()
         };
         let there: HashMap<_, _> = metadata.topics().iter().map(|topic| (topic.name(), replicas(topic))).collect();
         let mut cluster = Cluster { brokers: brokers(&metadata), present: Vec::new(), missing: Vec::new() };
-        for name in &self.names {
+        for name in &wanted.names {
             match there.get(&**name) {
                 Some(Some(replicas)) => cluster.present.push(Present { name: Arc::clone(name), replicas: *replicas }),
                 _ => cluster.missing.push(Arc::clone(name)),
@@ -224,25 +262,28 @@ impl Topics {
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub async fn prepare(&self) -> Result<Prepared, KafkaError> {
-        let Cluster { present, missing, .. } = tokio::task::block_in_place(|| self.look())?;
+        let wanted = self.wanted.load_full();
+        let Cluster { present, missing, .. } = tokio::task::block_in_place(|| self.look_for(&wanted))?;
         let (created, absent) = if missing.is_empty() {
             (Vec::new(), Vec::new())
-        } else if self.config.create {
+        } else if wanted.config.create {
             self.create(&missing, false).await
         } else {
             (Vec::new(), vec![Absent { topics: missing, reason: Reason::CreateIsOff }])
         };
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent.clone());
+        self.prepared.send_replace(Some(wanted));
         Ok(Prepared { present: present.into_iter().map(|topic| topic.name).collect(), created, absent })
     }
 
     /// Asks the brokers to create topics, or, with `only_validate`, whether they would: the names of those that they have created, and
     /// those that they refuse, by reason.
     pub async fn create(&self, missing: &[Arc<str>], only_validate: bool) -> (Vec<String>, Vec<Absent>) {
+        let wanted = self.wanted.load_full();
         let new = |name| {
-            let replication = TopicReplication::Fixed(self.config.replication);
-            let topic = NewTopic::new(name, self.config.partitions, replication);
-            self.config.settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+            let replication = TopicReplication::Fixed(wanted.config.replication);
+            let topic = NewTopic::new(name, wanted.config.partitions, replication);
+            wanted.config.settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
         };
         let topics: Vec<_> = missing.iter().map(|name| new(name)).collect();
         let options = AdminOptions::new()

@@ -10,8 +10,8 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::{Failure, Source};
-use crate::config::{self, Config, DEAD_LETTER, Need};
-use crate::control::{Answer, Control, Gone, Item, List, Listed, Request, Status};
+use crate::config::{self, Config, DEAD_LETTER, Mistakes, Need};
+use crate::control::{self, Answer, Control, Gone, Item, List, Listed, Request, Status};
 use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -80,14 +80,33 @@ impl Where {
         }
     }
 
+    /// A way to the running relay itself, whether it has a spool or not, and whether its configuration is right or not.
+    ///
+    /// # Errors
+    /// When none answers, or nothing says where.
+    pub async fn running(&self) -> Result<Access, Failure> {
+        if let Some(socket) = &self.socket {
+            return running(socket).await;
+        }
+        match self.source.read(Need::Settings) {
+            Ok(Config { control: control::Config { socket: Some(socket), .. }, .. }) => running(&socket).await,
+            Ok(_) => Err(Failure::Usage(
+                "without a spool there is a control socket only if control.socket is set".to_owned(),
+            )),
+            Err(Mistakes { socket: Some(socket), lines, may_pass }) => {
+                let mistakes = Mistakes { lines, may_pass, socket: None };
+                running(&socket).await.map_err(|_| mistakes.into())
+            }
+            Err(mistakes) => Err(mistakes.into()),
+        }
+    }
+
     async fn open_with(
         &self,
         open: impl FnOnce(spool::Config, Arc<Metrics>) -> Result<Spool, Unusable> + Send + 'static,
     ) -> Result<Access, Failure> {
         if let Some(socket) = &self.socket {
-            let reached = connect(socket).await;
-            reached.map_err(|e| Failure::Failed(format!("no relay answers at {}: {e}", socket.display())))?;
-            return Ok(Access::Running(socket.clone()));
+            return running(socket).await;
         }
         let Config { spool, control, .. } = self.source.load(Need::Settings)?;
         let Some(config) = spool else {
@@ -118,6 +137,16 @@ impl Where {
             Err(unusable) => Err(Failure::failed(unusable)),
         }
     }
+}
+
+/// The way to the relay of this control socket.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn running(socket: &Path) -> Result<Access, Failure> {
+    let reached = connect(socket).await;
+    reached.map_err(|e| Failure::Failed(format!("no relay answers at {}: {e}", socket.display())))?;
+    Ok(Access::Running(socket.to_owned()))
 }
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
@@ -222,7 +251,8 @@ enum Answers {
 
 impl Stopped {
     fn answers(&self, request: Request) -> Answers {
-        let control = Control { spool: Some(self.spool.clone()), dead_letters: self.dead_letters.clone() };
+        let spool = Some(self.spool.clone());
+        let control = Control { operations: None, spool, dead_letters: self.dead_letters.clone() };
         let (sender, answers) = mpsc::channel(16);
         tokio::task::spawn_blocking(move || {
             // The command that has ended needs no answer.

@@ -8,10 +8,12 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::access::{running, unexpected};
 use super::print::{self, out};
 use super::reach::reach;
 use super::{Failure, Source};
 use crate::config::{self, Config, Mistakes, Need};
+use crate::control::{Answer, Reloaded, Request};
 use crate::event::{Key, Validity};
 use crate::publish::{self, Publisher};
 use crate::relay::Notice;
@@ -179,8 +181,9 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     report.begin("configuration");
     let config = match tokio::task::block_in_place(|| arguments.source.read(Need::Everything)) {
         Ok(config) => config,
-        Err(Mistakes { lines, may_pass }) => {
+        Err(Mistakes { lines, may_pass, socket }) => {
             lines.into_iter().for_each(|mistake| report.fail("configuration", mistake));
+            running_relay(socket.as_deref(), &report).await;
             return !may_pass;
         }
     };
@@ -196,6 +199,8 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     for Notice { text, is_failure } in config.policy.notices(Timestamp::now()) {
         report.add("dates", if is_failure { Status::Fail } else { Status::Warn }, text);
     }
+    report.begin("running relay");
+    running_relay(config.control.socket.as_deref(), &report).await;
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
         Ok(detail) => report.ok("spool", detail),
@@ -224,6 +229,36 @@ fn described(key: &Key) -> String {
     let dates = [("from", not_before), ("until", not_after)];
     let dates: Vec<_> = dates.iter().filter_map(|(word, date)| Some(format!("{word} {}", (*date)?))).collect();
     if dates.is_empty() { key.name().to_owned() } else { format!("{} ({})", key.name(), dates.join(", ")) }
+}
+
+/// Where a relay runs: whether it does so with the configuration as it is now. Its file and its environment need not be those of this
+/// command.
+async fn running_relay(socket: Option<&Path>, report: &Report) {
+    const CHECK: &str = "running relay";
+    let Some(socket) = socket else { return };
+    let Ok(access) = running(socket).await else { return };
+    let Reloaded { file, changed, needs_restart, mistakes, .. } =
+        match access.ask(Request::Reload { dry_run: true }, |_| Ok(())).await {
+            Ok(Answer::Reloaded(reloaded)) => reloaded,
+            Ok(other) => return report.warn(CHECK, unexpected(&other).to_string()),
+            Err(failure) => return report.warn(CHECK, failure.to_string()),
+        };
+    let file = file.map_or("the environment".to_owned(), |file| file.display().to_string());
+    if !mistakes.is_empty() {
+        let mistakes = mistakes.join("; ");
+        return report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
+    }
+    if !changed.is_empty() {
+        let changed = changed.join(", ");
+        report.warn(CHECK, format!("it has not loaded the changes in {file}; `livechat-relay reload` does: {changed}"));
+    }
+    if !needs_restart.is_empty() {
+        let needs_restart = needs_restart.join(", ");
+        report.warn(CHECK, format!("changes in {file} need a restart: {needs_restart}"));
+    }
+    if changed.is_empty() && needs_restart.is_empty() {
+        report.ok(CHECK, format!("runs with {file} as it is"));
+    }
 }
 
 /// How long a disk may take to show the spool.
@@ -336,7 +371,7 @@ impl Kafka<'_> {
 
     async fn topics(&self, topics: &Topics, Cluster { brokers, present, missing }: Cluster) {
         let there: Vec<_> = present.iter().map(|topic| Arc::clone(&topic.name)).collect();
-        let (absent, to_create) = if topics.config().create {
+        let (absent, to_create) = if self.config.topics.create {
             let (_, refused) =
                 if missing.is_empty() { Default::default() } else { topics.create(&missing, true).await };
             (refused, missing)
@@ -349,7 +384,7 @@ impl Kafka<'_> {
 
         self.report.begin("settings");
         let described = topics.describe(&there).await;
-        let planned = |name: &str| topics.config().settings.get(name).and_then(|value| value.parse::<i64>().ok());
+        let planned = |name: &str| self.config.topics.settings.get(name).and_then(|value| value.parse::<i64>().ok());
         let values = |name: &str| -> Settings {
             let planned = planned(name);
             described
@@ -358,12 +393,12 @@ impl Kafka<'_> {
                 .collect()
         };
         if brokers.len() > 1 {
-            let replication = usize::try_from(topics.config().replication).unwrap_or_default();
+            let replication = usize::try_from(self.config.topics.replication).unwrap_or_default();
             let planned = to_create.iter().map(|topic| (Arc::clone(topic), replication));
             let replicas: Vec<_> =
                 present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned).collect();
             let mut in_sync = values("min.insync.replicas");
-            if !topics.config().settings.contains_key("min.insync.replicas") {
+            if !self.config.topics.settings.contains_key("min.insync.replicas") {
                 in_sync.extend(to_create.iter().map(|topic| (Arc::clone(topic), 1)));
             }
             self.replicas(brokers.len(), &replicas, in_sync);

@@ -46,7 +46,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     out(format_args!("A mock Kafka cluster runs in this process at {brokers}."))?;
     client.set("fetch.wait.max.ms", "10"); // the mock lets a fetch wait to its end, come what may
     let consumer = tokio::task::block_in_place(|| tail::consumer(client, |_| true, Offset::Beginning, TIME))?;
-    let daemon = Daemon::start(config, Shutdown::default()).await?;
+    let daemon = Daemon::start(config, Shutdown::default(), None).await?;
     let shown = show(&daemon, consumer, arguments.once).await;
     daemon.stop(false).await;
     if shown? { Ok(()) } else { Err(Failure::Failed("not everything that was sent has arrived".to_owned())) }

@@ -8,8 +8,10 @@ mod dead_letters;
 mod demo;
 mod health;
 mod items;
+mod log_level;
 mod print;
 mod reach;
+mod reload;
 mod samples;
 mod send;
 mod serve;
@@ -46,6 +48,10 @@ enum Command {
     Demo(demo::Arguments),
     /// Send webhooks as LiveChat would, to try a relay or to load it
     Send(send::Arguments),
+    /// Apply the changed configuration to the running relay
+    Reload(reload::Arguments),
+    /// Give the running relay's log another filter for a time
+    LogLevel(log_level::Arguments),
     /// Print events as they arrive on Kafka
     Tail(tail::Arguments),
     /// See what waits for Kafka on the disk, export it, or wait until it is published
@@ -154,6 +160,8 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Health(arguments) => health::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Send(arguments) => send::run(arguments).await,
+            Command::Reload(arguments) => reload::run(arguments).await,
+            Command::LogLevel(arguments) => log_level::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Spool(arguments) => spool::run(arguments).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments).await,

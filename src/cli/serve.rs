@@ -2,6 +2,7 @@
 
 mod notices;
 mod notify;
+mod reload;
 mod watch;
 
 use std::net::SocketAddr;
@@ -9,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::oneshot;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -20,18 +23,18 @@ use crate::budget::Budget;
 use crate::config::{self, Config, Listener, Need};
 use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::event::Token;
 use crate::http::admin::{Admin, Readiness};
-use crate::http::{Server, webhook::Webhooks};
+use crate::http::{Server, webhook::Live, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
-use crate::relay::{Durable, Policy, Relay};
+use crate::relay::{Durable, Relay};
 use crate::replay;
-use crate::shutdown::{Shutdown, on_signal};
+use crate::shutdown::{Shutdown, on_hangup, on_signal};
 use crate::spool::{self, Size, Spool};
 use crate::systemd;
 use crate::telemetry::{self, Throttle, Throttles};
 use crate::topics::Topics;
+use reload::Reload;
 use watch::Watch;
 
 #[derive(clap::Args)]
@@ -47,13 +50,14 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut config = arguments.source.read(Need::Everything)?;
     telemetry::start(&config.log);
     config.warnings.iter().for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
-    let signal = on_signal().map_err(|e| Failure::Failed(format!("signals cannot be handled: {e}")))?;
+    let cannot = |e| Failure::Failed(format!("signals cannot be handled: {e}"));
+    let (signal, hangup) = (on_signal().map_err(cannot)?, on_hangup().map_err(cannot)?);
     tokio::pin!(signal);
     make_do_with_open_files(&mut config);
     keep_secrets_out_of_core_dumps();
 
     let shutdown = Shutdown::default();
-    let start = Daemon::start(config, shutdown.clone());
+    let start = Daemon::start(config, shutdown.clone(), Some(hangup));
     let daemon = tokio::select! {
         daemon = start => daemon?,
         signal = &mut signal => {
@@ -113,7 +117,9 @@ pub struct Daemon {
     pub admin: SocketAddr,
     parts: Parts,
     server: JoinHandle<()>,
-    drain: (Duration, Duration),
+    /// What it runs with now.
+    running: Arc<ArcSwap<Config>>,
+    reload: JoinHandle<()>,
     replay: Option<Replay>,
     /// Gives up what waits for Kafka, when the time for the requests in flight is over.
     giving_up: JoinHandle<()>,
@@ -148,29 +154,31 @@ struct Replay {
 impl Daemon {
     /// Starts in this order: ports, producer, spool, listeners, brokers and topics, replay, control socket. Webhooks are taken from the
     /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Brokers that are away are no reason not
-    /// to start: until they are back, events are spooled, or answered 503 where there is no spool.
+    /// to start: until they are back, events are spooled, or answered 503 where there is no spool. From then on
+    /// each `hangup` has the configuration read again.
     ///
     /// # Errors
     /// A [`Failure`] that names the spool, the port or the property, and what to do.
-    pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, Failure> {
+    pub async fn start(config: Config, shutdown: Shutdown, hangup: Option<Signal>) -> Result<Self, Failure> {
         let metrics = Arc::new(Metrics::new());
         let mut passed = ListenFd::from_env();
         let (listener, webhooks) = bind("server.listen", &config.server.listener, passed.take_tcp_listener(0))?;
         let (admin_listener, admin) = bind("admin.listen", &config.admin, passed.take_tcp_listener(1))?;
         let publisher = Arc::new(Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone())?);
-        let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
+        let topics = Topics::new(config.policy.topics(), config.topics.clone(), &config.kafka);
         let topics = Arc::new(topics?);
         let spool =
             config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
         let (spool, opened) = spool.unzip();
         let parts = Parts { metrics, publisher, spool, topics, shutdown, is_kafka_up: Arc::default() };
 
-        let dead_letters = parts.dead_letters(&config.policy);
-        let drain = (config.server.drain_delay, config.server.drain_timeout);
-        let (server, observed) = parts.webhooks(config.server, config.policy, dead_letters.clone());
+        let config = Arc::new(config);
+        let running = Arc::new(ArcSwap::new(Arc::clone(&config)));
+        let dead_letters = parts.dead_letters(&config);
+        let server = parts.webhooks(&config, dead_letters.clone());
         let ended = CancellationToken::new();
-        let admin_server = parts.admin(observed, config.admin_token);
-        let admin_server = Server::new(admin_server, config.admin.limits, parts.shutdown.clone());
+        let admin_server = parts.admin(&server, &running);
+        let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), Arc::clone(&admin_server));
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
@@ -181,15 +189,21 @@ impl Daemon {
             parts.opened(opened).await?;
         }
         let brokers_answered = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic)).await;
-        let replay = config.spool.and_then(|spool| parts.replay(spool, dead_letters.clone(), brokers_answered));
-        let control = parts.control(config.control, dead_letters);
+        let replay = config.spool.clone();
+        let replay = replay.and_then(|spool| parts.replay(spool, dead_letters.clone(), brokers_answered));
+        let (operations, requests) = mpsc::channel(16);
+        let reload = tokio::spawn(reload.run(hangup, requests));
+        let control = parts.control(config.control.clone(), operations, dead_letters);
+        let (notices, stopped) = (notices::log(Arc::clone(&running)), parts.shutdown.closing.clone());
+        tokio::spawn(async move { stopped.run_until_cancelled(notices).await });
         tracing::info!(%webhooks, %admin, "taking webhooks");
         Ok(Self {
             webhooks,
             admin,
             parts,
             server: serving,
-            drain,
+            running,
+            reload,
             replay,
             giving_up,
             control,
@@ -201,12 +215,14 @@ impl Daemon {
     /// acked by then goes to the spool; without one it was answered 503, so that it is no failure of ours. With `drain` the
     /// spool is emptied first. The admin listener is there to the end.
     pub async fn stop(self, drain: bool) {
+        self.reload.abort();
+        let config::Server { drain_delay, drain_timeout, .. } = self.running.load().server;
         let drained = self.replay.as_ref().filter(|_| drain).map_or(Duration::ZERO, |replay| replay.drain_timeout);
-        systemd::stopping(self.drain.0 + self.drain.1 + drained + CLOSING).await;
+        systemd::stopping(drain_delay + drain_timeout + drained + CLOSING).await;
         let server = async {
             let _ = self.server.await; // one that has panicked has said so
         };
-        self.parts.shutdown.run(self.drain.0, self.drain.1, server).await;
+        self.parts.shutdown.run(drain_delay, drain_timeout, server).await;
         self.giving_up.abort(); // what is replayed from now on may take its time
         if let Some(replay) = self.replay.as_ref().filter(|_| drain) {
             replay.drain().await;
@@ -285,65 +301,65 @@ impl Replay {
 }
 
 impl Parts {
-    fn dead_letters(&self, policy: &Policy) -> DeadLetters {
+    fn dead_letters(&self, config: &Config) -> DeadLetters {
         DeadLetters {
-            topic: Arc::clone(&policy.dead_letter),
+            topic: Arc::clone(&config.policy.dead_letter),
             publisher: Arc::clone(&self.publisher),
             spool: self.spool.clone(),
             metrics: Arc::clone(&self.metrics),
         }
     }
 
-    /// The webhook listener; and the text that Prometheus scrapes, with what its parts count themselves.
-    fn webhooks(
-        &self,
-        config: config::Server,
-        policy: Policy,
-        dead_letters: DeadLetters,
-    ) -> (Arc<Server<Webhooks>>, impl Fn() -> Vec<u8> + use<>) {
-        let relay = Relay::new(policy, Durable(dead_letters), Arc::clone(&self.metrics), self.shutdown.clone());
-        let budget = Budget::new(config.budget);
+    fn webhooks(&self, config: &Config, dead_letters: DeadLetters) -> Arc<Server<Webhooks>> {
+        let Config { server, policy, .. } = config;
+        let durable = Durable(dead_letters);
         let handler = Webhooks {
-            relay: relay.clone(),
-            budget: Arc::clone(&budget),
+            relay: Relay::new(policy.retries, durable, Arc::clone(&self.metrics), self.shutdown.clone()),
+            budget: Budget::new(server.budget),
             metrics: Arc::clone(&self.metrics),
-            config: config.webhooks,
+            live: ArcSwap::from_pointee(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }),
             refused: Throttles::new(Duration::from_secs(10)),
         };
-        let (notices, stopped) = (notices::log(relay.clone()), self.shutdown.closing.clone());
-        tokio::spawn(async move { stopped.run_until_cancelled(notices).await });
-        let server = Server::new(handler, config.listener.limits, self.shutdown.clone());
-        let (parts, observed) = (self.clone(), Arc::clone(&server));
-        let text = move || {
-            let metrics = &parts.metrics;
-            metrics.ready.set(parts.unready().is_none().into());
-            metrics.kafka_up.set(parts.is_kafka_up().into());
-            metrics.topics(parts.topics.states());
-            metrics.connections.set(signed(observed.open()));
-            metrics.bytes_in_flight.set(signed(budget.held()));
-            metrics.records_in_flight.set(signed(parts.publisher.records_in_flight()));
-            metrics.secret_keys(relay.policy().keys());
-            metrics.text()
-        };
-        (server, text)
+        Server::new(handler, server.listener.limits.clone(), self.shutdown.clone())
     }
 
-    fn admin(&self, metrics: impl Fn() -> Vec<u8> + Send + Sync + 'static, token: Option<Token>) -> Admin {
-        let (shutdown, parts, unauthorized) =
-            (self.shutdown.clone(), self.clone(), self.metrics.scrapes_unauthorized.clone());
-        Admin {
-            metrics: Box::new(metrics),
-            token,
-            unauthorized: Box::new(move || unauthorized.inc()),
+    fn admin(&self, webhooks: &Arc<Server<Webhooks>>, running: &Arc<ArcSwap<Config>>) -> Arc<Server<Admin>> {
+        let (shutdown, parts) = (self.shutdown.clone(), self.clone());
+        let unauthorized = self.metrics.scrapes_unauthorized.clone();
+        let (observing, webhooks, its_running) = (self.clone(), Arc::clone(webhooks), Arc::clone(running));
+        let handler = Admin {
+            metrics: Box::new(move || observing.observed(&webhooks, &its_running.load())),
             dead: Box::new(move || shutdown.failure()),
             readiness: Box::new(move || parts.readiness()),
-        }
+            token: running.load().admin_token.clone(),
+            unauthorized: Box::new(move || unauthorized.inc()),
+        };
+        Server::new(handler, running.load().admin.limits.clone(), self.shutdown.clone())
+    }
+
+    /// The text that Prometheus scrapes, with what the parts count themselves.
+    fn observed(&self, webhooks: &Server<Webhooks>, config: &Config) -> Vec<u8> {
+        let metrics = &self.metrics;
+        metrics.ready.set(self.unready().is_none().into());
+        metrics.kafka_up.set(self.is_kafka_up().into());
+        metrics.topics(self.topics.states());
+        metrics.connections.set(signed(webhooks.open()));
+        metrics.bytes_in_flight.set(signed(webhooks.handler.budget.held()));
+        metrics.records_in_flight.set(signed(self.publisher.records_in_flight()));
+        metrics.secret_keys(config.policy.keys());
+        metrics.text()
     }
 
     /// Begins to answer what operators ask. Without a socket the relay does its work all the same.
-    fn control(&self, config: control::Config, dead_letters: DeadLetters) -> (JoinHandle<()>, CancellationToken) {
+    fn control(
+        &self,
+        config: control::Config,
+        operations: control::Operations,
+        dead_letters: DeadLetters,
+    ) -> (JoinHandle<()>, CancellationToken) {
         let stop = CancellationToken::new();
-        let control = Control { spool: self.spool.clone(), dead_letters: Some(dead_letters) };
+        let control =
+            Control { operations: Some(operations), spool: self.spool.clone(), dead_letters: Some(dead_letters) };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let Some(path) = config.socket.clone() else { return };

@@ -11,6 +11,7 @@ mod server;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -44,7 +45,7 @@ pub struct Config {
     pub spool: Option<Spool>,
     pub log: telemetry::Config,
     pub reload: Reload,
-    pub policy: Policy,
+    pub policy: Arc<Policy>,
     /// Begins the name of every topic that the configuration does not name.
     pub topic_prefix: String,
     /// What is allowed, and probably not meant, a line each.
@@ -106,12 +107,14 @@ pub struct Server {
 }
 
 /// All that is wrong with a configuration, a line each, without the values that are wrong.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Default, thiserror::Error)]
 #[error("{}", .lines.join("\n"))]
 pub struct Mistakes {
     pub lines: Vec<String>,
     /// All that is wrong is files that cannot be read now: another try may find them.
     pub may_pass: bool,
+    /// Where a relay that runs may be asked, if so much can be read.
+    pub socket: Option<PathBuf>,
 }
 
 impl Config {
@@ -129,7 +132,9 @@ impl Config {
 
     fn read(mut reader: Reader) -> Result<Self, Mistakes> {
         let config = build(&mut reader);
-        let (Remarks { warnings, ignored }, sources) = reader.finish()?;
+        let finished = reader.finish();
+        let with_socket = |mistakes| Mistakes { socket: config.control.socket.clone(), ..mistakes };
+        let (Remarks { warnings, ignored }, sources) = finished.map_err(with_socket)?;
         Ok(Self { warnings, sources, ignored, ..config })
     }
 }
@@ -148,7 +153,7 @@ fn build(r: &mut Reader) -> Config {
         log: log(r),
         reload: Reload {
             check_interval: r.time("reload.check_interval", Duration::ZERO..=3600 * SECOND),
-            timeout: r.time("reload.timeout", 100 * MILLISECOND..=300 * SECOND),
+            timeout: r.time("reload.timeout", 100 * MILLISECOND..=20 * SECOND),
         },
         policy: policy(r),
         topic_prefix: r.text("topics.prefix"),
@@ -273,11 +278,9 @@ fn spool_directory(r: &mut Reader) -> Option<PathBuf> {
 }
 
 fn log(r: &mut Reader) -> telemetry::Config {
-    let levels =
-        "error, warn, info, debug or trace, perhaps with levels of modules (\"info,livechat_relay::publish=debug\")";
     telemetry::Config {
         format: r.choice("log.format", [("text", Format::Text), ("json", Format::Json)]),
-        filter: r.text_that("log.filter", levels, telemetry::Config::is_filter),
+        filter: r.text_that("log.filter", telemetry::Config::FILTERS, telemetry::Config::is_filter),
         temporary_max: r.time("log.temporary_max", SECOND..=7 * 24 * 3600 * SECOND),
     }
 }

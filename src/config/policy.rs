@@ -18,9 +18,9 @@ use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX};
 /// What stands after the prefix in the name of the dead letters' topic.
 pub const DEAD_LETTER: &str = "dead-letter";
 
-pub fn policy(r: &mut Reader) -> Policy {
+pub fn policy(r: &mut Reader) -> Arc<Policy> {
     let routes = routes(r);
-    Policy {
+    Arc::new(Policy {
         apps: apps(r, &routes),
         app_webhooks: app_webhooks(r, &routes),
         retries: dedup::Config {
@@ -28,7 +28,7 @@ pub fn policy(r: &mut Reader) -> Policy {
             entries_max: r.number("retries.entries_max", 0..=10_000_000),
         },
         dead_letter: Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)),
-    }
+    })
 }
 
 /// What decides where events go, but for an app's own prefix.

@@ -81,7 +81,11 @@ impl Reader {
     ) -> Result<Self, Mistakes> {
         let mut values = defaults();
         if let Some(path) = file {
-            let one = |why: String, may_pass| Mistakes { lines: vec![format!("{}:{why}", path.display())], may_pass };
+            let one = |why: String, may_pass| Mistakes {
+                lines: vec![format!("{}:{why}", path.display())],
+                may_pass,
+                socket: None,
+            };
             let text = text_of(path).map_err(|e| one(format!(" cannot be read: {e}"), may_pass(&e)))?;
             values.extend(flat(parse(&text).map_err(|why| one(why, false))?));
         }
@@ -164,7 +168,7 @@ impl Reader {
             return Ok((self.remarks, Sources::new(self.file, self.environment, &self.values, self.files)));
         }
         let may_pass = self.mistakes.values().all(|may_pass| *may_pass);
-        Err(Mistakes { lines: self.mistakes.into_keys().collect(), may_pass })
+        Err(Mistakes { lines: self.mistakes.into_keys().collect(), may_pass, socket: None })
     }
 
     /// Keys that are set and were not asked for, each with what was probably meant.

@@ -1,5 +1,5 @@
-//! What an operator can ask of the spool and of its dead letters, and the answers, through the socket of a relay that runs and from the
-//! directory of one that is stopped alike. One JSON line asks; JSON lines answer, the last of which ends the answer.
+//! What an operator can ask, and the answers. One JSON line asks; JSON lines answer, the last of which ends the answer. What is asked of the
+//! spool and of its dead letters is answered from the directory of a stopped relay, too.
 
 mod change;
 mod item;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
 
 pub use change::{Dropped, Fate, Letter, Replayed};
 pub use item::{Filter, Item};
@@ -67,18 +68,38 @@ pub enum Request {
     Resume {
         topic: String,
     },
+    /// Reads the configuration again and applies it, or, as a dry run, only says what would be.
+    Reload {
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// Replaces the log's filter for a time; without one the configured filter is back at once.
+    LogLevel {
+        #[serde(default)]
+        temporary: Option<Temporary>,
+    },
+}
+
+/// A filter of the log, and how long it is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Temporary {
+    pub filter: String,
+    pub for_ms: u64,
 }
 
 impl Request {
     /// What a request that changes something is called in the log.
     pub const fn change(&self) -> Option<&'static str> {
         match self {
-            Self::Status | Self::List(_) | Self::Verify => None,
+            Self::Status | Self::List(_) | Self::Verify | Self::Reload { dry_run: true } => None,
             Self::Drop { .. } => Some("spool drop"),
             Self::DropDeadLetters { .. } => Some("dead-letters drop"),
             Self::ReplayDeadLetters { .. } => Some("dead-letters replay"),
             Self::Pause { .. } => Some("spool pause"),
             Self::Resume { .. } => Some("spool resume"),
+            Self::Reload { .. } => Some("reload"),
+            Self::LogLevel { .. } => Some("log-level"),
         }
     }
 
@@ -140,6 +161,8 @@ pub enum Answer {
         problems: Vec<String>,
     },
     Paused(Paused),
+    Reloaded(Reloaded),
+    LogLevel(LogLevel),
     Error(String),
 }
 
@@ -189,6 +212,31 @@ pub struct Paused {
     pub events: u64,
 }
 
+/// The answer to [`Request::Reload`]. Keys and mistakes have no values in them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The relay's configuration file.
+    pub file: Option<PathBuf>,
+    /// What has changed and is in force; of a dry run, would be.
+    pub changed: Vec<String>,
+    /// What has changed and takes effect with the next start.
+    pub needs_restart: Vec<String>,
+    /// Where there are any, nothing is applied.
+    pub mistakes: Vec<String>,
+    /// All mistakes are files that cannot be read now: another try may find them.
+    pub may_pass: bool,
+}
+
+/// The answer to [`Request::LogLevel`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LogLevel {
+    /// What is in force.
+    pub filter: String,
+    /// Until when, if it is not the configured one.
+    pub until: Option<Timestamp>,
+    pub configured: String,
+}
+
 /// The end of a list.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Listed {
@@ -207,9 +255,14 @@ pub struct Gone;
 /// Takes the lines of an answer.
 pub type Out<'a> = &'a mut dyn FnMut(Answer) -> Result<(), Gone>;
 
+/// Hands what is asked of the process itself to the task that answers it.
+pub type Operations = mpsc::Sender<(Request, oneshot::Sender<Answer>)>;
+
 /// Answers.
 #[derive(Clone)]
 pub struct Control {
+    /// Of a running relay.
+    pub operations: Option<Operations>,
     /// Where there is one.
     pub spool: Option<Spool>,
     /// Publishes them again. `None`: the spool is only looked at.
@@ -228,6 +281,9 @@ impl Control {
     /// # Errors
     /// [`Gone`]: a line was not taken.
     pub fn answer(&self, request: Request, out: Out<'_>) -> Result<(), Gone> {
+        if matches!(request, Request::Reload { .. } | Request::LogLevel { .. }) {
+            return out(self.of_process(request));
+        }
         let Some(spool) = &self.spool else {
             return out(Answer::Error("this relay has no spool: spool.directory is not configured".to_owned()));
         };
@@ -253,8 +309,19 @@ impl Control {
             }
             Request::Pause { topic } => pause(spool, topic, true),
             Request::Resume { topic } => pause(spool, topic, false),
+            Request::Reload { .. } | Request::LogLevel { .. } => self.of_process(request),
         };
         out(last)
+    }
+
+    fn of_process(&self, request: Request) -> Answer {
+        let ask = |operations: &Operations| {
+            let (answer, answered) = oneshot::channel();
+            operations.blocking_send((request, answer)).ok()?;
+            answered.blocking_recv().ok()
+        };
+        let answer = self.operations.as_ref().and_then(ask);
+        answer.unwrap_or_else(|| Answer::Error("the relay is stopping, or does not run".to_owned()))
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn serve(path: PathBuf, control: Control, config: Config, ended: Cance
                 Err(error) if !was_told => {
                     tracing::warn!(
                         socket = %path.display(), %error,
-                        "no control socket: `spool` and `dead-letters` cannot reach this relay; see control.socket"
+                        "no control socket: commands cannot reach this relay; see control.socket"
                     );
                     was_told = true;
                 }
@@ -195,6 +195,6 @@ fn answer_through(control: &Control, request: Request, peer: UCred, lines: &mpsc
     if let Some(command) = change {
         let (uid, gid, pid, has_left) = (peer.uid(), peer.gid(), peer.pid(), answered.is_err());
         let answer = last.unwrap_or_default();
-        tracing::info!(command, uid, gid, pid, answer, has_left, "an operator has asked for a change of the spool");
+        tracing::info!(command, uid, gid, pid, answer, has_left, "an operator has asked for a change");
     }
 }

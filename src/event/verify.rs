@@ -150,6 +150,7 @@ impl From<Rejection> for Unverified<'_> {
 }
 
 /// A token that a client of the admin listener has to know. As of a key, only its digest is kept.
+#[derive(Clone)]
 pub struct Token([u8; 32]);
 
 impl Token {

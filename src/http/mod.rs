@@ -14,6 +14,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::Full;
@@ -72,9 +73,9 @@ pub trait Handler: Send + Sync + 'static {
 
 /// A listener's server.
 pub struct Server<H> {
-    handler: H,
-    limits: Limits,
-    http: auto::Builder<TokioExecutor>,
+    pub handler: H,
+    /// A connection keeps those that it has begun with.
+    settings: ArcSwap<Settings>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     /// One of them has ended.
     ended: Notify,
@@ -84,8 +85,14 @@ pub struct Server<H> {
     complaints: Throttles,
 }
 
-impl<H: Handler> Server<H> {
-    pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+/// Limits, and hyper's part of them.
+struct Settings {
+    limits: Limits,
+    http: auto::Builder<TokioExecutor>,
+}
+
+impl Settings {
+    fn new(limits: Limits) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // With half_close a request is answered whose client has ended its side behind it.
         http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max);
@@ -94,9 +101,21 @@ impl<H: Handler> Server<H> {
             .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
+        Self { limits, http }
+    }
+}
+
+impl<H: Handler> Server<H> {
+    pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
         let complaints = Throttles::new(Duration::from_secs(10));
         let (connections, ended, rounds) = (Mutex::default(), Notify::new(), Default::default());
-        Arc::new(Self { handler, limits, http, connections, ended, rounds, shutdown, complaints })
+        let settings = ArcSwap::from_pointee(Settings::new(limits));
+        Arc::new(Self { handler, settings, connections, ended, rounds, shutdown, complaints })
+    }
+
+    /// Changes the limits: of connections to come, and of how many there may be.
+    pub fn set_limits(&self, limits: Limits) {
+        self.settings.store(Arc::new(Settings::new(limits)));
     }
 
     /// How many connections are open.
@@ -164,22 +183,23 @@ impl<H: Handler> Server<H> {
         };
         loop {
             let ended = self.ended.notified();
-            if self.open() < self.limits.connections_max {
+            let settings = self.settings.load_full();
+            if self.open() < settings.limits.connections_max {
                 return accepted;
             }
-            self.make_room();
+            self.make_room(&settings.limits);
             // Where none may be evicted, one is soon idle or old enough.
             tokio::select! {
-                _ = tokio::time::timeout(self.limits.eviction_grace, ended) => {}
+                _ = tokio::time::timeout(settings.limits.eviction_grace, ended) => {}
                 () = asked.notified() => come.notify_one(),
             }
         }
     }
 
     /// Evicts the connections that others need least; some at a time, for to find them takes a look at all.
-    fn make_room(&self) {
+    fn make_room(&self, limits: &Limits) {
         let connections: Vec<_> = self.connections().values().cloned().collect();
-        let order = |connection| Some((Connection::eviction_order(connection, &self.limits)?, connection));
+        let order = |connection| Some((Connection::eviction_order(connection, limits)?, connection));
         let mut evicted: Vec<_> = connections.iter().map(Arc::as_ref).filter_map(order).collect();
         evicted.sort_by_key(|(order, _)| *order);
         evicted.truncate(1 + connections.len() / 64);
@@ -195,18 +215,20 @@ impl<H: Handler> Server<H> {
     /// One connection from its first byte to its end.
     async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
         let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
+        let Settings { limits, http } = &*self.settings.load_full();
+        let head_bytes_max = limits.header_bytes_max as u64;
         let service = service_fn(|request| {
             let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
-            async move { Ok::<_, Infallible>(server.exchange(request, exchange).await) }
+            async move { Ok::<_, Infallible>(server.exchange(request, exchange, head_bytes_max).await) }
         });
-        let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout));
-        let mut http = pin!(self.http.serve_connection(stream, service));
+        let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), limits.linger_timeout));
+        let mut http = pin!(http.serve_connection(stream, service));
         let mut is_closing = false;
         loop {
             tokio::select! {
                 biased;
                 done = http.as_mut() => return self.done(done, connection),
-                end = connection.late(&self.limits) => match end {
+                end = connection.late(limits) => match end {
                     End::KeepaliveTimeout if !is_closing => connection.close(end),
                     end => return end,
                 },
@@ -231,8 +253,8 @@ impl<H: Handler> Server<H> {
     }
 
     /// One request and its answer.
-    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange) -> Answer {
-        let answer = match self.refusal(&request) {
+    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange, head_bytes_max: u64) -> Answer {
+        let answer = match refusal(&request, head_bytes_max) {
             Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
@@ -241,24 +263,24 @@ impl<H: Handler> Server<H> {
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }
+}
 
-    /// What hyper lets pass: heads of HTTP/1 that are a little too long, codings besides `chunked`, and no `Host`, two, or one that is none.
-    fn refusal(&self, request: &Request<Incoming>) -> Option<Refusal> {
-        let (version, headers) = (request.version(), request.headers());
-        if version != Version::HTTP_2 && head_bytes(request) > self.limits.header_bytes_max as u64 {
-            return Some(Refusal::HeadTooLarge);
-        }
-        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-        if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-            return Some(Refusal::TransferCoding);
-        }
-        let mut hosts = headers.get_all(HOST).iter();
-        let is_host = |host: &HeaderValue| {
-            host.is_empty() || host.to_str().is_ok_and(|host| host.parse::<Authority>().is_ok() && !host.contains('@'))
-        };
-        let is_good = hosts.next().map_or(version != Version::HTTP_11, is_host) && hosts.next().is_none();
-        (!is_good).then_some(Refusal::BadHost)
+/// What hyper lets pass: heads of HTTP/1 that are a little too long, codings besides `chunked`, and no `Host`, two, or one that is none.
+fn refusal(request: &Request<Incoming>, head_bytes_max: u64) -> Option<Refusal> {
+    let (version, headers) = (request.version(), request.headers());
+    if version != Version::HTTP_2 && head_bytes(request) > head_bytes_max {
+        return Some(Refusal::HeadTooLarge);
     }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Some(Refusal::TransferCoding);
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let is_host = |host: &HeaderValue| {
+        host.is_empty() || host.to_str().is_ok_and(|host| host.parse::<Authority>().is_ok() && !host.contains('@'))
+    };
+    let is_good = hosts.next().map_or(version != Version::HTTP_11, is_host) && hosts.next().is_none();
+    (!is_good).then_some(Refusal::BadHost)
 }
 
 fn answer(outcome: Outcome) -> Answer {

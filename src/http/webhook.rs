@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -17,7 +18,7 @@ use crate::event::traceparent;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
-use crate::relay::{Endpoint, Relay};
+use crate::relay::{Endpoint, Policy, Relay};
 use crate::telemetry::Throttles;
 
 /// `[server]`, but for the limits of its connections.
@@ -29,12 +30,18 @@ pub struct Config {
     pub retry_after: Duration,
 }
 
+/// What a request is answered by, from its head to its end, whatever is configured meanwhile.
+pub struct Live {
+    pub policy: Arc<Policy>,
+    pub config: Config,
+}
+
 /// Answers `POST /webhooks/{app}`.
 pub struct Webhooks {
     pub relay: Relay,
     pub budget: Arc<Budget>,
     pub metrics: Arc<Metrics>,
-    pub config: Config,
+    pub live: ArcSwap<Live>,
     /// One line in ten seconds for each reason: a stranger must not fill the log.
     pub refused: Throttles,
 }
@@ -47,8 +54,8 @@ struct Head {
 
 impl Webhooks {
     /// The path comes first: what is posted nowhere is not found, however it is posted.
-    fn head(&self, request: &Request<Incoming>) -> Result<Head, Refusal> {
-        let endpoint = self.relay.endpoint(request.uri().path()).ok_or(Refusal::NotFound)?;
+    fn head(request: &Request<Incoming>, live: &Live) -> Result<Head, Refusal> {
+        let endpoint = live.policy.endpoint(request.uri().path()).ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
             return Err(Refusal::MethodNotAllowed);
@@ -60,7 +67,7 @@ impl Webhooks {
         if !headers.get(CONTENT_TYPE).is_none_or(is_json) {
             return Err(Refusal::ContentType);
         }
-        if declared > self.config.body_bytes_max as u64 {
+        if declared > live.config.body_bytes_max as u64 {
             return Err(Refusal::BodyTooLarge);
         }
         let text = headers.get("traceparent").and_then(|value| value.to_str().ok());
@@ -68,7 +75,7 @@ impl Webhooks {
     }
 
     /// The whole body, and its part of the budget, of which it has what has come.
-    async fn body(&self, mut body: Incoming, received: Instant) -> Result<(BytesMut, Held), Outcome> {
+    async fn body(&self, mut body: Incoming, received: Instant, config: &Config) -> Result<(BytesMut, Held), Outcome> {
         let mut reading = self.budget.begin().map_err(Outcome::Unavailable)?;
         let evicted = reading.evicted();
         let read = async {
@@ -77,7 +84,7 @@ impl Webhooks {
                 let frame = frame.map_err(|_| Outcome::Refused(Refusal::BodyIncomplete))?;
                 let Ok(data) = frame.into_data() else { continue };
                 let length = bytes.len() + data.len();
-                if length > self.config.body_bytes_max {
+                if length > config.body_bytes_max {
                     return Err(Outcome::Refused(Refusal::BodyTooLarge));
                 }
                 reading.grow_to(length).map_err(Outcome::Unavailable)?;
@@ -89,29 +96,35 @@ impl Webhooks {
             biased;
             read = read => read,
             () = evicted => Err(Outcome::Unavailable(SlowBody)),
-            () = sleep_until(received + self.config.body_timeout) => Err(Outcome::Refused(Refusal::BodyTooSlow)),
+            () = sleep_until(received + config.body_timeout) => Err(Outcome::Refused(Refusal::BodyTooSlow)),
         }
     }
 
-    async fn outcome(&self, head: &Head, body: Incoming, exchange: &Exchange) -> Result<Outcome, Outcome> {
+    async fn outcome(
+        &self,
+        head: &Head,
+        body: Incoming,
+        exchange: &Exchange,
+        config: &Config,
+    ) -> Result<Outcome, Outcome> {
         let received = Instant::now();
-        let (body, held) = self.body(body, received).await?;
+        let (body, held) = self.body(body, received, config).await?;
         let accepted =
             self.relay.accept(&head.endpoint, &body, head.traceparent.as_deref()).map_err(Outcome::Rejected)?;
         drop(body);
         exchange.verified();
-        Ok(self.relay.deliver(accepted, held, received + self.config.response_deadline).outcome().await)
+        Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
     /// Counts and logs what has become of a request, and makes its answer.
-    fn conclude(&self, outcome: Outcome, app: &str, peer: SocketAddr) -> Answer {
+    fn conclude(&self, outcome: Outcome, app: &str, peer: SocketAddr, config: &Config) -> Answer {
         let mut answer = answer(outcome);
         let reason = match outcome {
             Outcome::Rejected(rejection) => rejection.label(),
             Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
-                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs()));
+                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(config.retry_after.as_secs()));
                 return answer;
             }
             _ => return answer,
@@ -127,14 +140,15 @@ impl Webhooks {
 impl Handler for Webhooks {
     async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let began = Instant::now();
-        let (head, body) = (self.head(&request), request.into_body());
+        let live = self.live.load_full();
+        let (head, body) = (Self::head(&request, &live), request.into_body());
         let has_body = !body.is_end_stream();
         let (outcome, app) = match &head {
-            Ok(head) => (self.outcome(head, body, exchange).await, head.endpoint.app()),
+            Ok(head) => (self.outcome(head, body, exchange, &live.config).await, head.endpoint.app()),
             Err(refusal) => (Err(Outcome::Refused(*refusal)), "unknown"),
         };
         let outcome = outcome.unwrap_or_else(|refused| refused);
-        let mut answer = self.conclude(outcome, app, exchange.peer());
+        let mut answer = self.conclude(outcome, app, exchange.peer(), &live.config);
         let is_read = !matches!(outcome, Outcome::Refused(_) | Outcome::Unavailable(Overloaded | SlowBody));
         if has_body && !is_read {
             // What is left of the body may still be coming.
@@ -145,7 +159,7 @@ impl Handler for Webhooks {
     }
 
     fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer {
-        self.conclude(outcome, "unknown", peer)
+        self.conclude(outcome, "unknown", peer, &self.live.load().config)
     }
 
     fn answered(&self, status: StatusCode) {

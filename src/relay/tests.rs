@@ -121,14 +121,16 @@ fn policy() -> Policy {
 
 struct Stage {
     relay: Relay<Fake>,
+    policy: Policy,
     budget: Arc<Budget>,
 }
 
 impl Stage {
     fn new(fake: Fake) -> Self {
         let config = budget::Config { bytes_in_flight_max: 1 << 20, large_bytes_in_flight_max: 1 << 20 };
-        let relay = Relay::new(policy(), fake, Arc::new(Metrics::new()), Shutdown::default());
-        Self { relay, budget: Budget::new(config) }
+        let policy = policy();
+        let relay = Relay::new(policy.retries, fake, Arc::new(Metrics::new()), Shutdown::default());
+        Self { relay, policy, budget: Budget::new(config) }
     }
 
     fn fake(&self) -> &Fake {
@@ -140,7 +142,7 @@ impl Stage {
         let body = format!(
             r#"{{"secret_key":"{app}","action":"incoming_event","organization_id":"o","payload":{{"chat_id":"C","thread_id":"T","event":{{"id":"T_{n}"}}}}}}"#
         );
-        let endpoint = self.relay.endpoint(&format!("/webhooks/{app}")).expect("a path");
+        let endpoint = self.policy.endpoint(&format!("/webhooks/{app}")).expect("a path");
         let accepted = self.relay.accept(&endpoint, body.as_bytes(), None).expect("verified");
         let held = self.budget.begin().and_then(budget::Reading::complete).expect("room");
         self.relay.deliver(accepted, held, Instant::now() + RESPONSE_DEADLINE)

@@ -265,6 +265,8 @@ fn the_help_is_as_it_was_last_read() {
         "check",
         "health",
         "demo",
+        "reload",
+        "log-level",
         "send",
         "tail",
         "spool",

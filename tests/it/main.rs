@@ -22,6 +22,7 @@ mod logging;
 mod observability;
 mod outage;
 mod producer;
+mod reload;
 mod remedies;
 mod retries;
 mod samples;

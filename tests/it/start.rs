@@ -87,11 +87,3 @@ fn with_a_socket_that_is_passed_on_a_restart_refuses_no_connection() {
         assert!(relay.wait().expect("it ends").success());
     }
 }
-
-#[test]
-fn sighup_ends_nothing() {
-    let mut relay = Relay::start(NOWHERE, &[]);
-    relay.signal(Signal::HUP);
-    relay.await_log("SIGHUP is ignored");
-    assert_eq!(http::get(relay.admin, "/livez").status, 200);
-}

@@ -1,11 +1,14 @@
 //! Says in the log what the dates in the configuration bring: secret keys that expire, and apps that are left without one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-use crate::relay::{Notice, Relay};
+use crate::config::Config;
+use crate::relay::Notice;
 
 /// How often the dates are looked at: a reload may change them, too.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -14,10 +17,10 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const REPEAT: Duration = Duration::from_secs(24 * 3600);
 
 /// Never ends. The first look is at once.
-pub async fn log(relay: Relay) {
+pub async fn log(running: Arc<ArcSwap<Config>>) {
     let mut logged: HashMap<String, Instant> = HashMap::new();
     loop {
-        let notices = relay.policy().notices(Timestamp::now());
+        let notices = running.load().policy.notices(Timestamp::now());
         logged.retain(|text, at| at.elapsed() < REPEAT && notices.iter().any(|notice| notice.text == *text));
         for notice in notices {
             if logged.contains_key(&notice.text) {

@@ -38,7 +38,7 @@ impl Watch {
             if answered.is_ok() && topics_due <= Instant::now() {
                 match self.parts.topics.prepare().await {
                     Ok(prepared) => {
-                        topics_due = Instant::now() + self.parts.topics.config().check_interval;
+                        topics_due = Instant::now() + self.parts.topics.check_interval();
                         found = self.report(prepared, &mut absent).await;
                     }
                     Err(error) => tracing::debug!(%error, "the brokers do not say which topics there are"),
@@ -55,7 +55,10 @@ impl Watch {
                 let _ = first.send(()); // it may wait no longer
             }
             self.look_into_the_spool(&mut looking).await;
-            tokio::time::sleep(self.interval).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.interval) => {}
+                () = self.parts.topics.changed() => topics_due = Instant::now(),
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -14,6 +14,9 @@ use rustix::process::{Pid, Signal, kill_process};
 /// The secret key of the app `default`, unlike anything else in a log.
 pub const SECRET: &str = "s3cr3t-Xq9-key-of-the-tests";
 
+/// The name of the configuration file.
+const FILE: &str = "relay.toml";
+
 /// A relay process. Dropping it kills it; one that is never dropped, as in a static, ends with the test process.
 pub struct Relay {
     guard: Guard,
@@ -21,7 +24,7 @@ pub struct Relay {
     pub webhooks: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Log>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 #[derive(Default)]
@@ -81,6 +84,12 @@ impl Relay {
         relay
     }
 
+    /// Starts a relay with this configuration, and waits until it takes webhooks.
+    pub fn start_as(configuration: &str) -> Self {
+        let started = Self::spawn_as(Stdio::piped(), configuration, &[], &[], &[]).await_start();
+        started.unwrap_or_else(|log| panic!("the relay did not start:\n{log}"))
+    }
+
     fn spawn_logging_to(
         stderr: Stdio,
         brokers: &str,
@@ -89,9 +98,13 @@ impl Relay {
         arguments: &[&str],
         within: &[&str],
     ) -> Self {
+        Self::spawn_as(stderr, &configuration(brokers, settings), env, arguments, within)
+    }
+
+    fn spawn_as(stderr: Stdio, configuration: &str, env: &[(&str, &str)], arguments: &[&str], within: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let file = directory.path().join("relay.toml");
-        std::fs::write(&file, configuration(brokers, settings)).expect("a file");
+        let file = directory.path().join(FILE);
+        std::fs::write(&file, configuration).expect("a file");
         let relay = env!("CARGO_BIN_EXE_livechat-relay");
         let command = [within, &[relay, "serve", "--config"]].concat(); // a program that becomes the relay, and its arguments
         let mut child = Command::new(command[0])
@@ -120,8 +133,20 @@ impl Relay {
             webhooks: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
             log,
-            _directory: directory,
+            directory,
         }
+    }
+
+    /// Its configuration file.
+    pub fn file(&self) -> PathBuf {
+        self.directory.path().join(FILE)
+    }
+
+    /// Replaces its configuration file at once.
+    pub fn configure(&self, text: &str) {
+        let written = self.directory.path().join("written.toml");
+        std::fs::write(&written, text).expect("a file");
+        std::fs::rename(written, self.file()).expect("renamed");
     }
 
     /// Waits until it takes webhooks; the log of one that ends before that is the error.

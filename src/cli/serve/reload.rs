@@ -1,0 +1,296 @@
+//! Changes a running relay: its configuration on SIGHUP, on request and when what it was read from has changed, and the log's filter for a
+//! time. What is wrong changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Parts, make_do_with_open_files};
+use crate::config::{Config, Digests, Mistakes, Reloaded};
+use crate::control::{self, Answer, Request, Temporary};
+use crate::http::{Server, admin::Admin, webhook::Live, webhook::Webhooks};
+use crate::outcome;
+use crate::telemetry;
+
+/// From a look that has found a change to the next one, which has to find the same.
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
+/// How long new routes wait for Kafka to have their topics. Without a spool an event for a topic that is still missing is answered 503.
+const TOPICS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The one task that changes what is configured. What needs `running` loads it when it needs it.
+pub struct Reload {
+    parts: Parts,
+    running: Arc<ArcSwap<Config>>,
+    webhooks: Arc<Server<Webhooks>>,
+    admin: Arc<Server<Admin>>,
+    /// What was found last, applied or not.
+    found: Found,
+    /// What a look has found that differs from that, and is not confirmed yet.
+    unconfirmed: Option<Found>,
+    next_look: Option<Instant>,
+    /// A look that has not ended in time. No other begins before it has.
+    late: Option<JoinHandle<Look>>,
+    /// The filter that is in force instead of the configured one, and until when.
+    temporary: Option<(String, Instant)>,
+}
+
+type Look = Result<Reloaded, Mistakes>;
+
+/// What tells one look from another.
+#[derive(Clone, PartialEq, Eq)]
+enum Found {
+    Right(Digests),
+    Wrong(Vec<String>),
+}
+
+impl Found {
+    fn of(look: &Look) -> Self {
+        match look {
+            Ok(reloaded) => Self::Right(reloaded.found.clone()),
+            Err(mistakes) => Self::Wrong(mistakes.lines.clone()),
+        }
+    }
+}
+
+impl Reload {
+    pub fn new(
+        parts: Parts,
+        running: Arc<ArcSwap<Config>>,
+        webhooks: Arc<Server<Webhooks>>,
+        admin: Arc<Server<Admin>>,
+    ) -> Self {
+        parts.metrics.configured(None, 0);
+        let found = Found::Right(running.load().sources.digests.clone());
+        let (unconfirmed, late, temporary) = (None, None, None);
+        let mut reload = Self { parts, running, webhooks, admin, found, unconfirmed, next_look: None, late, temporary };
+        reload.next_look = reload.after(Duration::MAX);
+        reload
+    }
+
+    /// Runs until it is aborted.
+    pub async fn run(
+        mut self,
+        mut hangup: Option<Signal>,
+        mut requests: mpsc::Receiver<(Request, oneshot::Sender<Answer>)>,
+    ) {
+        loop {
+            tokio::select! {
+                () = next(&mut hangup) => drop(self.load(false).await),
+                Some((request, answer)) = requests.recv() => {
+                    let _ = answer.send(self.answer(request).await); // the command may have been ended
+                }
+                () = at(self.next_look) => self.look().await,
+                () = at(self.temporary.as_ref().map(|(_, until)| *until)) => drop(self.set_filter(None)),
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Reload { dry_run } => Answer::Reloaded(self.load(dry_run).await),
+            Request::LogLevel { temporary } => self.log_level(temporary),
+            _ => Answer::Error("the relay itself is not asked this".to_owned()),
+        }
+    }
+
+    /// Reads and applies the configuration because someone wants it to be.
+    async fn load(&mut self, dry_run: bool) -> control::Reloaded {
+        let look = self.read().await;
+        if dry_run { answer(&self.running.load(), &look) } else { self.take(look, true).await }
+    }
+
+    /// Looks whether the configuration has changed. It is applied, or refused, when the next look finds the same.
+    async fn look(&mut self) {
+        let look = self.read().await;
+        let found = Some(Found::of(&look));
+        if found == Some(self.found.clone()) {
+            self.unconfirmed = None;
+            self.next_look = self.after(Duration::MAX);
+        } else if found == self.unconfirmed {
+            self.take(look, false).await;
+        } else {
+            self.unconfirmed = found;
+            self.next_look = self.after(CONFIRMATION);
+        }
+    }
+
+    /// When the next look is due: after `most`, or earlier.
+    fn after(&self, most: Duration) -> Option<Instant> {
+        let interval = self.running.load().reload.check_interval;
+        (!interval.is_zero()).then(|| Instant::now() + interval.min(most))
+    }
+
+    /// Reads the configuration on a thread of its own, which a file system may hold up for ever.
+    async fn read(&mut self) -> Look {
+        let running = self.running.load_full();
+        let most = running.reload.timeout;
+        let cannot = |why: String| Err(Mistakes { lines: vec![why], may_pass: true, socket: None });
+        let too_late = || {
+            cannot(format!("the files are not read within {most:?} (reload.timeout): does their file system answer?"))
+        };
+        if let Some(late) = &mut self.late {
+            if timeout(most, late).await.is_err() {
+                return too_late();
+            }
+            self.late = None; // what it has found may be old
+        }
+        let mut look = tokio::task::spawn_blocking(move || running.reload());
+        if let Ok(look) = timeout(most, &mut look).await {
+            return look.unwrap_or_else(|panic| cannot(format!("reading the configuration has failed: {panic}")));
+        }
+        self.late = Some(look);
+        too_late()
+    }
+
+    /// Applies what was read, where it is right and has changed, and says what has become of it: once, unless it `is_asked` for.
+    async fn take(&mut self, look: Look, is_asked: bool) -> control::Reloaded {
+        let found = Found::of(&look);
+        let is_news = found != self.found;
+        let was_wrong = matches!(self.found, Found::Wrong(_));
+        let answer = answer(&self.running.load(), &look);
+        let result = match look {
+            Ok(Reloaded { config, changed, needs_restart, .. }) => {
+                let result = if changed.is_empty() {
+                    outcome::Reload::Unchanged
+                } else {
+                    self.apply(config, &changed).await;
+                    outcome::Reload::Applied
+                };
+                if result == outcome::Reload::Applied {
+                    tracing::info!(changed = changed.join(", "), "configuration reloaded");
+                } else if was_wrong {
+                    tracing::info!("the configuration is right again, and as the relay runs with it");
+                } else if is_asked {
+                    tracing::info!("the configuration has not changed");
+                }
+                if !needs_restart.is_empty() && (is_news || is_asked) {
+                    let needs_restart = needs_restart.join(", ");
+                    tracing::warn!(needs_restart, "changes of the configuration take effect with the next start only");
+                }
+                result
+            }
+            Err(mistakes) if mistakes.may_pass => {
+                if is_news || is_asked {
+                    let mistakes = mistakes.lines.join("; ");
+                    tracing::warn!(mistakes, "the configuration cannot be read; the former one stays");
+                }
+                outcome::Reload::Unreadable
+            }
+            Err(mistakes) => {
+                if is_news || is_asked {
+                    let mistakes = mistakes.lines.join("; ");
+                    tracing::error!(mistakes, "the configuration is invalid; the former one stays");
+                }
+                outcome::Reload::Invalid
+            }
+        };
+        self.parts.metrics.configured(Some(result), answer.needs_restart.len());
+        self.found = found;
+        self.unconfirmed = None;
+        self.next_look = self.after(Duration::MAX);
+        answer
+    }
+
+    /// Puts a configuration in force. Requests that are under way end with the former one.
+    async fn apply(&mut self, mut config: Config, changed: &[String]) {
+        const CONNECTIONS_MAX: &str = "server.connections_max";
+        let before = self.running.load_full();
+        let new_warnings = config.warnings.iter().filter(|warning| !before.warnings.contains(warning));
+        new_warnings.for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
+        if changed.iter().any(|key| key == CONNECTIONS_MAX) {
+            make_do_with_open_files(&mut config);
+        } else {
+            config.server.listener.limits.connections_max = before.server.listener.limits.connections_max;
+        }
+        if let Some(policy) = Arc::get_mut(&mut config.policy) {
+            policy.inherit(&before.policy);
+        }
+        let has_new_topics = self.parts.topics.set(config.policy.topics(), config.topics.clone());
+        if has_new_topics && self.parts.is_kafka_up() {
+            let _ = timeout(TOPICS_PATIENCE, self.parts.topics.prepared()).await; // else their events wait in the spool
+        }
+        let Config { server, policy, .. } = &config;
+        let Webhooks { relay, budget, live, .. } = &self.webhooks.handler;
+        relay.set_retries(policy.retries);
+        budget.set(server.budget);
+        live.store(Arc::new(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }));
+        self.webhooks.set_limits(server.listener.limits.clone());
+        self.admin.set_limits(config.admin.limits.clone());
+        if self.temporary.is_none() {
+            telemetry::set_filter(&config.log.filter);
+        }
+        self.running.store(Arc::new(config));
+    }
+
+    fn log_level(&mut self, temporary: Option<Temporary>) -> Answer {
+        let most = self.running.load().log.temporary_max;
+        let temporary = match temporary {
+            Some(Temporary { filter, .. }) if !telemetry::Config::is_filter(&filter) => {
+                return Answer::Error(format!("the filter must be {}", telemetry::Config::FILTERS));
+            }
+            Some(Temporary { for_ms, .. }) if Duration::from_millis(for_ms) > most => {
+                return Answer::Error(format!("{most:?} is the longest time (log.temporary_max)"));
+            }
+            temporary => temporary.map(|Temporary { filter, for_ms }| (filter, Duration::from_millis(for_ms))),
+        };
+        let configured = self.running.load().log.filter.clone();
+        let until = temporary.as_ref().and_then(|(_, time)| Timestamp::now().checked_add(*time).ok());
+        let filter = self.set_filter(temporary);
+        Answer::LogLevel(control::LogLevel { filter, until, configured })
+    }
+
+    /// Puts a filter in force for a time, or the configured one; which.
+    fn set_filter(&mut self, temporary: Option<(String, Duration)>) -> String {
+        let configured = self.running.load().log.filter.clone();
+        let Some((filter, time)) = temporary else {
+            telemetry::set_filter(&configured);
+            if self.temporary.take().is_some() {
+                tracing::info!(filter = configured, "the log has its configured filter again");
+            }
+            return configured;
+        };
+        tracing::info!(filter, configured, for_time = ?time, "the log has another filter for a time");
+        telemetry::set_filter(&filter);
+        self.temporary = Some((filter.clone(), Instant::now() + time));
+        filter
+    }
+}
+
+/// What the command is told.
+fn answer(running: &Config, look: &Look) -> control::Reloaded {
+    let file = running.sources.file.as_ref();
+    let file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone()));
+    match look {
+        Ok(Reloaded { changed, needs_restart, .. }) => control::Reloaded {
+            file,
+            changed: changed.clone(),
+            needs_restart: needs_restart.clone(),
+            ..control::Reloaded::default()
+        },
+        Err(Mistakes { lines, may_pass, .. }) => {
+            control::Reloaded { file, mistakes: lines.clone(), may_pass: *may_pass, ..control::Reloaded::default() }
+        }
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next signal, where it is listened to.
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
