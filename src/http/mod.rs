@@ -17,6 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
@@ -71,6 +72,20 @@ pub trait Handler: Send + Sync + 'static {
     fn ended(&self, _: End) {}
 }
 
+/// Asks an accept loop whether it comes round.
+#[derive(Default)]
+struct Round {
+    asked: Notify,
+    come: Notify,
+}
+
+impl Round {
+    async fn come(&self) {
+        self.asked.notify_one();
+        self.come.notified().await;
+    }
+}
+
 /// A listener's server.
 pub struct Server<H> {
     pub handler: H,
@@ -79,8 +94,8 @@ pub struct Server<H> {
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     /// One of them has ended.
     ended: Notify,
-    /// The accept loop was asked whether it comes round, and it has.
-    rounds: [Notify; 2],
+    /// One an accept loop.
+    rounds: Mutex<Vec<Arc<Round>>>,
     shutdown: Shutdown,
     complaints: Throttles,
 }
@@ -108,7 +123,7 @@ impl Settings {
 impl<H: Handler> Server<H> {
     pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
         let complaints = Throttles::new(Duration::from_secs(10));
-        let (connections, ended, rounds) = (Mutex::default(), Notify::new(), Default::default());
+        let (connections, ended, rounds) = (Mutex::default(), Notify::new(), Mutex::default());
         let settings = ArcSwap::from_pointee(Settings::new(limits));
         Arc::new(Self { handler, settings, connections, ended, rounds, shutdown, complaints })
     }
@@ -130,8 +145,11 @@ impl<H: Handler> Server<H> {
     /// Accepts until `closing`, and serves what was accepted until it has ended. The listener is bound before, so that
     /// a port that is taken is an error at the start.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
+        let round = Arc::new(Round::default());
+        self.rounds.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&round));
         for number in 0.. {
-            let Some((stream, peer)) = closing.run_until_cancelled(self.accept(&listener)).await else { break };
+            let accepted = closing.run_until_cancelled(self.accept(&listener, &round)).await;
+            let Some((stream, peer)) = accepted else { break };
             let connection = Arc::new(Connection::new(peer));
             self.connections().insert(number, Arc::clone(&connection));
             let server = Arc::clone(&self);
@@ -153,21 +171,20 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// Waits until the accept loop has come round, which it does at once; or is needed no longer.
+    /// Waits until each accept loop has come round, which they do at once; or are needed no longer.
     pub async fn come_round(&self) {
-        let [asked, come] = &self.rounds;
-        asked.notify_one();
-        let _ = self.shutdown.closing.run_until_cancelled(come.notified()).await;
+        let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let come = join_all(rounds.iter().map(|round| round.come()));
+        let _ = self.shutdown.closing.run_until_cancelled(come).await;
     }
 
     /// The next connection, when there is room for it. Errors, such as too many open files, pass: they are waited out.
-    async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr) {
-        let [asked, come] = &self.rounds;
+    async fn accept(&self, listener: &TcpListener, round: &Round) -> (TcpStream, SocketAddr) {
         let accepted = loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = asked.notified() => {
-                    come.notify_one();
+                () = round.asked.notified() => {
+                    round.come.notify_one();
                     continue;
                 }
             };
@@ -191,7 +208,7 @@ impl<H: Handler> Server<H> {
             // Where none may be evicted, one is soon idle or old enough.
             tokio::select! {
                 _ = tokio::time::timeout(settings.limits.eviction_grace, ended) => {}
-                () = asked.notified() => come.notify_one(),
+                () = round.asked.notified() => round.come.notify_one(),
             }
         }
     }

@@ -1,5 +1,6 @@
 //! systemd as the relay sees it: what it sends to the socket that `Type=notify` gives it, whatever Kafka, the disk and systemd itself do.
 
+use std::io::Write as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::shim::{self, Knob, Shim};
 use crate::support::mock::Mock;
-use crate::support::relay::{Relay, Settings};
+use crate::support::relay::{Relay, Settings, free_address};
 use crate::support::{chat_id, http, incoming_event};
 
 /// No broker is there.
@@ -137,6 +138,34 @@ fn the_watchdog_hears_of_the_relay_while_kafka_and_the_disk_hang() {
     for _ in 0..4 {
         systemd.await_line("WATCHDOG=1", &relay);
     }
+}
+
+/// `systemctl restart` returns with READY=1, and the next stop may follow at once.
+#[test]
+fn a_stop_that_follows_ready_at_once_answers_what_was_taken() {
+    let (systemd, directory) = (Systemd::on_a_path(), tempfile::tempdir().expect("a directory"));
+    if let Some(why) = shim::no_compiler() {
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        return eprintln!("skipped: {why}");
+    }
+    let spool = directory.path().join("spool");
+    let shim = Shim::new(&directory.path().join("shim"), &spool);
+    shim.set(Knob::FsyncDelayMs, 200); // so that the answer comes after the signal
+    let path = format!("{spool:?}");
+    let mut env = shim.environment();
+    env.push(("NOTIFY_SOCKET".to_owned(), systemd.name.clone()));
+    let env: Vec<_> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let address = free_address();
+    let listen = format!("\"{address}\"");
+    let settings = [("spool.directory", path.as_str()), ("server.listen", &listen), ("spool.free_min", "\"0\"")];
+    let mut relay = Relay::spawn(NOWHERE, &settings, &env, &[]);
+    systemd.await_line("READY=1", &relay);
+    let mut connection = http::connect(address);
+    connection.write_all(&http::request("/webhooks", "", incoming_event(&chat_id(), 1))).expect("written");
+    relay.signal(Signal::TERM);
+    assert_eq!(http::read(&mut connection).expect("an answer").status, 200, "{}", relay.log());
+    assert!(relay.end().success(), "{}", relay.log());
+    assert!(relay.has_logged("stopped: the spool has events"), "{}", relay.log());
 }
 
 #[test]
