@@ -318,6 +318,7 @@ impl Parts {
             metrics.bytes_in_flight.set(signed(budget.held()));
             metrics.records_in_flight.set(signed(parts.publisher.records_in_flight()));
             metrics.secret_keys(relay.policy().keys());
+            metrics.rules(&relay.policy().rules);
             metrics.text()
         };
         (server, text)

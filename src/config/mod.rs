@@ -5,6 +5,7 @@ mod kafka;
 mod keys;
 mod policy;
 mod read;
+mod rules;
 mod server;
 
 use std::ffi::OsString;

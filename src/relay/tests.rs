@@ -116,6 +116,7 @@ fn policy() -> Policy {
         app_webhooks: None,
         retries: dedup::Config { window: Duration::from_secs(120), entries_max: 100 },
         dead_letter: "livechat.dead-letter".into(),
+        rules: Rules::default(),
     }
 }
 

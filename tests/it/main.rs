@@ -17,6 +17,7 @@ mod http_table;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 #[path = "../chaos/judge.rs"]
 mod judge;
+mod keys;
 mod layers;
 mod logging;
 mod observability;
