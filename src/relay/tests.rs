@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::budget::{self, Budget};
+use crate::event::rules::{Criteria, Effect};
 use crate::event::{Keys, Mode, Topics};
 use crate::publish::{InFlight as Reporter, Remedy};
 
@@ -127,8 +128,12 @@ struct Stage {
 
 impl Stage {
     fn new(fake: Fake) -> Self {
+        Self::with(policy(), fake)
+    }
+
+    fn with(policy: Policy, fake: Fake) -> Self {
         let config = budget::Config { bytes_in_flight_max: 1 << 20, large_bytes_in_flight_max: 1 << 20 };
-        let relay = Relay::new(policy(), fake, Arc::new(Metrics::new()), Shutdown::default());
+        let relay = Relay::new(policy, fake, Arc::new(Metrics::new()), Shutdown::default());
         Self { relay, budget: Budget::new(config) }
     }
 
@@ -286,6 +291,31 @@ async fn a_client_that_hangs_up_cancels_nothing() {
         }
         assert_eq!(stage.post(1).outcome().await, Outcome::Duplicate);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_rule_sends_to_the_dead_letters_is_durable_before_it_counts_as_one() {
+    let with_rule = |fake: Fake| {
+        let mut policy = policy();
+        let criteria = Criteria { chat: Some(["C".to_owned()].into()), ..Criteria::default() };
+        let effect = Effect::DeadLetter(Arc::clone(&policy.dead_letter));
+        policy.rules = Rules::new(vec![Rule::new("poison".to_owned(), criteria, effect, None)]);
+        Stage::with(policy, fake)
+    };
+    let stage = with_rule(Fake::without_spool());
+    let in_flight = stage.post(1);
+    assert_eq!(stage.fake().report(Ok(())), "livechat.dead-letter");
+    assert_eq!(in_flight.outcome().await, Outcome::DeadLettered);
+    assert_eq!(stage.post(1).outcome().await, Outcome::Duplicate);
+    let in_flight = stage.post(2);
+    stage.fake().report(Err(TIMED_OUT));
+    assert_eq!(in_flight.outcome().await, Outcome::Unavailable(Unavailable::Kafka));
+
+    let stage = with_rule(Fake::with_spool(Some(Ok(()))));
+    *stage.fake().skips_kafka.lock().expect("no panic") = true;
+    assert_eq!(stage.post(1).outcome().await, Outcome::DeadLettered);
+    let spooled: Vec<_> = stage.fake().spooled.lock().expect("no panic").iter().map(|r| r.topic.to_string()).collect();
+    assert_eq!(spooled, ["livechat.dead-letter"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,7 @@ mod outage;
 mod producer;
 mod remedies;
 mod retries;
+mod rules;
 mod samples;
 mod security;
 // The shifted clock of tests/chaos.
