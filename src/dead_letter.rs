@@ -13,7 +13,7 @@ use crate::publish::{Failure, Publisher, Remedy};
 use crate::spool::{DeadLetter, Entry, Spool};
 
 /// The headers that a dead letter has besides its own. Value and key are as they were.
-pub const HEADERS: [&str; 3] = ["dead-letter-topic", "dead-letter-reason", "dead-letter-error"];
+pub use crate::event::route::DEAD_LETTER_HEADERS as HEADERS;
 
 /// Resolves refused records; clones share it.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use crate::event::{Fault, Key, Rejection, actions, route::UNLISTED};
+use crate::event::{Fault, Key, Rejection, Rules, actions, route::UNLISTED};
 use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Reload, Unavailable};
 use crate::telemetry;
 
@@ -31,6 +31,9 @@ pub struct Metrics {
     secret_keys_not_after: GaugeVec,
     /// The secret keys that are shown, each with its app.
     secret_keys: Mutex<BTreeSet<[String; 2]>>,
+    rule_matches: IntCounterVec,
+    /// The rules that are shown.
+    rules: Mutex<BTreeSet<String>>,
     pub kafka_errors: IntCounterVec,
     pub producer_rebuilds: IntCounter,
     pub replay_runs_ended: IntCounter,
@@ -84,6 +87,8 @@ impl Metrics {
             secret_keys_last_used: register(r, GaugeVec::new(opts("secret_key_last_used_timestamp_seconds", "When each secret key last verified a webhook, in seconds since 1970; 0: not since the start. A key that lags behind the others is used by few registrations, or by none."), &["app", "key"])),
             secret_keys_not_after: register(r, GaugeVec::new(opts("secret_key_not_after_timestamp_seconds", "When each secret key that has a not_after expires, in seconds since 1970. From then on its webhooks are answered 401."), &["app", "key"])),
             secret_keys: Mutex::default(),
+            rule_matches: counters(r, "rule_matches_total", "Events that each rule was the first to match, those that a sample has kept included. Once this stops increasing, the rule can be removed.", &["rule"]),
+            rules: Mutex::default(),
             kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. The log has the details.", &["code"]),
             producer_rebuilds: counter(r, "producer_rebuilds_total", "Kafka producers that were replaced: after a fatal error, or because a topic went on failing while the brokers answer. The log has the details."),
             replay_runs_ended: counter(r, "replay_runs_ended_total", "Times that the replay stopped at a record that Kafka did not take, and began again there with another producer. A few in each outage are usual."),
@@ -110,7 +115,7 @@ impl Metrics {
             spool_failover: gauge(r, "spool_failover", "1 while new events overtake those in the spool, because it has accepted nothing for spool.failover_after."),
             spool_faults: register(r, IntGaugeVec::new(opts("spool_faults", "What of the spool cannot be published: files put aside or missing since the start, and files that cannot be read at the moment, which is tried again."), &["fault"])),
             replayed: counter(r, "replayed_total", "Events published from the spool."),
-            dead_letters: counters(r, "dead_letters_total", "Events that their topic will never take, by where they went (the dead-letter topic, or the disk) and why. Raise the topic's max.message.bytes, or look at `dead-letters list`.", &["to", "reason"]),
+            dead_letters: counters(r, "dead_letters_total", "Events that their topic will never take, or that a rule sends to the dead letters (reason=rule), by where they went (the dead-letter topic, or the disk) and why. Raise the topic's max.message.bytes, or look at `dead-letters list`.", &["to", "reason"]),
             dead_letters_on_disk_bytes: gauge(r, "dead_letters_on_disk_bytes", "Bytes of the dead letters on the disk. They count against spool.bytes_max."),
             dead_letters_on_disk: gauge(r, "dead_letters_on_disk", "Dead letters on the disk: see `dead-letters list`."),
             spool_bytes_max: gauge(r, "spool_bytes_max", "spool.bytes_max; 0 without a spool."),
@@ -203,11 +208,7 @@ impl Metrics {
                 Some(end) => self.secret_keys_not_after.with_label_values(&labels).set(end.as_second() as f64),
                 None => drop(self.secret_keys_not_after.remove_label_values(&labels)), // mostly there is none
             }
-            let used = self.secret_keys_used.with_label_values(&labels);
-            if key.uses() < used.get() {
-                used.reset(); // it was removed, and is there again
-            }
-            observe(&used, key.uses());
+            set(&self.secret_keys_used.with_label_values(&labels), key.uses());
             shown.insert(labels);
         }
         for labels in gone {
@@ -226,6 +227,24 @@ impl Metrics {
             self.last_reload_success_seconds.set(Timestamp::now().as_millisecond() as f64 / 1000.0);
             self.awaiting_restart.set(i64::try_from(awaiting_restart).unwrap_or(i64::MAX));
         }
+    }
+
+    /// The rules: all of them, so that one that was removed is shown no more.
+    pub fn rules(&self, rules: &Rules) {
+        let mut shown = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = std::mem::take(&mut *shown);
+        for rule in rules.iter() {
+            set(&self.rule_matches.with_label_values(&[&rule.name]), rule.matches());
+            shown.insert(rule.name.clone());
+        }
+        for name in gone.difference(&shown) {
+            let _ = self.rule_matches.remove_label_values(&[name]); // it was set above
+        }
+    }
+
+    /// A record that became a dead letter, by where it went.
+    pub fn dead_letter(&self, to: &str, reason: DeadLetterReason) {
+        self.dead_letters.with_label_values(&[to, reason.label()]).inc();
     }
 
     /// How many topics are in which state.
@@ -273,6 +292,14 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Sets a counter to what is counted elsewhere. Where that has begun again, because a key or a rule was removed and is back, so does the counter.
+fn set(counter: &IntCounter, counted: u64) {
+    if counted < counter.get() {
+        counter.reset();
+    }
+    observe(counter, counted);
 }
 
 /// Brings a counter up to what is counted elsewhere.

@@ -22,9 +22,9 @@ pub enum Outcome {
     Duplicate,
     /// The disk has it, and the brokers get it when they can.
     Spooled,
-    /// Its topic will never take it: it is among the dead letters.
+    /// Its topic will never take it, or a rule says so: it is among the dead letters.
     DeadLettered,
-    /// Its action is configured to be dropped.
+    /// Its action is configured to be dropped, or a rule says so.
     Dropped,
     /// The webhook is the sender's fault.
     Rejected(Rejection),
@@ -135,6 +135,8 @@ labels! {
         Invalid => "invalid",
         /// Too many bytes of webhooks are held.
         Overloaded => "overloaded",
+        /// Its app holds as many bytes of webhooks as are free, and there are other apps.
+        AppShare => "app_share",
         /// Its body was still coming when others needed the room.
         SlowBody => "slow_body",
         ShuttingDown => "shutting_down",
@@ -152,6 +154,8 @@ labels! {
         Invalid => "invalid",
         /// What was read from the spool is not what was written.
         Corrupted => "corrupted",
+        /// A rule says so.
+        Rule => "rule",
     }
 }
 
@@ -185,7 +189,7 @@ impl From<DeadLetterReason> for Unavailable {
     fn from(reason: DeadLetterReason) -> Self {
         match reason {
             DeadLetterReason::TooLarge => Self::TooLarge,
-            DeadLetterReason::Invalid | DeadLetterReason::Corrupted => Self::Invalid,
+            DeadLetterReason::Invalid | DeadLetterReason::Corrupted | DeadLetterReason::Rule => Self::Invalid,
         }
     }
 }

@@ -8,7 +8,7 @@ mod detached;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +22,11 @@ use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
+use crate::event::rules::Rule;
 use crate::event::verify::{Unverified, verify, verify_app_webhook};
-use crate::event::{Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Validity};
+use crate::event::{Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity};
 use crate::metrics::Metrics;
-use crate::outcome::{Outcome, Unavailable};
+use crate::outcome::{DeadLetterReason, Outcome, Unavailable};
 use crate::publish::{Failure, Report};
 use crate::shutdown::Shutdown;
 use crate::spool::Way;
@@ -34,7 +35,7 @@ pub use backend::{Backend, Durable};
 pub use dates::Notice;
 use detached::Detached;
 
-/// What is configured about events: the apps, where their events go, and deduplication.
+/// What is configured about events: the apps, where their events go, the rules, and deduplication.
 pub struct Policy {
     pub apps: HashMap<String, Arc<App>>,
     /// App Webhooks, where they are switched on: the token of their path, and where their events go.
@@ -42,6 +43,8 @@ pub struct Policy {
     pub retries: dedup::Config,
     /// The topic for records that their own topic will never take.
     pub dead_letter: Arc<str>,
+    /// What goes before the routes.
+    pub rules: Rules,
 }
 
 /// One app: its name, which is the last part of its webhooks' path, its secret keys, and where its events go.
@@ -76,6 +79,24 @@ impl Policy {
         self.apps.values().chain(&self.app_webhooks)
     }
 
+    /// Whether there are several apps, which must not take each other's room. App Webhooks are few.
+    pub fn has_several_apps(&self) -> bool {
+        self.apps.len() > 1
+    }
+
+    /// The topics that only one of several apps has, each with the app's name.
+    pub fn topics_by_app(&self) -> HashMap<Arc<str>, Arc<str>> {
+        let mut by_topic: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::new();
+        for app in self.all_apps().filter(|_| self.has_several_apps()) {
+            let (name, topics): (Arc<str>, BTreeSet<_>) = (Arc::from(&*app.name), app.routing.topics.names().collect());
+            for topic in topics {
+                let owner = by_topic.entry(Arc::clone(topic));
+                owner.and_modify(|owner| *owner = None).or_insert_with(|| Some(Arc::clone(&name)));
+            }
+        }
+        by_topic.into_iter().filter_map(|(topic, owner)| Some((topic, owner?))).collect()
+    }
+
     /// The secret keys, each with the name of its app.
     pub fn keys(&self) -> impl Iterator<Item = (&str, &Key)> {
         self.all_apps().flat_map(|app| app.keyring.keys().map(move |key| (&*app.name, key)))
@@ -88,11 +109,13 @@ impl Policy {
                 Arc::make_mut(app).keyring.inherit(&same.keyring);
             }
         }
+        self.rules.inherit(&former.rules);
     }
 
     /// Every topic that events may go to, once, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
         let names = self.all_apps().flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
+        let names = names.chain(self.rules.iter().filter_map(Rule::topic));
         let mut names: Vec<_> = names.cloned().collect();
         names.sort();
         names.dedup();
@@ -128,11 +151,18 @@ impl Endpoint {
     }
 }
 
-/// A verified webhook, as the records that it becomes; none where its action is configured to be dropped.
+/// A verified webhook, as the records that it becomes; none where it is dropped.
 pub struct Accepted {
     /// The action, as metrics call it.
     action: &'static str,
     records: Vec<PreparedRecord>,
+}
+
+impl Accepted {
+    /// Whether nothing is published.
+    pub fn is_dropped(&self) -> bool {
+        self.records.is_empty()
+    }
 }
 
 /// The heart of the daemon. Shared by all connections; clones share it.
@@ -173,10 +203,17 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Makes records of a body by the pure steps of [`crate::event`], and counts the use of the key and the payload's faults.
+    /// The endpoint is one of the policy's.
     ///
     /// # Errors
     /// A [`Rejection`]: the sender has to send something else.
-    pub fn accept(&self, endpoint: &Endpoint, body: &[u8], traceparent: Option<&str>) -> Result<Accepted, Rejection> {
+    pub fn accept(
+        &self,
+        policy: &Policy,
+        endpoint: &Endpoint,
+        body: &[u8],
+        traceparent: Option<&str>,
+    ) -> Result<Accepted, Rejection> {
         let now = Timestamp::now();
         let verified = match endpoint {
             Endpoint::Webhook(app) => {
@@ -192,7 +229,9 @@ impl<B: Backend> Relay<B> {
         let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
-        Ok(Accepted { action, records: route(event, &app.routing, traceparent).into_iter().collect() })
+        let rule = policy.rules.find(&event, &app.routing.topics);
+        rule.inspect(|rule| rule.count_match());
+        Ok(Accepted { action, records: route(event, &app.routing, rule, traceparent).into_iter().collect() })
     }
 
     /// Names the key to the operator where a webhook has one that is not valid now: its sender is told no more than a stranger.
@@ -228,12 +267,16 @@ impl<B: Backend> Relay<B> {
     }
 
     fn deliver_one(self, prepared: PreparedRecord, held: Arc<Held>, deadline: Instant) -> Detached<Outcome> {
-        let PreparedRecord { action, record, retry_key } = prepared;
+        let PreparedRecord { action, record, retry_key, is_dead_letter } = prepared;
         let began = Instant::now();
         // Not in the future: it is handed over before anything is awaited, and a client that hangs up cancels nothing.
         let start = self.start(record, retry_key, &held);
         Detached::new(async move {
-            let outcome = self.finish(start, retry_key, &held, deadline).await;
+            let mut outcome = self.finish(start, retry_key, &held, deadline).await;
+            if is_dead_letter && matches!(outcome, Outcome::Published | Outcome::Spooled) {
+                self.0.metrics.dead_letter("topic", DeadLetterReason::Rule);
+                outcome = Outcome::DeadLettered;
+            }
             self.0.metrics.event(action, outcome, began.elapsed());
             tracing::debug!(action, ?outcome, "webhook handled");
             outcome

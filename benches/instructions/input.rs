@@ -38,7 +38,7 @@ impl Input {
 
     pub fn record(&self) -> Option<Record> {
         let receipt = Receipt { app: "default", time: NOW, fresh_id: uuid::Uuid::nil };
-        route(normalize(self.verified(), receipt), &self.routing, None).map(|prepared| prepared.record)
+        route(normalize(self.verified(), receipt), &self.routing, None, None).map(|prepared| prepared.record)
     }
 }
 

@@ -35,7 +35,7 @@ fn receipt() -> Receipt<'static> {
 
 fn record(body: &[u8], routing: &Routing) -> Option<Record> {
     let (webhook, _) = verify(receive(body).ok()?, &KEYRING, receipt().time).ok()?;
-    route(normalize(webhook, receipt()), routing, None).map(|prepared| prepared.record)
+    route(normalize(webhook, receipt()), routing, None, None).map(|prepared| prepared.record)
 }
 
 /// `data` is the body less its secret key, whatever a full parser makes of both.

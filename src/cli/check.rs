@@ -195,8 +195,12 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         let keys: Vec<_> = app.keyring.keys().map(described).collect();
         report.ok("app", format!("{}: secret keys {}", app.name, keys.join(", ")));
     }
+    let now = Timestamp::now();
+    for rule in config.policy.rules.iter().filter(|rule| rule.is_active(now)) {
+        report.ok("rule", format!("{}: {rule}", rule.name));
+    }
     config.ignored.iter().for_each(|ignored| report.ok("app", ignored));
-    for Notice { text, is_failure } in config.policy.notices(Timestamp::now()) {
+    for Notice { text, is_failure } in config.policy.notices(now) {
         report.add("dates", if is_failure { Status::Fail } else { Status::Warn }, text);
     }
     report.begin("running relay");

@@ -177,6 +177,7 @@ impl Daemon {
         let spool =
             config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
         let (spool, opened) = spool.unzip();
+        spool.iter().for_each(|spool| spool.lanes(|lanes| lanes.set_apps(config.policy.topics_by_app())));
         let parts = Parts { metrics, publisher, spool, topics, shutdown, is_kafka_up: Arc::default() };
 
         let config = Arc::new(config);
@@ -354,6 +355,7 @@ impl Parts {
         metrics.bytes_in_flight.set(signed(webhooks.handler.budget.held()));
         metrics.records_in_flight.set(signed(self.publisher.records_in_flight()));
         metrics.secret_keys(config.policy.keys());
+        metrics.rules(&config.policy.rules);
         metrics.text()
     }
 

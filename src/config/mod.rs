@@ -6,6 +6,7 @@ mod keys;
 mod policy;
 mod read;
 mod reload;
+mod rules;
 mod server;
 
 use std::ffi::OsString;

@@ -9,6 +9,7 @@ use secrecy::ExposeSecret;
 use super::SECOND;
 use super::keys::keyring;
 use super::read::Reader;
+use super::rules::rules;
 use crate::dedup;
 use crate::event::normalize::APP_EVENTS;
 use crate::event::route::{Route, UNLISTED};
@@ -20,14 +21,16 @@ pub const DEAD_LETTER: &str = "dead-letter";
 
 pub fn policy(r: &mut Reader) -> Arc<Policy> {
     let routes = routes(r);
+    let (apps, dead_letter) = (apps(r, &routes), Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)));
     Arc::new(Policy {
-        apps: apps(r, &routes),
+        rules: rules(r, &apps, &dead_letter),
+        apps,
         app_webhooks: app_webhooks(r, &routes),
         retries: dedup::Config {
             window: r.time("retries.window", Duration::ZERO..=3600 * SECOND),
             entries_max: r.number("retries.entries_max", 0..=10_000_000),
         },
-        dead_letter: Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)),
+        dead_letter,
     })
 }
 
@@ -114,7 +117,7 @@ fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
 }
 
 /// Why Kafka would not take this name for a topic.
-fn bad_topic(name: &str) -> Option<&'static str> {
+pub fn bad_topic(name: &str) -> Option<&'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     match name {
         "" | "." | ".." => Some("is no name for a topic"),

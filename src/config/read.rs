@@ -44,7 +44,6 @@ const NAMES_SHOWN: usize = 8;
 
 const SECRET_FILE_BYTES_MAX: u64 = 64 << 10;
 
-
 pub struct Reader {
     values: Values,
     /// Stand for values that are wrong, so that reading goes on and finds all mistakes.
@@ -303,6 +302,31 @@ impl Reader {
             self.mistake(key, &format!("must be a text in quotes, not {kind}"));
         }
         text
+    }
+
+    /// Texts that may be absent: one, or several in an array.
+    pub fn optional_texts(&mut self, key: &str) -> Option<Vec<String>> {
+        self.asked.insert(key.to_owned());
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        let texts = match self.values.get(key)? {
+            Value::Array(values) if !values.is_empty() => values.iter().map(text).collect::<Option<Vec<_>>>(),
+            value => text(value).map(|text| vec![text]),
+        };
+        texts.or_else(|| {
+            self.mistake(key, "must be a text in quotes, or several in an array; none may be empty");
+            None
+        })
+    }
+
+    /// A number that may be absent.
+    pub fn optional_number(&mut self, key: &str, bounds: RangeInclusive<u64>) -> Option<u64> {
+        self.asked.insert(key.to_owned());
+        let number = self.values.get(key)?.as_integer();
+        let number = number.and_then(|number| u64::try_from(number).ok()).filter(|number| bounds.contains(number));
+        number.or_else(|| {
+            self.mistake(key, &format!("must be a whole number from {} to {}", bounds.start(), bounds.end()));
+            None
+        })
     }
 
     /// A moment that may be absent: a date with a time and an offset, as TOML or as RFC 3339 in a text.

@@ -284,6 +284,23 @@ fn an_app_may_have_its_own_topics() {
 }
 
 #[test]
+fn of_several_apps_each_owns_the_topics_that_no_other_has() {
+    let app = |name: &str, prefix: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\ntopic_prefix = \"{prefix}\"\nsecret_keys = [{{ name = \"k\", value = \"hunter2hunter2\" }}]\n"
+        )
+    };
+    let owners = |file: &str| load(file, &[]).expect("a configuration").policy.topics_by_app();
+    assert!(owners(&app("a", "a.")).is_empty(), "one alone shares with no other");
+    let actions = "[topics.actions]\nincoming_chat = \"chats\"\nincoming_event = \"chats\"\n";
+    let owners = owners(&[actions, &app("a", "a."), &app("b", ""), &app("c", "")].concat());
+    let owner = |topic: &str| owners.get(topic).map(|app| &**app);
+    assert_eq!(owner("a.livechat.agent_created"), Some("a"));
+    assert_eq!([owner("chats"), owner("livechat.agent_created"), owner("livechat.dead-letter")], [None; 3]);
+    assert_eq!(owners.len(), 45);
+}
+
+#[test]
 fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     let hashed = |secret: &str| mistakes(&format!("[topics]\nkey = \"hashed\"\n{secret}"));
     assert_eq!(hashed("key_secret = \"0123456789abcdef\""), Vec::<String>::new());
@@ -630,6 +647,106 @@ fn what_the_dates_bring_is_noticed() {
     assert_eq!(notices(&[", not_before = 2026-12-02T00:00:00Z"]).len(), 1);
 }
 
+#[test]
+fn a_rule_says_which_events_and_what_becomes_of_them() {
+    let file = r#"
+        [[rules]]
+        name = "the bot that floods"
+        app = "default"
+        action = ["incoming_event", "app.payment_collected"]
+        do = "sample"
+        rate = 100
+        by = "event"
+        until = 2026-12-01T00:00:00Z
+        [[rules]]
+        name = "quarantine"
+        organization = "o-1"
+        do = "topic"
+        topic = "quarantine"
+        [[rules]]
+        name = "poison"
+        chat = "PJ0MRSHTDG"
+        do = "dead-letter"
+    "#;
+    let config = load(&format!("{file}{APP}"), &[]).expect("a configuration");
+    let rules: Vec<_> = config.policy.rules.iter().map(|rule| format!("{}: {rule}", rule.name)).collect();
+    let expected = [
+        "the bot that floods: keep one event in 100: events of app default and action app.payment_collected, incoming_event until 2026-12-01T00:00:00Z",
+        "quarantine: to the topic quarantine: events of organization o-1",
+        "poison: to the dead letters: events of chat PJ0MRSHTDG",
+    ];
+    assert_eq!(rules, expected);
+    assert!(config.policy.topics().iter().any(|topic| &**topic == "quarantine"), "it is created as the routes' are");
+    let ended = config.policy.notices("2026-12-01T00:00:00Z".parse().expect("a time"));
+    assert!(
+        ended.len() == 1 && ended[0].text.starts_with("rule the bot that floods: it has ended, and can be removed")
+    );
+    assert_eq!(config.policy.notices("2026-11-30T00:00:00Z".parse().expect("a time")), []);
+}
+
+#[test]
+fn what_is_wrong_with_a_rule_is_said_with_its_key() {
+    let with = |rule: &str| mistakes(&format!("[[rules]]\nname = \"r\"\n{rule}"));
+    for (rule, expected) in [
+        ("do = \"drop\"", "rules[0]: needs one of app, action, organization and chat"),
+        ("chat = \"C\"", "rules[0].do: must be one of \"drop\", \"topic\", \"dead-letter\", \"sample\""),
+        ("chat = \"C\"\ndo = \"dorp\"", "rules[0].do: must be one of"),
+        ("chat = []\ndo = \"drop\"", "rules[0].chat: must be a text in quotes, or several in an array"),
+        ("chat = [\"C\", \"\"]\ndo = \"drop\"", "rules[0].chat: must be a text"),
+        ("chat = 5\ndo = \"drop\"", "rules[0].chat: must be a text"),
+        ("app = \"defualt\"\ndo = \"drop\"", "rules[0].app: there is no app of such a name; did you mean \"default\"?"),
+        (
+            "action = \"incoming_evnt\"\ndo = \"drop\"",
+            "rules[0].action: is no action of LiveChat; `unlisted` stands for those that the relay does not know; did you mean \"incoming_event\"?",
+        ),
+        (
+            "action = \"thread_closed\"\ndo = \"drop\"",
+            "rules[0].action: is no action of LiveChat; `unlisted` stands for those that the relay does not know; did you mean \"chat_deactivated\"?",
+        ),
+        ("chat = \"C\"\ndo = \"topic\"", "rules[0].topic: is no name for a topic"),
+        ("chat = \"C\"\ndo = \"topic\"\ntopic = \"a b\"", "rules[0].topic: has characters that Kafka does not take"),
+        (
+            "chat = \"C\"\ndo = \"topic\"\ntopic = \"livechat_incoming_event\"",
+            "topics: livechat.incoming_event and livechat_incoming_event collide",
+        ),
+        ("chat = \"C\"\ndo = \"drop\"\ntopic = \"a\"", "rules[0].topic: is for rules with do = \"topic\" only"),
+        ("chat = \"C\"\ndo = \"drop\"\nrate = 5", "rules[0].rate: is for rules with do = \"sample\" only"),
+        ("chat = \"C\"\ndo = \"sample\"", "rules[0].rate: is needed"),
+        ("chat = \"C\"\ndo = \"sample\"\nrate = 5\nby = \"agent\"", "rules[0].by: must be \"chat\" or \"event\""),
+        ("chat = \"C\"\ndo = \"drop\"\nuntil = \"soon\"", "rules[0].until: must be a date with a time and its offset"),
+        ("chat = \"C\"\ndo = \"drop\"\nuntl = 5", "unknown key `rules[0].untl`; did you mean `rules[0].until`?"),
+        (
+            "chat = \"C\"\ndo = \"drop\"\n[[rules]]\nname = \"r\"\nchat = \"D\"\ndo = \"drop\"",
+            "rules[1].name: is the name of a rule before it",
+        ),
+    ] {
+        let found = with(rule);
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{rule}: {found:#?}");
+    }
+}
+
+#[test]
+fn rules_have_their_limits() {
+    let rules = |n: usize| -> String {
+        (0..n).map(|n| format!("[[rules]]\nname = \"{n}\"\nchat = \"C\"\ndo = \"drop\"\n")).collect()
+    };
+    assert_eq!(mistakes(&rules(100)), [""; 0]);
+    assert_eq!(mistakes(&rules(101)), ["rules: has more than 100 rules"]);
+    let one = |name: usize, values: usize, rate: u64| {
+        let (name, chats) = ("n".repeat(name), (0..values).map(|n| format!("\"C{n}\",")).collect::<String>());
+        mistakes(&format!("[[rules]]\nname = \"{name}\"\nchat = [{chats}]\ndo = \"sample\"\nrate = {rate}"))
+    };
+    for (right, wrong) in [
+        (one(64, 1, 2), one(65, 1, 2)),
+        (one(1, 1, 2), one(0, 1, 2)),
+        (one(1, 1000, 2), one(1, 1001, 2)),
+        (one(1, 1, 2), one(1, 1, 1)),
+        (one(1, 1, 1_000_000), one(1, 1, 1_000_001)),
+    ] {
+        assert_eq!((right, wrong.len()), (vec![], 1), "{wrong:?}");
+    }
+}
+
 /// Stands where a secret might stand by mistake.
 const CANARY: &str = "CANARY7canary";
 
@@ -735,6 +852,10 @@ fn no_mistake_has_the_value_of_an_app_in_it() {
             format!("[[apps]]\nname = \"a\"\nsecret_keys = [{{ name = {canary} }}, {{ name = {canary} }}]"),
             format!("[[apps]]\nname = \"a b\"\ntopic_prefix = {canary}\napi_version = {canary}"),
             with_key(&format!("valu = {canary}")),
+            with_app(&format!("rules = {canary}")),
+            with_app(&format!(
+                "[[rules]]\nname = \"r\"\napp = {canary}\naction = {canary}\ndo = {canary}\nrate = {canary}\nuntil = {canary}"
+            )),
             with_key(&format!("value = [{canary}]")),
             with_key(&format!("file = {canary}, env = {canary}")),
             format!("[[apps]]\nname = \"{CANARY}\"\n[[apps]]\nname = \"{CANARY}\"\n"),

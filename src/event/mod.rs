@@ -18,6 +18,8 @@ pub mod verify;
 
 pub mod normalize;
 
+pub mod rules;
+
 pub mod route;
 
 // What they use.
@@ -32,6 +34,7 @@ pub(crate) use labels::labels;
 pub use normalize::{Event, Fault, Receipt};
 pub use receive::Delivery;
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
+pub use rules::Rules;
 pub use traceparent::traceparent;
 pub use verify::{Key, Keyring, Token, Validity, Verified};
 

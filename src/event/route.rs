@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::actions::{self, Slot};
 use super::hash::{first_half, hash};
 use super::normalize::{APP_EVENTS, Event, Tenant};
+use super::rules::{Effect, Rule};
 
 /// How much the envelope may add to `data`, in bytes: sixteen attributes at their longest, with escapes, and their names.
 pub const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
@@ -97,6 +98,11 @@ impl Topics {
         Self { by_name: names.map(|name| (name, to(name))).collect(), unlisted: to(UNLISTED) }
     }
 
+    /// The name that the event's action has here; [`UNLISTED`] for one that has none.
+    pub fn name_of<'e>(&self, event: &'e Event<'_>) -> &'e str {
+        if self.by_name.contains_key(&*event.name) { &event.name } else { UNLISTED }
+    }
+
     fn of(&self, event: &Event<'_>) -> &Route {
         self.by_name.get(&*event.name).unwrap_or(&self.unlisted)
     }
@@ -127,15 +133,42 @@ pub struct PreparedRecord {
     pub action: &'static str,
     /// `None` if the payload does not name its event: then a retry cannot be told from a second event.
     pub retry_key: Option<RetryKey>,
+    /// A rule sends it to the dead letters.
+    pub is_dead_letter: bool,
 }
 
 /// Equal for two deliveries of one event to one destination: the same app, topic, key and id, the same payload, and the same
 /// additional data. The registration (`webhook_id`) may differ.
 pub type RetryKey = [u8; 16];
 
-/// Decides topic and key, and writes the record. `None` if the action is configured to be dropped.
-pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> Option<PreparedRecord> {
-    let Route::Topic(topic) = routing.topics.of(&event) else { return None };
+/// The headers that a dead letter has besides those of its event: its own topic, why it is one, and what Kafka has said, or the name of the
+/// rule.
+pub const DEAD_LETTER_HEADERS: [&str; 3] = ["dead-letter-topic", "dead-letter-reason", "dead-letter-error"];
+
+/// The reason of dead letters that a rule has made.
+pub const RULE: &str = "rule";
+
+/// Decides topic and key, and writes the record. `None` if the action is configured to be dropped, or the rule that was found for the event
+/// says so.
+pub fn route(
+    event: Event<'_>,
+    routing: &Routing,
+    rule: Option<&Rule>,
+    traceparent: Option<&str>,
+) -> Option<PreparedRecord> {
+    let own_topic = match routing.topics.of(&event) {
+        Route::Topic(topic) => Some(topic),
+        Route::Drop => None,
+    };
+    let (topic, dead_letter) = match rule.map(|rule| (&rule.effect, rule)) {
+        Some((Effect::Drop, _)) => return None,
+        Some((Effect::Sample { one_in, by }, _)) if !by.keeps(&event, *one_in) => return None,
+        Some((Effect::Topic(topic), _)) => (topic, None),
+        Some((Effect::DeadLetter(topic), rule)) => {
+            (topic, Some([own_topic.map(|topic| &**topic), Some(RULE), Some(&*rule.name)]))
+        }
+        Some((Effect::Sample { .. }, _)) | None => (own_topic?, None),
+    };
     let key = routing.keys.of(event.key());
     let retry_key = event.is_id_derived.then(|| retry_key(&event, topic, &key));
     let (content_type, mut headers, value) = match routing.mode {
@@ -144,8 +177,11 @@ pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> 
     };
     headers.insert(0, ("content-type".into(), content_type.into()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned().into())));
+    for (name, text) in DEAD_LETTER_HEADERS.into_iter().zip(dead_letter.into_iter().flatten()) {
+        headers.extend(text.map(|text| (name.into(), text.to_owned().into())));
+    }
     let record = Record { topic: Arc::clone(topic), key, headers, value };
-    Some(PreparedRecord { record, action: event.action_label(), retry_key })
+    Some(PreparedRecord { record, action: event.action_label(), retry_key, is_dead_letter: dead_letter.is_some() })
 }
 
 fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {
@@ -280,7 +316,7 @@ mod tests {
             fresh_id: || uuid::uuid!("019343c4-0000-7000-8000-000000000000"),
         };
         let (verified, _) = verify(receive(body.as_bytes()).ok()?, &keyring, receipt.time).ok()?;
-        route(normalize(verified, receipt), &routing, Some("00-a-b-01"))
+        route(normalize(verified, receipt), &routing, None, Some("00-a-b-01"))
     }
 
     const EVENT: &str = r#"{"webhook_id":"w1","secret_key":"k","action":"incoming_event","organization_id":"o-1","payload":{"chat_id":"C1","thread_id":"T1","event":{"id":"T1_2","author_id":"ann@example.com","created_at":"2026-11-22T15:27:50.846200+01:00"}},"additional_data":{}}"#;
@@ -445,7 +481,7 @@ mod tests {
                 verify_app_webhook("token", body.as_bytes(), &keyring, receipt.time).ok().expect("verified");
             normalize(webhook, receipt)
         };
-        let prepared = route(event(body), &routing, None).expect("a record");
+        let prepared = route(event(body), &routing, None, None).expect("a record");
         assert_eq!((prepared.action, prepared.retry_key), ("app_webhook", None));
         let record = prepared.record;
         assert_eq!((&*record.topic, record.key.as_str()), ("livechat.app.payment_collected", "o-1"));
@@ -457,7 +493,7 @@ mod tests {
         assert!(value.contains(r#""app":"app-webhooks","apiversion":"3.6","#), "{value}");
         assert!(value.ends_with(&format!(r#","data":{}}}"#, body.trim())));
         let unknown = event(r#"{"event":"payment_refunded","payload":{}}"#);
-        assert_eq!(&*route(unknown, &routing, None).expect("a record").record.topic, "livechat.unlisted");
+        assert_eq!(&*route(unknown, &routing, None, None).expect("a record").record.topic, "livechat.unlisted");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{Answer, Exchange, Handler, answer};
 use crate::budget::{Budget, Held};
 use crate::event::traceparent;
 use crate::metrics::Metrics;
-use crate::outcome::Unavailable::{Overloaded, SlowBody};
+use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
 use crate::relay::{Endpoint, Policy, Relay};
 use crate::telemetry::Throttles;
@@ -105,14 +105,16 @@ impl Webhooks {
         head: &Head,
         body: Incoming,
         exchange: &Exchange,
-        config: &Config,
+        Live { policy, config }: &Live,
     ) -> Result<Outcome, Outcome> {
         let received = Instant::now();
         let (body, held) = self.body(body, received, config).await?;
         let accepted =
-            self.relay.accept(&head.endpoint, &body, head.traceparent.as_deref()).map_err(Outcome::Rejected)?;
+            self.relay.accept(policy, &head.endpoint, &body, head.traceparent.as_deref()).map_err(Outcome::Rejected)?;
         drop(body);
         exchange.verified();
+        let shares = policy.has_several_apps() && !accepted.is_dropped();
+        let held = if shares { held.of_app(head.endpoint.app()).map_err(Outcome::Unavailable)? } else { held };
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
@@ -124,6 +126,15 @@ impl Webhooks {
             Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
+                if reason == AppShare
+                    && let Some(suppressed) = self.refused.pass(&format!("{} {app}", reason.label()))
+                {
+                    tracing::warn!(
+                        app,
+                        suppressed,
+                        "the app holds as many bytes of webhooks as are free: more of them are answered 503, so that other apps have room"
+                    );
+                }
                 answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(config.retry_after.as_secs()));
                 return answer;
             }
@@ -144,7 +155,7 @@ impl Handler for Webhooks {
         let (head, body) = (Self::head(&request, &live), request.into_body());
         let has_body = !body.is_end_stream();
         let (outcome, app) = match &head {
-            Ok(head) => (self.outcome(head, body, exchange, &live.config).await, head.endpoint.app()),
+            Ok(head) => (self.outcome(head, body, exchange, &live).await, head.endpoint.app()),
             Err(refusal) => (Err(Outcome::Refused(*refusal)), "unknown"),
         };
         let outcome = outcome.unwrap_or_else(|refused| refused);

@@ -1,4 +1,4 @@
-//! What an operator should know of the dates in a [`Policy`]: secret keys that end soon or have ended, and apps without a valid one.
+//! What an operator should know of the dates in a [`Policy`]: secret keys that end soon or have ended, and apps without a valid one; rules that have ended.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -52,6 +52,10 @@ impl Policy {
                 }
                 None => {}
             }
+        }
+        for rule in self.rules.iter().filter(|rule| !rule.is_active(now)) {
+            let text = format!("rule {}: it has ended, and can be removed: {rule}", rule.name);
+            notices.push(Notice { text, is_failure: false });
         }
         notices
     }

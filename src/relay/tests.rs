@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::budget::{self, Budget};
+use crate::event::rules::{Criteria, Effect};
 use crate::event::{Keys, Mode, Topics};
 use crate::publish::{InFlight as Reporter, Remedy};
 
@@ -116,6 +117,7 @@ fn policy() -> Policy {
         app_webhooks: None,
         retries: dedup::Config { window: Duration::from_secs(120), entries_max: 100 },
         dead_letter: "livechat.dead-letter".into(),
+        rules: Rules::default(),
     }
 }
 
@@ -127,8 +129,11 @@ struct Stage {
 
 impl Stage {
     fn new(fake: Fake) -> Self {
+        Self::with(policy(), fake)
+    }
+
+    fn with(policy: Policy, fake: Fake) -> Self {
         let config = budget::Config { bytes_in_flight_max: 1 << 20, large_bytes_in_flight_max: 1 << 20 };
-        let policy = policy();
         let relay = Relay::new(policy.retries, fake, Arc::new(Metrics::new()), Shutdown::default());
         Self { relay, policy, budget: Budget::new(config) }
     }
@@ -143,7 +148,7 @@ impl Stage {
             r#"{{"secret_key":"{app}","action":"incoming_event","organization_id":"o","payload":{{"chat_id":"C","thread_id":"T","event":{{"id":"T_{n}"}}}}}}"#
         );
         let endpoint = self.policy.endpoint(&format!("/webhooks/{app}")).expect("a path");
-        let accepted = self.relay.accept(&endpoint, body.as_bytes(), None).expect("verified");
+        let accepted = self.relay.accept(&self.policy, &endpoint, body.as_bytes(), None).expect("verified");
         let held = self.budget.begin().and_then(budget::Reading::complete).expect("room");
         self.relay.deliver(accepted, held, Instant::now() + RESPONSE_DEADLINE)
     }
@@ -287,6 +292,31 @@ async fn a_client_that_hangs_up_cancels_nothing() {
         }
         assert_eq!(stage.post(1).outcome().await, Outcome::Duplicate);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_rule_sends_to_the_dead_letters_is_durable_before_it_counts_as_one() {
+    let with_rule = |fake: Fake| {
+        let mut policy = policy();
+        let criteria = Criteria { chat: Some(["C".to_owned()].into()), ..Criteria::default() };
+        let effect = Effect::DeadLetter(Arc::clone(&policy.dead_letter));
+        policy.rules = Rules::new(vec![Rule::new("poison".to_owned(), criteria, effect, None)]);
+        Stage::with(policy, fake)
+    };
+    let stage = with_rule(Fake::without_spool());
+    let in_flight = stage.post(1);
+    assert_eq!(stage.fake().report(Ok(())), "livechat.dead-letter");
+    assert_eq!(in_flight.outcome().await, Outcome::DeadLettered);
+    assert_eq!(stage.post(1).outcome().await, Outcome::Duplicate);
+    let in_flight = stage.post(2);
+    stage.fake().report(Err(TIMED_OUT));
+    assert_eq!(in_flight.outcome().await, Outcome::Unavailable(Unavailable::Kafka));
+
+    let stage = with_rule(Fake::with_spool(Some(Ok(()))));
+    *stage.fake().skips_kafka.lock().expect("no panic") = true;
+    assert_eq!(stage.post(1).outcome().await, Outcome::DeadLettered);
+    let spooled: Vec<_> = stage.fake().spooled.lock().expect("no panic").iter().map(|r| r.topic.to_string()).collect();
+    assert_eq!(spooled, ["livechat.dead-letter"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! One integration-test binary: a module a behaviour.
 
 mod app_webhooks;
+mod apps;
 mod bad_input;
 mod commands;
 mod configuration;
@@ -17,6 +18,7 @@ mod http_table;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 #[path = "../chaos/judge.rs"]
 mod judge;
+mod keys;
 mod layers;
 mod logging;
 mod observability;
@@ -25,6 +27,7 @@ mod producer;
 mod reload;
 mod remedies;
 mod retries;
+mod rules;
 mod samples;
 mod security;
 // The shifted clock of tests/chaos.

@@ -112,7 +112,7 @@ fn receipt() -> Receipt<'static> {
 
 fn published(event: Event<'_>, topics: Topics) -> Value {
     let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: None };
-    let record = route::route(event, &routing, None).expect("a record").record;
+    let record = route::route(event, &routing, None, None).expect("a record").record;
     let value: Value = serde_json::from_slice(&record.value).expect("JSON");
     assert_eq!(value["partitionkey"], record.key);
     value

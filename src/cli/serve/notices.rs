@@ -1,6 +1,6 @@
-//! Says in the log what the dates in the configuration bring: secret keys that expire, and apps that are left without one.
+//! Says in the log what the dates in the configuration bring: secret keys that expire, apps that are left without one, and rules.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,18 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// How often the same is said.
 const REPEAT: Duration = Duration::from_secs(24 * 3600);
 
-/// Never ends. The first look is at once.
+/// Never ends. The first look is at once. Rules change what becomes of events, so a start says which there are.
 pub async fn log(running: Arc<ArcSwap<Config>>) {
-    let mut logged: HashMap<String, Instant> = HashMap::new();
+    let (mut logged, mut active) = (HashMap::<String, Instant>::new(), HashSet::new());
     loop {
-        let notices = running.load().policy.notices(Timestamp::now());
+        let (now, policy) = (Timestamp::now(), Arc::clone(&running.load().policy));
+        let rules = policy.rules.iter().filter(|rule| rule.is_active(now));
+        let rules: HashSet<_> = rules.map(|rule| (rule.name.clone(), rule.to_string())).collect();
+        for (rule, effect) in rules.difference(&active) {
+            tracing::info!(rule, effect, "a rule is active");
+        }
+        active = rules;
+        let notices = policy.notices(now);
         logged.retain(|text, at| at.elapsed() < REPEAT && notices.iter().any(|notice| notice.text == *text));
         for notice in notices {
             if logged.contains_key(&notice.text) {

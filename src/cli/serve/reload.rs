@@ -217,6 +217,7 @@ impl Reload {
             let _ = timeout(TOPICS_PATIENCE, self.parts.topics.prepared()).await; // else their events wait in the spool
         }
         let Config { server, policy, .. } = &config;
+        self.parts.spool.iter().for_each(|spool| spool.lanes(|lanes| lanes.set_apps(policy.topics_by_app())));
         let Webhooks { relay, budget, live, .. } = &self.webhooks.handler;
         relay.set_retries(policy.retries);
         budget.set(server.budget);

@@ -279,7 +279,7 @@ pub fn configuration(brokers: &str, settings: Settings<'_>) -> String {
     ];
     let is_set = |key: &str| settings.iter().any(|(set, _)| *set == key);
     let kept = defaults.iter().filter(|(key, _)| !is_set(key));
-    for (key, value) in kept.chain(settings.iter().filter(|(key, _)| *key != "apps")) {
+    for (key, value) in kept.chain(settings.iter().filter(|(key, _)| !matches!(*key, "apps" | "rules"))) {
         let (section, name) = key.split_once('.').expect("section.key");
         sections.entry(section).or_default().push(format!("{name} = {value}"));
     }
@@ -295,6 +295,9 @@ pub fn configuration(brokers: &str, settings: Settings<'_>) -> String {
     }
     for (section, lines) in sections {
         let _ = writeln!(text, "[{section}]\n{}", lines.join("\n"));
+    }
+    if let Some((_, rules)) = settings.iter().find(|(key, _)| *key == "rules") {
+        let _ = writeln!(text, "{rules}"); // tables of their own
     }
     text
 }

@@ -1,0 +1,130 @@
+//! `[[rules]]`: what becomes of some events instead of what their route says.
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use super::policy::bad_topic;
+use super::read::{Reader, nearest};
+use crate::event::actions;
+use crate::event::normalize::APP_EVENTS;
+use crate::event::route::UNLISTED;
+use crate::event::rules::{Criteria, Effect, Rule, Rules, SampleBy};
+use crate::relay::{APP_WEBHOOKS, App};
+
+/// Each event is compared with all of them.
+const RULES_MAX: usize = 100;
+
+/// The most values of one criterion.
+const VALUES_MAX: usize = 1000;
+
+const RATE_MAX: u64 = 1_000_000;
+
+const EXAMPLE: &str = "[[rules]] with name, chat and do = \"drop\"";
+
+pub fn rules(r: &mut Reader, apps: &HashMap<String, Arc<App>>, dead_letter: &Arc<str>) -> Rules {
+    let count = r.count("rules", EXAMPLE, None);
+    if count > RULES_MAX {
+        r.mistake("rules", &format!("has more than {RULES_MAX} rules"));
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    for place in (0..count).map(|i| format!("rules[{i}]")) {
+        let rule = rule(r, &place, apps, dead_letter);
+        if rules.iter().any(|other| other.name == rule.name) && !rule.name.is_empty() {
+            r.mistake(&format!("{place}.name"), "is the name of a rule before it");
+        }
+        rules.push(rule);
+    }
+    Rules::new(rules)
+}
+
+fn rule(r: &mut Reader, place: &str, apps: &HashMap<String, Arc<App>>, dead_letter: &Arc<str>) -> Rule {
+    let key = |name: &str| format!("{place}.{name}");
+    let name = r.optional_text(&key("name")).unwrap_or_default();
+    if !(1..=64).contains(&name.len()) || name.contains(char::is_control) {
+        r.mistake(&key("name"), "must be a text of 1 to 64 bytes: metrics tell the rules apart by it");
+    }
+    let mut values = |name: &str| values(r, &key(name));
+    let criteria = Criteria {
+        app: values("app"),
+        action: values("action"),
+        organization: values("organization"),
+        chat: values("chat"),
+    };
+    let has_criteria = ["app", "action", "organization", "chat"].iter().any(|name| r.has(&key(name)));
+    if !has_criteria {
+        r.mistake(place, "needs one of app, action, organization and chat: it would be there for every event");
+    }
+    let known = || apps.keys().map(String::as_str).chain([APP_WEBHOOKS]);
+    for app in criteria.app.iter().flatten().filter(|app| !known().any(|name| name == *app)) {
+        r.mistake(&key("app"), &format!("there is no app of such a name{}", meant(nearest(app, known()))));
+    }
+    let known = || actions::names().chain(APP_EVENTS).chain([UNLISTED]);
+    for action in criteria.action.iter().flatten().filter(|action| !known().any(|name| name == *action)) {
+        let current = actions::find(action).map(|action| action.name).or_else(|| nearest(action, known()));
+        r.mistake(
+            &key("action"),
+            &format!(
+                "is no action of LiveChat; `unlisted` stands for those that the relay does not know{}",
+                meant(current)
+            ),
+        );
+    }
+    let effect = effect(r, place, dead_letter);
+    Rule::new(name, criteria, effect, r.optional_instant(&key("until")))
+}
+
+fn meant(known: Option<&str>) -> String {
+    known.map(|known| format!("; did you mean {known:?}?")).unwrap_or_default()
+}
+
+/// The values of a criterion, one or several.
+fn values(r: &mut Reader, key: &str) -> Option<BTreeSet<String>> {
+    let values = r.optional_texts(key)?;
+    if values.len() > VALUES_MAX {
+        r.mistake(key, &format!("has more than {VALUES_MAX} values"));
+    }
+    Some(values.into_iter().collect())
+}
+
+fn effect(r: &mut Reader, place: &str, dead_letter: &Arc<str>) -> Effect {
+    const CHOICES: [&str; 4] = ["drop", "topic", "dead-letter", "sample"];
+    let key = |name: &str| format!("{place}.{name}");
+    let chosen = r.optional_text(&key("do")).unwrap_or_default();
+    let topic = r.optional_text(&key("topic"));
+    let (rate, by) = (r.optional_number(&key("rate"), 2..=RATE_MAX), r.optional_text(&key("by")));
+    for (name, of) in [("topic", "topic"), ("rate", "sample"), ("by", "sample")] {
+        if CHOICES.contains(&&*chosen) && chosen != of && r.has(&key(name)) {
+            r.mistake(&key(name), &format!("is for rules with do = {of:?} only"));
+        }
+    }
+    match &*chosen {
+        "topic" => {
+            let topic = topic.unwrap_or_default();
+            if let Some(why) = bad_topic(&topic) {
+                r.mistake(&key("topic"), why);
+            }
+            Effect::Topic(Arc::from(topic))
+        }
+        "dead-letter" => Effect::DeadLetter(Arc::clone(dead_letter)),
+        "sample" => {
+            if !r.has(&key("rate")) {
+                r.mistake(&key("rate"), "is needed: of so many, one goes its way, such as 100");
+            }
+            let by = match by.as_deref() {
+                None | Some("chat") => SampleBy::Chat,
+                Some("event") => SampleBy::Event,
+                Some(_) => {
+                    r.mistake(&key("by"), "must be \"chat\" or \"event\"");
+                    SampleBy::Chat
+                }
+            };
+            Effect::Sample { one_in: rate.and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN), by }
+        }
+        "drop" => Effect::Drop,
+        _ => {
+            r.mistake(&key("do"), "must be one of \"drop\", \"topic\", \"dead-letter\", \"sample\"");
+            Effect::Drop
+        }
+    }
+}
