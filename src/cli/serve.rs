@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
@@ -14,11 +15,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Source};
+use crate::acme::{self, Acme};
 use crate::budget::Budget;
 use crate::config::{self, Config, Listener, Need};
 use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::http::{Server, admin::Admin, webhook::Webhooks};
+use crate::http::admin::{Admin, Probes};
+use crate::http::tls::{self, Certificate, Tls};
+use crate::http::{Server, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
 use crate::relay::{Durable, Policy, Relay};
@@ -125,8 +129,61 @@ struct Parts {
     publisher: Arc<Publisher>,
     spool: Option<Spool>,
     topics: Arc<Topics>,
+    tls: Arc<Listeners>,
     shutdown: Shutdown,
     is_kafka_up: Arc<AtomicBool>,
+}
+
+/// The TLS of the listeners that have it.
+#[derive(Default)]
+struct Listeners {
+    webhooks: Option<Arc<Tls>>,
+    admin: Option<Arc<Tls>>,
+}
+
+impl Listeners {
+    fn new(config: &Config, acme: Option<&Acme>) -> Result<Self, Failure> {
+        let tls = |key: &str, tls: Option<&tls::Config>, issued| {
+            let tls = tls.map(|tls| Tls::new(tls, issued)).transpose();
+            tls.map(|tls| tls.map(Arc::new)).map_err(|e| Failure::Failed(format!("{key}: TLS cannot be used: {e}")))
+        };
+        let issued = acme.map(Acme::issued);
+        Ok(Self {
+            webhooks: tls("server.tls", config.server.listener.tls.as_ref(), issued)?,
+            admin: tls("admin.tls", config.admin.tls.as_ref(), None)?,
+        })
+    }
+
+    fn certificates(&self) -> impl Iterator<Item = Arc<Certificate>> {
+        [&self.webhooks, &self.admin].into_iter().flatten().flat_map(|tls| tls.certificates())
+    }
+
+    /// Webhooks cannot come in by TLS yet. That is no reason not to be ready: a balancer would keep the authority's challenge away.
+    fn warning(&self) -> Option<String> {
+        let is_without = self.webhooks.as_ref().is_some_and(|tls| tls.certificates().is_empty());
+        is_without
+            .then(|| "there is no TLS certificate yet: it is ordered; the log says why it takes so long".to_owned())
+    }
+}
+
+/// A second listener without TLS, if it is configured.
+#[derive(Default)]
+struct Plain {
+    listener: Option<TcpListener>,
+    address: Option<SocketAddr>,
+}
+
+impl Plain {
+    fn bind(key: &str, listener: &Listener) -> Result<Self, Failure> {
+        let Some(listen) = listener.plain else { return Ok(Self::default()) };
+        let (listener, address) = bind(key, &Listener { listen, ..listener.clone() }, Ok(None))?;
+        Ok(Self { listener: Some(listener), address: Some(address) })
+    }
+}
+
+/// Runs until both have ended.
+async fn both(one: impl Future<Output = ()>, other: Option<impl Future<Output = ()>>) {
+    tokio::join!(one, OptionFuture::from(other));
 }
 
 /// The spool and what empties it.
@@ -149,23 +206,38 @@ impl Daemon {
         let mut passed = ListenFd::from_env();
         let (listener, webhooks) = bind("server.listen", &config.server.listener, passed.take_tcp_listener(0))?;
         let (admin_listener, admin) = bind("admin.listen", &config.admin, passed.take_tcp_listener(1))?;
+        let plain = Plain::bind("server.plain_listen", &config.server.listener)?;
+        let probes = Plain::bind("admin.probes_listen", &config.admin)?;
+        let acme = config.server.acme.clone().map(|acme| Acme::new(acme, Arc::default(), Arc::clone(&metrics)));
+        let tls = Arc::new(Listeners::new(&config, acme.as_ref())?);
         let publisher = Arc::new(Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone())?);
         let topics = Topics::new(config.policy.topics(), config.topics, &config.kafka);
         let topics = Arc::new(topics?);
         let spool =
             config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
         let (spool, opened) = spool.unzip();
-        let parts = Parts { metrics, publisher, spool, topics, shutdown, is_kafka_up: Arc::default() };
+        let parts = Parts { metrics, publisher, spool, topics, tls, shutdown, is_kafka_up: Arc::default() };
+        if let Some(acme) = acme {
+            parts.order_certificates(acme, webhooks).await;
+        }
 
         let dead_letters = parts.dead_letters(&config.policy);
         let drain = (config.server.drain_delay, config.server.drain_timeout);
         let (server, observed) = parts.webhooks(config.server, config.policy, dead_letters.clone());
         let ended = CancellationToken::new();
-        let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
-        let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
+        let handler = Arc::new(parts.admin(observed));
+        let probing = probes.listener.map(|listener| {
+            let server = Server::new(Probes(Arc::clone(&handler)), config.admin.limits.clone(), parts.shutdown.clone());
+            server.serve(listener, None, ended.clone())
+        });
+        let admin_server = Server::new(handler, config.admin.limits, parts.shutdown.clone());
+        let administering = admin_server.serve(admin_listener, parts.tls.admin.clone(), ended.clone());
+        let admin_server = parts.spawn_vital("admin listener", both(administering, probing));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
-        let serving = server.serve(listener, parts.shutdown.closing.clone());
+        let closing = &parts.shutdown.closing;
+        let without_tls = plain.listener.map(|plain| Arc::clone(&server).serve(plain, None, closing.clone()));
+        let serving = both(server.serve(listener, parts.tls.webhooks.clone(), closing.clone()), without_tls);
         let serve = || parts.spawn_vital("webhook listener", serving);
         let probed = Arc::clone(&dead_letters.topic);
         let watch = parts.watch(&config.kafka, probed);
@@ -179,7 +251,8 @@ impl Daemon {
             (serve(), None)
         };
         let control = parts.control(config.control, dead_letters);
-        tracing::info!(%webhooks, %admin, "taking webhooks");
+        let [plain, probes] = [plain.address, probes.address].map(|address| address.map(tracing::field::display));
+        tracing::info!(%webhooks, %admin, plain, probes, "taking webhooks");
         Ok(Self {
             webhooks,
             admin,
@@ -312,6 +385,7 @@ impl Parts {
             metrics.kafka_up.set(parts.is_kafka_up().into());
             metrics.topics(parts.topics.states());
             metrics.connections.set(signed(observed.open()));
+            metrics.tls_certificates(parts.tls.certificates().map(|c| (c.name().to_owned(), c.not_after)).collect());
             metrics.bytes_in_flight.set(signed(budget.held()));
             metrics.records_in_flight.set(signed(parts.publisher.records_in_flight()));
             for app in relay.policy().apps.values().chain(&relay.policy().app_webhooks) {
@@ -324,12 +398,22 @@ impl Parts {
 
     fn admin(&self, metrics: impl Fn() -> Vec<u8> + Send + Sync + 'static) -> Admin {
         let (shutdown, parts, spool) = (self.shutdown.clone(), self.clone(), self.spool.clone());
+        let tls = Arc::clone(&self.tls);
         Admin {
             metrics: Box::new(metrics),
             dead: Box::new(move || shutdown.failure()),
             unready: Box::new(move || parts.unready()),
-            warning: Box::new(move || spool.as_ref().and_then(Spool::warning)),
+            warning: Box::new(move || spool.as_ref().and_then(Spool::warning).or_else(|| tls.warning())),
         }
+    }
+
+    /// Begins to order and renew the certificate of the webhook listener, which listens here.
+    async fn order_certificates(&self, mut acme: Acme, webhooks: SocketAddr) {
+        if webhooks.port() != acme::PORT {
+            tracing::warn!(listens_on = %webhooks, "the ACME authority connects to port 443: forward it to this listener, or no certificate is issued");
+        }
+        acme.begin().await;
+        self.spawn_vital("ACME", acme.run());
     }
 
     /// Begins to answer what operators ask. Without a socket the relay does its work all the same.

@@ -5,6 +5,7 @@ mod kafka;
 mod policy;
 mod read;
 mod server;
+mod tls;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use bytesize::ByteSize;
 use crate::budget::{REQUEST_BYTES, SMALL_BODY_BYTES_MAX};
 use crate::relay::Policy;
 use crate::telemetry::Format;
-use crate::{budget, control, http, publish, replay, spool, telemetry, topics};
+use crate::{acme, budget, control, http, publish, replay, spool, telemetry, topics};
 use kafka::{kafka, topics};
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
@@ -71,12 +72,17 @@ pub struct Listener {
     /// Connections that wait to be accepted.
     pub backlog: u32,
     pub limits: http::Limits,
+    pub tls: Option<http::tls::Config>,
+    /// Where it also listens, without TLS.
+    pub plain: Option<SocketAddr>,
 }
 
 /// `[server]`.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub listener: Listener,
+    /// How its certificate is ordered and renewed, where no file has it.
+    pub acme: Option<acme::Config>,
     pub webhooks: http::webhook::Config,
     pub budget: budget::Config,
     pub drain_delay: Duration,
@@ -111,9 +117,9 @@ impl Config {
 
 /// Reads every key. A default stands for what is wrong, so that all mistakes are found.
 fn build(r: &mut Reader) -> Config {
-    let (server, spool) = (server(r), spool(r));
+    let ((server, handshakes), spool) = (server(r), spool(r));
     let config = Config {
-        admin: admin(r, &server),
+        admin: admin(r, &server, handshakes),
         control: control(r, spool.as_ref()),
         server,
         kafka: kafka(r),

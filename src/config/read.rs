@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -30,6 +31,9 @@ pub const SETTINGS: &str = "topics.settings";
 
 /// Where a secret may stand.
 const PLACES: [&str; 3] = ["file", "env", "value"];
+
+/// A certificate, a key or a list of authorities is a few kB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 type Values = BTreeMap<String, Value>;
 
@@ -246,6 +250,16 @@ impl Reader {
         self.read(key, "an IP address and a port", |value| value.as_str()?.parse().ok())
     }
 
+    /// An address that may be absent.
+    pub fn optional_address(&mut self, key: &str) -> Option<SocketAddr> {
+        let text = self.optional_text(key)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.mistake(key, "must be an IP address and a port, such as \"127.0.0.1:8080\"");
+        }
+        address
+    }
+
     /// A text that a condition holds for.
     pub fn text_that(&mut self, key: &str, wanted: &str, is_right: impl Fn(&str) -> bool) -> String {
         self.read(key, wanted, |value| value.as_str().filter(|text| is_right(text)).map(str::to_owned))
@@ -260,6 +274,21 @@ impl Reader {
             self.mistake(key, &format!("must be a text in quotes, not {kind}"));
         }
         text
+    }
+
+    /// Texts that may be absent: an array of them, or one text with commas, as variables have it.
+    pub fn texts(&mut self, key: &str) -> Vec<String> {
+        self.asked.insert(key.to_owned());
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let found = match self.values.get(key) {
+            None => return Vec::new(),
+            Some(Value::Array(array)) => array.iter().map(text).collect::<Option<Vec<_>>>(),
+            Some(value) => value.as_str().map(|text| text.split(',').map(|text| text.trim().to_owned()).collect()),
+        };
+        found.unwrap_or_else(|| {
+            self.mistake(key, "must be an array of texts in quotes, such as [\"a\", \"b\"]");
+            Vec::new()
+        })
     }
 
     /// The names in a table, each with its key.
@@ -373,6 +402,40 @@ impl Reader {
         let text = value.ok_or("the environment has no such variable");
         let text = text.and_then(|value| value.to_str().ok_or("the variable is not UTF-8")).map(str::to_owned);
         text.map_err(|why| self.mistake(key, why)).ok()
+    }
+
+    /// What is in a file that this key names. `None` where it cannot be read, which is a mistake, or where the command does not need it.
+    pub fn bytes_of(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
+        if !self.needs(key) {
+            return None;
+        }
+        let read = || -> std::io::Result<Vec<u8>> {
+            use std::io::{Error, ErrorKind::IsADirectory};
+            let file = std::fs::File::open(path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                let what =
+                    if metadata.is_dir() { "it is a directory; name a file in it" } else { "it is no regular file" };
+                return Err(Error::new(IsADirectory, what));
+            }
+            let mut bytes = Vec::new();
+            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) if bytes.len() as u64 > FILE_BYTES_MAX => {
+                self.mistake(
+                    key,
+                    &format!("the file has more than {FILE_BYTES_MAX} bytes: it is another one than was meant"),
+                );
+                None
+            }
+            Ok(bytes) => Some(bytes),
+            Err(e) => {
+                self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e));
+                None
+            }
+        }
     }
 
     /// Notes where a file that is read by others later cannot be read now.

@@ -1,5 +1,7 @@
 //! The admin listener: `/metrics` for Prometheus, `/livez` and `/readyz` for who runs us.
 
+use std::sync::Arc;
+
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
@@ -17,6 +19,18 @@ pub struct Admin {
     pub unready: Box<dyn Fn() -> Option<&'static str> + Send + Sync>,
     /// What an operator should know though events can be made durable, if anything.
     pub warning: Box<dyn Fn() -> Option<String> + Send + Sync>,
+}
+
+/// What a listener for probes alone answers.
+pub struct Probes(pub Arc<Admin>);
+
+impl Handler for Probes {
+    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
+        match request.uri().path() {
+            "/livez" | "/readyz" => self.0.answer(request, exchange).await,
+            _ => answer(Outcome::Refused(Refusal::NotFound)),
+        }
+    }
 }
 
 impl Handler for Admin {

@@ -1,6 +1,7 @@
 //! Connections: accepted up to a number, HTTP/1.1 or HTTP/2 by hyper, each closed when it is late, and all when the daemon stops.
 
 pub mod admin;
+pub mod tls;
 pub mod webhook;
 
 mod connection;
@@ -11,6 +12,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Throttles;
 pub use connection::Exchange;
 use connection::{Connection, Watched, head_bytes};
+use tls::{Handshake, Tls};
 
 /// What a listener allows. Every field is a key of `[server]` or `[admin]`.
 #[derive(Clone, Debug)]
@@ -66,8 +70,33 @@ pub trait Handler: Send + Sync + 'static {
     /// An answer was given, perhaps by hyper.
     fn answered(&self, _: StatusCode) {}
 
+    /// A TLS handshake is done.
+    fn secured(&self, _is_resumed: bool) {}
+
     /// A connection has ended.
     fn ended(&self, _: End) {}
+}
+
+impl<H: Handler> Handler for Arc<H> {
+    fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send {
+        H::answer(self, request, exchange)
+    }
+
+    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer {
+        H::refuse(self, outcome, peer)
+    }
+
+    fn answered(&self, status: StatusCode) {
+        H::answered(self, status);
+    }
+
+    fn secured(&self, is_resumed: bool) {
+        H::secured(self, is_resumed);
+    }
+
+    fn ended(&self, end: End) {
+        H::ended(self, end);
+    }
 }
 
 /// A listener's server.
@@ -76,6 +105,8 @@ pub struct Server<H> {
     limits: Limits,
     http: auto::Builder<TokioExecutor>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// How many there have been.
+    accepted: AtomicU64,
     /// One of them has ended.
     ended: Notify,
     shutdown: Shutdown,
@@ -93,8 +124,8 @@ impl<H: Handler> Server<H> {
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
         let complaints = Throttles::new(Duration::from_secs(10));
-        let (connections, ended) = (Mutex::default(), Notify::new());
-        Arc::new(Self { handler, limits, http, connections, ended, shutdown, complaints })
+        let (connections, accepted, ended) = (Mutex::default(), AtomicU64::new(0), Notify::new());
+        Arc::new(Self { handler, limits, http, connections, accepted, ended, shutdown, complaints })
     }
 
     /// How many connections are open.
@@ -107,15 +138,17 @@ impl<H: Handler> Server<H> {
     }
 
     /// Accepts until `closing`, and serves what was accepted until it has ended. The listener is bound before, so that
-    /// a port that is taken is an error at the start.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
-        for number in 0.. {
+    /// a port that is taken is an error at the start. One server may have several listeners, with TLS and without: its limits are for
+    /// all together.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<Tls>>, closing: CancellationToken) {
+        loop {
             let Some((stream, peer)) = closing.run_until_cancelled(self.accept(&listener)).await else { break };
             let connection = Arc::new(Connection::new(peer));
+            let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             self.connections().insert(number, Arc::clone(&connection));
-            let server = Arc::clone(&self);
+            let (server, tls) = (Arc::clone(&self), tls.clone());
             tokio::spawn(async move {
-                let end = AssertUnwindSafe(server.drive(stream, &connection)).catch_unwind().await;
+                let end = AssertUnwindSafe(server.drive(stream, tls, &connection)).catch_unwind().await;
                 server.handler.ended(end.unwrap_or(End::Panic));
                 server.connections().remove(&number);
                 server.ended.notify_waiters();
@@ -173,11 +206,57 @@ impl<H: Handler> Server<H> {
     }
 
     /// One connection from its first byte to its end.
-    async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
+    async fn drive(self: &Arc<Self>, stream: TcpStream, tls: Option<Arc<Tls>>, connection: &Arc<Connection>) -> End {
         let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
+        let Some(tls) = tls else { return self.speak_http(stream, connection, None).await };
+        match tls.shake_hands(stream, connection).await {
+            Ok(Handshake::Done(stream)) => {
+                connection.secured();
+                self.handler.secured(tls::is_resumed(&stream));
+                self.speak_http(stream, connection, None).await
+            }
+            Ok(Handshake::PlainHttp(stream)) => self.speak_http(stream, connection, Some(Refusal::PlainHttp)).await,
+            Ok(Handshake::Challenge) => {
+                tracing::info!(peer = %connection.peer(), "the ACME authority has looked at the challenge");
+                End::Client
+            }
+            Err(failed) => {
+                self.complain(&failed, connection.peer());
+                if let Some(stream) = failed.told {
+                    let mut stream = Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout);
+                    tokio::select! {
+                        () = connection.closed.notified() => {}
+                        _ = stream.shutdown() => {} // the client may have left
+                    }
+                }
+                failed.end
+            }
+        }
+    }
+
+    /// What strangers send is no reason for more than a line in ten seconds, and a health check that only connects for none.
+    fn complain(&self, tls::Failed { end, why, server_name, .. }: &tls::Failed, peer: SocketAddr) {
+        let (reason, server_name) = (end.label(), server_name.as_deref());
+        match why {
+            None => {
+                tracing::debug!(%peer, server_name, reason, "the connection ended before the TLS handshake was done")
+            }
+            Some(why) => {
+                if let Some(suppressed) = self.complaints.pass(reason) {
+                    tracing::warn!(%peer, server_name, reason, why, suppressed, "TLS handshake failed");
+                }
+            }
+        }
+    }
+
+    /// HTTP over whatever was accepted, until the connection ends. With `refusal` every request is refused.
+    async fn speak_http<S>(self: &Arc<Self>, stream: S, connection: &Arc<Connection>, refusal: Option<Refusal>) -> End
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(|request| {
             let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
-            async move { Ok::<_, Infallible>(server.exchange(request, exchange).await) }
+            async move { Ok::<_, Infallible>(server.exchange(request, exchange, refusal).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout));
         let mut http = pin!(self.http.serve_connection(stream, service));
@@ -211,8 +290,8 @@ impl<H: Handler> Server<H> {
     }
 
     /// One request and its answer.
-    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange) -> Answer {
-        let answer = match self.refusal(&request) {
+    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange, refusal: Option<Refusal>) -> Answer {
+        let answer = match refusal.or_else(|| self.refusal(&request)) {
             Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
@@ -265,7 +344,7 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
@@ -319,7 +398,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             let server = Server::new(handler, limits, Shutdown::default());
-            let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
+            let serving = tokio::spawn(Arc::clone(&server).serve(listener, None, closing.clone()));
             Self { server, address, closing, serving }
         }
 

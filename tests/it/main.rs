@@ -35,5 +35,6 @@ mod start;
 mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;
+mod tls;
 mod topic_trouble;
 mod topics;
