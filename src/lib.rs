@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 // edge: what people and programs talk to
+pub mod acme;
 pub mod cli;
 pub mod config;
 pub mod control;

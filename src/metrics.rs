@@ -39,6 +39,10 @@ pub struct Metrics {
     pub replay_runs_ended: IntCounter,
     pub connections: IntGauge,
     connections_ended: IntCounterVec,
+    tls_handshakes: IntCounterVec,
+    tls_not_after: IntGaugeVec,
+    pub acme_orders: IntCounterVec,
+    pub acme_failures: IntGauge,
     pub bytes_in_flight: IntGauge,
     pub records_in_flight: IntGauge,
     pub ready: IntGauge,
@@ -94,6 +98,10 @@ impl Metrics {
             replay_runs_ended: counter(r, "replay_runs_ended_total", "Times that the replay stopped at a record that Kafka did not take, and began again there with another producer. A few in each outage are usual."),
             connections: gauge(r, "connections", "Open connections of the webhook listener. At server.connections_max the ones that have waited longest are closed."),
             connections_ended: counters(r, "connections_ended_total", "Connections of the webhook listener that have ended, by how. evicted increases when all slots are taken.", &["reason"]),
+            tls_handshakes: counters(r, "tls_handshakes_total", "TLS handshakes of the webhook listener that were done, by whether the session was new (full, a signature each) or resumed. full increases with clients that do not keep their connections.", &["session"]),
+            tls_not_after: register(r, IntGaugeVec::new(opts("tls_certificate_not_after_timestamp_seconds", "When each TLS certificate expires, by its first DNS name. Less than 14 days from now: it was not renewed."), &["name"])),
+            acme_orders: counters(r, "acme_orders_total", "Orders of a certificate by result. failed increases when the authority cannot be reached, or refuses; the log has its reason.", &["result"]),
+            acme_failures: gauge(r, "acme_consecutive_failures", "Orders that have failed since the last certificate was issued. Increases while the authority cannot be reached, or refuses."),
             bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published, large bodies included. Near server.bytes_in_flight_max, or server.large_bytes_in_flight_max for large ones, webhooks are answered 503."),
             records_in_flight: gauge(r, "records_in_flight", "Records handed to the Kafka client without a delivery report yet. Increases when brokers are slow or unreachable."),
             ready: gauge(r, "ready", "1 while events can be made durable, as /readyz says; 0: webhooks are answered 503."),
@@ -145,6 +153,8 @@ impl Metrics {
             start(&self.dead_letters, &[to, reason.label()]);
         }
         Reload::ALL.iter().for_each(|result| start(&self.reloads, &[result.label()]));
+        ["full", "resumed"].iter().for_each(|session| start(&self.tls_handshakes, &[session]));
+        ["issued", "failed"].iter().for_each(|result| start(&self.acme_orders, &[result]));
         Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
         ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
         Outcome::statuses().iter().for_each(|status| start(&self.requests, &[&status.to_string()]));
@@ -174,6 +184,20 @@ impl Metrics {
 
     pub fn connection_ended(&self, end: ConnectionEnd) {
         self.connections_ended.with_label_values(&[end.label()]).inc();
+    }
+
+    pub fn tls_handshake(&self, is_resumed: bool) {
+        self.tls_handshakes.with_label_values(&[if is_resumed { "resumed" } else { "full" }]).inc();
+    }
+
+    /// When each certificate expires: all of them, so that one that is no longer used has no date. Of several with one name the first to
+    /// expire counts.
+    pub fn tls_certificates(&self, mut certificates: Vec<(String, Timestamp)>) {
+        certificates.sort_by_key(|(_, not_after)| std::cmp::Reverse(*not_after));
+        self.tls_not_after.reset();
+        for (name, not_after) in certificates {
+            self.tls_not_after.with_label_values(&[&name]).set(not_after.as_second());
+        }
     }
 
     pub fn fault(&self, fault: Fault) {

@@ -71,6 +71,8 @@ labels! {
         /// A transfer coding besides one `chunked` (RFC 9112, section 6.1).
         TransferCoding => "bad_transfer_coding",
         HeadTooLarge => "head_too_large",
+        /// It came without TLS to a port that has TLS.
+        PlainHttp => "plain_http",
     }
 }
 
@@ -115,6 +117,7 @@ impl Outcome {
                 Refusal::BadHost => (400, "send one valid Host header\n"),
                 Refusal::TransferCoding => (400, "the only Transfer-Encoding is chunked\n"),
                 Refusal::HeadTooLarge => (431, "the headers are too large\n"),
+                Refusal::PlainHttp => (400, "this port speaks HTTPS; use https://\n"),
             },
         }
     }
@@ -164,6 +167,10 @@ labels! {
     ConnectionEnd {
         /// The client ended it, or the last answer said so.
         Client => "client",
+        /// The TLS handshake was not done in time.
+        HandshakeTimeout => "handshake_timeout",
+        /// What came was no TLS, or none that the relay speaks, or the client does not trust the certificate.
+        HandshakeFailed => "handshake_failed",
         /// No request's head came in time.
         HeaderTimeout => "header_timeout",
         /// There was no request for long.

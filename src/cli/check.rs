@@ -12,9 +12,11 @@ use super::access::{running, unexpected};
 use super::print::{self, out};
 use super::reach::reach;
 use super::{Failure, Source};
+use crate::acme;
 use crate::config::{self, Config, Mistakes, Need};
 use crate::control::{Answer, Reloaded, Request};
 use crate::event::{Key, Validity};
+use crate::http::tls::Certificate;
 use crate::publish::{self, Publisher};
 use crate::relay::Notice;
 use crate::shutdown::Shutdown;
@@ -203,6 +205,7 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     for Notice { text, is_failure } in config.policy.notices(now) {
         report.add("dates", if is_failure { Status::Fail } else { Status::Warn }, text);
     }
+    certificates(&config, &report);
     report.begin("running relay");
     running_relay(config.control.socket.as_deref(), &report).await;
     report.begin("spool");
@@ -262,6 +265,58 @@ async fn running_relay(socket: Option<&Path>, report: &Report) {
     }
     if changed.is_empty() && needs_restart.is_empty() {
         report.ok(CHECK, format!("runs with {file} as it is"));
+    }
+}
+
+/// For whom each TLS certificate is, and until when.
+fn certificates(config: &Config, report: &Report) {
+    report.begin("certificates");
+    let now = Timestamp::now();
+    let of = |certificate: &Certificate| {
+        let Certificate { names, not_after, source, .. } = certificate;
+        let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
+        format!("{names}: {} days left, until {not_after} ({source})", certificate.days_left(now))
+    };
+    let listeners = [&config.server.listener.tls, &config.admin.tls];
+    for certificate in listeners.into_iter().flatten().flat_map(|tls| &tls.certificates) {
+        match certificate.warning(now) {
+            Some(warning) if certificate.is_invalid(now) => {
+                report.fail("certificate", format!("{}; it {warning}", of(certificate)));
+            }
+            // Warned of with the configuration.
+            _ => report.ok("certificate", of(certificate)),
+        }
+    }
+    let Some(acme) = &config.server.acme else { return };
+    if config.server.listener.listen.port() != acme::PORT {
+        report.warn("acme", "the authority connects to port 443 of each domain, and server.listen has another: forward 443 to it, or let systemd pass on a socket that listens there");
+    }
+    let domains = acme.domains.join(", ");
+    match acme::cached(acme) {
+        Ok(None) => report.ok("acme", format!("{domains}: no certificate yet; the first start orders one")),
+        Ok(Some(certificate)) if now < certificate.renewal_due() => {
+            let due = certificate.renewal_due();
+            report.ok("acme", format!("{}; renewed from {due} on", of(&certificate)));
+        }
+        Ok(Some(certificate)) if certificate.is_invalid(now) => {
+            report.fail(
+                "acme",
+                format!(
+                    "{}; it is not valid now, and a relay that runs has not renewed it: its log says why",
+                    of(&certificate)
+                ),
+            );
+        }
+        Ok(Some(certificate)) => {
+            report.warn(
+                "acme",
+                format!(
+                    "{}; its renewal is due: a relay that runs renews it, or says in its log why not",
+                    of(&certificate)
+                ),
+            );
+        }
+        Err(why) => report.fail("acme", why),
     }
 }
 

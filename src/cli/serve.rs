@@ -1,5 +1,6 @@
 //! `serve`: builds the daemon, runs it, and stops it. The only place that wires.
 
+mod listeners;
 mod notices;
 mod notify;
 mod reload;
@@ -12,18 +13,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use listenfd::ListenFd;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, Source};
+use crate::acme::{self, Acme};
 use crate::budget::Budget;
-use crate::config::{self, Config, Listener, Need};
+use crate::config::{self, Config, Need};
 use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::http::admin::{Admin, Readiness};
+use crate::http::admin::{Admin, Probes, Readiness};
 use crate::http::{Server, webhook::Live, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
@@ -34,6 +35,7 @@ use crate::spool::{self, Size, Spool};
 use crate::systemd;
 use crate::telemetry::{self, Throttle, Throttles};
 use crate::topics::Topics;
+use listeners::{Listeners, Plain, bind, both};
 use reload::Reload;
 use watch::Watch;
 
@@ -146,6 +148,7 @@ struct Parts {
     publisher: Arc<Publisher>,
     spool: Option<Spool>,
     topics: Arc<Topics>,
+    tls: Arc<Listeners>,
     shutdown: Shutdown,
     is_kafka_up: Arc<AtomicBool>,
 }
@@ -171,6 +174,10 @@ impl Daemon {
         let mut passed = ListenFd::from_env();
         let (listener, webhooks) = bind("server.listen", &config.server.listener, passed.take_tcp_listener(0))?;
         let (admin_listener, admin) = bind("admin.listen", &config.admin, passed.take_tcp_listener(1))?;
+        let plain = Plain::bind("server.plain_listen", &config.server.listener)?;
+        let probes = Plain::bind("admin.probes_listen", &config.admin)?;
+        let acme = config.server.acme.clone().map(|acme| Acme::new(acme, Arc::default(), Arc::clone(&metrics)));
+        let tls = Arc::new(Listeners::new(&config, acme.as_ref())?);
         let publisher = Arc::new(Publisher::new(config.kafka.clone(), Arc::clone(&metrics), shutdown.clone())?);
         let topics = Topics::new(config.policy.topics(), config.topics.clone(), &config.kafka);
         let topics = Arc::new(topics?);
@@ -178,20 +185,31 @@ impl Daemon {
             config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
         let (spool, opened) = spool.unzip();
         spool.iter().for_each(|spool| spool.lanes(|lanes| lanes.set_apps(config.policy.topics_by_app())));
-        let parts = Parts { metrics, publisher, spool, topics, shutdown, is_kafka_up: Arc::default() };
+        let parts = Parts { metrics, publisher, spool, topics, tls, shutdown, is_kafka_up: Arc::default() };
+        if let Some(acme) = acme {
+            parts.order_certificates(acme, webhooks).await;
+        }
 
         let config = Arc::new(config);
         let running = Arc::new(ArcSwap::new(Arc::clone(&config)));
         let dead_letters = parts.dead_letters(&config);
         let server = parts.webhooks(&config, dead_letters.clone());
         let ended = CancellationToken::new();
-        let admin_server = parts.admin(&server, &running);
+        let handler = Arc::new(parts.admin(&server, &running));
+        let probing = probes.listener.map(|listener| {
+            let server = Server::new(Probes(Arc::clone(&handler)), config.admin.limits.clone(), parts.shutdown.clone());
+            server.serve(listener, Arc::default(), ended.clone())
+        });
+        let admin_server = Server::new(handler, config.admin.limits.clone(), parts.shutdown.clone());
         let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), Arc::clone(&admin_server));
-        let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
+        let administering = admin_server.serve(admin_listener, Arc::clone(&parts.tls.admin), ended.clone());
+        let admin_server = parts.spawn_vital("admin listener", both(administering, probing));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
-        let serving = Arc::clone(&server).serve(listener, parts.shutdown.closing.clone());
-        let serving = parts.spawn_vital("webhook listener", serving);
+        let closing = &parts.shutdown.closing;
+        let without_tls = plain.listener.map(|plain| Arc::clone(&server).serve(plain, Arc::default(), closing.clone()));
+        let serving = Arc::clone(&server).serve(listener, Arc::clone(&parts.tls.webhooks), closing.clone());
+        let serving = parts.spawn_vital("webhook listener", both(serving, without_tls));
         parts.notify_systemd(server).await;
         if let Some(opened) = opened {
             parts.opened(opened).await?;
@@ -204,7 +222,8 @@ impl Daemon {
         let control = parts.control(config.control.clone(), operations, dead_letters);
         let (notices, stopped) = (notices::log(Arc::clone(&running)), parts.shutdown.closing.clone());
         tokio::spawn(async move { stopped.run_until_cancelled(notices).await });
-        tracing::info!(%webhooks, %admin, "taking webhooks");
+        let [plain, probes] = [plain.address, probes.address].map(|address| address.map(tracing::field::display));
+        tracing::info!(%webhooks, %admin, plain, probes, "taking webhooks");
         Ok(Self {
             webhooks,
             admin,
@@ -331,18 +350,18 @@ impl Parts {
         Server::new(handler, server.listener.limits.clone(), self.shutdown.clone())
     }
 
-    fn admin(&self, webhooks: &Arc<Server<Webhooks>>, running: &Arc<ArcSwap<Config>>) -> Arc<Server<Admin>> {
+    fn admin(&self, webhooks: &Arc<Server<Webhooks>>, running: &Arc<ArcSwap<Config>>) -> Admin {
         let (shutdown, parts) = (self.shutdown.clone(), self.clone());
+        let token_of = Arc::clone(running);
         let unauthorized = self.metrics.scrapes_unauthorized.clone();
         let (observing, webhooks, its_running) = (self.clone(), Arc::clone(webhooks), Arc::clone(running));
-        let handler = Admin {
+        Admin {
             metrics: Box::new(move || observing.observed(&webhooks, &its_running.load())),
             dead: Box::new(move || shutdown.failure()),
             readiness: Box::new(move || parts.readiness()),
-            token: running.load().admin_token.clone(),
+            token: Box::new(move || token_of.load().admin_token.clone()),
             unauthorized: Box::new(move || unauthorized.inc()),
-        };
-        Server::new(handler, running.load().admin.limits.clone(), self.shutdown.clone())
+        }
     }
 
     /// The text that Prometheus scrapes, with what the parts count themselves.
@@ -352,11 +371,22 @@ impl Parts {
         metrics.kafka_up.set(self.is_kafka_up().into());
         metrics.topics(self.topics.states());
         metrics.connections.set(signed(webhooks.open()));
+        let certificates = self.tls.certificates();
+        metrics.tls_certificates(certificates.iter().map(|c| (c.name().to_owned(), c.not_after)).collect());
         metrics.bytes_in_flight.set(signed(webhooks.handler.budget.held()));
         metrics.records_in_flight.set(signed(self.publisher.records_in_flight()));
         metrics.secret_keys(config.policy.keys());
         metrics.rules(&config.policy.rules);
         metrics.text()
+    }
+
+    /// Begins to order and renew the certificate of the webhook listener, which listens here.
+    async fn order_certificates(&self, mut acme: Acme, webhooks: SocketAddr) {
+        if webhooks.port() != acme::PORT {
+            tracing::warn!(listens_on = %webhooks, "the ACME authority connects to port 443: forward it to this listener, or no certificate is issued");
+        }
+        acme.begin().await;
+        self.spawn_vital("ACME", acme.run());
     }
 
     /// Begins to answer what operators ask. Without a socket the relay does its work all the same.
@@ -454,7 +484,8 @@ impl Parts {
     }
 
     fn readiness(&self) -> Readiness {
-        match (self.unready(), self.spool.as_ref().and_then(Spool::warning)) {
+        let warning = self.spool.as_ref().and_then(Spool::warning).or_else(|| self.tls.warning());
+        match (self.unready(), warning) {
             (Some(why), _) => Readiness::NotReady(why),
             (None, Some(warning)) => Readiness::ReadyBut(warning),
             (None, None) => Readiness::Ready,
@@ -494,27 +525,4 @@ async fn give_up(publisher: Arc<Publisher>, giving_up: CancellationToken) {
         let _ = tokio::task::spawn_blocking(move || publisher.give_up()).await; // the runtime ends with us
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// The socket of `[server]` or `[admin]`: made here, or passed on by systemd, which keeps it open over a restart.
-fn bind(
-    key: &str,
-    listener: &Listener,
-    passed: std::io::Result<Option<std::net::TcpListener>>,
-) -> Result<(TcpListener, SocketAddr), Failure> {
-    let bind = || {
-        let bound = if let Some(passed) = passed? {
-            passed.set_nonblocking(true)?;
-            TcpListener::from_std(passed)?
-        } else {
-            let socket = if listener.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
-            socket.bind(listener.listen)?;
-            socket.listen(listener.backlog)?
-        };
-        let address = bound.local_addr()?;
-        Ok((bound, address))
-    };
-    let cannot = |e: std::io::Error| Failure::Failed(format!("{key}: cannot listen on {}: {e}", listener.listen));
-    bind().map_err(cannot)
 }

@@ -8,6 +8,7 @@ mod read;
 mod reload;
 mod rules;
 mod server;
+mod tls;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use crate::budget::{REQUEST_BYTES, SMALL_BODY_BYTES_MAX};
 use crate::event::Token;
 use crate::relay::Policy;
 use crate::telemetry::Format;
-use crate::{budget, control, http, publish, replay, spool, telemetry, topics};
+use crate::{acme, budget, control, http, publish, replay, spool, telemetry, topics};
 use kafka::{kafka, topics};
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
@@ -95,12 +96,17 @@ pub struct Listener {
     /// Connections that wait to be accepted.
     pub backlog: u32,
     pub limits: http::Limits,
+    pub tls: Option<http::tls::Config>,
+    /// Where it also listens, without TLS.
+    pub plain: Option<SocketAddr>,
 }
 
 /// `[server]`.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub listener: Listener,
+    /// How its certificate is ordered and renewed, where no file has it.
+    pub acme: Option<acme::Config>,
     pub webhooks: http::webhook::Config,
     pub budget: budget::Config,
     pub drain_delay: Duration,
@@ -142,9 +148,9 @@ impl Config {
 
 /// Reads every key. A default stands for what is wrong, so that all mistakes are found.
 fn build(r: &mut Reader) -> Config {
-    let (server, spool) = (server(r), spool(r));
+    let ((server, handshakes), spool) = (server(r), spool(r));
     let config = Config {
-        admin: admin(r, &server),
+        admin: admin(r, &server, handshakes),
         admin_token: admin_token(r),
         control: control(r, spool.as_ref()),
         server,

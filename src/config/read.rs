@@ -288,6 +288,16 @@ impl Reader {
         self.read(key, "an IP address and a port", |value| value.as_str()?.parse().ok())
     }
 
+    /// An address that may be absent.
+    pub fn optional_address(&mut self, key: &str) -> Option<SocketAddr> {
+        let text = self.optional_text(key)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.mistake(key, "must be an IP address and a port, such as \"127.0.0.1:8080\"");
+        }
+        address
+    }
+
     /// A text that a condition holds for.
     pub fn text_that(&mut self, key: &str, wanted: &str, is_right: impl Fn(&str) -> bool) -> String {
         self.read(key, wanted, |value| value.as_str().filter(|text| is_right(text)).map(str::to_owned))
@@ -338,6 +348,21 @@ impl Reader {
         };
         let why = "must be a date with a time and its offset, such as 2026-12-31T00:00:00Z";
         instant.map_err(|_: jiff::Error| self.mistake(key, why)).ok()
+    }
+
+    /// Texts that may be absent: an array of them, or one text with commas, as variables have it.
+    pub fn texts(&mut self, key: &str) -> Vec<String> {
+        self.asked.insert(key.to_owned());
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let found = match self.values.get(key) {
+            None => return Vec::new(),
+            Some(Value::Array(array)) => array.iter().map(text).collect::<Option<Vec<_>>>(),
+            Some(value) => value.as_str().map(|text| text.split(',').map(|text| text.trim().to_owned()).collect()),
+        };
+        found.unwrap_or_else(|| {
+            self.mistake(key, "must be an array of texts in quotes, such as [\"a\", \"b\"]");
+            Vec::new()
+        })
     }
 
     /// The names in a table, each with its key.
@@ -516,6 +541,23 @@ impl Reader {
         text.map_err(|why| self.mistake(key, why)).ok()
     }
 
+    /// What is in a file that this key names. `None` where it cannot be read, which is a mistake, or where the command does not need it.
+    pub fn bytes_of(&mut self, key: &str, path: &Path) -> Option<Vec<u8>> {
+        if !self.needs(key) {
+            return None;
+        }
+        match bytes_of(path) {
+            Ok(content) => {
+                self.remember(key, path, &content);
+                Some(content)
+            }
+            Err(e) => {
+                self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e));
+                None
+            }
+        }
+    }
+
     /// Notes where a file, or a directory, that is read by others later cannot be read now.
     pub fn readable(&mut self, key: &str, path: &SecretString) {
         let path = Path::new(path.expose_secret());
@@ -534,8 +576,11 @@ fn defaults() -> Values {
 /// # Errors
 /// What the system says, or that the file is too large.
 fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    let (file, mut bytes) = (std::fs::File::open(path)?, Vec::new());
+    if file.metadata()?.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory; name a file in it"));
+    }
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB"));
     }

@@ -19,13 +19,17 @@ enum Effect {
 }
 
 /// Every key, or the table that it is in. A test holds it against `config/default.toml`, so that each new key is decided on.
-const EFFECTS: [(&str, Effect); 45] = {
+const EFFECTS: [(&str, Effect); 52] = {
     use Effect::{Reload, Restart};
     [
         // A socket is bound once.
         ("server.listen", Restart),
         ("server.backlog", Restart),
         ("admin.listen", Restart),
+        ("server.plain_listen", Restart),
+        ("admin.probes_listen", Restart),
+        // Orders are under way.
+        ("server.tls.acme", Restart),
         ("control", Restart),
         // librdkafka takes its configuration when a client is made; the largest record follows the largest body.
         ("kafka", Restart),
@@ -68,6 +72,10 @@ const EFFECTS: [(&str, Effect); 45] = {
         ("log.temporary_max", Reload),
         ("reload.check_interval", Reload),
         ("reload.timeout", Reload),
+        ("server.tls", Reload),
+        ("admin.tls", Reload),
+        ("admin.token", Reload),
+        ("rules", Reload),
         ("app_webhooks", Reload),
         ("apps", Reload),
     ]

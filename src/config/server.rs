@@ -1,5 +1,6 @@
 //! `[server]`, `[admin]` and `[control]`: the listeners and their limits.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,20 +9,42 @@ use secrecy::ExposeSecret as _;
 
 use super::keys::KEY_BYTES;
 use super::read::Reader;
-use super::{Config, Listener, MILLISECOND, SECOND, Server, Spool};
+use super::{Config, Listener, MILLISECOND, SECOND, Server, Spool, tls};
 use crate::event::Token;
 use crate::{budget, control, http};
 
 /// An address that is bound twice. One without an IP address stands for all.
 pub fn check_listeners(r: &mut Reader, Config { server, admin, .. }: &Config) {
-    let (one, other) = (server.listener.listen, admin.listen);
-    let is_same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
-    if one.port() != 0 && one.port() == other.port() && is_same_ip {
-        r.mistake("admin.listen", "has the port of server.listen; give it another one");
+    let listeners = [
+        ("server.listen", Some(server.listener.listen)),
+        ("server.plain_listen", server.listener.plain),
+        ("admin.listen", Some(admin.listen)),
+        ("admin.probes_listen", admin.plain),
+    ];
+    let listeners: Vec<_> = listeners.into_iter().filter_map(|(key, listen)| Some((key, listen?))).collect();
+    for (n, (key, listen)) in listeners.iter().enumerate() {
+        let is_same = |other: &SocketAddr| {
+            let is_same_ip = listen.ip() == other.ip() || listen.ip().is_unspecified() || other.ip().is_unspecified();
+            listen.port() != 0 && listen.port() == other.port() && is_same_ip
+        };
+        if let Some((other, _)) = listeners[..n].iter().find(|(_, other)| is_same(other)) {
+            r.mistake(key, &format!("has the port of {other}; give it another one"));
+        }
+    }
+    if server.listener.plain.is_some() && server.listener.tls.is_none() {
+        r.mistake(
+            "server.plain_listen",
+            "is for a relay with [server.tls]: without it server.listen is plain; leave it out",
+        );
+    }
+    if admin.tls.as_ref().is_some_and(|tls| tls.client_roots.is_some()) && admin.plain.is_none() {
+        let why = "is not set: probes for /livez and /readyz then need a client certificate (admin.tls.client_ca), too";
+        r.warn("admin.probes_listen", why);
     }
 }
 
-pub fn server(r: &mut Reader) -> Server {
+/// `[server]`, and the limits of handshakes, which the admin listener has, too.
+pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
     let limits = http::Limits {
         connections_max: r.number("server.connections_max", 1..=1_000_000),
         eviction_grace: r.time("server.eviction_grace", MILLISECOND..=10 * SECOND),
@@ -34,12 +57,16 @@ pub fn server(r: &mut Reader) -> Server {
         window_bytes: r.size("server.window_bytes", ByteSize::kib(16)..=ByteSize::mib(64)),
         lifetime: None,
     };
-    Server {
+    let (tls, acme, handshakes) = tls::server(r, limits.connections_max);
+    let server = Server {
         listener: Listener {
             listen: r.address("server.listen"),
             backlog: r.number("server.backlog", 1..=1_000_000),
             limits,
+            tls,
+            plain: r.optional_address("server.plain_listen"),
         },
+        acme,
         webhooks: http::webhook::Config {
             body_bytes_max: body_bytes_max(r),
             body_timeout: r.time("server.body_timeout", 10 * MILLISECOND..=60 * SECOND),
@@ -52,7 +79,8 @@ pub fn server(r: &mut Reader) -> Server {
         },
         drain_delay: r.time("server.drain_delay", Duration::ZERO..=300 * SECOND),
         drain_timeout: r.time("server.drain_timeout", Duration::ZERO..=300 * SECOND),
-    }
+    };
+    (server, handshakes)
 }
 
 pub fn body_bytes_max(r: &mut Reader) -> usize {
@@ -60,14 +88,16 @@ pub fn body_bytes_max(r: &mut Reader) -> usize {
 }
 
 /// The admin listener has the server's limits, but for the numbers of connections and streams, and how long one may last.
-pub fn admin(r: &mut Reader, server: &Server) -> Listener {
+pub fn admin(r: &mut Reader, server: &Server, handshakes: http::tls::Limits) -> Listener {
     let limits = http::Limits {
         connections_max: r.number("admin.connections_max", 1..=10_000),
         streams_max: r.number("admin.streams_max", 1..=10_000),
         lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
         ..server.listener.limits.clone()
     };
-    Listener { listen: r.address("admin.listen"), limits, ..server.listener }
+    let tls = tls::admin(r, handshakes.within(limits.connections_max));
+    let plain = r.optional_address("admin.probes_listen");
+    Listener { listen: r.address("admin.listen"), limits, tls, plain, ..server.listener }
 }
 
 /// What who scrapes `/metrics` has to send, if anything.

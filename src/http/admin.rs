@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use std::sync::Arc;
+
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, StatusCode};
@@ -16,7 +18,7 @@ pub struct Admin {
     /// The text that Prometheus scrapes.
     pub metrics: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
     /// What who scrapes has to send as bearer token, if anything.
-    pub token: Option<Token>,
+    pub token: Box<dyn Fn() -> Option<Token> + Send + Sync>,
     /// Counts a scrape without it.
     pub unauthorized: Box<dyn Fn() + Send + Sync>,
     /// Why the process should be restarted, if so.
@@ -45,7 +47,7 @@ impl fmt::Display for Readiness {
 
 impl Admin {
     fn scrape(&self, headers: &HeaderMap, exchange: &Exchange) -> Answer {
-        if self.token.as_ref().is_none_or(|token| is_authorized(headers, token)) {
+        if (self.token)().is_none_or(|token| is_authorized(headers, &token)) {
             return typed(text(StatusCode::OK, (self.metrics)()), "text/plain; version=0.0.4; charset=utf-8");
         }
         static REFUSED: Throttle = Throttle::new(std::time::Duration::from_secs(10));
@@ -56,6 +58,18 @@ impl Admin {
         let mut answer = text(StatusCode::UNAUTHORIZED, "unauthorized; send the bearer token of admin.token\n");
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         answer
+    }
+}
+
+/// What a listener for probes alone answers.
+pub struct Probes(pub Arc<Admin>);
+
+impl Handler for Probes {
+    async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
+        match request.uri().path() {
+            "/livez" | "/readyz" => self.0.answer(request, exchange).await,
+            _ => answer(Outcome::Refused(Refusal::NotFound)),
+        }
     }
 }
 

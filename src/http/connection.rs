@@ -11,7 +11,6 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep};
@@ -91,6 +90,10 @@ impl State {
         }
     }
 
+    fn is_blocked(&mut self, is_blocked: bool) {
+        self.blocked = is_blocked.then(|| self.blocked.unwrap_or_else(Instant::now));
+    }
+
     fn begin(&mut self, request: &Request<Incoming>) {
         let body = request.body().size_hint().exact();
         self.requested = self.requested.zip(body).map(|(before, body)| before + head_bytes(request) + body);
@@ -116,8 +119,17 @@ impl Connection {
         Self { peer, state: Mutex::new(State::new(Instant::now())), closed: Notify::new() }
     }
 
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The TLS handshake is done: the time for the first head begins.
+    pub fn secured(&self) {
+        self.state().since = Instant::now();
     }
 
     /// Asks the connection to end: at once where it is evicted, else when nothing is under way.
@@ -211,22 +223,22 @@ pub fn head_bytes<B>(request: &Request<B>) -> u64 {
 /// flood keeps a worker for 10 ms, and hundreds of floods let a body come too late.
 const BYTES_A_UNIT: usize = 256;
 
-/// A connection's stream, which notes what comes and goes, and ends without a reset.
-pub struct Watched {
-    stream: TcpStream,
+/// A connection's stream, which notes what comes and goes, and ends without a reset. With TLS it is what is inside: plain bytes.
+pub struct Watched<S> {
+    stream: S,
     connection: Arc<Connection>,
     linger_timeout: Duration,
     /// From the end of our side on.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
-    pub const fn new(stream: TcpStream, connection: Arc<Connection>, linger_timeout: Duration) -> Self {
+impl<S> Watched<S> {
+    pub const fn new(stream: S, connection: Arc<Connection>, linger_timeout: Duration) -> Self {
         Self { stream, connection, linger_timeout, linger: None }
     }
 }
 
-impl AsyncRead for Watched {
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
@@ -243,17 +255,18 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        let mut state = self.connection.state();
-        state.blocked = written.is_pending().then(|| state.blocked.unwrap_or_else(Instant::now));
-        drop(state);
+        self.connection.state().is_blocked(written.is_pending());
         written
     }
 
+    /// TLS takes what is written into its own memory: that its client takes nothing is seen here.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.connection.state().is_blocked(flushed.is_pending());
+        flushed
     }
 
     /// Ends our side and reads on for a while: closing a socket with unread bytes makes the system send a reset, which can destroy

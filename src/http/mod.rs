@@ -1,6 +1,7 @@
 //! Connections: accepted up to a number, HTTP/1.1 or HTTP/2 by hyper, each closed when it is late, and all when the daemon stops.
 
 pub mod admin;
+pub mod tls;
 pub mod webhook;
 
 mod connection;
@@ -11,10 +12,11 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
@@ -26,6 +28,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +38,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Throttles;
 pub use connection::Exchange;
 use connection::{Connection, Watched, head_bytes};
+use tls::{Handshake, Tls};
 
 /// What a listener allows. Every field is a key of `[server]` or `[admin]`.
 #[derive(Clone, Debug)]
@@ -68,6 +72,9 @@ pub trait Handler: Send + Sync + 'static {
     /// An answer was given, perhaps by hyper.
     fn answered(&self, _: StatusCode) {}
 
+    /// A TLS handshake is done.
+    fn secured(&self, _is_resumed: bool) {}
+
     /// A connection has ended.
     fn ended(&self, _: End) {}
 }
@@ -86,12 +93,36 @@ impl Round {
     }
 }
 
+impl<H: Handler> Handler for Arc<H> {
+    fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send {
+        H::answer(self, request, exchange)
+    }
+
+    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer {
+        H::refuse(self, outcome, peer)
+    }
+
+    fn answered(&self, status: StatusCode) {
+        H::answered(self, status);
+    }
+
+    fn secured(&self, is_resumed: bool) {
+        H::secured(self, is_resumed);
+    }
+
+    fn ended(&self, end: End) {
+        H::ended(self, end);
+    }
+}
+
 /// A listener's server.
 pub struct Server<H> {
     pub handler: H,
     /// A connection keeps those that it has begun with.
     settings: ArcSwap<Settings>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    /// How many there have been.
+    accepted: AtomicU64,
     /// One of them has ended.
     ended: Notify,
     /// One an accept loop.
@@ -123,9 +154,9 @@ impl Settings {
 impl<H: Handler> Server<H> {
     pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
         let complaints = Throttles::new(Duration::from_secs(10));
-        let (connections, ended, rounds) = (Mutex::default(), Notify::new(), Mutex::default());
-        let settings = ArcSwap::from_pointee(Settings::new(limits));
-        Arc::new(Self { handler, settings, connections, ended, rounds, shutdown, complaints })
+        let (connections, accepted, ended) = (Mutex::default(), AtomicU64::new(0), Notify::new());
+        let (settings, rounds) = (ArcSwap::from_pointee(Settings::new(limits)), Mutex::default());
+        Arc::new(Self { handler, settings, connections, accepted, ended, rounds, shutdown, complaints })
     }
 
     /// Changes the limits: of connections to come, and of how many there may be.
@@ -143,18 +174,25 @@ impl<H: Handler> Server<H> {
     }
 
     /// Accepts until `closing`, and serves what was accepted until it has ended. The listener is bound before, so that
-    /// a port that is taken is an error at the start.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, closing: CancellationToken) {
+    /// a port that is taken is an error at the start. One server may have several listeners, with TLS and without: its limits are for
+    /// all together.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ArcSwapOption<Tls>>,
+        closing: CancellationToken,
+    ) {
         let round = Arc::new(Round::default());
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&round));
-        for number in 0.. {
+        loop {
             let accepted = closing.run_until_cancelled(self.accept(&listener, &round)).await;
             let Some((stream, peer)) = accepted else { break };
             let connection = Arc::new(Connection::new(peer));
+            let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             self.connections().insert(number, Arc::clone(&connection));
-            let server = Arc::clone(&self);
+            let (server, tls) = (Arc::clone(&self), tls.load_full());
             tokio::spawn(async move {
-                let end = AssertUnwindSafe(server.drive(stream, &connection)).catch_unwind().await;
+                let end = AssertUnwindSafe(server.drive(stream, tls, &connection)).catch_unwind().await;
                 server.handler.ended(end.unwrap_or(End::Panic));
                 server.connections().remove(&number);
                 server.ended.notify_waiters();
@@ -230,13 +268,68 @@ impl<H: Handler> Server<H> {
     }
 
     /// One connection from its first byte to its end.
-    async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
+    async fn drive(self: &Arc<Self>, stream: TcpStream, tls: Option<Arc<Tls>>, connection: &Arc<Connection>) -> End {
         let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
-        let Settings { limits, http } = &*self.settings.load_full();
+        let settings = &self.settings.load_full();
+        let Some(tls) = tls else { return self.speak_http(stream, connection, settings, None).await };
+        match tls.shake_hands(stream, connection).await {
+            Ok(Handshake::Done(stream)) => {
+                connection.secured();
+                self.handler.secured(tls::is_resumed(&stream));
+                self.speak_http(stream, connection, settings, None).await
+            }
+            Ok(Handshake::PlainHttp(stream)) => {
+                self.speak_http(stream, connection, settings, Some(Refusal::PlainHttp)).await
+            }
+            Ok(Handshake::Challenge) => {
+                tracing::info!(peer = %connection.peer(), "the ACME authority has looked at the challenge");
+                End::Client
+            }
+            Err(failed) => {
+                self.complain(&failed, connection.peer());
+                if let Some(stream) = failed.told {
+                    let mut stream = Watched::new(stream, Arc::clone(connection), settings.limits.linger_timeout);
+                    tokio::select! {
+                        () = connection.closed.notified() => {}
+                        _ = stream.shutdown() => {} // the client may have left
+                    }
+                }
+                failed.end
+            }
+        }
+    }
+
+    /// What strangers send is no reason for more than a line in ten seconds, and a health check that only connects for none.
+    fn complain(&self, tls::Failed { end, why, server_name, .. }: &tls::Failed, peer: SocketAddr) {
+        let (reason, server_name) = (end.label(), server_name.as_deref());
+        match why {
+            None => {
+                tracing::debug!(%peer, server_name, reason, "the connection ended before the TLS handshake was done")
+            }
+            Some(why) => {
+                if let Some(suppressed) = self.complaints.pass(reason) {
+                    tracing::warn!(%peer, server_name, reason, why, suppressed, "TLS handshake failed");
+                }
+            }
+        }
+    }
+
+    /// HTTP over whatever was accepted, until the connection ends. With `refusal` every request is refused.
+    async fn speak_http<S>(
+        self: &Arc<Self>,
+        stream: S,
+        connection: &Arc<Connection>,
+        settings: &Settings,
+        refusal: Option<Refusal>,
+    ) -> End
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Settings { limits, http } = settings;
         let head_bytes_max = limits.header_bytes_max as u64;
         let service = service_fn(|request| {
             let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
-            async move { Ok::<_, Infallible>(server.exchange(request, exchange, head_bytes_max).await) }
+            async move { Ok::<_, Infallible>(server.exchange(request, exchange, refusal, head_bytes_max).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), limits.linger_timeout));
         let mut http = pin!(http.serve_connection(stream, service));
@@ -270,8 +363,14 @@ impl<H: Handler> Server<H> {
     }
 
     /// One request and its answer.
-    async fn exchange(&self, request: Request<Incoming>, exchange: Exchange, head_bytes_max: u64) -> Answer {
-        let answer = match refusal(&request, head_bytes_max) {
+    async fn exchange(
+        &self,
+        request: Request<Incoming>,
+        exchange: Exchange,
+        refusal: Option<Refusal>,
+        head_bytes_max: u64,
+    ) -> Answer {
+        let answer = match refusal.or_else(|| self::refusal(&request, head_bytes_max)) {
             Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
@@ -324,7 +423,7 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
@@ -378,7 +477,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             let server = Server::new(handler, limits, Shutdown::default());
-            let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
+            let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::default(), closing.clone()));
             Self { server, address, closing, serving }
         }
 

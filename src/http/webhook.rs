@@ -177,6 +177,10 @@ impl Handler for Webhooks {
         self.metrics.answered(status.as_str());
     }
 
+    fn secured(&self, is_resumed: bool) {
+        self.metrics.tls_handshake(is_resumed);
+    }
+
     fn ended(&self, end: ConnectionEnd) {
         self.metrics.connection_ended(end);
     }

@@ -40,5 +40,6 @@ mod stopping;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 mod support;
 mod systemd;
+mod tls;
 mod topic_trouble;
 mod topics;

@@ -29,7 +29,7 @@ pub struct Reload {
     parts: Parts,
     running: Arc<ArcSwap<Config>>,
     webhooks: Arc<Server<Webhooks>>,
-    admin: Arc<Server<Admin>>,
+    admin: Arc<Server<Arc<Admin>>>,
     /// What was found last, applied or not.
     found: Found,
     /// What a look has found that differs from that, and is not confirmed yet.
@@ -64,7 +64,7 @@ impl Reload {
         parts: Parts,
         running: Arc<ArcSwap<Config>>,
         webhooks: Arc<Server<Webhooks>>,
-        admin: Arc<Server<Admin>>,
+        admin: Arc<Server<Arc<Admin>>>,
     ) -> Self {
         parts.metrics.configured(None, 0);
         let found = Found::Right(running.load().sources.digests.clone());
@@ -222,6 +222,9 @@ impl Reload {
         relay.set_retries(policy.retries);
         budget.set(server.budget);
         live.store(Arc::new(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }));
+        if let Err(failure) = self.parts.tls.set(&config) {
+            tracing::error!(%failure, "the former certificates stay"); // they were read and checked: only the system's resources are left
+        }
         self.webhooks.set_limits(server.listener.limits.clone());
         self.admin.set_limits(config.admin.limits.clone());
         if self.temporary.is_none() {

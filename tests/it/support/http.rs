@@ -1,6 +1,6 @@
 //! HTTP as tests need it: every byte in hand, and every answer read to its end.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub fn connect(to: SocketAddr) -> TcpStream {
 }
 
 /// Reads one answer; `None` when the connection ends, or is reset, before one has come.
-pub fn read(stream: &mut TcpStream) -> Option<Answer> {
+pub fn read(stream: &mut impl Read) -> Option<Answer> {
     let mut bytes = Vec::new();
     let head_end = loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -4,6 +4,7 @@ pub mod http;
 pub mod kafka;
 pub mod mock;
 pub mod relay;
+pub mod tls;
 
 /// A chat id that no other test uses.
 pub fn chat_id() -> String {

@@ -23,6 +23,9 @@ pub struct Relay {
     child: Child,
     pub webhooks: SocketAddr,
     pub admin: SocketAddr,
+    /// The second listeners without TLS, where they are configured.
+    pub plain: Option<SocketAddr>,
+    pub probes: Option<SocketAddr>,
     log: Arc<Log>,
     directory: tempfile::TempDir,
 }
@@ -132,6 +135,8 @@ impl Relay {
             child,
             webhooks: SocketAddr::from(([127, 0, 0, 1], 0)),
             admin: SocketAddr::from(([127, 0, 0, 1], 0)),
+            plain: None,
+            probes: None,
             log,
             directory,
         }
@@ -153,9 +158,10 @@ impl Relay {
     pub fn await_start(mut self) -> Result<Self, String> {
         let started = self.await_log_or_end("taking webhooks", Duration::from_secs(60)).ok_or_else(|| self.log())?;
         let line: serde_json::Value = serde_json::from_str(&started).expect("a JSON line");
-        let address = |name: &str| line[name].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        self.webhooks = address("webhooks");
-        self.admin = address("admin");
+        let address = |name: &str| line[name].as_str().and_then(|a| a.parse().ok());
+        self.webhooks = address("webhooks").expect("an address");
+        self.admin = address("admin").expect("an address");
+        (self.plain, self.probes) = (address("plain"), address("probes"));
         Ok(self)
     }
 
@@ -223,10 +229,14 @@ impl Relay {
 
     /// The value of a metric, such as `livechat_relay_ready` or `livechat_relay_requests_total{code="200"}`.
     pub fn metric(&self, series: &str) -> f64 {
-        let text = super::http::get(self.admin, "/metrics").body;
-        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {series} in:\n{text}"))
+        metric(&super::http::get(self.admin, "/metrics").body, series)
     }
+}
+
+/// The value of a metric in the text of `/metrics`.
+pub fn metric(text: &str, series: &str) -> f64 {
+    let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {series} in:\n{text}"))
 }
 
 /// An address of this machine that nobody listens on.

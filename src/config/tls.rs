@@ -1,0 +1,143 @@
+//! `[server.tls]`, `[server.tls.acme]` and `[admin.tls]`: the certificates, where they come from, and what is wrong with them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls::RootCertStore;
+use rustls::pki_types::DnsName;
+
+use super::read::Reader;
+use super::{MILLISECOND, SECOND};
+use crate::acme;
+use crate::http::tls::certificate::{Certificate, Wrong, certificates};
+use crate::http::tls::{Config, Limits};
+
+const ACME: &str = "server.tls.acme";
+
+/// The TLS of the webhook listener, and how its certificate is ordered. Without certificates and without ACME there is none.
+pub fn server(r: &mut Reader, connections_max: usize) -> (Option<Config>, Option<acme::Config>, Limits) {
+    let limits = Limits {
+        handshake_timeout: r.time("server.tls.handshake_timeout", 10 * MILLISECOND..=60 * SECOND),
+        handshakes_max: r.number("server.tls.handshakes_max", 1..=100_000),
+    };
+    let count = r.count(
+        "server.tls.certificates",
+        "certificates = [{ certificate = \"fullchain.pem\", key = \"key.pem\" }]",
+        None,
+    );
+    let files = (0..count).filter_map(|n| certificate(r, &format!("server.tls.certificates[{n}]"))).collect();
+    let acme = acme(r);
+    let is_on = count > 0 || acme.is_some();
+    let config = Config { certificates: files, client_roots: None, limits: limits.within(connections_max) };
+    (is_on.then_some(config), acme, limits)
+}
+
+/// The TLS of the admin listener, if it has any.
+pub fn admin(r: &mut Reader, limits: Limits) -> Option<Config> {
+    let is_on = ["certificate", "key", "client_ca"].into_iter().any(|name| r.has(&format!("admin.tls.{name}")));
+    let certificate = certificate_of(r, "admin.tls", is_on);
+    let client_roots = r.optional_text("admin.tls.client_ca").and_then(|path| roots(r, "admin.tls.client_ca", &path));
+    is_on.then(|| Config {
+        certificates: certificate.into_iter().collect(),
+        client_roots: client_roots.map(Arc::new),
+        limits,
+    })
+}
+
+fn certificate(r: &mut Reader, table: &str) -> Option<Arc<Certificate>> {
+    certificate_of(r, table, true)
+}
+
+/// The pair of files that a table names.
+fn certificate_of(r: &mut Reader, table: &str, is_needed: bool) -> Option<Arc<Certificate>> {
+    let names = ["certificate", "key"].map(|name| format!("{table}.{name}"));
+    let [chain, key] = names.each_ref().map(|name| r.optional_text(name));
+    for (name, path) in names.iter().zip([&chain, &key]) {
+        if path.is_none() && is_needed && !r.has(name) {
+            r.mistake(name, "is missing: a certificate and its key belong together; both may be one file");
+        }
+    }
+    let (chain, key) = (chain?, key?);
+    let contents = [(&names[0], &chain), (&names[1], &key)].map(|(name, path)| r.bytes_of(name, Path::new(path)));
+    let [Some(chain_pem), Some(key_pem)] = contents else { return None };
+    match Certificate::read(&chain, &chain_pem, &key_pem) {
+        Ok(certificate) => {
+            // A relay that did not start for it would drain no spool, and would not take the renewed one by itself.
+            if let Some(warning) = certificate.warning(Timestamp::now()) {
+                r.warn(&names[0], &format!("{chain} {warning}"));
+            }
+            Some(Arc::new(certificate))
+        }
+        Err(Wrong::Certificate(why)) => {
+            r.mistake(&names[0], &format!("{chain} {why}"));
+            None
+        }
+        Err(Wrong::Key(why)) => {
+            r.mistake(&names[1], &format!("{key} {why}"));
+            None
+        }
+    }
+}
+
+/// The authorities of a PEM file.
+fn roots(r: &mut Reader, key: &str, path: &str) -> Option<RootCertStore> {
+    let pem = r.bytes_of(key, Path::new(path))?;
+    let roots = certificates(&pem).and_then(|found| {
+        let mut roots = RootCertStore::empty();
+        let added = found.into_iter().try_for_each(|root| roots.add(root));
+        added.map(|()| roots).map_err(|e| format!("has a certificate that cannot be read: {e}"))
+    });
+    roots.map_err(|why| r.mistake(key, &format!("{path} {why}"))).ok()
+}
+
+/// Looks at every key, whether ACME is on or not.
+fn acme(r: &mut Reader) -> Option<acme::Config> {
+    let key = |name: &str| format!("{ACME}.{name}");
+    let domains = r.texts(&key("domains"));
+    let is_on = r.has(&key("domains"));
+    if is_on && domains.is_empty() {
+        r.mistake(
+            &key("domains"),
+            "names no domain; name those of the webhook's address: domains = [\"hooks.example.com\"]",
+        );
+    }
+    let domains: Vec<_> = domains.into_iter().map(|domain| domain.trim_end_matches('.').to_ascii_lowercase()).collect();
+    for domain in &domains {
+        if domain.starts_with("*.") {
+            r.mistake(
+                &key("domains"),
+                "has a wildcard, which this kind of challenge (TLS-ALPN-01) cannot prove; name each domain",
+            );
+        } else if DnsName::try_from(domain.as_str()).is_err() || domain.parse::<std::net::IpAddr>().is_ok() {
+            r.mistake(&key("domains"), "has a name that is no DNS name, such as \"hooks.example.com\"");
+        }
+    }
+    let cache = r.optional_text(&key("cache")).filter(|path| !path.is_empty()).map(PathBuf::from);
+    if is_on && cache.is_none() {
+        let why = "is missing: the account and the certificate are kept there; name a directory that stays, such as \"/var/lib/livechat-relay/acme\"";
+        r.mistake(&key("cache"), why);
+    }
+    let ca = r.optional_text(&key("ca"));
+    let roots = ca.and_then(|path| roots(r, &key("ca"), &path)).map(Arc::new);
+    let config = acme::Config {
+        domains,
+        contact: r.texts(&key("contact")).into_iter().map(contact).collect(),
+        directory: r.text_that(&key("directory"), "a URL that begins with https://", |url| url.starts_with("https://")),
+        cache: cache.unwrap_or_default(),
+        roots,
+        order_timeout: r.time(&key("order_timeout"), SECOND..=3600 * SECOND),
+        retry_min: r.time(&key("retry_min"), SECOND..=24 * 3600 * SECOND),
+        retry_max: r.time(&key("retry_max"), SECOND..=Duration::from_secs(7 * 24 * 3600)),
+    };
+    if config.retry_max < config.retry_min {
+        r.mistake(&key("retry_max"), "is less than server.tls.acme.retry_min");
+    }
+    is_on.then_some(config)
+}
+
+/// Authorities want a URL.
+fn contact(address: String) -> String {
+    if address.starts_with("mailto:") { address } else { format!("mailto:{address}") }
+}
