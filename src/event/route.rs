@@ -123,6 +123,8 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedRecord {
     pub record: Record,
+    /// The event's.
+    pub id: Uuid,
     /// See [`Event::action_label`].
     pub action: &'static str,
     /// `None` if the payload does not name its event: then a retry cannot be told from a second event.
@@ -145,7 +147,7 @@ pub fn route(event: Event<'_>, routing: &Routing, traceparent: Option<&str>) -> 
     headers.insert(0, ("content-type".into(), content_type.into()));
     headers.extend(traceparent.map(|parent| ("traceparent".into(), parent.to_owned().into())));
     let record = Record { topic: Arc::clone(topic), key, headers, value };
-    Some(PreparedRecord { record, action: event.action_label(), retry_key })
+    Some(PreparedRecord { record, id: event.id, action: event.action_label(), retry_key })
 }
 
 fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {
