@@ -18,14 +18,14 @@ use crate::budget::Budget;
 use crate::config::{self, Config, Listener, Need};
 use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
-use crate::http::{Server, admin::Admin, webhook::Webhooks};
+use crate::http::{self, Refusals, Server, admin::Admin, failures::Failures, webhook::Webhooks};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
 use crate::relay::{Durable, Policy, Relay};
 use crate::replay;
 use crate::shutdown::{Shutdown, on_signal};
 use crate::spool::{self, Size, Spool};
-use crate::telemetry::{self, Throttle, Throttles};
+use crate::telemetry::{self, Throttle};
 use crate::topics::Topics;
 use watch::Watch;
 
@@ -161,7 +161,8 @@ impl Daemon {
         let drain = (config.server.drain_delay, config.server.drain_timeout);
         let (server, observed) = parts.webhooks(config.server, config.policy, dead_letters.clone());
         let ended = CancellationToken::new();
-        let admin_server = Server::new(parts.admin(observed), config.admin.limits, parts.shutdown.clone());
+        let clients = http::client::Config::default(); // no proxy stands before it
+        let admin_server = Server::new(parts.admin(observed), config.admin.limits, clients, parts.shutdown.clone());
         let admin_server = parts.spawn_vital("admin listener", admin_server.serve(admin_listener, ended.clone()));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
@@ -302,9 +303,11 @@ impl Parts {
             budget: Arc::clone(&budget),
             metrics: Arc::clone(&self.metrics),
             config: config.webhooks,
-            refused: Throttles::new(Duration::from_secs(10)),
+            failures: Failures::default(),
+            refusals: Refusals::default(),
+            is_proxy_noticed: AtomicBool::default(),
         };
-        let server = Server::new(handler, config.listener.limits, self.shutdown.clone());
+        let server = Server::new(handler, config.listener.limits, config.clients, self.shutdown.clone());
         let (parts, observed) = (self.clone(), Arc::clone(&server));
         let text = move || {
             let metrics = &parts.metrics;

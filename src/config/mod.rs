@@ -78,6 +78,7 @@ pub struct Listener {
 pub struct Server {
     pub listener: Listener,
     pub webhooks: http::webhook::Config,
+    pub clients: http::client::Config,
     pub budget: budget::Config,
     pub drain_delay: Duration,
     pub drain_timeout: Duration,

@@ -4,8 +4,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 
-use super::{Answer, Exchange, Handler, answer, text};
-use crate::outcome::{Outcome, Refusal};
+use super::{Answer, Exchange, Handler, text};
 
 /// Answers about the relay.
 pub struct Admin {
@@ -37,7 +36,7 @@ impl Handler for Admin {
                 (None, Some(warning)) => text(StatusCode::OK, format!("ready, but {warning}\n")),
                 (unready, _) => state(unready.map(str::to_owned), "ready\n"),
             },
-            _ => answer(Outcome::Refused(Refusal::NotFound)),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n"),
         }
     }
 }

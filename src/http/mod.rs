@@ -1,14 +1,18 @@
 //! Connections: accepted up to a number, HTTP/1.1 or HTTP/2 by hyper, each closed when it is late, and all when the daemon stops.
 
 pub mod admin;
+pub mod client;
+pub mod failures;
 pub mod webhook;
 
 mod connection;
+mod proxy_protocol;
+mod refusals;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +28,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +38,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Throttles;
 pub use connection::Exchange;
 use connection::{Connection, Watched, head_bytes};
+pub use refusals::Refusals;
 
 /// What a listener allows. Every field is a key of `[server]` or `[admin]`.
 #[derive(Clone, Debug)]
@@ -58,8 +64,8 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers a request. Dropped before its end when the client has gone.
     fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send;
 
-    /// Answers for a request that did not come through [`Handler::answer`].
-    fn refuse(&self, outcome: Outcome, _peer: SocketAddr) -> Answer {
+    /// Answers for a request that did not come through [`Handler::answer`]; its path, where it is known.
+    fn refuse(&self, outcome: Outcome, _path: &str, _exchange: &Exchange) -> Answer {
         answer(outcome)
     }
 
@@ -74,6 +80,7 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Server<H> {
     handler: H,
     limits: Limits,
+    clients: client::Config,
     http: auto::Builder<TokioExecutor>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     /// One of them has ended.
@@ -83,7 +90,7 @@ pub struct Server<H> {
 }
 
 impl<H: Handler> Server<H> {
-    pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+    pub fn new(handler: H, limits: Limits, clients: client::Config, shutdown: Shutdown) -> Arc<Self> {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // With half_close a request is answered whose client has ended its side behind it.
         http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max);
@@ -94,7 +101,7 @@ impl<H: Handler> Server<H> {
             .initial_stream_window_size(limits.window_bytes);
         let complaints = Throttles::new(Duration::from_secs(10));
         let (connections, ended) = (Mutex::default(), Notify::new());
-        Arc::new(Self { handler, limits, http, connections, ended, shutdown, complaints })
+        Arc::new(Self { handler, limits, clients, http, connections, ended, shutdown, complaints })
     }
 
     /// How many connections are open.
@@ -175,14 +182,23 @@ impl<H: Handler> Server<H> {
     /// One connection from its first byte to its end.
     async fn drive(self: &Arc<Self>, stream: TcpStream, connection: &Arc<Connection>) -> End {
         let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
-        let service = service_fn(|request| {
-            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
+        let (stream, connected) = match connection.in_time(&self.limits, self.begin(stream, connection)).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(end)) | Err(end) => return end,
+        };
+        let service = service_fn(|request: Request<Incoming>| {
+            let client = self.clients.address(connected, request.headers());
+            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request, client));
             async move { Ok::<_, Infallible>(server.exchange(request, exchange).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout));
         let mut http = pin!(self.http.serve_connection(stream, service));
         let mut is_closing = false;
         loop {
+            if !is_closing && connection.closing().is_some() {
+                is_closing = true;
+                http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
+            }
             tokio::select! {
                 biased;
                 done = http.as_mut() => return self.done(done, connection),
@@ -192,9 +208,22 @@ impl<H: Handler> Server<H> {
                 },
                 () = connection.closed.notified() => {}
             }
-            if !is_closing && connection.closing().is_some() {
-                is_closing = true;
-                http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
+        }
+    }
+
+    /// What comes before HTTP: the stream behind it, and the address that the connection comes from.
+    async fn begin(&self, mut stream: TcpStream, connection: &Arc<Connection>) -> Result<(TcpStream, IpAddr), End> {
+        let peer = connection.peer().ip().to_canonical();
+        match proxy_protocol::client(&mut stream, peer, &self.clients, &self.complaints).await {
+            Ok(connected) => Ok((stream, connected)),
+            Err(proxy_protocol::Refused::Ended) => Err(End::Client),
+            Err(proxy_protocol::Refused::Closed) => Err(End::ProxyProtocol),
+            Err(proxy_protocol::Refused::Unexpected) => {
+                self.handler.answered(StatusCode::BAD_REQUEST);
+                let mut stream = Watched::new(stream, Arc::clone(connection), self.limits.linger_timeout);
+                let _ = stream.write_all(&proxy_protocol::unexpected()).await; // it may be gone, which ends it, too
+                let _ = stream.shutdown().await;
+                Err(End::ProxyProtocol)
             }
         }
     }
@@ -213,11 +242,11 @@ impl<H: Handler> Server<H> {
     /// One request and its answer.
     async fn exchange(&self, request: Request<Incoming>, exchange: Exchange) -> Answer {
         let answer = match self.refusal(&request) {
-            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
+            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), request.uri().path(), &exchange)),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
         let panicked = Outcome::Unavailable(Unavailable::Panic);
-        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, exchange.peer()));
+        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, "", &exchange));
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }
@@ -242,7 +271,12 @@ impl<H: Handler> Server<H> {
 }
 
 fn answer(outcome: Outcome) -> Answer {
-    let (status, line) = outcome.answer();
+    answer_with(outcome, outcome.answer().1)
+}
+
+/// An outcome's answer with another line.
+fn answer_with(outcome: Outcome, line: impl Into<Bytes>) -> Answer {
+    let (status, _) = outcome.answer();
     let mut answer = text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), line);
     // RFC 9110 wants a 401 to name a scheme. This one says that the key is in the body.
     let header = match status {
@@ -318,7 +352,7 @@ mod tests {
             let closing = CancellationToken::new();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
-            let server = Server::new(handler, limits, Shutdown::default());
+            let server = Server::new(handler, limits, client::Config::default(), Shutdown::default());
             let serving = tokio::spawn(Arc::clone(&server).serve(listener, closing.clone()));
             Self { server, address, closing, serving }
         }
