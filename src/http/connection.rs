@@ -104,8 +104,9 @@ impl State {
     fn end(&mut self) {
         self.requests -= 1;
         if self.requests == 0 {
-            // Bytes that belong to no request yet are the next one's head.
-            let has_more = self.requested.is_none_or(|requested| self.read > requested);
+            // Bytes that belong to no request yet are the next one's head. Where a chunked body has made that unknown, a client with a key
+            // is idle: a proxy reuses such a connection later than `header_timeout`, and must not find it closed.
+            let has_more = self.requested.map_or(!self.is_trusted, |requested| self.read > requested);
             (self.is_idle, self.since) = (self.is_http2 || !has_more, Instant::now());
         }
     }
@@ -361,6 +362,20 @@ mod tests {
             let limits = Limits { lifetime: lifetime.map(Duration::from_secs), ..limits() };
             let found = state.deadline(&limits).map(|(at, end)| ((at - now).as_secs(), end));
             assert_eq!(found, expected, "{phase:?} {state:?}");
+        }
+    }
+
+    #[test]
+    fn after_a_request_a_connection_is_idle_unless_a_head_has_begun_or_may_have() {
+        for (read, requested, is_trusted, is_idle) in [
+            (100, Some(100), false, true),
+            (101, Some(100), true, false),
+            (100, None, false, false), // after a chunked body
+            (100, None, true, true),
+        ] {
+            let mut state = State { requests: 1, read, requested, is_trusted, ..State::new(Instant::now()) };
+            state.end();
+            assert_eq!(state.is_idle, is_idle, "{state:?}");
         }
     }
 

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
@@ -290,10 +290,12 @@ fn answer_with(outcome: Outcome, line: impl Into<Bytes>) -> Answer {
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     let text = text.into();
-    let content_type = (!text.is_empty()).then_some(HeaderValue::from_static("text/plain; charset=utf-8"));
+    // Without a length a proxy that speaks HTTP/2 with us writes an empty answer in chunks.
+    let (name, value) =
+        if text.is_empty() { (CONTENT_LENGTH, "0") } else { (CONTENT_TYPE, "text/plain; charset=utf-8") };
     let mut answer = Response::new(Full::new(text));
     *answer.status_mut() = status;
-    answer.headers_mut().extend(content_type.map(|value| (CONTENT_TYPE, value)));
+    answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
 }
 

@@ -2,6 +2,7 @@
 
 mod app_webhooks;
 mod bad_input;
+mod client_address;
 mod commands;
 mod configuration;
 mod crowd;
@@ -22,6 +23,8 @@ mod logging;
 mod observability;
 mod outage;
 mod producer;
+mod proxies;
+mod refusals;
 mod remedies;
 mod retries;
 mod samples;
