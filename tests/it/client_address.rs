@@ -5,14 +5,10 @@ use std::net::TcpStream;
 
 use crate::support::http::{Answer, connect, post, raw, read, request};
 use crate::support::mock::Mock;
-use crate::support::relay::{Relay, Settings, await_that};
+use crate::support::relay::{Relay, await_that};
 use crate::support::{chat_id, incoming_event};
 
 const TRUST_LOOPBACK: (&str, &str) = ("server.trusted_proxies", "[\"127.0.0.0/8\"]");
-
-fn relay(mock: &Mock, settings: Settings<'_>) -> Relay {
-    Relay::start(&mock.bootstrap(), settings).ready()
-}
 
 /// The log line of a refusal at this path.
 fn refusal(relay: &mut Relay, path: &str) -> serde_json::Value {
@@ -52,7 +48,7 @@ fn behind_the_proxy_protocol_a_connection_has_a_header_from_a_trusted_proxy_or_i
         ("server.header_timeout", "\"500ms\""),
         ("server.client_networks", "[\"203.0.113.0/24\", \"127.0.0.1\"]"),
     ];
-    let mut relay = relay(&mock, &settings);
+    let mut relay = mock.relay(&settings);
     let ask = |header: &[u8], request: Vec<u8>| raw(relay.webhooks, [header, &request].concat());
     let status = |header: &[u8]| ask(header, good()).map(|answer| answer.status);
     assert_eq!(status(&v2_from([203, 0, 113, 9])), Some(200));
@@ -88,7 +84,7 @@ fn behind_the_proxy_protocol_a_connection_has_a_header_from_a_trusted_proxy_or_i
 fn a_proxy_header_from_anyone_else_closes_the_connection() {
     let mock = Mock::start();
     let settings = [("server.client_address", "\"proxy-protocol\""), ("server.trusted_proxies", "[\"192.0.2.0/24\"]")];
-    let relay = relay(&mock, &settings);
+    let relay = mock.relay(&settings);
     let mut stream = connect(relay.webhooks);
     let _ = stream.write_all(&[v2_from([192, 0, 2, 1]), good()].concat());
     assert_eq!(rest(&mut stream), b"");
@@ -99,7 +95,7 @@ fn a_proxy_header_from_anyone_else_closes_the_connection() {
 #[test]
 fn where_no_proxy_is_configured_the_log_says_that_there_is_one() {
     let mock = Mock::start();
-    let relay = relay(&mock, &[]);
+    let relay = mock.relay(&[]);
     for header in [v2_from([203, 0, 113, 9]), b"PROXY TCP4 203.0.113.9 127.0.0.1 4660 80\r\n".to_vec()] {
         let answer = raw(relay.webhooks, [header, good()].concat()).expect("an answer");
         assert_eq!(answer.status, 400);
@@ -128,7 +124,7 @@ fn who_may_send_webhooks_is_decided_by_what_the_trusted_proxy_says() {
         ),
         ("\"forwarded\"", "forwarded: for=\"203.0.113.9:80\"", "forwarded: for=203.0.113.9, for=198.51.100.1"),
     ] {
-        let mut relay = relay(&mock, &[("server.client_address", source), TRUST_LOOPBACK, networks]);
+        let mut relay = mock.relay(&[("server.client_address", source), TRUST_LOOPBACK, networks]);
         let status = |headers: &str| {
             let request = request("/webhooks", &format!("{headers}\r\n"), incoming_event(&chat_id(), 1));
             raw(relay.webhooks, request).map(|Answer { status, .. }| status)
@@ -138,7 +134,7 @@ fn who_may_send_webhooks_is_decided_by_what_the_trusted_proxy_says() {
     }
     let nobody_is_trusted =
         [("server.client_address", "\"x-forwarded-for\""), ("server.trusted_proxies", "[\"192.0.2.1\"]"), networks];
-    let relay = relay(&mock, &nobody_is_trusted);
+    let relay = mock.relay(&nobody_is_trusted);
     let claimed = request("/webhooks", "x-forwarded-for: 203.0.113.9\r\n", incoming_event(&chat_id(), 1));
     assert_eq!(raw(relay.webhooks, claimed).expect("an answer").status, 403);
     // Before a body is read, and whatever the path.

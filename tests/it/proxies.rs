@@ -1,9 +1,10 @@
 //! Real proxies before the relay: nginx and HAProxy, with the configurations of docs/proxies.md, and what cloud load balancers send.
 
-use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -43,7 +44,7 @@ fn relay(mock: &Mock, heading: &str, replaced: &[(&str, &str)]) -> Relay {
         .map(|(key, value)| (format!("server.{key}"), value.to_string()))
         .collect();
     let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    Relay::start(&mock.bootstrap(), &settings).ready()
+    mock.relay(&settings)
 }
 
 /// A proxy process that listens with TLS and without. It ends with the thread that has started it.
@@ -69,7 +70,7 @@ impl Proxy {
         proxy
     }
 
-    fn nginx(relay: &Relay) -> Self {
+    fn nginx(relay: SocketAddr) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let addresses @ [plain, tls] = [free_address(), free_address()];
         let (certificate, key) = certificate(directory.path());
@@ -77,7 +78,7 @@ impl Proxy {
         let server = filled(
             &snippet("nginx", "nginx"),
             &[
-                ("127.0.0.1:8080", &relay.webhooks.to_string()),
+                ("127.0.0.1:8080", &relay.to_string()),
                 ("listen 443 ssl;", &listen),
                 ("/etc/ssl/hooks.example.com.crt", &certificate),
                 ("/etc/ssl/hooks.example.com.key", &key),
@@ -96,7 +97,7 @@ impl Proxy {
     }
 
     /// `replaced` stands instead of parts of what is under the heading.
-    fn haproxy(relay: &Relay, heading: &str, replaced: &[(&str, &str)]) -> Self {
+    fn haproxy(relay: SocketAddr, heading: &str, replaced: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let addresses @ [plain, tls] = [free_address(), free_address()];
         let (certificate, key) = certificate(directory.path());
@@ -104,7 +105,7 @@ impl Proxy {
         let pem = write(directory.path(), "hooks.pem", &both);
         let text = snippet(heading, "haproxy");
         let bind = format!("bind {plain}\n    bind {tls}");
-        let relay = relay.webhooks.to_string();
+        let relay = relay.to_string();
         let mut all = vec![("bind :443", bind.as_str()), ("127.0.0.1:8080", &relay)];
         all.extend(text.contains(" ssl ").then_some(("/etc/haproxy/hooks.example.com.pem", pem.as_str())));
         let path = write(directory.path(), "haproxy.cfg", &filled(&filled(&text, &all), replaced));
@@ -259,7 +260,7 @@ fn behind_nginx_no_webhook_is_lost_and_clients_have_their_own_addresses() {
     }
     let mock = Mock::start();
     let mut relay = relay(&mock, "nginx", &[]);
-    let proxy = Proxy::nginx(&relay);
+    let proxy = Proxy::nginx(relay.webhooks);
     exercise(&mut relay, &proxy, true);
     assert_eq!(proxy.post_over_tls(&incoming_event(&chat_id(), 1)), "200 1.1");
 }
@@ -273,7 +274,7 @@ fn behind_haproxy_no_webhook_is_lost_over_http_1_and_2() {
     for protocol in ["", " proto h2"] {
         let mut relay = relay(&mock, "HAProxy", &[]);
         let address = relay.webhooks.to_string();
-        let proxy = Proxy::haproxy(&relay, "HAProxy", &[(&address, &format!("{address}{protocol}"))]);
+        let proxy = Proxy::haproxy(relay.webhooks, "HAProxy", &[(&address, &format!("{address}{protocol}"))]);
         exercise(&mut relay, &proxy, protocol.is_empty());
         assert_eq!(proxy.post_over_tls(&incoming_event(&chat_id(), 1)), "200 2");
     }
@@ -288,7 +289,8 @@ fn behind_the_proxy_protocol_of_haproxy_no_webhook_is_lost_and_health_checks_are
     let heading = "HAProxy with the PROXY protocol";
     for version in ["send-proxy-v2", "send-proxy"] {
         let mut relay = relay(&mock, heading, &[]);
-        let proxy = Proxy::haproxy(&relay, heading, &[("check send-proxy-v2", &format!("check inter 50ms {version}"))]);
+        let proxy =
+            Proxy::haproxy(relay.webhooks, heading, &[("check send-proxy-v2", &format!("check inter 50ms {version}"))]);
         exercise(&mut relay, &proxy, true);
         let checked = || relay.metric(r#"livechat_relay_connections_ended_total{reason="client"}"#);
         let before = checked();
@@ -298,6 +300,55 @@ fn behind_the_proxy_protocol_of_haproxy_no_webhook_is_lost_and_health_checks_are
             0.0,
             "{version}"
         );
+    }
+}
+
+/// A relay that ends each connection when it gets a second request there, as one does whose time for idle connections is over at that
+/// moment. How many it has ended so.
+fn closing_relay() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (address, closed) = (listener.local_addr().expect("an address"), Arc::new(AtomicUsize::new(0)));
+    let closing = Arc::clone(&closed);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let closing = Arc::clone(&closing);
+            std::thread::spawn(move || {
+                let is_whole = |bytes: &[u8]| bytes.ends_with(b"}");
+                for is_second in [false, true] {
+                    let mut bytes = Vec::new();
+                    while !is_whole(&bytes) {
+                        let mut more = [0; 4096];
+                        match stream.read(&mut more) {
+                            Ok(0) | Err(_) => return,
+                            Ok(read) => bytes.extend_from_slice(&more[..read]),
+                        }
+                    }
+                    if is_second {
+                        closing.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"); // else the test fails
+                    }
+                }
+            });
+        }
+    });
+    (address, closed)
+}
+
+#[test]
+fn a_connection_that_the_relay_closes_just_when_it_is_used_again_costs_no_webhook() {
+    if !has(&["nginx", "haproxy", "openssl"]) {
+        return;
+    }
+    for start in [Proxy::nginx, |relay| Proxy::haproxy(relay, "HAProxy", &[])] {
+        let (relay, closed) = closing_relay();
+        let proxy = start(relay);
+        let mut stream = http::connect(proxy.plain);
+        for n in 0..10 {
+            let answer = ask(&mut stream, request("/webhooks", "", incoming_event("C", n))).expect("an answer");
+            assert_eq!(answer.status, 200, "{n}: {}", proxy.log());
+        }
+        assert!(closed.load(Ordering::Relaxed) > 0, "connections were used again");
     }
 }
 

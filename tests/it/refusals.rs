@@ -20,7 +20,7 @@ fn lines(relay: &Relay, reason: &str) -> Vec<serde_json::Value> {
 fn a_sender_is_told_the_cause_and_the_remedy() {
     let mock = Mock::start();
     let settings = [("server.body_bytes_max", "\"1KiB\""), ("server.body_timeout", "\"300ms\"")];
-    let relay = Relay::start(&mock.bootstrap(), &settings).ready();
+    let relay = mock.relay(&settings);
     let with_headers = |method: &str, path: &str, headers: &str| {
         let body = incoming_event(&chat_id(), 1);
         format!("{method} {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
@@ -92,7 +92,7 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
 #[test]
 fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_another() {
     let mock = Mock::start();
-    let mut relay = Relay::start(&mock.bootstrap(), &[]).ready();
+    let mut relay = mock.relay(&[]);
     for n in 0..300 {
         assert_eq!(post_to(relay.webhooks, &format!("/scanned{n}"), "").status, 404);
     }
@@ -129,7 +129,7 @@ fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_anot
 fn past_a_limit_wrong_keys_are_answered_429_and_a_right_key_is_never_limited() {
     let mock = Mock::start();
     let settings = [("server.failed_verifications.per_minute", "1"), ("server.failed_verifications.burst", "3")];
-    let mut relay = Relay::start(&mock.bootstrap(), &settings).ready();
+    let mut relay = mock.relay(&settings);
     let statuses: Vec<u16> = (0..20).map(|_| post(relay.webhooks, wrong_key()).status).collect();
     assert_eq!((&statuses[..3], &statuses[3..]), (&[401; 3][..], &[429; 17][..]));
 
@@ -162,7 +162,7 @@ fn past_a_limit_wrong_keys_are_answered_429_and_a_right_key_is_never_limited() {
 #[test]
 fn at_debug_each_webhook_has_a_line_that_identifies_it() {
     let mock = Mock::start();
-    let mut relay = Relay::start(&mock.bootstrap(), &[("log.filter", "\"debug\"")]).ready();
+    let mut relay = mock.relay(&[("log.filter", "\"debug\"")]);
     let (chat, quiet) = (chat_id(), chat_id());
     let body = incoming_event(&chat, 1);
     assert_eq!(post(relay.webhooks, &body).status, 200);
