@@ -73,6 +73,10 @@ labels! {
         HeadTooLarge => "head_too_large",
         /// It came without TLS to a port that has TLS.
         PlainHttp => "plain_http",
+        /// The client's address is in none of `server.client_networks`.
+        ClientNetwork => "client_network",
+        /// The secret key is wrong, and its client had too many wrong ones before.
+        TooManyFailures => "too_many_failures",
     }
 }
 
@@ -99,25 +103,29 @@ impl Outcome {
         all.map(|outcome| outcome.answer().0).collect()
     }
 
-    /// The whole of what a sender is told: an HTTP status, and, but for 200, a line that says what is wrong and no more than the sender
-    /// may know.
+    /// What a sender is told: an HTTP status, and, but for 200, a line that says what is wrong and no more than the sender may know. Where
+    /// the facts are at hand, `http` replaces the line by one that names them.
     pub const fn answer(self) -> (u16, &'static str) {
         match self {
             Self::Published | Self::Duplicate | Self::Spooled | Self::DeadLettered | Self::Dropped => (200, ""),
             Self::Unavailable(_) => (503, "the event could not be stored; try again later\n"),
             Self::Rejected(rejection) => rejection.answer(),
             Self::Refused(refusal) => match refusal {
-                Refusal::NotFound => (404, "not found; POST webhooks to /webhooks/<app>\n"),
+                Refusal::NotFound => {
+                    (404, "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured\n")
+                }
                 Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
-                Refusal::ContentType => (415, "set Content-Type: application/json (in UTF-8)\n"),
+                Refusal::ContentType => (415, "send Content-Type: application/json (in UTF-8)\n"),
                 Refusal::ContentEncoding => (415, "send the body without a Content-Encoding\n"),
-                Refusal::BodyTooLarge => (413, "the body is too large\n"),
-                Refusal::BodyTooSlow => (408, "the body took too long\n"),
+                Refusal::BodyTooLarge => (413, "the body is larger than server.body_bytes_max\n"),
+                Refusal::BodyTooSlow => (408, "the body took longer than server.body_timeout\n"),
                 Refusal::BodyIncomplete => (400, "the body ended early\n"),
                 Refusal::BadHost => (400, "send one valid Host header\n"),
                 Refusal::TransferCoding => (400, "the only Transfer-Encoding is chunked\n"),
-                Refusal::HeadTooLarge => (431, "the headers are too large\n"),
+                Refusal::HeadTooLarge => (431, "the headers are larger than server.header_bytes_max\n"),
                 Refusal::PlainHttp => (400, "this port speaks HTTPS; use https://\n"),
+                Refusal::ClientNetwork => (403, "your address is in none of the relay's server.client_networks\n"),
+                Refusal::TooManyFailures => (429, "too many webhooks with a wrong secret key; try again later\n"),
             },
         }
     }
@@ -183,6 +191,8 @@ labels! {
         Refused => "refused",
         /// What came was no HTTP.
         Malformed => "malformed",
+        /// It began without the PROXY protocol header that `server.client_address` wants, or with one that it does not.
+        ProxyProtocol => "proxy_protocol",
         /// Others needed its place.
         Evicted => "evicted",
         Shutdown => "shutdown",

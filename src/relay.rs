@@ -9,6 +9,7 @@ mod detached;
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,6 +103,11 @@ impl Policy {
         self.all_apps().flat_map(|app| app.keyring.keys().map(move |key| (&*app.name, key)))
     }
 
+    /// Whether a text is a secret key of any app, or the token of App Webhooks: then it may not be shown.
+    pub fn is_key(&self, text: &str) -> bool {
+        self.all_apps().any(|app| app.keyring.has(text))
+    }
+
     /// Goes on with what `former` has counted. To be called before this policy takes the place of that one.
     pub fn inherit(&mut self, former: &Self) {
         for app in self.apps.values_mut().chain(&mut self.app_webhooks) {
@@ -126,7 +132,10 @@ impl Policy {
 /// The app name of App Webhooks in metrics and attributes, and their path. No app may have it.
 pub const APP_WEBHOOKS: &str = "app-webhooks";
 
-/// The longest token of App Webhooks that can be configured.
+/// The shortest token of App Webhooks that can be configured: no one guesses it by trying.
+pub const TOKEN_BYTES_MIN: usize = 32;
+
+/// The longest one.
 pub const TOKEN_BYTES_MAX: usize = 256;
 
 /// No path that is taken is longer, not counting its first `/`: the name of an app has 64 bytes at most. So what is kept of a path while
@@ -156,6 +165,27 @@ pub struct Accepted {
     /// The action, as metrics call it.
     action: &'static str,
     records: Vec<PreparedRecord>,
+    origin: Option<Origin>,
+}
+
+/// Where a webhook has come from, for its line in the log; none where that has no such lines.
+#[derive(Clone)]
+struct Origin {
+    app: String,
+    /// The name of the secret key.
+    key: String,
+    /// Of the body.
+    bytes: usize,
+    client: Option<IpAddr>,
+}
+
+impl Accepted {
+    /// Names the client, for the log.
+    #[must_use]
+    pub fn from_client(mut self, client: IpAddr) -> Self {
+        self.origin = self.origin.map(|origin| Origin { client: Some(client), ..origin });
+        self
+    }
 }
 
 impl Accepted {
@@ -226,12 +256,19 @@ impl<B: Backend> Relay<B> {
             return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
         };
         key.count_use(now);
+        let origin = tracing::enabled!(tracing::Level::DEBUG).then(|| Origin {
+            app: app.name.clone(),
+            key: key.name().to_owned(),
+            bytes: body.len(),
+            client: None,
+        });
         let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());
-        Ok(Accepted { action, records: route(event, &app.routing, rule, traceparent).into_iter().collect() })
+        let records = route(event, &app.routing, rule, traceparent).into_iter().collect();
+        Ok(Accepted { action, records, origin })
     }
 
     /// Names the key to the operator where a webhook has one that is not valid now: its sender is told no more than a stranger.
@@ -257,18 +294,29 @@ impl<B: Backend> Relay<B> {
     ///
     /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
     /// the caller waits or not: a client that hangs up cancels no publish.
-    pub fn deliver(&self, Accepted { action, records }: Accepted, held: Held, deadline: Instant) -> Pending {
+    pub fn deliver(&self, Accepted { action, records, origin }: Accepted, held: Held, deadline: Instant) -> Pending {
         if records.is_empty() {
             self.0.metrics.event(action, Outcome::Dropped, Duration::ZERO);
+            if let Some(Origin { app, key, bytes, client }) = &origin {
+                let client = client.map(tracing::field::display);
+                tracing::debug!(app, key, action, bytes, client, outcome = ?Outcome::Dropped, "webhook handled");
+            }
         }
         let held = Arc::new(held);
-        let begin = |record| self.clone().deliver_one(record, Arc::clone(&held), deadline);
+        let begin = |record| self.clone().deliver_one(record, origin.clone(), Arc::clone(&held), deadline);
         Pending { deliveries: records.into_iter().map(begin).collect(), deadline }
     }
 
-    fn deliver_one(self, prepared: PreparedRecord, held: Arc<Held>, deadline: Instant) -> Detached<Outcome> {
-        let PreparedRecord { action, record, retry_key, is_dead_letter } = prepared;
+    fn deliver_one(
+        self,
+        prepared: PreparedRecord,
+        origin: Option<Origin>,
+        held: Arc<Held>,
+        deadline: Instant,
+    ) -> Detached<Outcome> {
+        let PreparedRecord { action, id, record, retry_key, is_dead_letter } = prepared;
         let began = Instant::now();
+        let line = origin.map(|origin| (origin, Arc::clone(&record.topic), record.key.clone()));
         // Not in the future: it is handed over before anything is awaited, and a client that hangs up cancels nothing.
         let start = self.start(record, retry_key, &held);
         Detached::new(async move {
@@ -278,7 +326,10 @@ impl<B: Backend> Relay<B> {
                 outcome = Outcome::DeadLettered;
             }
             self.0.metrics.event(action, outcome, began.elapsed());
-            tracing::debug!(action, ?outcome, "webhook handled");
+            if let Some((Origin { app, key, bytes, client }, topic, record_key)) = line {
+                let (client, ms) = (client.map(tracing::field::display), began.elapsed().as_millis() as u64);
+                tracing::debug!(%id, app, key, action, %topic, record_key, bytes, client, ?outcome, ms, "webhook handled");
+            }
             outcome
         })
     }

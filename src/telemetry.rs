@@ -158,22 +158,42 @@ fn write_to(mut out: impl Write + Send + 'static) -> SyncSender<Vec<u8>> {
 /// A [`Throttle`] for each of some names, which others may have invented.
 pub struct Throttles {
     interval: Duration,
+    names_max: usize,
     by_name: Mutex<HashMap<String, Throttle>>,
 }
 
-/// So many names have a throttle of their own; the rest share one.
-const THROTTLES_MAX: usize = 64;
-
 impl Throttles {
+    /// For names of our own. Should there be more than 64 at once, the others share a throttle.
     pub fn new(interval: Duration) -> Self {
-        Self { interval, by_name: Mutex::default() }
+        Self::with_names(interval, 64)
+    }
+
+    /// So many names have a throttle of their own at once; the others share one.
+    pub fn with_names(interval: Duration, names_max: usize) -> Self {
+        Self { interval, names_max, by_name: Mutex::default() }
     }
 
     /// As [`Throttle::pass`], for this name.
     pub fn pass(&self, name: &str) -> Option<u64> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = if by_name.len() < THROTTLES_MAX || by_name.contains_key(name) { name } else { "" };
+        if by_name.len() >= self.names_max && !by_name.contains_key(name) {
+            self.forget_quiet(&mut by_name);
+        }
+        let name = if by_name.len() < self.names_max || by_name.contains_key(name) { name } else { "" };
         by_name.entry(name.to_owned()).or_insert_with(|| Throttle::new(self.interval)).pass()
+    }
+
+    /// Makes room: a name that was quiet for an interval has nothing to hold back. What it has held back before is counted with others.
+    fn forget_quiet(&self, by_name: &mut HashMap<String, Throttle>) {
+        let mut suppressed = 0;
+        by_name.retain(|name, throttle| {
+            let quiet = throttle.quiet().filter(|_| !name.is_empty());
+            suppressed += quiet.unwrap_or_default();
+            quiet.is_none()
+        });
+        if suppressed > 0 {
+            by_name.entry(String::new()).or_insert_with(|| Throttle::new(self.interval)).add(suppressed);
+        }
     }
 }
 
@@ -198,6 +218,16 @@ impl Throttle {
         }
         state.0 = Some(now);
         Some(std::mem::take(&mut state.1))
+    }
+
+    /// Where nothing has passed for an interval: how many were held back before.
+    fn quiet(&self) -> Option<u64> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0.is_none_or(|last| last.elapsed() >= self.interval).then_some(state.1)
+    }
+
+    fn add(&self, suppressed: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 += suppressed;
     }
 }
 
@@ -235,11 +265,23 @@ mod tests {
 
     #[test]
     fn each_name_has_a_throttle_of_its_own_up_to_a_number_of_them() {
-        let throttles = Throttles::new(Duration::from_secs(3600));
+        let throttles = Throttles::with_names(Duration::from_secs(3600), 64);
         assert_eq!((throttles.pass("a"), throttles.pass("a"), throttles.pass("b")), (Some(0), None, Some(0)));
         let passed = (0..1000).filter(|n| throttles.pass(&n.to_string()).is_some()).count();
-        assert_eq!(passed, THROTTLES_MAX - 2 + 1);
-        assert_eq!(throttles.by_name.lock().expect("no panic").len(), THROTTLES_MAX + 1);
+        assert_eq!(passed, 64 - 2 + 1);
+        assert_eq!(throttles.by_name.lock().expect("no panic").len(), 64 + 1);
+    }
+
+    #[test]
+    fn names_that_are_quiet_make_room_and_what_they_held_back_is_still_counted() {
+        let throttles = Throttles::with_names(Duration::ZERO, 2); // each is quiet at once
+        for name in ["a", "b", "c", "d"] {
+            assert_eq!(throttles.pass(name), Some(0), "{name}");
+            throttles.by_name.lock().expect("no panic")[name].add(1);
+        }
+        let by_name = throttles.by_name.lock().expect("no panic");
+        let held_back = by_name.values().filter_map(Throttle::quiet).sum::<u64>();
+        assert!(by_name.len() <= 3 && held_back == 4, "{held_back}");
     }
 
     #[test]

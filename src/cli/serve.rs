@@ -25,7 +25,10 @@ use crate::config::{self, Config, Need};
 use crate::control::{self, Control};
 use crate::dead_letter::DeadLetters;
 use crate::http::admin::{Admin, Probes, Readiness};
-use crate::http::{Server, webhook::Live, webhook::Webhooks};
+use crate::http::client;
+use crate::http::failures::Failures;
+use crate::http::webhook::{Live, Webhooks};
+use crate::http::{Handler, Refusals, Server};
 use crate::metrics::Metrics;
 use crate::publish::{self, Publisher};
 use crate::relay::{Durable, Relay};
@@ -33,7 +36,7 @@ use crate::replay;
 use crate::shutdown::{Shutdown, on_hangup, on_signal};
 use crate::spool::{self, Size, Spool};
 use crate::systemd;
-use crate::telemetry::{self, Throttle, Throttles};
+use crate::telemetry::{self, Throttle};
 use crate::topics::Topics;
 use listeners::{Listeners, Plain, bind, both};
 use reload::Reload;
@@ -197,10 +200,10 @@ impl Daemon {
         let ended = CancellationToken::new();
         let handler = Arc::new(parts.admin(&server, &running));
         let probing = probes.listener.map(|listener| {
-            let server = Server::new(Probes(Arc::clone(&handler)), config.admin.limits.clone(), parts.shutdown.clone());
+            let server = parts.without_proxies(Probes(Arc::clone(&handler)), &config);
             server.serve(listener, Arc::default(), ended.clone())
         });
-        let admin_server = Server::new(handler, config.admin.limits.clone(), parts.shutdown.clone());
+        let admin_server = parts.without_proxies(handler, &config);
         let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), Arc::clone(&admin_server));
         let administering = admin_server.serve(admin_listener, Arc::clone(&parts.tls.admin), ended.clone());
         let admin_server = parts.spawn_vital("admin listener", both(administering, probing));
@@ -345,9 +348,16 @@ impl Parts {
             budget: Budget::new(server.budget),
             metrics: Arc::clone(&self.metrics),
             live: ArcSwap::from_pointee(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }),
-            refused: Throttles::new(Duration::from_secs(10)),
+            failures: Failures::default(),
+            refusals: Refusals::default(),
+            is_proxy_noticed: AtomicBool::default(),
         };
-        Server::new(handler, server.listener.limits.clone(), self.shutdown.clone())
+        Server::new(handler, server.listener.limits.clone(), server.clients.clone(), self.shutdown.clone())
+    }
+
+    /// A server on the inside: before the admin listener there are no proxies.
+    fn without_proxies<H: Handler>(&self, handler: H, config: &Config) -> Arc<Server<H>> {
+        Server::new(handler, config.admin.limits.clone(), client::Config::default(), self.shutdown.clone())
     }
 
     fn admin(&self, webhooks: &Arc<Server<Webhooks>>, running: &Arc<ArcSwap<Config>>) -> Admin {

@@ -108,6 +108,7 @@ pub struct Server {
     /// How its certificate is ordered and renewed, where no file has it.
     pub acme: Option<acme::Config>,
     pub webhooks: http::webhook::Config,
+    pub clients: http::client::Config,
     pub budget: budget::Config,
     pub drain_delay: Duration,
     pub drain_timeout: Duration,

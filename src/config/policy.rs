@@ -14,7 +14,7 @@ use crate::dedup;
 use crate::event::normalize::APP_EVENTS;
 use crate::event::route::{Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
-use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX};
+use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
 
 /// What stands after the prefix in the name of the dead letters' topic.
 pub const DEAD_LETTER: &str = "dead-letter";
@@ -97,9 +97,6 @@ fn record_keys(r: &mut Reader) -> Keys {
         }
     }
 }
-
-/// The shortest token that nobody guesses by trying.
-const TOKEN_BYTES_MIN: usize = 32;
 
 fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     let token = r.optional_secret("app_webhooks.token")?;

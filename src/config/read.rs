@@ -18,6 +18,7 @@ use toml::Value;
 
 use super::reload::{Sources, digest, needs_restart};
 use super::{DEFAULTS, Mistakes, Need};
+use crate::http::client::Networks;
 use crate::publish::canonical;
 
 /// Starts the names of variables that set keys.
@@ -296,6 +297,29 @@ impl Reader {
             self.mistake(key, "must be an IP address and a port, such as \"127.0.0.1:8080\"");
         }
         address
+    }
+
+    /// A list of networks and single addresses; which of them is wrong is said by its number.
+    pub fn networks(&mut self, key: &str) -> Networks {
+        self.asked.insert(key.to_owned());
+        let example = "[\"10.0.0.0/8\", \"2001:db8::7\"]";
+        let value = self.values.get(key).unwrap_or(&self.defaults[key]);
+        let Some(entries) = value.as_array() else {
+            let why = format!("must be a list of networks, such as {example}, not {}", kind(value));
+            self.mistake(key, &why);
+            return Networks::default();
+        };
+        let texts: Vec<&str> = entries.iter().map(|entry| entry.as_str().unwrap_or_default()).collect();
+        if let Some(wrong) = texts.iter().position(|text| Networks::parse([*text]).is_none()) {
+            self.mistake(key, &format!("its entry {} is no network: write them as in {example}", wrong + 1));
+            return Networks::default();
+        }
+        Networks::parse(texts).unwrap_or_default()
+    }
+
+    /// Whether a mistake with this key was noted.
+    pub fn is_mistaken(&self, key: &str) -> bool {
+        self.mistakes.keys().any(|mistake| mistake.strip_prefix(key).is_some_and(|rest| rest.starts_with([':', ' '])))
     }
 
     /// A text that a condition holds for.
@@ -703,9 +727,16 @@ fn typed(text: &str, default: Option<&Value>) -> Value {
     let typed = match default {
         Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
         Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
+        Some(Value::Array(_)) => Some(list(text)),
         _ => None,
     };
     typed.unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// A list of texts, with commas between them.
+fn list(text: &str) -> Value {
+    let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+    Value::Array(texts.map(|text| Value::String(text.to_owned())).collect())
 }
 
 /// The one of these names that was probably meant.

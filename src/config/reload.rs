@@ -19,7 +19,7 @@ enum Effect {
 }
 
 /// Every key, or the table that it is in. A test holds it against `config/default.toml`, so that each new key is decided on.
-const EFFECTS: [(&str, Effect); 52] = {
+const EFFECTS: [(&str, Effect); 57] = {
     use Effect::{Reload, Restart};
     [
         // A socket is bound once.
@@ -73,6 +73,11 @@ const EFFECTS: [(&str, Effect); 52] = {
         ("reload.check_interval", Reload),
         ("reload.timeout", Reload),
         ("server.tls", Reload),
+        ("server.client_address", Reload),
+        ("server.trusted_proxies", Reload),
+        ("server.proxy_header_bytes_max", Reload),
+        ("server.client_networks", Reload),
+        ("server.failed_verifications", Reload),
         ("admin.tls", Reload),
         ("admin.token", Reload),
         ("rules", Reload),

@@ -11,6 +11,8 @@ use super::keys::KEY_BYTES;
 use super::read::Reader;
 use super::{Config, Listener, MILLISECOND, SECOND, Server, Spool, tls};
 use crate::event::Token;
+use crate::http::client::{self, Source};
+use crate::http::failures;
 use crate::{budget, control, http};
 
 /// An address that is bound twice. One without an IP address stands for all.
@@ -58,6 +60,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
         lifetime: None,
     };
     let (tls, acme, handshakes) = tls::server(r, limits.connections_max);
+    let clients = clients(r);
     let server = Server {
         listener: Listener {
             listen: r.address("server.listen"),
@@ -72,15 +75,55 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
             body_timeout: r.time("server.body_timeout", 10 * MILLISECOND..=60 * SECOND),
             response_deadline: r.time("server.response_deadline", 100 * MILLISECOND..=60 * SECOND),
             retry_after: r.time("server.retry_after", SECOND..=3600 * SECOND),
+            client_networks: r.networks("server.client_networks"),
+            client_address: clients.source,
+            failed_verifications: failures::Config {
+                per_minute: r.number("server.failed_verifications.per_minute", 1..=60_000),
+                burst: r.number("server.failed_verifications.burst", 1..=60_000),
+                sources_max: r.number("server.failed_verifications.sources_max", 1..=10_000_000),
+            },
         },
         budget: budget::Config {
             bytes_in_flight_max: r.size("server.bytes_in_flight_max", ByteSize::kib(64)..=ByteSize::gib(4)),
             large_bytes_in_flight_max: r.size("server.large_bytes_in_flight_max", ByteSize::kib(64)..=ByteSize::gib(4)),
         },
+        clients,
         drain_delay: r.time("server.drain_delay", Duration::ZERO..=300 * SECOND),
         drain_timeout: r.time("server.drain_timeout", Duration::ZERO..=300 * SECOND),
     };
     (server, handshakes)
+}
+
+/// Who the client is. Where a proxy says it, the proxies must be named: else anyone could write what they like.
+fn clients(r: &mut Reader) -> client::Config {
+    let choices = [
+        ("peer", Source::Peer),
+        ("proxy-protocol", Source::ProxyProtocol),
+        ("forwarded", Source::Forwarded),
+        ("x-forwarded-for", Source::XForwardedFor),
+    ];
+    let key = "server.trusted_proxies";
+    let clients = client::Config {
+        source: r.choice("server.client_address", choices),
+        trusted_proxies: r.networks(key),
+        proxy_header_bytes_max: r.size("server.proxy_header_bytes_max", ByteSize::b(232)..=ByteSize::b(65_551)),
+    };
+    let proxies = &clients.trusted_proxies;
+    match clients.source {
+        Source::Peer if !proxies.is_empty() => {
+            r.warn(key, "is not used: server.client_address is \"peer\", so the proxies count as the clients");
+        }
+        Source::Peer => {}
+        _ if proxies.is_empty() && !r.is_mistaken(key) => {
+            r.mistake(
+                key,
+                "is empty, but server.client_address is not \"peer\": name the networks of the proxies, such as [\"10.0.0.0/8\"]",
+            );
+        }
+        _ if proxies.has_everyone() => r.warn(key, "has a network of all addresses: anyone can say who the client is"),
+        _ => {}
+    }
+    clients
 }
 
 pub fn body_bytes_max(r: &mut Reader) -> usize {

@@ -247,6 +247,68 @@ fn the_connections_that_wait_in_the_kernel_have_their_limits() {
 }
 
 #[test]
+fn who_says_who_the_client_is_must_be_named() {
+    let server = |text: &str| mistakes(&format!("[server]\n{text}"));
+    for right in [
+        "client_address = \"peer\"",
+        "client_address = \"proxy-protocol\"\ntrusted_proxies = [\"10.0.0.0/8\", \"2001:db8::7\"]",
+        "client_networks = [\"203.0.113.0/24\", \"::1\"]",
+        "proxy_header_bytes_max = \"232B\"",
+        "proxy_header_bytes_max = \"65551B\"",
+    ] {
+        assert_eq!(server(right), Vec::<String>::new(), "{right}");
+    }
+    for (wrong, expected) in [
+        (
+            "client_address = \"forwarded\"",
+            "server.trusted_proxies: is empty, but server.client_address is not \"peer\"",
+        ),
+        ("client_address = \"header\"", "server.client_address: must be one of \"peer\", \"proxy-protocol\""),
+        ("trusted_proxies = [\"10.0.0.0/8\", \"example.com\"]", "server.trusted_proxies: its entry 2 is no network"),
+        (
+            "trusted_proxies = \"10.0.0.0/8\"",
+            "server.trusted_proxies: must be a list of networks, such as [\"10.0.0.0/8\"",
+        ),
+        ("client_networks = [8]", "server.client_networks: its entry 1 is no network"),
+        ("proxy_header_bytes_max = \"231B\"", "server.proxy_header_bytes_max: must be a size"),
+        ("proxy_header_bytes_max = \"65552B\"", "server.proxy_header_bytes_max: must be a size"),
+        (
+            "client_address = \"forwarded\"\ntrusted_proxies = [\"10.0.0.0/33\"]",
+            "server.trusted_proxies: its entry 1 is no network",
+        ),
+    ] {
+        let found = server(wrong);
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{wrong}: {found:?}");
+    }
+    let set = [("SERVER__CLIENT_ADDRESS", "forwarded"), ("SERVER__TRUSTED_PROXIES", "10.0.0.0/8, ::1")];
+    let config = load(APP, &set).expect("a configuration");
+    assert!(config.server.clients.trusted_proxies.contains(std::net::Ipv6Addr::LOCALHOST.into()));
+    for (file, warned) in [
+        ("trusted_proxies = [\"10.0.0.0/8\"]", "server.trusted_proxies: is not used"),
+        (
+            "client_address = \"forwarded\"\ntrusted_proxies = [\"::/0\"]",
+            "server.trusted_proxies: has a network of all addresses",
+        ),
+    ] {
+        let warnings = load(&format!("[server]\n{file}\n{APP}"), &[]).expect("a configuration").warnings;
+        assert!(warnings.len() == 1 && warnings[0].starts_with(warned), "{warnings:?}");
+    }
+}
+
+#[test]
+fn failed_verifications_have_their_limits() {
+    let set = |key: &str, value: u64| mistakes(&format!("[server.failed_verifications]\n{key} = {value}"));
+    for (key, most) in [("per_minute", 60_000), ("burst", 60_000), ("sources_max", 10_000_000)] {
+        assert_eq!((set(key, 1), set(key, most)), (Vec::new(), Vec::new()), "{key}");
+        for wrong in [0, most + 1] {
+            let found = set(key, wrong);
+            let start = format!("server.failed_verifications.{key}: ");
+            assert!(found.len() == 1 && found[0].starts_with(&start), "{found:?}");
+        }
+    }
+}
+
+#[test]
 fn a_segment_of_the_spool_has_its_limits() {
     let set = |value: &str| mistakes(&format!("[spool]\nsegment_bytes = \"{value}\""));
     for value in ["64KiB", "1GiB"] {

@@ -32,7 +32,7 @@ mod traceparent;
 
 pub(crate) use labels::labels;
 pub use normalize::{Event, Fault, Receipt};
-pub use receive::Delivery;
+pub use receive::{Delivery, explain};
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use rules::Rules;
 pub use traceparent::traceparent;
@@ -67,9 +67,9 @@ impl Rejection {
             Self::NotJson => (400, "the body is not JSON\n"),
             Self::NotAnObject => (400, "the body is not a JSON object\n"),
             Self::MemberTwice => (400, "the body has a member twice\n"),
-            Self::TooManyMembers => (400, "the body has too many members\n"),
-            Self::NoAction => (400, "the body has no action\n"),
-            Self::NoPayload => (400, "the body has no payload\n"),
+            Self::TooManyMembers => (400, "the body has more than 64 members\n"),
+            Self::NoAction => (400, "the body has no text as its member \"action\" (\"event\" in an App Webhook)\n"),
+            Self::NoPayload => (400, "the body has no member \"payload\"\n"),
             Self::Unauthorized | Self::Expired => (401, "unauthorized\n"),
         }
     }

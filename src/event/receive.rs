@@ -90,6 +90,52 @@ pub(super) fn receive_app_webhook(body: &[u8]) -> Result<Webhook<'_>, Rejection>
     })
 }
 
+/// Where `body` has what it is refused for, in a line for its sender; `None` where the reason says all. It names positions and members that
+/// LiveChat documents, and no other part of the body. This reads the body once more: what is refused need not be fast.
+pub fn explain(rejection: Rejection, body: &[u8]) -> Option<String> {
+    match rejection {
+        Rejection::NotUtf8 => {
+            let before = std::str::from_utf8(body).err()?.valid_up_to();
+            Some(format!("the body is not UTF-8: see byte {}\n", before + 1))
+        }
+        Rejection::NotJson if body.trim_ascii().is_empty() => {
+            Some("the body is empty; send the webhook as JSON\n".to_owned())
+        }
+        Rejection::NotJson => {
+            let error = serde_json::from_slice::<IgnoredAny>(body).err()?;
+            let what = if error.is_eof() { "ends within its JSON" } else { "is not JSON" };
+            Some(format!("the body {what}: see line {}, column {}\n", error.line(), error.column()))
+        }
+        Rejection::MemberTwice => {
+            let object = Object::parse(body).ok()?;
+            let member = duplicate(&object.members)?;
+            let text = std::str::from_utf8(body).ok()?;
+            let before = &text[..json::offset(text, object.text) + member.range.start];
+            let (line, last) = before.split('\n').enumerate().last()?;
+            let (line, column) = (line + 1, last.len() + 1);
+            let name = DOCUMENTED.iter().find(|name| **name == member.name);
+            let name = name.map_or("a member".to_owned(), |name| format!("the member \"{name}\""));
+            Some(format!("the body has {name} twice: see line {line}, column {column}\n"))
+        }
+        _ => None,
+    }
+}
+
+/// The members that LiveChat documents, of webhooks and of App Webhooks.
+const DOCUMENTED: [&str; 11] = [
+    "secret_key",
+    "action",
+    "payload",
+    "webhook_id",
+    "organization_id",
+    "license_id",
+    "additional_data",
+    "event",
+    "date",
+    "organizationID",
+    "licenseID",
+];
+
 /// An unknown action keeps its name if that looks like LiveChat's names. Any other text must not become part of a `type`.
 fn typed(delivered: Cow<'_, str>) -> Cow<'_, str> {
     if is_name(&delivered) { delivered } else { UNLISTED.into() }
@@ -136,6 +182,17 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     /// Reads the body, once.
     fn read(body: &'a [u8]) -> Result<Self, Rejection> {
+        let object = Self::parse(body)?;
+        if object.members.len() > MEMBERS_MAX {
+            Err(Rejection::TooManyMembers)
+        } else if duplicate(&object.members).is_some() {
+            Err(Rejection::MemberTwice)
+        } else {
+            Ok(object)
+        }
+    }
+
+    fn parse(body: &'a [u8]) -> Result<Self, Rejection> {
         let text = std::str::from_utf8(body).map_err(|_| Rejection::NotUtf8)?.trim_matches(json::SPACE);
         if !text.starts_with('{') {
             let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
@@ -147,13 +204,7 @@ impl<'a> Object<'a> {
         let mut json = serde_json::Deserializer::from_str(text);
         let object = json.deserialize_map(Reader { text }).map_err(|_| Rejection::NotJson)?;
         json.end().map_err(|_| Rejection::NotJson)?;
-        if object.members.len() > MEMBERS_MAX {
-            Err(Rejection::TooManyMembers)
-        } else if has_duplicates(&object.members) {
-            Err(Rejection::MemberTwice)
-        } else {
-            Ok(object)
-        }
+        Ok(object)
     }
 
     /// The raw value of a member.
@@ -216,9 +267,11 @@ impl<'a> Visitor<'a> for Reader<'a> {
     }
 }
 
-/// Whether a name occurs twice. Names are compared decoded: `"action"` and `"\u0061ction"` are the same name to a JSON parser.
-fn has_duplicates(members: &[Member<'_>]) -> bool {
-    members.iter().enumerate().any(|(i, m)| members[..i].iter().any(|earlier| earlier.name == m.name))
+/// The first member whose name has occurred before. Names are compared decoded: `"action"` and `"\u0061ction"` are the same name to a
+/// JSON parser.
+fn duplicate<'o, 'a>(members: &'o [Member<'a>]) -> Option<&'o Member<'a>> {
+    let has_earlier = |(i, m): &(usize, &Member<'_>)| members[..*i].iter().any(|earlier| earlier.name == m.name);
+    members.iter().enumerate().find(has_earlier).map(|(_, member)| member)
 }
 
 #[cfg(test)]
@@ -278,6 +331,31 @@ mod tests {
         assert_eq!(why(br#"{"action":"a","data":{}}"#), Rejection::NoPayload);
         assert_eq!(why(br#"{"action":"a","payload":{},"action":"b"}"#), Rejection::MemberTwice);
         assert_eq!(why(br#"{"action":"a","payload":{},"\u0061ction":"b"}"#), Rejection::MemberTwice);
+    }
+
+    #[test]
+    fn a_sender_is_told_where_the_body_is_wrong_and_nothing_of_what_is_in_it() {
+        for (body, expected) in [
+            (&b" \n"[..], Some("the body is empty; send the webhook as JSON")),
+            (b"{\"action\":\"\xff\"}", Some("the body is not UTF-8: see byte 12")),
+            (b"\xef\xbb\xbf{}", Some("the body is not JSON: see line 1, column 1")),
+            (br#"{"action":hunter2}"#, Some("the body is not JSON: see line 1, column 11")),
+            (b"{\n \"action\":\"a\",\n \"payload\":{}", Some("the body ends within its JSON: see line 3, column 13")),
+            (
+                br#"{"payload":{},"action":"a","payload":{}}"#,
+                Some("the body has the member \"payload\" twice: see line 1, column 28"),
+            ),
+            (
+                b"\n{\"action\":1,\n  \"\\u0061ction\":2}",
+                Some("the body has the member \"action\" twice: see line 3, column 3"),
+            ),
+            (br#"{"hunter2":1,"hunter2":2}"#, Some("the body has a member twice: see line 1, column 14")),
+            (b"[]", None),
+            (br#"{"payload":{}}"#, None),
+        ] {
+            let text = explain(why(body), body);
+            assert_eq!(text.as_deref().map(str::trim_end), expected, "{}", String::from_utf8_lossy(body));
+        }
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedRecord {
     pub record: Record,
+    /// The event's.
+    pub id: Uuid,
     /// See [`Event::action_label`].
     pub action: &'static str,
     /// `None` if the payload does not name its event: then a retry cannot be told from a second event.
@@ -181,7 +183,13 @@ pub fn route(
         headers.extend(text.map(|text| (name.into(), text.to_owned().into())));
     }
     let record = Record { topic: Arc::clone(topic), key, headers, value };
-    Some(PreparedRecord { record, action: event.action_label(), retry_key, is_dead_letter: dead_letter.is_some() })
+    Some(PreparedRecord {
+        record,
+        id: event.id,
+        action: event.action_label(),
+        retry_key,
+        is_dead_letter: dead_letter.is_some(),
+    })
 }
 
 fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {

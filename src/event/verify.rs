@@ -88,6 +88,11 @@ impl Keyring {
         ends.chain([from]).filter(is_uncovered).min()
     }
 
+    /// Whether a text is one of the keys, wherever it stands: then it may not be shown.
+    pub fn has(&self, text: &str) -> bool {
+        self.find(text).is_some()
+    }
+
     /// The key that equals `delivered`. Compares digests, and with every key even after a match, so that the time shows neither
     /// the length of a key nor its position.
     fn find(&self, delivered: &str) -> Option<&Key> {

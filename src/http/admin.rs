@@ -8,9 +8,8 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 
-use super::{Answer, Exchange, Handler, answer, text};
+use super::{Answer, Exchange, Handler, text};
 use crate::event::Token;
-use crate::outcome::{Outcome, Refusal};
 use crate::telemetry::Throttle;
 
 /// Answers about the relay.
@@ -68,7 +67,7 @@ impl Handler for Probes {
     async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         match request.uri().path() {
             "/livez" | "/readyz" => self.0.answer(request, exchange).await,
-            _ => answer(Outcome::Refused(Refusal::NotFound)),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /livez and /readyz\n"),
         }
     }
 }
@@ -92,7 +91,7 @@ impl Handler for Admin {
                 let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
                 text(status, format!("{readiness}\n"))
             }
-            _ => answer(Outcome::Refused(Refusal::NotFound)),
+            _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a connection is doing, and until when it may: one deadline a connection finds those who are late, and its end loses no answer.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -107,8 +107,9 @@ impl State {
     fn end(&mut self) {
         self.requests -= 1;
         if self.requests == 0 {
-            // Bytes that belong to no request yet are the next one's head.
-            let has_more = self.requested.is_none_or(|requested| self.read > requested);
+            // Bytes that belong to no request yet are the next one's head. Where a chunked body has made that unknown, a client with a key
+            // is idle: a proxy reuses such a connection later than `header_timeout`, and must not find it closed.
+            let has_more = self.requested.map_or(!self.is_trusted, |requested| self.read > requested);
             (self.is_idle, self.since) = (self.is_http2 || !has_more, Instant::now());
         }
     }
@@ -119,7 +120,7 @@ impl Connection {
         Self { peer, state: Mutex::new(State::new(Instant::now())), closed: Notify::new() }
     }
 
-    pub fn peer(&self) -> SocketAddr {
+    pub const fn peer(&self) -> SocketAddr {
         self.peer
     }
 
@@ -155,6 +156,22 @@ impl Connection {
         may_be.then_some((state.is_trusted, state.since))
     }
 
+    /// Does what comes before HTTP, unless the connection has to end first.
+    ///
+    /// # Errors
+    /// How it has to end.
+    pub async fn in_time<T>(&self, limits: &Limits, work: impl Future<Output = T>) -> Result<T, End> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return Ok(done),
+                end = self.late(limits) => return Err(end),
+                () = self.closed.notified() => {} // it has another deadline now
+            }
+        }
+    }
+
     /// Resolves when the connection is late. To be polled whenever the connection was, after it: a head may have begun.
     pub async fn late(&self, limits: &Limits) -> End {
         let mut sleep = pin!(sleep(limits.header_timeout));
@@ -174,28 +191,37 @@ impl Connection {
 }
 
 /// A request under way, from when hyper has read its head until it is answered or given up.
-pub struct Exchange(Arc<Connection>);
+pub struct Exchange {
+    connection: Arc<Connection>,
+    client: IpAddr,
+}
 
 impl Exchange {
-    pub(super) fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Self {
+    pub(super) fn begin(connection: &Arc<Connection>, request: &Request<Incoming>, client: IpAddr) -> Self {
         connection.state().begin(request);
-        Self(Arc::clone(connection))
+        Self { connection: Arc::clone(connection), client }
     }
 
+    /// The connection's other end, which may be a proxy.
     pub fn peer(&self) -> SocketAddr {
-        self.0.peer
+        self.connection.peer
+    }
+
+    /// Who has sent the request, by `server.client_address`.
+    pub const fn client(&self) -> IpAddr {
+        self.client
     }
 
     /// The request's webhook is verified: its connection has earned keep-alive, and is not closed before it is answered.
     pub fn verified(&self) {
-        self.0.state().is_trusted = true;
+        self.connection.state().is_trusted = true;
     }
 
     /// Until a webhook was verified on it, a connection ends with its first answer.
     pub(super) fn finish(self, mut answer: Answer, is_draining: bool) -> Answer {
-        let State { is_trusted, closing, .. } = *self.0.state();
+        let State { is_trusted, closing, .. } = *self.connection.state();
         if is_draining || !is_trusted || closing.is_some() || answer.headers().contains_key(CONNECTION) {
-            self.0.close(closing.unwrap_or(if is_draining { End::Shutdown } else { End::Refused }));
+            self.connection.close(closing.unwrap_or(if is_draining { End::Shutdown } else { End::Refused }));
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close")); // which hyper omits in HTTP/2
         }
         answer
@@ -204,7 +230,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.state().end();
+        self.connection.state().end();
     }
 }
 
@@ -349,6 +375,20 @@ mod tests {
     }
 
     #[test]
+    fn after_a_request_a_connection_is_idle_unless_a_head_has_begun_or_may_have() {
+        for (read, requested, is_trusted, is_idle) in [
+            (100, Some(100), false, true),
+            (101, Some(100), true, false),
+            (100, None, false, false), // after a chunked body
+            (100, None, true, true),
+        ] {
+            let mut state = State { requests: 1, read, requested, is_trusted, ..State::new(Instant::now()) };
+            state.end();
+            assert_eq!(state.is_idle, is_idle, "{state:?}");
+        }
+    }
+
+    #[test]
     fn strangers_are_evicted_before_those_with_a_key_but_none_that_is_new_or_is_to_be_answered() {
         let connection = Connection::new(([127, 0, 0, 1], 1).into());
         let opened = connection.state().opened;
@@ -376,7 +416,8 @@ mod tests {
             let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into()));
             connection.state().requests = 1;
             connection.state().closing = closing;
-            let answer = Exchange(Arc::clone(&connection)).finish(Answer::default(), is_draining);
+            let exchange = Exchange { connection: Arc::clone(&connection), client: connection.peer.ip() };
+            let answer = exchange.finish(Answer::default(), is_draining);
             assert!(answer.headers().contains_key(CONNECTION));
             assert_eq!(connection.closing(), Some(expected));
         }

@@ -1,15 +1,19 @@
 //! Connections: accepted up to a number, HTTP/1.1 or HTTP/2 by hyper, each closed when it is late, and all when the daemon stops.
 
 pub mod admin;
+pub mod client;
+pub mod failures;
 pub mod tls;
 pub mod webhook;
 
 mod connection;
+mod proxy_protocol;
+mod refusals;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +26,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
@@ -38,6 +42,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Throttles;
 pub use connection::Exchange;
 use connection::{Connection, Watched, head_bytes};
+pub use refusals::Refusals;
 use tls::{Handshake, Tls};
 
 /// What a listener allows. Every field is a key of `[server]` or `[admin]`.
@@ -64,8 +69,8 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers a request. Dropped before its end when the client has gone.
     fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send;
 
-    /// Answers for a request that did not come through [`Handler::answer`].
-    fn refuse(&self, outcome: Outcome, _peer: SocketAddr) -> Answer {
+    /// Answers for a request that did not come through [`Handler::answer`]; its path, where it is known.
+    fn refuse(&self, outcome: Outcome, _path: &str, _exchange: &Exchange) -> Answer {
         answer(outcome)
     }
 
@@ -98,8 +103,8 @@ impl<H: Handler> Handler for Arc<H> {
         H::answer(self, request, exchange)
     }
 
-    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer {
-        H::refuse(self, outcome, peer)
+    fn refuse(&self, outcome: Outcome, path: &str, exchange: &Exchange) -> Answer {
+        H::refuse(self, outcome, path, exchange)
     }
 
     fn answered(&self, status: StatusCode) {
@@ -131,14 +136,15 @@ pub struct Server<H> {
     complaints: Throttles,
 }
 
-/// Limits, and hyper's part of them.
+/// Limits and who the client is, and hyper's part of them.
 struct Settings {
     limits: Limits,
+    clients: client::Config,
     http: auto::Builder<TokioExecutor>,
 }
 
 impl Settings {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, clients: client::Config) -> Self {
         let mut http = auto::Builder::new(TokioExecutor::new());
         // With half_close a request is answered whose client has ended its side behind it.
         http.http1().header_read_timeout(None).half_close(true).max_buf_size(limits.header_bytes_max);
@@ -147,21 +153,21 @@ impl Settings {
             .max_header_list_size(u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX))
             .initial_connection_window_size(limits.window_bytes)
             .initial_stream_window_size(limits.window_bytes);
-        Self { limits, http }
+        Self { limits, clients, http }
     }
 }
 
 impl<H: Handler> Server<H> {
-    pub fn new(handler: H, limits: Limits, shutdown: Shutdown) -> Arc<Self> {
+    pub fn new(handler: H, limits: Limits, clients: client::Config, shutdown: Shutdown) -> Arc<Self> {
         let complaints = Throttles::new(Duration::from_secs(10));
         let (connections, accepted, ended) = (Mutex::default(), AtomicU64::new(0), Notify::new());
-        let (settings, rounds) = (ArcSwap::from_pointee(Settings::new(limits)), Mutex::default());
+        let (settings, rounds) = (ArcSwap::from_pointee(Settings::new(limits, clients)), Mutex::default());
         Arc::new(Self { handler, settings, connections, accepted, ended, rounds, shutdown, complaints })
     }
 
-    /// Changes the limits: of connections to come, and of how many there may be.
-    pub fn set_limits(&self, limits: Limits) {
-        self.settings.store(Arc::new(Settings::new(limits)));
+    /// Changes the limits, of connections to come and of how many there may be, and who the client is.
+    pub fn set(&self, limits: Limits, clients: client::Config) {
+        self.settings.store(Arc::new(Settings::new(limits, clients)));
     }
 
     /// How many connections are open.
@@ -271,22 +277,42 @@ impl<H: Handler> Server<H> {
     async fn drive(self: &Arc<Self>, stream: TcpStream, tls: Option<Arc<Tls>>, connection: &Arc<Connection>) -> End {
         let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
         let settings = &self.settings.load_full();
-        let Some(tls) = tls else { return self.speak_http(stream, connection, settings, None).await };
+        let peer = connection.peer().ip().to_canonical();
+        let is_behind_proxy = settings.clients.source == client::Source::ProxyProtocol;
+        let begun = if tls.is_none() || is_behind_proxy {
+            connection.in_time(&settings.limits, self.begin(stream, connection, settings)).await
+        } else {
+            Ok(Ok((stream, peer))) // its first byte is looked at where the handshake begins
+        };
+        let (stream, client) = match begun {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(end)) | Err(end) => return end,
+        };
+        let Some(tls) = tls else { return self.speak_http(stream, connection, client, settings, None).await };
         match tls.shake_hands(stream, connection).await {
             Ok(Handshake::Done(stream)) => {
                 connection.secured();
                 self.handler.secured(tls::is_resumed(&stream));
-                self.speak_http(stream, connection, settings, None).await
+                self.speak_http(stream, connection, client, settings, None).await
             }
             Ok(Handshake::PlainHttp(stream)) => {
-                self.speak_http(stream, connection, settings, Some(Refusal::PlainHttp)).await
+                let begun = if is_behind_proxy {
+                    Ok(Ok((stream, client)))
+                } else {
+                    connection.in_time(&settings.limits, self.begin(stream, connection, settings)).await
+                };
+                let (stream, client) = match begun {
+                    Ok(Ok(begun)) => begun,
+                    Ok(Err(end)) | Err(end) => return end,
+                };
+                self.speak_http(stream, connection, client, settings, Some(Refusal::PlainHttp)).await
             }
             Ok(Handshake::Challenge) => {
-                tracing::info!(peer = %connection.peer(), "the ACME authority has looked at the challenge");
+                tracing::info!(%client, "the ACME authority has looked at the challenge");
                 End::Client
             }
             Err(failed) => {
-                self.complain(&failed, connection.peer());
+                self.complain(&failed, client);
                 if let Some(stream) = failed.told {
                     let mut stream = Watched::new(stream, Arc::clone(connection), settings.limits.linger_timeout);
                     tokio::select! {
@@ -300,15 +326,15 @@ impl<H: Handler> Server<H> {
     }
 
     /// What strangers send is no reason for more than a line in ten seconds, and a health check that only connects for none.
-    fn complain(&self, tls::Failed { end, why, server_name, .. }: &tls::Failed, peer: SocketAddr) {
+    fn complain(&self, tls::Failed { end, why, server_name, .. }: &tls::Failed, client: IpAddr) {
         let (reason, server_name) = (end.label(), server_name.as_deref());
         match why {
             None => {
-                tracing::debug!(%peer, server_name, reason, "the connection ended before the TLS handshake was done")
+                tracing::debug!(%client, server_name, reason, "the connection ended before the TLS handshake was done")
             }
             Some(why) => {
                 if let Some(suppressed) = self.complaints.pass(reason) {
-                    tracing::warn!(%peer, server_name, reason, why, suppressed, "TLS handshake failed");
+                    tracing::warn!(%client, server_name, reason, why, suppressed, "TLS handshake failed");
                 }
             }
         }
@@ -319,22 +345,28 @@ impl<H: Handler> Server<H> {
         self: &Arc<Self>,
         stream: S,
         connection: &Arc<Connection>,
+        connected: IpAddr,
         settings: &Settings,
         refusal: Option<Refusal>,
     ) -> End
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Settings { limits, http } = settings;
+        let Settings { limits, clients, http } = settings;
         let head_bytes_max = limits.header_bytes_max as u64;
-        let service = service_fn(|request| {
-            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request));
+        let service = service_fn(|request: Request<Incoming>| {
+            let client = clients.address(connected, request.headers());
+            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request, client));
             async move { Ok::<_, Infallible>(server.exchange(request, exchange, refusal, head_bytes_max).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), limits.linger_timeout));
         let mut http = pin!(http.serve_connection(stream, service));
         let mut is_closing = false;
         loop {
+            if !is_closing && connection.closing().is_some() {
+                is_closing = true;
+                http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
+            }
             tokio::select! {
                 biased;
                 done = http.as_mut() => return self.done(done, connection),
@@ -344,9 +376,27 @@ impl<H: Handler> Server<H> {
                 },
                 () = connection.closed.notified() => {}
             }
-            if !is_closing && connection.closing().is_some() {
-                is_closing = true;
-                http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
+        }
+    }
+
+    /// What comes before HTTP: the stream behind it, and the address that the connection comes from.
+    async fn begin(
+        &self,
+        mut stream: TcpStream,
+        connection: &Arc<Connection>,
+        Settings { limits, clients, .. }: &Settings,
+    ) -> Result<(TcpStream, IpAddr), End> {
+        let peer = connection.peer().ip().to_canonical();
+        match proxy_protocol::client(&mut stream, peer, clients, &self.complaints).await {
+            Ok(connected) => Ok((stream, connected)),
+            Err(proxy_protocol::Refused::Ended) => Err(End::Client),
+            Err(proxy_protocol::Refused::Closed) => Err(End::ProxyProtocol),
+            Err(proxy_protocol::Refused::Unexpected) => {
+                self.handler.answered(StatusCode::BAD_REQUEST);
+                let mut stream = Watched::new(stream, Arc::clone(connection), limits.linger_timeout);
+                let _ = stream.write_all(&proxy_protocol::unexpected()).await; // it may be gone, which ends it, too
+                let _ = stream.shutdown().await;
+                Err(End::ProxyProtocol)
             }
         }
     }
@@ -371,11 +421,11 @@ impl<H: Handler> Server<H> {
         head_bytes_max: u64,
     ) -> Answer {
         let answer = match refusal.or_else(|| self::refusal(&request, head_bytes_max)) {
-            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), exchange.peer())),
+            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), request.uri().path(), &exchange)),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
         let panicked = Outcome::Unavailable(Unavailable::Panic);
-        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, exchange.peer()));
+        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, "", &exchange));
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }
@@ -400,7 +450,12 @@ fn refusal(request: &Request<Incoming>, head_bytes_max: u64) -> Option<Refusal> 
 }
 
 fn answer(outcome: Outcome) -> Answer {
-    let (status, line) = outcome.answer();
+    answer_with(outcome, outcome.answer().1)
+}
+
+/// An outcome's answer with another line.
+fn answer_with(outcome: Outcome, line: impl Into<Bytes>) -> Answer {
+    let (status, _) = outcome.answer();
     let mut answer = text(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), line);
     // RFC 9110 wants a 401 to name a scheme. This one says that the key is in the body.
     let header = match status {
@@ -414,10 +469,12 @@ fn answer(outcome: Outcome) -> Answer {
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     let text = text.into();
-    let content_type = (!text.is_empty()).then_some(HeaderValue::from_static("text/plain; charset=utf-8"));
+    // Without a length a proxy that speaks HTTP/2 with us writes an empty answer in chunks.
+    let (name, value) =
+        if text.is_empty() { (CONTENT_LENGTH, "0") } else { (CONTENT_TYPE, "text/plain; charset=utf-8") };
     let mut answer = Response::new(Full::new(text));
     *answer.status_mut() = status;
-    answer.headers_mut().extend(content_type.map(|value| (CONTENT_TYPE, value)));
+    answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
 }
 
@@ -476,7 +533,7 @@ mod tests {
             let closing = CancellationToken::new();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
-            let server = Server::new(handler, limits, Shutdown::default());
+            let server = Server::new(handler, limits, client::Config::default(), Shutdown::default());
             let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::default(), closing.clone()));
             Self { server, address, closing, serving }
         }

@@ -1,25 +1,28 @@
 //! The webhook listener: bytes in, an [`Outcome`] from the relay, a status out.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Answer, Exchange, Handler, answer};
+use super::client::{Networks, Source, X_FORWARDED_FOR};
+use super::failures::{self, Failures};
+use super::refusals::{Place, Refusals};
+use super::{Answer, Exchange, Handler, answer_with};
 use crate::budget::{Budget, Held};
-use crate::event::traceparent;
+use crate::event::{Rejection, explain, traceparent};
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
 use crate::relay::{Endpoint, Policy, Relay};
-use crate::telemetry::Throttles;
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]
@@ -28,6 +31,10 @@ pub struct Config {
     pub body_timeout: Duration,
     pub response_deadline: Duration,
     pub retry_after: Duration,
+    /// Where there are any, requests of others are refused.
+    pub client_networks: Networks,
+    pub client_address: Source,
+    pub failed_verifications: failures::Config,
 }
 
 /// What a request is answered by, from its head to its end, whatever is configured meanwhile.
@@ -42,107 +49,201 @@ pub struct Webhooks {
     pub budget: Arc<Budget>,
     pub metrics: Arc<Metrics>,
     pub live: ArcSwap<Live>,
-    /// One line in ten seconds for each reason: a stranger must not fill the log.
-    pub refused: Throttles,
+    pub failures: Failures,
+    pub refusals: Refusals,
+    /// The log has it that webhooks come through a proxy that is not configured.
+    pub is_proxy_noticed: AtomicBool,
 }
 
 /// What is kept of a request's head while its body comes: of a stranger's text no more than a bounded token.
-struct Head {
-    endpoint: Endpoint,
+struct Head<'a> {
+    endpoint: &'a Endpoint,
     traceparent: Option<String>,
+    /// The header in which a proxy names the client, where the configuration has no proxy.
+    proxy_header: Option<&'static str>,
+}
+
+/// What has become of a request, and what is said of it.
+struct Reply {
+    outcome: Outcome,
+    /// What the sender is told, where that is more than the outcome's own line.
+    line: Option<String>,
+    retry_after: Option<Duration>,
+    is_logged: bool,
+}
+
+impl From<Outcome> for Reply {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, line: None, retry_after: None, is_logged: true }
+    }
+}
+
+impl From<Refusal> for Reply {
+    fn from(refusal: Refusal) -> Self {
+        Outcome::Refused(refusal).into()
+    }
+}
+
+impl Reply {
+    fn because(refusal: Refusal, line: Option<String>) -> Self {
+        Self { line, ..refusal.into() }
+    }
+
+    fn too_large(most: usize) -> Self {
+        let line = format!("the body is larger than server.body_bytes_max, {most} bytes\n");
+        Self::because(Refusal::BodyTooLarge, Some(line))
+    }
 }
 
 impl Webhooks {
-    /// The path comes first: what is posted nowhere is not found, however it is posted.
-    fn head(request: &Request<Incoming>, live: &Live) -> Result<Head, Refusal> {
-        let endpoint = live.policy.endpoint(request.uri().path()).ok_or(Refusal::NotFound)?;
+    /// Whether a body is wanted. The path comes before the method and the headers: what is posted nowhere is not found, however it is
+    /// posted.
+    fn head<'a>(
+        &self,
+        config: &Config,
+        request: &Request<Incoming>,
+        exchange: &Exchange,
+        endpoint: Option<&'a Endpoint>,
+    ) -> Result<Head<'a>, Reply> {
+        let Config { client_networks, body_bytes_max, .. } = config;
+        if !client_networks.is_empty() && !client_networks.contains(exchange.client()) {
+            return Err(Refusal::ClientNetwork.into());
+        }
+        let endpoint = endpoint.ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
-            return Err(Refusal::MethodNotAllowed);
+            let method = short(request.method().as_str().as_bytes());
+            return Err(Reply::because(
+                Refusal::MethodNotAllowed,
+                method.map(|method| format!("{method} is not allowed here; use POST\n")),
+            ));
         }
-        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
-        {
-            return Err(Refusal::ContentEncoding);
+        let encoding = headers.get(CONTENT_ENCODING);
+        if let Some(encoding) = encoding.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            let line = |encoding| format!("Content-Encoding is {encoding}; send the body without one\n");
+            return Err(Reply::because(Refusal::ContentEncoding, short(encoding.as_bytes()).map(line)));
         }
-        if !headers.get(CONTENT_TYPE).is_none_or(is_json) {
-            return Err(Refusal::ContentType);
+        if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|content_type| !is_json(content_type)) {
+            let line = |found| format!("Content-Type is {found}; send Content-Type: application/json (in UTF-8)\n");
+            return Err(Reply::because(Refusal::ContentType, short(content_type.as_bytes()).map(line)));
         }
-        if declared > live.config.body_bytes_max as u64 {
-            return Err(Refusal::BodyTooLarge);
+        if declared > *body_bytes_max as u64 {
+            return Err(Reply::too_large(*body_bytes_max));
         }
         let text = headers.get("traceparent").and_then(|value| value.to_str().ok());
-        Ok(Head { endpoint, traceparent: text.and_then(traceparent) })
+        let is_asked = config.client_address == Source::Peer && !self.is_proxy_noticed.load(Ordering::Relaxed);
+        let names = [("Forwarded", FORWARDED), ("X-Forwarded-For", X_FORWARDED_FOR)];
+        let proxy_header = names.into_iter().find(|(_, name)| is_asked && headers.contains_key(name));
+        let proxy_header = proxy_header.map(|(name, _)| name);
+        Ok(Head { endpoint, traceparent: text.and_then(traceparent), proxy_header })
     }
 
     /// The whole body, and its part of the budget, of which it has what has come.
-    async fn body(&self, mut body: Incoming, received: Instant, config: &Config) -> Result<(BytesMut, Held), Outcome> {
+    async fn body(&self, mut body: Incoming, received: Instant, config: &Config) -> Result<(BytesMut, Held), Reply> {
         let mut reading = self.budget.begin().map_err(Outcome::Unavailable)?;
         let evicted = reading.evicted();
         let read = async {
             let mut bytes = BytesMut::new();
             while let Some(frame) = body.frame().await {
-                let frame = frame.map_err(|_| Outcome::Refused(Refusal::BodyIncomplete))?;
+                let frame = frame.map_err(|_| Refusal::BodyIncomplete)?;
                 let Ok(data) = frame.into_data() else { continue };
                 let length = bytes.len() + data.len();
                 if length > config.body_bytes_max {
-                    return Err(Outcome::Refused(Refusal::BodyTooLarge));
+                    return Err(Reply::too_large(config.body_bytes_max));
                 }
                 reading.grow_to(length).map_err(Outcome::Unavailable)?;
                 bytes.extend_from_slice(&data);
             }
             Ok((bytes, reading.complete().map_err(Outcome::Unavailable)?))
         };
+        let timeout = config.body_timeout;
         tokio::select! {
             biased;
             read = read => read,
-            () = evicted => Err(Outcome::Unavailable(SlowBody)),
-            () = sleep_until(received + config.body_timeout) => Err(Outcome::Refused(Refusal::BodyTooSlow)),
+            () = evicted => Err(Outcome::Unavailable(SlowBody).into()),
+            () = sleep_until(received + timeout) => {
+                let line = format!("the body was not complete within server.body_timeout, {timeout:?}\n");
+                Err(Reply::because(Refusal::BodyTooSlow, Some(line)))
+            }
         }
     }
 
     async fn outcome(
         &self,
-        head: &Head,
+        live: &Live,
+        head: &Head<'_>,
         body: Incoming,
         exchange: &Exchange,
-        Live { policy, config }: &Live,
-    ) -> Result<Outcome, Outcome> {
+    ) -> Result<Outcome, Reply> {
+        let Live { policy, config } = live;
         let received = Instant::now();
         let (body, held) = self.body(body, received, config).await?;
-        let accepted =
-            self.relay.accept(policy, &head.endpoint, &body, head.traceparent.as_deref()).map_err(Outcome::Rejected)?;
+        let accepted = self.relay.accept(policy, head.endpoint, &body, head.traceparent.as_deref());
+        let accepted = accepted.map_err(|rejection| self.rejected(rejection, &body, exchange, config))?;
         drop(body);
         exchange.verified();
+        if let Some(header) = head.proxy_header
+            && !self.is_proxy_noticed.swap(true, Ordering::Relaxed)
+        {
+            let (proxy, remedy) = (exchange.peer(), "set server.client_address and server.trusted_proxies");
+            tracing::warn!(%proxy, header, remedy, "webhooks come through a proxy, which counts as their client");
+        }
         let shares = policy.has_several_apps() && !accepted.is_dropped();
         let held = if shares { held.of_app(head.endpoint.app()).map_err(Outcome::Unavailable)? } else { held };
+        let accepted = accepted.from_client(exchange.client());
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
+    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count.
+    fn rejected(&self, rejection: Rejection, body: &[u8], exchange: &Exchange, config: &Config) -> Reply {
+        let rejected = Reply { line: explain(rejection, body), ..Outcome::Rejected(rejection).into() };
+        if rejection != Rejection::Unauthorized {
+            return rejected;
+        }
+        let failed = self.failures.count(exchange.client(), &config.failed_verifications, Instant::now());
+        let outcome = match failed.retry_after {
+            Some(_) => Outcome::Refused(Refusal::TooManyFailures),
+            None => rejected.outcome,
+        };
+        Reply { outcome, retry_after: failed.retry_after, is_logged: failed.is_logged, ..rejected }
+    }
+
     /// Counts and logs what has become of a request, and makes its answer.
-    fn conclude(&self, outcome: Outcome, app: &str, peer: SocketAddr, config: &Config) -> Answer {
-        let mut answer = answer(outcome);
+    fn conclude(&self, live: &Live, reply: Reply, place: &Place<'_>, exchange: &Exchange) -> Answer {
+        let Reply { outcome, line, retry_after, is_logged } = reply;
+        let line = line.map_or(Cow::Borrowed(outcome.answer().1), Cow::Owned);
+        let mut answer = answer_with(outcome, line.clone().into_owned());
+        let retry_after = retry_after.or(match outcome {
+            Outcome::Unavailable(_) => Some(live.config.retry_after),
+            _ => None,
+        });
+        if let Some(wait) = retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         let reason = match outcome {
             Outcome::Rejected(rejection) => rejection.label(),
             Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
                 if reason == AppShare
-                    && let Some(suppressed) = self.refused.pass(&format!("{} {app}", reason.label()))
+                    && let Some(suppressed) = self.refusals.pass(reason.label(), place)
                 {
                     tracing::warn!(
-                        app,
+                        app = place.app(),
                         suppressed,
                         "the app holds as many bytes of webhooks as are free: more of them are answered 503, so that other apps have room"
                     );
                 }
-                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(config.retry_after.as_secs()));
                 return answer;
             }
             _ => return answer,
         };
         self.metrics.refused(reason);
-        if let Some(suppressed) = self.refused.pass(reason) {
-            tracing::warn!(app, reason, %peer, suppressed, "request refused");
+        if is_logged && let Some(suppressed) = self.refusals.pass(reason, place) {
+            let path = place.shown(|text| live.policy.is_key(text));
+            let (app, client, peer, answer) = (place.app(), exchange.client(), exchange.peer(), line.trim_end());
+            tracing::warn!(app, reason, path, %client, %peer, answer, suppressed, "request refused");
         }
         answer
     }
@@ -152,25 +253,29 @@ impl Handler for Webhooks {
     async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let began = Instant::now();
         let live = self.live.load_full();
-        let (head, body) = (Self::head(&request, &live), request.into_body());
+        let endpoint = live.policy.endpoint(request.uri().path());
+        let place = Place::new(endpoint.as_ref(), request.uri().path());
+        let head = self.head(&live.config, &request, exchange, endpoint.as_ref());
+        let body = request.into_body();
         let has_body = !body.is_end_stream();
-        let (outcome, app) = match &head {
-            Ok(head) => (self.outcome(head, body, exchange, &live).await, head.endpoint.app()),
-            Err(refusal) => (Err(Outcome::Refused(*refusal)), "unknown"),
+        let outcome = match head {
+            Ok(head) => self.outcome(&live, &head, body, exchange).await,
+            Err(reply) => Err(reply),
         };
-        let outcome = outcome.unwrap_or_else(|refused| refused);
-        let mut answer = self.conclude(outcome, app, exchange.peer(), &live.config);
+        let reply = outcome.map_or_else(|reply| reply, Reply::from);
+        let outcome = reply.outcome;
+        let mut answer = self.conclude(&live, reply, &place, exchange);
         let is_read = !matches!(outcome, Outcome::Refused(_) | Outcome::Unavailable(Overloaded | SlowBody));
-        if has_body && !is_read {
-            // What is left of the body may still be coming.
+        if (has_body && !is_read) || outcome == Outcome::Refused(Refusal::TooManyFailures) {
+            // What is left of the body may still be coming; and who guesses has to connect again.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
         answer
     }
 
-    fn refuse(&self, outcome: Outcome, peer: SocketAddr) -> Answer {
-        self.conclude(outcome, "unknown", peer, &self.live.load().config)
+    fn refuse(&self, outcome: Outcome, path: &str, exchange: &Exchange) -> Answer {
+        self.conclude(&self.live.load(), outcome.into(), &Place::new(None, path), exchange)
     }
 
     fn answered(&self, status: StatusCode) {
@@ -184,6 +289,12 @@ impl Handler for Webhooks {
     fn ended(&self, end: ConnectionEnd) {
         self.metrics.connection_ended(end);
     }
+}
+
+/// A value as a sender may be told it, and the log: short, and of visible ASCII.
+fn short(value: &[u8]) -> Option<&str> {
+    let is_short = (1..=64).contains(&value.len()) && value.iter().all(|byte| (b' '..=b'~').contains(byte));
+    std::str::from_utf8(value).ok().filter(|_| is_short)
 }
 
 /// `application/json`, in UTF-8 where a charset is named.

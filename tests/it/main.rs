@@ -3,6 +3,7 @@
 mod app_webhooks;
 mod apps;
 mod bad_input;
+mod client_address;
 mod commands;
 mod configuration;
 mod crowd;
@@ -24,6 +25,8 @@ mod logging;
 mod observability;
 mod outage;
 mod producer;
+mod proxies;
+mod refusals;
 mod reload;
 mod remedies;
 mod retries;

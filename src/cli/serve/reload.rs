@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Parts, make_do_with_open_files};
 use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
-use crate::http::{Server, admin::Admin, webhook::Live, webhook::Webhooks};
+use crate::http::{Server, admin::Admin, client, webhook::Live, webhook::Webhooks};
 use crate::outcome;
 use crate::telemetry;
 
@@ -225,8 +225,8 @@ impl Reload {
         if let Err(failure) = self.parts.tls.set(&config) {
             tracing::error!(%failure, "the former certificates stay"); // they were read and checked: only the system's resources are left
         }
-        self.webhooks.set_limits(server.listener.limits.clone());
-        self.admin.set_limits(config.admin.limits.clone());
+        self.webhooks.set(server.listener.limits.clone(), server.clients.clone());
+        self.admin.set(config.admin.limits.clone(), client::Config::default());
         if self.temporary.is_none() {
             telemetry::set_filter(&config.log.filter);
         }

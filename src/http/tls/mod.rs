@@ -279,8 +279,8 @@ impl Tls {
         }
         let _begun = self.begun.enter(connection);
         drop(silent);
-        // A method of HTTP, or the preface of HTTP/2: TLS begins with 22.
-        if first[0].is_ascii_uppercase() {
+        // A method of HTTP, the preface of HTTP/2, or a PROXY protocol header: TLS begins with 22.
+        if first[0].is_ascii_uppercase() || first[0] == b'\r' {
             return Ok(Handshake::PlainHttp(stream));
         }
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream);

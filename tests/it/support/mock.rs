@@ -7,6 +7,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::RDKafkaApiKey;
 
 use super::kafka::{Kafka, Message};
+use super::relay::{Relay, Settings};
 
 pub struct Mock(pub MockCluster<'static, DefaultProducerContext>);
 
@@ -20,6 +21,12 @@ impl Mock {
         // The mock's answer to a later version names the leader, and ends this process where there is none.
         mock.apiversion(RDKafkaApiKey::Produce, Some(0), Some(9)).expect("versions");
         Self(mock)
+    }
+
+    /// A relay that publishes here. The mock has the topics, and answers nothing that is asked about them.
+    pub fn relay(&self, settings: Settings<'_>) -> Relay {
+        let of_mock = [("topics.create", "false"), ("kafka.start_timeout", "\"200ms\"")];
+        Relay::start(&self.bootstrap(), &[settings, &of_mock].concat()).ready()
     }
 
     pub fn bootstrap(&self) -> String {

@@ -1,0 +1,157 @@
+//! Which refusals are logged. Each reason has lines of its own for each path, one in ten seconds; strangers, who invent paths, can use up
+//! neither the lines of other reasons nor those of the paths that LiveChat is told.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use crate::event::Rejection;
+use crate::outcome::Refusal;
+use crate::relay::{APP_WEBHOOKS, Endpoint, TOKEN_BYTES_MIN};
+use crate::telemetry::Throttles;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lines in an interval for each reason, by path: known paths; strange ones that look like a mistake in a registration at LiveChat; and
+/// all the others, which scanners ask for by the thousand.
+const PATHS_MAX: [usize; 3] = [256, 16, 4];
+
+/// So much of a strange path is kept while a body comes,
+const PATH_CHARS_MAX: usize = 128;
+
+/// and of that as many segments are logged, each shorter than any token of App Webhooks.
+const SEGMENTS_MAX: usize = 3;
+
+/// Where a request went.
+pub enum Place<'a> {
+    /// An app's webhooks.
+    App(&'a str),
+    AppWebhooks,
+    /// The beginning of a path that leads to an unknown app, or to nothing.
+    Strange(String),
+}
+
+impl<'a> Place<'a> {
+    pub fn new(endpoint: Option<&'a Endpoint>, path: &str) -> Self {
+        match endpoint {
+            Some(Endpoint::Webhook(Some(app))) => Self::App(&app.name),
+            Some(Endpoint::AppWebhook(..)) => Self::AppWebhooks,
+            Some(Endpoint::Webhook(None)) | None => Self::Strange(path.chars().take(PATH_CHARS_MAX).collect()),
+        }
+    }
+
+    pub const fn app(&self) -> &str {
+        match self {
+            Self::App(app) => app,
+            Self::AppWebhooks => APP_WEBHOOKS,
+            Self::Strange(_) => "unknown",
+        }
+    }
+
+    /// The path as the log has it. What `is_key` says of is left out: a key may have been put into the path by mistake.
+    pub fn shown(&self, is_key: impl Fn(&str) -> bool) -> String {
+        match self {
+            Self::App(app) => format!("/webhooks/{app}"),
+            Self::AppWebhooks => format!("/{APP_WEBHOOKS}/…"),
+            Self::Strange(path) => shown(path, is_key),
+        }
+    }
+
+    /// The index in [`PATHS_MAX`], and the name there.
+    fn name(&self) -> (usize, &str) {
+        match self {
+            Self::App(app) => (0, app),
+            Self::AppWebhooks => (0, APP_WEBHOOKS),
+            Self::Strange(path) if path.to_ascii_lowercase().contains("webhook") => (1, path),
+            Self::Strange(path) => (2, path),
+        }
+    }
+}
+
+/// What of a strange path may stand in the log: neither a token nor a key, written as it is or percent-encoded, alone or with slashes.
+fn shown(path: &str, is_key: impl Fn(&str) -> bool) -> String {
+    let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+    let begins_key = |from: usize| {
+        (from..segments.len()).any(|to| {
+            let text = segments[from..=to].join("/");
+            is_key(&text) || percent_decode_str(&text).decode_utf8().is_ok_and(|text| is_key(&text))
+        })
+    };
+    let mut shown = String::new();
+    for (n, segment) in segments.iter().enumerate() {
+        let is_hidden = shown.strip_prefix('/') == Some(APP_WEBHOOKS) || segment.len() >= TOKEN_BYTES_MIN;
+        shown.push('/');
+        if n == SEGMENTS_MAX || is_hidden || begins_key(n) {
+            return shown + "…";
+        }
+        shown.extend(segment.escape_default());
+    }
+    shown
+}
+
+/// Decides by reason and path.
+pub struct Refusals(HashMap<&'static str, [Throttles; 3]>);
+
+impl Refusals {
+    /// As [`Throttles::pass`], for a refusal with this label.
+    pub fn pass(&self, reason: &str, place: &Place<'_>) -> Option<u64> {
+        let (kind, name) = place.name();
+        self.0.get(reason)?[kind].pass(name)
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
+        let reasons = refusals.chain(Rejection::ALL.iter().map(|rejection| rejection.label()));
+        Self(reasons.map(|reason| (reason, PATHS_MAX.map(|paths| Throttles::with_names(INTERVAL, paths)))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_reason_or_path_never_hides_another_and_invented_paths_are_bounded() {
+        let refusals = Refusals::default();
+        let strange = |path: &str| Place::new(None, path);
+        let not_found = |path: &str| refusals.pass("not_found", &strange(path)).is_some();
+        assert_eq!((0..1000).filter(|n| not_found(&format!("/invented{n}"))).count(), 4 + 1);
+        assert!(not_found("/webhook"), "a mistake in a registration");
+        assert!(!not_found("/webhook"));
+        assert_eq!((0..1000).filter(|n| not_found(&format!("/webhook/{n}"))).count(), 16 - 1 + 1);
+        assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/nobody")), Some(0));
+        for app in ["east", "west"] {
+            let passed = |reason| refusals.pass(reason, &Place::App(app));
+            assert_eq!((passed("unauthorized"), passed("not_json")), (Some(0), Some(0)), "{app}");
+            assert_eq!((passed("unauthorized"), passed("not_json")), (None, None), "{app}");
+        }
+    }
+
+    #[test]
+    fn no_token_or_key_in_a_path_is_shown() {
+        let token = "t".repeat(TOKEN_BYTES_MIN);
+        for (path, expected) in [
+            ("/", "/".to_owned()),
+            ("*", "/*".to_owned()),
+            ("/webhook", "/webhook".to_owned()),
+            ("/webhooks/default/", "/webhooks/default/".to_owned()),
+            ("/a/b/c/d", "/a/b/c/…".to_owned()),
+            ("/é\u{1b}\"", r#"/\u{e9}\u{1b}\""#.to_owned()),
+            ("/app-webhooks", "/app-webhooks".to_owned()),
+            ("/app-webhooks/short", "/app-webhooks/…".to_owned()),
+            (&format!("/app-webhooks/{token}/x"), "/app-webhooks/…".to_owned()),
+            (&format!("/app%2Dwebhooks/{token}"), "/app%2Dwebhooks/…".to_owned()),
+            (&format!("/{token}"), "/…".to_owned()),
+            (&format!("/{}", &token[1..]), format!("/{}", &token[1..])),
+            (&"/".repeat(10_000), "////…".to_owned()),
+            ("/webhooks/a/key=1", "/webhooks/…".to_owned()),
+            ("/webhooks/default/a%2Fkey%3d1/x", "/webhooks/default/…".to_owned()),
+            ("/webhooks/a/key=2", "/webhooks/a/key=2".to_owned()),
+        ] {
+            assert_eq!(Place::new(None, path).shown(|text| text == "a/key=1"), expected, "{path}");
+        }
+    }
+}

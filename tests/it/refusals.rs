@@ -1,0 +1,188 @@
+//! Refusals that a person understands: what the sender is told, what the log has, and what becomes of wrong keys without end.
+
+use std::io::Write as _;
+
+use crate::support::http::{Answer, connect, post, post_to, raw, read, request};
+use crate::support::mock::Mock;
+use crate::support::relay::{Relay, SECRET};
+use crate::support::{chat_id, data, incoming_event, with_secret};
+
+fn wrong_key() -> String {
+    with_secret(&data("C", 1), "no-key-of-ours")
+}
+
+fn lines(relay: &Relay, reason: &str) -> Vec<serde_json::Value> {
+    let of = |line: &str| serde_json::from_str::<serde_json::Value>(line).ok().filter(|line| line["reason"] == reason);
+    relay.log().lines().filter_map(of).collect()
+}
+
+#[test]
+fn a_sender_is_told_the_cause_and_the_remedy() {
+    let mock = Mock::start();
+    let settings = [("server.body_bytes_max", "\"1KiB\""), ("server.body_timeout", "\"300ms\"")];
+    let relay = mock.relay(&settings);
+    let with_headers = |method: &str, path: &str, headers: &str| {
+        let body = incoming_event(&chat_id(), 1);
+        format!("{method} {path} HTTP/1.1\r\nhost: relay\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+            .into_bytes()
+    };
+    let of_body = |body: &str| request("/webhooks", "", body);
+    let chunked = format!(
+        "POST /webhooks HTTP/1.1\r\nhost: relay\r\ntransfer-encoding: chunked\r\n\r\n401\r\n{}",
+        " ".repeat(0x401)
+    );
+    let late = "POST /webhooks HTTP/1.1\r\nhost: relay\r\ncontent-length: 9\r\n\r\n{";
+    let long = format!("content-type: text/{}\r\n", "x".repeat(64));
+    for (request, status, line) in [
+        (
+            with_headers("POST", "/webhooks", "content-type: application/x-www-form-urlencoded\r\n"),
+            415,
+            "Content-Type is application/x-www-form-urlencoded; send Content-Type: application/json (in UTF-8)",
+        ),
+        (
+            with_headers("POST", "/webhooks", "content-type: application/json; charset=latin1\r\n"),
+            415,
+            "Content-Type is application/json; charset=latin1; send Content-Type: application/json (in UTF-8)",
+        ),
+        (with_headers("POST", "/webhooks", &long), 415, "send Content-Type: application/json (in UTF-8)"),
+        (
+            with_headers("POST", "/webhooks", "content-type: text/\u{e9}\r\n"),
+            415,
+            "send Content-Type: application/json (in UTF-8)",
+        ),
+        (
+            with_headers("POST", "/webhooks", "content-encoding: gzip\r\n"),
+            415,
+            "Content-Encoding is gzip; send the body without one",
+        ),
+        (with_headers("GET", "/webhooks", ""), 405, "GET is not allowed here; use POST"),
+        (
+            with_headers("POST", "/webhook", ""),
+            404,
+            "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured",
+        ),
+        (of_body(&" ".repeat(1025)), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
+        (chunked.into_bytes(), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
+        (late.into(), 408, "the body was not complete within server.body_timeout, 300ms"),
+        (of_body(""), 400, "the body is empty; send the webhook as JSON"),
+        (of_body("{\n\"action\":}"), 400, "the body is not JSON: see line 2, column 10"),
+        (of_body("{\"action\":\"a\""), 400, "the body ends within its JSON: see line 1, column 13"),
+        (
+            of_body(r#"{"secret_key":"k","secret_key":"l"}"#),
+            400,
+            "the body has the member \"secret_key\" twice: see line 1, column 19",
+        ),
+        (of_body("[]"), 400, "the body is not a JSON object"),
+        (
+            of_body(r#"{"payload":{}}"#),
+            400,
+            "the body has no text as its member \"action\" (\"event\" in an App Webhook)",
+        ),
+        (of_body(r#"{"action":"a"}"#), 400, "the body has no member \"payload\""),
+        (of_body(&wrong_key()), 401, "unauthorized"),
+        (request("/webhooks", "host: twice\r\n", "{}"), 400, "send one valid Host header"),
+    ] {
+        let answer = raw(relay.webhooks, &request).expect("an answer");
+        let request = String::from_utf8_lossy(&request).into_owned();
+        assert_eq!((answer.status, answer.body.as_str()), (status, &*format!("{line}\n")), "{request}");
+        assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"), "{request}");
+    }
+}
+
+#[test]
+fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_another() {
+    let mock = Mock::start();
+    let mut relay = mock.relay(&[]);
+    for n in 0..300 {
+        assert_eq!(post_to(relay.webhooks, &format!("/scanned{n}"), "").status, 404);
+    }
+    assert_eq!(post_to(relay.webhooks, "/livechat/webhook/", "{}").status, 404);
+    assert_eq!(post_to(relay.webhooks, "/webhooks/defualt", wrong_key()).status, 401);
+    assert_eq!(post_to(relay.webhooks, &format!("/webhooks/{SECRET}"), wrong_key()).status, 401);
+    for _ in 0..10 {
+        assert_eq!(post(relay.webhooks, wrong_key()).status, 401);
+        assert_eq!(post(relay.webhooks, "{").status, 400);
+        assert_eq!(
+            raw(relay.webhooks, "GET /webhooks HTTP/1.1\r\nhost: relay\r\n\r\n").expect("an answer").status,
+            405
+        );
+    }
+    relay.await_log("method_not_allowed");
+    let paths =
+        |reason| lines(&relay, reason).iter().map(|line| line["path"].as_str().map(str::to_owned)).collect::<Vec<_>>();
+    let not_found = paths("not_found");
+    assert!(not_found.len() < 10 && not_found.contains(&Some("/livechat/webhook/".to_owned())), "{not_found:?}");
+    let [typo, hidden, known] =
+        ["/webhooks/defualt", "/webhooks/…", "/webhooks/default"].map(|path| Some(path.to_owned()));
+    assert_eq!(paths("unauthorized"), [typo, hidden, known.clone()]);
+    assert_eq!((paths("not_json"), paths("method_not_allowed")), (vec![known.clone()], vec![known]));
+    let line = &lines(&relay, "not_json")[0];
+    assert_eq!(
+        (&line["client"], &line["app"], &line["suppressed"]),
+        (&"127.0.0.1".into(), &"default".into(), &0.into())
+    );
+    assert_eq!(line["answer"], "the body ends within its JSON: see line 1, column 1");
+    assert!(!relay.log().contains(SECRET));
+}
+
+#[test]
+fn past_a_limit_wrong_keys_are_answered_429_and_a_right_key_is_never_limited() {
+    let mock = Mock::start();
+    let settings = [("server.failed_verifications.per_minute", "1"), ("server.failed_verifications.burst", "3")];
+    let mut relay = mock.relay(&settings);
+    let statuses: Vec<u16> = (0..20).map(|_| post(relay.webhooks, wrong_key()).status).collect();
+    assert_eq!((&statuses[..3], &statuses[3..]), (&[401; 3][..], &[429; 17][..]));
+
+    // On a connection that has earned keep-alive, and is closed all the same.
+    let mut stream = connect(relay.webhooks);
+    let mut ask = |body: &str| -> Answer {
+        stream.write_all(&request("/webhooks", "", body)).expect("a socket");
+        read(&mut stream).expect("an answer")
+    };
+    for n in 0..5 {
+        assert_eq!(ask(&incoming_event(&chat_id(), n)).status, 200);
+    }
+    let answer = ask(&wrong_key());
+    assert_eq!((answer.status, answer.header("connection")), (429, Some("close")));
+    let retry_after: u64 = answer.header("retry-after").expect("a header").parse().expect("seconds");
+    assert!((1..=60).contains(&retry_after), "{retry_after}");
+    assert_eq!(answer.body, "too many webhooks with a wrong secret key; try again later\n");
+
+    // Nor is anything else that is wrong; and an unknown app is as a wrong key.
+    assert_eq!(post(relay.webhooks, "{").status, 400);
+    assert_eq!(post_to(relay.webhooks, "/webhooks/nobody", incoming_event("C", 1)).status, 429);
+    assert_eq!(post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
+    assert_eq!(relay.metric(r#"livechat_relay_rejected_total{reason="unauthorized"}"#), 3.0);
+    assert_eq!(relay.metric(r#"livechat_relay_rejected_total{reason="too_many_failures"}"#), 19.0);
+    assert_eq!(relay.metric(r#"livechat_relay_requests_total{code="429"}"#), 19.0);
+    relay.await_log("not_json");
+    assert_eq!((lines(&relay, "unauthorized").len(), lines(&relay, "too_many_failures").len()), (1, 1));
+}
+
+#[test]
+fn at_debug_each_webhook_has_a_line_that_identifies_it() {
+    let mock = Mock::start();
+    let mut relay = mock.relay(&[("log.filter", "\"debug\"")]);
+    let (chat, quiet) = (chat_id(), chat_id());
+    let body = incoming_event(&chat, 1);
+    assert_eq!(post(relay.webhooks, &body).status, 200);
+    assert_eq!(post(relay.webhooks, with_secret(&data(&quiet, 1), "no-key-of-ours")).status, 401);
+    let line: serde_json::Value = serde_json::from_str(&relay.await_log("webhook handled")).expect("a JSON line");
+    for (field, expected) in [
+        ("app", "default"),
+        ("key", "test"),
+        ("action", "incoming_event"),
+        ("topic", "livechat.incoming_event"),
+        ("record_key", &*chat),
+        ("client", "127.0.0.1"),
+        ("outcome", "Published"),
+    ] {
+        assert_eq!(line[field], expected, "{line}");
+    }
+    assert_eq!(line["bytes"], body.len());
+    let value = &mock.read("livechat.incoming_event")[0].value;
+    let event: serde_json::Value = serde_json::from_slice(value).expect("JSON");
+    assert_eq!(line["id"], event["id"]);
+    assert!(line["ms"].is_u64(), "{line}");
+    assert!(!relay.log().contains(SECRET) && !relay.log().contains(&quiet), "nothing unverified is logged");
+}
