@@ -23,6 +23,7 @@ chaos: ## Kill, freeze, cut and fill everything under load; no accepted event ma
 	cargo test --release --locked --test chaos -- --full
 
 strangers: ## Attack the relay as those without a key can, and write docs/strangers.md (20 minutes; STRANGERS="--only heads-32")
+	scripts/ensure.sh slowhttptest
 	cargo test --release --locked --test strangers -- $(or $(STRANGERS),--full --out docs/strangers.md)
 
 check: ## Formatting, lints and documentation, as CI wants them

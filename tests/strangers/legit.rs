@@ -6,17 +6,25 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use tokio_rustls::TlsConnector;
+
 use crate::relay::Relay;
+use crate::tls::Connection;
 
 pub const SECRET_KEY: &str = "key-of-the-legitimate-sender";
 
-/// Webhooks a second, on fresh connections and as many on the one that is kept.
+/// Webhooks a second, on fresh connections and as many on each one that is kept.
 const PER_SECOND: u64 = 50;
+
+/// Connections that are kept: with HTTPS it is 500 webhooks a second in all.
+const KEPT: usize = 1;
+const KEPT_HTTPS: usize = 9;
 
 /// Webhooks of [`LARGE_BYTES`] a second, which are few with LiveChat.
 const LARGE_PER_SECOND: u64 = 5;
@@ -49,7 +57,7 @@ pub struct Outcomes {
 pub struct Traffic {
     /// A connection each.
     pub fresh: Outcomes,
-    /// All on one connection, as long as the relay keeps it.
+    /// All on a few connections, as long as the relay keeps them.
     pub kept: Outcomes,
     /// Large bodies, a connection each.
     pub large: Outcomes,
@@ -61,19 +69,23 @@ impl Traffic {
     /// Sends for so long, and waits for the last answers.
     pub fn send(relay: &Relay, lasting: Duration, plan: &Plan) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (webhooks, admin) = (relay.webhooks, relay.admin);
+        let webhooks = Address { to: relay.webhooks, tls: relay.tls() };
         let probe = |path: &'static str| {
             let request = move || format!("GET {path} HTTP/1.1\r\nhost: relay\r\n\r\n").into_bytes();
+            let admin = Address { to: relay.admin, tls: None };
             fresh(admin, PROBES_PER_SECOND, lasting, plan.probe_timeout, request)
         };
+        let connections = if relay.tls().is_some() { KEPT_HTTPS } else { KEPT };
+        let kept = join_all((0..connections).map(|_| kept(webhooks, lasting, plan.patience)));
         runtime.block_on(async {
             let (fresh, kept, large, livez, readyz) = tokio::join!(
                 fresh(webhooks, PER_SECOND, lasting, plan.patience, || webhook(0)),
-                kept(webhooks, lasting, plan.patience),
+                kept,
                 fresh(webhooks, LARGE_PER_SECOND, lasting, plan.patience, || webhook(LARGE_BYTES)),
                 probe("/livez"),
                 probe("/readyz"),
             );
+            let kept = kept.into_iter().fold(Outcomes::default(), Outcomes::and);
             Self { fresh, kept, large, livez, readyz }
         })
     }
@@ -97,6 +109,13 @@ impl Outcomes {
         self.failed.iter().all(|(why, &times)| why == "503" && times <= most)
     }
 
+    fn and(mut self, other: Self) -> Self {
+        self.sent += other.sent;
+        self.took.extend(other.took);
+        other.failed.into_iter().for_each(|(why, times)| *self.failed.entry(why).or_default() += times);
+        self
+    }
+
     fn count(&mut self, outcome: Result<Duration, String>) {
         match outcome {
             Ok(took) => self.took.push(took),
@@ -111,7 +130,9 @@ pub fn takes_webhooks(relay: &Relay) -> bool {
     let most = Duration::from_secs(5);
     runtime.block_on(async {
         let ready = b"GET /readyz HTTP/1.1\r\nhost: relay\r\n\r\n";
-        ask(relay.admin, ready, most).await.is_ok() && ask(relay.webhooks, &webhook(0), most).await.is_ok()
+        let (admin, webhooks) =
+            (Address { to: relay.admin, tls: None }, Address { to: relay.webhooks, tls: relay.tls() });
+        ask(admin, ready, most).await.is_ok() && ask(webhooks, &webhook(0), most).await.is_ok()
     })
 }
 
@@ -136,29 +157,43 @@ pub fn post(path: &str, length: usize, body: &str) -> Vec<u8> {
     (head + body).into_bytes()
 }
 
+/// Where to, and how.
+#[derive(Clone, Copy)]
+struct Address<'a> {
+    to: SocketAddr,
+    tls: Option<&'a TlsConnector>,
+}
+
+impl Address<'_> {
+    async fn connect(self) -> io::Result<Connection> {
+        Connection::open(self.to, self.tls).await
+    }
+}
+
 /// Requests on a connection each, sent when they are due, whatever became of those before.
 async fn fresh(
-    to: SocketAddr,
+    Address { to, tls }: Address<'_>,
     per_second: u64,
     lasting: Duration,
     patience: Duration,
     request: impl Fn() -> Vec<u8>,
 ) -> Outcomes {
     let mut due = interval(Duration::from_secs(1) / per_second as u32);
-    let mut requests = JoinSet::new();
+    let (mut requests, tls) = (JoinSet::new(), tls.cloned());
     let (mut outcomes, began) = (Outcomes::default(), Instant::now());
     while began.elapsed() < lasting {
         due.tick().await;
         let request = request();
         outcomes.sent += 1;
-        requests.spawn(async move { ask(to, &request, patience).await });
+        let tls = tls.clone();
+        requests.spawn(async move { ask(Address { to, tls: tls.as_ref() }, &request, patience).await });
     }
     requests.join_all().await.into_iter().for_each(|outcome| outcomes.count(outcome));
     outcomes
 }
 
 /// One request after the other on one connection; a new one where the relay has closed it.
-async fn kept(to: SocketAddr, lasting: Duration, patience: Duration) -> Outcomes {
+async fn kept(to: Address<'_>, lasting: Duration, patience: Duration) -> Outcomes {
     let mut due = interval(Duration::from_secs(1) / PER_SECOND as u32);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay); // who waits for an answer sends less
     let mut kept = None;
@@ -168,9 +203,9 @@ async fn kept(to: SocketAddr, lasting: Duration, patience: Duration) -> Outcomes
         outcomes.sent += 1;
         let sent = Instant::now();
         let exchange = async {
-            let mut stream = match kept.take().filter(is_open) {
+            let mut stream = match kept.take().and_then(open) {
                 Some(stream) => stream,
-                None => connect(to).await?,
+                None => to.connect().await?,
             };
             let answer = exchange(&mut stream, &webhook(0)).await?;
             io::Result::Ok((stream, answer))
@@ -190,9 +225,9 @@ async fn kept(to: SocketAddr, lasting: Duration, patience: Duration) -> Outcomes
 }
 
 /// One request on a connection of its own: how long its 200 took, or why there was none.
-async fn ask(to: SocketAddr, request: &[u8], patience: Duration) -> Result<Duration, String> {
+async fn ask(to: Address<'_>, request: &[u8], patience: Duration) -> Result<Duration, String> {
     let began = Instant::now();
-    let exchange = async { exchange(&mut connect(to).await?, request).await };
+    let exchange = async { exchange(&mut to.connect().await?, request).await };
     match timeout(patience, exchange).await {
         Err(_) => Err("no answer in time".to_owned()),
         Ok(Err(error)) => Err(error.kind().to_string()),
@@ -201,22 +236,18 @@ async fn ask(to: SocketAddr, request: &[u8], patience: Duration) -> Result<Durat
     }
 }
 
-async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
-
-/// Whether the relay has not closed it while it was idle, which is no failure.
-fn is_open(stream: &TcpStream) -> bool {
-    stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+/// None where the relay has closed it while it was idle, which is no failure.
+fn open(mut connection: Connection) -> Option<Connection> {
+    let has_ended = connection.read(&mut [0]).now_or_never().is_some();
+    (!has_ended).then_some(connection)
 }
 
 /// Sends while it reads: an answer may come before all is sent.
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> io::Result<Answer> {
-    let (mut reader, mut writer) = stream.split();
+async fn exchange(stream: &mut Connection, request: &[u8]) -> io::Result<Answer> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let send = async {
         let _ = writer.write_all(request).await; // the relay may refuse the rest; the answer says why
+        let _ = writer.flush().await;
         std::future::pending().await
     };
     tokio::select! { answer = answer(&mut reader) => answer, never = send => never }

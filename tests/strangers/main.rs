@@ -10,6 +10,7 @@ mod legit;
 mod relay;
 mod report;
 mod target;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -135,7 +136,7 @@ fn run(chosen: &[&'static Attack], arguments: &Arguments) -> Result<bool, String
 
 /// One attack against a fresh relay: legitimate traffic alone, then beside the attack, then the relay's end.
 fn measure(attack: &'static Attack, plan: &Plan, binary: &Path, brokers: &str) -> Result<Row, String> {
-    let relay = Relay::start(binary, brokers, attack.name)?;
+    let relay = Relay::start(binary, brokers, attack)?;
     let plan = Plan { patience: plan.patience.max(attack.patience), ..plan.clone() };
     let before = Traffic::send(&relay, plan.before, &plan);
 
@@ -143,6 +144,7 @@ fn measure(attack: &'static Attack, plan: &Plan, binary: &Path, brokers: &str) -
     let (cpu, log, began) = (relay.cpu(), relay.logged(), Instant::now());
     let runtime = target::attackers()?;
     runtime.spawn((attack.run)(Arc::clone(&target)));
+    let meanwhile = (attack.ramp > Duration::ZERO).then(|| Traffic::send(&relay, attack.ramp, &plan));
     let during = Traffic::send(&relay, plan.during, &plan);
     let took = began.elapsed(); // longer where senders have waited for an answer
     let mut gauges = Gauges {
@@ -161,7 +163,7 @@ fn measure(attack: &'static Attack, plan: &Plan, binary: &Path, brokers: &str) -
     };
     runtime.shutdown_timeout(Duration::from_secs(10));
     gauges.left_open = relay.connections_left();
-    let mut row = Row { attack, before, during, gauges, notes: target.notes(), failures: Vec::new() };
+    let mut row = Row { attack, before, meanwhile, during, gauges, notes: target.notes(), failures: Vec::new() };
     row.failures = row.judge();
     row.failures.extend(target.failures());
     row.failures.extend(relay.end());

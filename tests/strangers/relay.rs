@@ -11,7 +11,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use tokio_rustls::TlsConnector;
+
+use crate::attacks::Attack;
 use crate::legit::{self, SECRET_KEY};
+use crate::tls::Certificate;
 
 /// Of each relay's log, so much is kept in a file; a log may grow by 1 MB/s.
 const LOG_KEPT_BYTES: u64 = 1 << 20;
@@ -33,14 +37,18 @@ pub struct Relay {
     child: Child,
     logged: Arc<Mutex<Logged>>,
     log: PathBuf,
+    certificate: Option<Certificate>,
     _configuration: tempfile::NamedTempFile,
 }
 
 impl Relay {
     /// Starts it, and waits until it is ready and has answered a webhook with 200.
-    pub fn start(binary: &Path, brokers: &str, attack: &str) -> Result<Self, String> {
+    pub fn start(binary: &Path, brokers: &str, attack: &Attack) -> Result<Self, String> {
         let (webhooks, admin) = (free_port()?, free_port()?);
-        let configuration = configuration(webhooks, admin, brokers).map_err(|error| error.to_string())?;
+        let certificate = attack.https.map(|_| Certificate::new()).transpose()?;
+        let more =
+            certificate.as_ref().map(Certificate::setting).unwrap_or_default() + attack.https.unwrap_or_default();
+        let configuration = configuration(webhooks, admin, brokers, &more).map_err(|error| error.to_string())?;
         // In a session of its own, as services are: Linux shares the cores among sessions first (autogroup), so the relay has its
         // half of the machine beside the attacker. It dies with this process, even where this process is killed.
         let mut command = Command::new("setsid");
@@ -48,14 +56,19 @@ impl Relay {
         command.arg(configuration.path()).stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("setsid and setpriv (util-linux): {error}"))?;
         let logged = Arc::new(Mutex::default());
-        let log = directory()?.join(format!("{attack}.log"));
+        let log = directory()?.join(format!("{}.log", attack.name));
         let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
         let (stderr, counts) = (child.stderr.take().expect("piped above"), Arc::clone(&logged));
         thread::spawn(move || read_log(stderr, file, &counts));
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let relay =
-            Self { webhooks: local(webhooks), admin: local(admin), child, logged, log, _configuration: configuration };
+        let (webhooks, admin) = (local(webhooks), local(admin));
+        let relay = Self { webhooks, admin, child, logged, log, certificate, _configuration: configuration };
         relay.await_start()
+    }
+
+    /// How to reach the webhooks' listener, where it speaks HTTPS.
+    pub fn tls(&self) -> Option<&TlsConnector> {
+        self.certificate.as_ref().map(|certificate| &certificate.client)
     }
 
     fn await_start(mut self) -> Result<Self, String> {
@@ -183,7 +196,7 @@ fn read_log(mut from: ChildStderr, mut file: File, logged: &Mutex<Logged>) {
 }
 
 /// The default but for what has no default, and what must not collide on this machine. No spool, as by default.
-fn configuration(webhooks: u16, admin: u16, brokers: &str) -> std::io::Result<tempfile::NamedTempFile> {
+fn configuration(webhooks: u16, admin: u16, brokers: &str, more: &str) -> std::io::Result<tempfile::NamedTempFile> {
     let mut file = tempfile::NamedTempFile::new()?;
     write!(
         file,
@@ -193,7 +206,7 @@ fn configuration(webhooks: u16, admin: u16, brokers: &str) -> std::io::Result<te
         kafka.brokers = "{brokers}"
         kafka.start_timeout = "1s" # the mock cluster does not answer what is asked of topics' settings
         apps = [{{ name = "default", secret_keys = [{{ name = "2026-11", value = "{SECRET_KEY}" }}] }}]
-        "#
+        {more}"#
     )?;
     Ok(file)
 }

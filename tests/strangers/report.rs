@@ -14,6 +14,8 @@ use crate::legit::{Outcomes, Traffic};
 pub struct Row {
     pub attack: &'static Attack,
     pub before: Traffic,
+    /// While the attack grew to its size, where that takes long.
+    pub meanwhile: Option<Traffic>,
     pub during: Traffic,
     pub gauges: Gauges,
     pub notes: Vec<String>,
@@ -87,10 +89,15 @@ impl Row {
         let is_excused = |outcomes: &Outcomes| self.attack.is_stopped && outcomes.only_503s_up_to(UNDER_WAY_MAX);
         let during = during.iter().filter(|(_, outcomes)| !is_excused(outcomes));
         let during = during.filter_map(|(name, outcomes)| failed(name, outcomes));
+        let meanwhile = self.meanwhile.iter().flat_map(|Traffic { fresh, kept, large, livez, readyz }| {
+            [("fresh", fresh), ("kept", kept), ("large", large), ("livez", livez), ("readyz", readyz)]
+        });
+        let meanwhile =
+            meanwhile.filter_map(|(name, outcomes)| failed(&format!("while the attack grew, {name}"), outcomes));
         let Gauges { log_lines, took, .. } = self.gauges;
         let is_flooded = log_lines > LOG_LINES_PER_SECOND_MAX * took.as_secs().max(1);
         let log = is_flooded.then(|| format!("the log has grown by {log_lines} lines"));
-        before.chain(during).chain(log).collect()
+        before.chain(meanwhile).chain(during).chain(log).collect()
     }
 
     fn answers(&self) -> Vec<String> {

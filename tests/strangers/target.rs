@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
 
 use crate::legit;
 use crate::relay::{self, Relay};
+use crate::tls::Connection;
 
 /// The name of the attacker's threads, by which their CPU time is known from that of the rest of this process.
 const THREADS: &str = "attacker";
@@ -30,6 +32,8 @@ pub struct Target {
     pub admin: SocketAddr,
     /// `server.connections_max` as it is by default.
     pub connections_max: usize,
+    /// Where the webhooks' listener speaks HTTPS.
+    tls: Option<TlsConnector>,
     pid: Pid,
     sent: AtomicU64,
     opened: AtomicU64,
@@ -46,6 +50,7 @@ impl Target {
             webhooks: SocketAddr::from(([127, 0, 0, 2], relay.webhooks.port())),
             admin: relay.admin,
             connections_max: connections_max(),
+            tls: relay.tls().cloned(),
             pid: relay.pid(),
             sent: AtomicU64::new(0),
             opened: AtomicU64::new(0),
@@ -104,25 +109,30 @@ fn counted(counts: &Mutex<BTreeMap<String, u64>>) -> Vec<String> {
 
 /// An attacker's connection.
 pub struct Stream {
-    tcp: TcpStream,
+    connection: Connection,
     target: Arc<Target>,
 }
 
 impl Stream {
+    /// After the handshake, where it is the webhooks' listener and speaks HTTPS.
     pub async fn open(target: &Arc<Target>, to: SocketAddr) -> io::Result<Self> {
-        let tcp = timeout(Duration::from_secs(5), TcpStream::connect(to)).await??;
-        tcp.set_nodelay(true)?;
+        let tls = target.tls.as_ref().filter(|_| to == target.webhooks);
+        Self::connect(target, to, tls).await
+    }
+
+    async fn connect(target: &Arc<Target>, to: SocketAddr, tls: Option<&TlsConnector>) -> io::Result<Self> {
+        let connection = timeout(Duration::from_secs(5), Connection::open(to, tls)).await??;
         target.opened.fetch_add(1, Relaxed);
-        Ok(Self { tcp, target: Arc::clone(target) })
+        Ok(Self { connection, target: Arc::clone(target) })
     }
 
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        send(&mut self.tcp, &self.target, bytes).await
+        send(&mut self.connection, &self.target, bytes).await
     }
 
     /// Reads some bytes; the end is an error.
     pub async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self.tcp.read(into).await? {
+        match self.connection.read(into).await? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             read => Ok(read),
         }
@@ -132,11 +142,10 @@ impl Stream {
     pub fn read_what_is_there(&mut self, into: &mut Vec<u8>) -> io::Result<()> {
         let mut bytes = [0; 4096];
         loop {
-            match self.tcp.try_read(&mut bytes) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => into.extend_from_slice(&bytes[..read]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
+            match self.connection.read(&mut bytes).now_or_never() {
+                Some(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Some(read) => into.extend_from_slice(&bytes[..read?]),
+                None => return Ok(()),
             }
         }
     }
@@ -166,7 +175,7 @@ impl Stream {
 
     /// Sends this, and waits for an answer, which may come before all is sent; or for the end.
     pub async fn hold(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let (mut reader, mut writer) = self.tcp.split();
+        let (mut reader, mut writer) = tokio::io::split(&mut self.connection);
         let mut answer = [0; 512];
         let hold = async {
             send(&mut writer, &self.target, bytes).await?;
@@ -191,7 +200,7 @@ impl Stream {
 
     /// Sends what `next` makes, again and again, as fast as the relay takes it, and drops the answers.
     pub async fn flood(&mut self, mut next: impl FnMut() -> Bytes) -> io::Result<()> {
-        let (mut reader, mut writer) = self.tcp.split();
+        let (mut reader, mut writer) = tokio::io::split(&mut self.connection);
         let read = async {
             let mut bytes = vec![0; 65536];
             while reader.read(&mut bytes).await? > 0 {}
@@ -215,13 +224,13 @@ impl Stream {
     /// One request and its answer; an answer that closes the connection is an error, as its end is.
     pub async fn ask(&mut self, request: &[u8]) -> io::Result<()> {
         self.send(request).await?;
-        let answer = legit::answer(&mut self.tcp).await?;
+        let answer = legit::answer(&mut self.connection).await?;
         if answer.closes { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
     /// Closes with a reset.
     pub fn reset(self) -> io::Result<()> {
-        self.tcp.set_zero_linger()
+        self.connection.tcp().set_zero_linger()
     }
 }
 
@@ -231,7 +240,7 @@ async fn send(to: &mut (impl AsyncWrite + Unpin), target: &Target, mut bytes: &[
         target.sent.fetch_add(written as u64, Relaxed);
         bytes = &bytes[written..];
     }
-    Ok(())
+    to.flush().await // TLS keeps what the socket has no room for
 }
 
 /// Connections to be kept going: one that has ended is opened again.
@@ -243,18 +252,30 @@ pub struct Crowd {
     spread: Duration,
     /// Each is opened again this time after it was opened, or when it has ended, if that is later.
     interval: Duration,
+    /// Whether they are without TLS, whatever the listener speaks.
+    is_raw: bool,
 }
 
 impl Crowd {
     /// One that holds: it opens 2,000 connections a second at most, also where the relay ends each at once.
     pub fn holding(to: SocketAddr, size: usize) -> Self {
         let spread = Duration::from_secs(1).min(Duration::from_millis(size as u64));
-        Self { to, size, spread, interval: spread.max(Duration::from_secs(1) * size as u32 / 2000) }
+        Self { to, size, spread, interval: spread.max(Duration::from_secs(1) * size as u32 / 2000), is_raw: false }
+    }
+
+    /// As long at least is what comes between the first and the last one, and between one and its next.
+    pub fn within(self, spread: Duration) -> Self {
+        Self { spread, interval: spread, ..self }
+    }
+
+    /// Without TLS, whatever the listener speaks.
+    pub fn raw(self) -> Self {
+        Self { is_raw: true, ..self }
     }
 
     /// One that floods, as fast as it can.
     pub fn flooding(to: SocketAddr, size: usize) -> Self {
-        Self { to, size, spread: Duration::ZERO, interval: Duration::ZERO }
+        Self { to, size, spread: Duration::ZERO, interval: Duration::ZERO, is_raw: false }
     }
 
     /// Goes on until it is dropped. `attack` is what each connection does; its error is the relay's ending of it.
@@ -271,7 +292,8 @@ impl Crowd {
                 sleep(self.spread.mul_f64(n as f64 / self.size as f64)).await;
                 loop {
                     let again = Instant::now() + self.interval;
-                    let Ok(stream) = Stream::open(&target, self.to).await else {
+                    let tls = target.tls.as_ref().filter(|_| self.to == target.webhooks && !self.is_raw);
+                    let Ok(stream) = Stream::connect(&target, self.to, tls).await else {
                         sleep(Duration::from_millis(10)).await; // the relay's queue is full
                         continue;
                     };

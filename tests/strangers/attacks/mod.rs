@@ -3,6 +3,7 @@
 mod admin;
 mod http1;
 mod http2;
+mod https;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,13 +22,31 @@ pub struct Attack {
     pub patience: Duration,
     /// Whether the relay is kept from answering probes, too.
     pub is_stopped: bool,
+    /// Where the webhooks' listener speaks HTTPS: what else is set.
+    pub https: Option<&'static str>,
+    /// How long the attack takes to grow to its size.
+    pub ramp: Duration,
 }
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Attack {
     const fn new(name: &'static str, about: &'static str, run: fn(Arc<Target>) -> Running) -> Self {
-        Self { name, about, run, is_quick: false, patience: Duration::ZERO, is_stopped: false }
+        Self {
+            name,
+            about,
+            run,
+            is_quick: false,
+            patience: Duration::ZERO,
+            is_stopped: false,
+            https: None,
+            ramp: Duration::ZERO,
+        }
+    }
+
+    /// Of a relay with TLS on the webhooks' listener, and 10,000 connections at most.
+    const fn https(self) -> Self {
+        Self { https: Some("server.connections_max = 10000\n"), ..self }
     }
 
     const fn quick(self) -> Self {
@@ -40,7 +59,7 @@ impl Attack {
 }
 
 /// The number in a name is that of connections.
-pub static ATTACKS: [Attack; 58] = [
+pub static ATTACKS: [Attack; 71] = [
     Attack::new("heads-32", "heads that declare 2 MiB, and no body", |t| Box::pin(http1::heads(t, 32))),
     Attack::new("heads-500", "heads that declare 2 MiB, on 500 connections", |t| Box::pin(http1::heads(t, 500))),
     Attack::new("heads-h2-1x32", "heads that declare 2 MiB, as 32 streams of one HTTP/2 connection", |t| {
@@ -172,4 +191,44 @@ pub static ATTACKS: [Attack; 58] = [
     Attack::new("admin-scrapes-8", "admin listener: /metrics at full speed", |t| Box::pin(admin::scrapes(t, 8))),
     Attack::new("sigstop", "no stranger: the relay's process is stopped for 5 s", |t| Box::pin(http1::sigstop(t)))
         .stopped(),
+    Attack::new("https-none", "HTTPS, and no attack", |t| Box::pin(https::nothing(t))).https(),
+    Attack {
+        https: Some("server.connections_max = 10000\nserver.header_timeout = \"60s\"\n"),
+        ramp: https::IDLE_RAMP,
+        ..Attack::new("https-idle-9000", "9,000 of 10,000 connections, idle after their handshake", |t| {
+            Box::pin(https::idle(t, 9000))
+        })
+    },
+    Attack::new("https-half-hello-2000", "a part of a ClientHello, the rest never", |t| {
+        Box::pin(https::half_hellos(t, 2000))
+    })
+    .https(),
+    Attack::new("https-silent-2000", "connections without a handshake", |t| Box::pin(https::silent(t, 2000))).https(),
+    Attack::new("https-handshakes-4", "handshakes at full speed", |t| Box::pin(https::handshakes(t, 4))).https(),
+    Attack::new("https-slow-heads", "slowhttptest -H, 4,000 connections", |t| {
+        Box::pin(https::slowhttptest(t, &["-H", "-i", "2"]))
+    })
+    .https(),
+    Attack::new("https-slow-bodies", "slowhttptest -B, 4,000 connections", |t| {
+        Box::pin(https::slowhttptest(t, &["-B", "-i", "2", "-s", "8192"]))
+    })
+    .https(),
+    Attack::new("https-slow-reads", "slowhttptest -X, 4,000 connections", |t| {
+        Box::pin(https::slowhttptest(t, &["-X", "-w", "1", "-y", "16", "-n", "2", "-z", "1", "-k", "3"]))
+    })
+    .https(),
+    Attack::new("https-heads-2000", "heads, a byte a second, in TLS", |t| Box::pin(http1::slow_heads(t, 2000))).https(),
+    Attack::new("https-forged-32", "401s at full speed, in TLS", |t| Box::pin(http1::forgeries(t, 32, 0))).https(),
+    Attack::new("https-h2-rapid-reset-4", "streams, each reset at once, in TLS", |t| {
+        Box::pin(http2::rapid_reset(t, 4))
+    })
+    .https(),
+    Attack::new("https-h2-continuation-4", "a head that never ends, in CONTINUATION frames in TLS", |t| {
+        Box::pin(http2::continuation(t, 4))
+    })
+    .https(),
+    Attack::new("https-h2-ping-20", "PING frames at full speed, in TLS", |t| {
+        Box::pin(http2::frames(t, 20, http2::ping))
+    })
+    .https(),
 ];
