@@ -1,12 +1,13 @@
 //! How many bytes of webhooks are held at once. What is verified is held to its end; of the bodies that are still being read, the
-//! oldest is evicted when there is no room: a sender who means it sends a body in a moment, and strangers hold theirs back.
+//! oldest is evicted when there is no room: a sender who means it sends a body in a moment, and strangers hold theirs back. Where there are
+//! several apps, each leaves as much room to the others as it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::outcome::Unavailable::{self, Overloaded, SlowBody};
+use crate::outcome::Unavailable::{self, AppShare, Overloaded, SlowBody};
 
 /// Larger bodies have a pool of their own, so that a few of them do not take the room of many.
 pub const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
@@ -36,6 +37,10 @@ struct Pool {
     held: usize,
     /// By age.
     reading: BTreeMap<u64, Entry>,
+    /// Bytes of the bodies that are still being read. They can be evicted, so they are free to what is verified.
+    reading_bytes: usize,
+    /// Bytes of verified webhooks by app, where there are several. Only they count: a path names an app, and anyone can write a path.
+    by_app: HashMap<Arc<str>, usize>,
 }
 
 struct Entry {
@@ -45,7 +50,7 @@ struct Entry {
 
 impl Budget {
     pub fn new(config: Config) -> Arc<Self> {
-        let pool = |max| Pool { max, held: 0, reading: BTreeMap::new() };
+        let pool = |max| Pool { max, held: 0, reading: BTreeMap::new(), reading_bytes: 0, by_app: HashMap::new() };
         let pools = [pool(config.bytes_in_flight_max), pool(config.large_bytes_in_flight_max)];
         Arc::new(Self(Mutex::new(State { pools, next: 0 })))
     }
@@ -78,12 +83,14 @@ impl Budget {
 impl Pool {
     fn insert(&mut self, id: u64, entry: Entry) {
         self.held += entry.bytes;
+        self.reading_bytes += entry.bytes;
         self.reading.insert(id, entry);
     }
 
     fn remove(&mut self, id: u64) -> Option<Entry> {
         let entry = self.reading.remove(&id)?;
         self.held -= entry.bytes;
+        self.reading_bytes -= entry.bytes;
         Some(entry)
     }
 
@@ -143,7 +150,7 @@ impl Reading {
         let bytes = state.pools[pool].remove(self.id).ok_or(SlowBody)?.bytes;
         state.pools[pool].held += bytes;
         drop(state);
-        Ok(Held { budget, pool, bytes })
+        Ok(Held { budget, pool, bytes, app: None })
     }
 }
 
@@ -158,11 +165,41 @@ pub struct Held {
     budget: Arc<Budget>,
     pool: usize,
     bytes: usize,
+    /// Whose share it counts for.
+    app: Option<Arc<str>>,
+}
+
+impl Held {
+    /// Counts it for an app, one of several, that has verified it. An app may hold more only while it holds less than is free: so there is
+    /// room for the others, however fast its webhooks come and however slowly Kafka takes them.
+    ///
+    /// # Errors
+    /// [`AppShare`]: the app holds as much as is free.
+    pub fn of_app(mut self, app: &str) -> Result<Self, Unavailable> {
+        let mut state = self.budget.lock();
+        let pool = &mut state.pools[self.pool];
+        let free = pool.max - (pool.held - pool.reading_bytes - self.bytes);
+        let app = pool.by_app.get_key_value(app).map_or_else(|| Arc::from(app), |(app, _)| Arc::clone(app));
+        let held = pool.by_app.entry(Arc::clone(&app)).or_default();
+        if *held >= free {
+            drop(state); // it is locked once more when this is dropped
+            return Err(AppShare);
+        }
+        *held += self.bytes;
+        drop(state);
+        self.app = Some(app);
+        Ok(self)
+    }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.lock().pools[self.pool].held -= self.bytes;
+        let mut state = self.budget.lock();
+        let pool = &mut state.pools[self.pool];
+        pool.held -= self.bytes;
+        if let Some(held) = self.app.as_ref().and_then(|app| pool.by_app.get_mut(app)) {
+            *held -= self.bytes;
+        }
     }
 }
 
@@ -220,6 +257,41 @@ mod tests {
         assert!(one.evicted().now_or_never().is_some() && two.evicted().now_or_never().is_none());
     }
 
+    /// Webhooks of an app that are held, until no more are.
+    fn fill(budget: &Arc<Budget>, app: &str, bytes: usize) -> Vec<Held> {
+        let one = || reading(budget, bytes)?.complete()?.of_app(app);
+        std::iter::repeat_with(one).map_while(Result::ok).collect()
+    }
+
+    #[test]
+    fn an_app_holds_no_more_than_it_leaves_to_the_others() {
+        let budget = budget(100 * (REQUEST_BYTES + 10), 0);
+        let flood = fill(&budget, "flood", 10);
+        assert_eq!(flood.len(), 50);
+        let refused = reading(&budget, 10).expect("room").complete().expect("room").of_app("flood");
+        assert_eq!(refused.err(), Some(AppShare));
+        assert_eq!(budget.held(), 50 * (REQUEST_BYTES + 10), "what was refused is held no more");
+        // The more apps there are, the less is each one's, and there is always room for one more.
+        let second = fill(&budget, "second", 10);
+        assert_eq!(second.len(), 25);
+        assert_eq!(fill(&budget, "third", 10).len(), 13);
+        drop(flood);
+        assert_eq!(fill(&budget, "third", 10).len(), 38);
+        drop(second);
+        assert_eq!(fill(&budget, "flood", 10).len(), 50, "what it gave back is counted");
+    }
+
+    #[test]
+    fn bodies_that_are_not_verified_take_nothing_of_the_share_of_the_app_that_they_name() {
+        let budget = budget(10 * (REQUEST_BYTES + 10), 0);
+        let strangers: Vec<_> = (0..10).map(|_| reading(&budget, 10).expect("room")).collect();
+        assert_eq!(fill(&budget, "app", 10).len(), 5);
+        drop(strangers);
+        let alone = || reading(&budget, 10)?.complete();
+        let held: Vec<_> = std::iter::repeat_with(alone).map_while(Result::ok).collect();
+        assert_eq!(held.len(), 10, "one app alone may hold all");
+    }
+
     proptest! {
         /// Whatever is begun, grows, ends and is dropped: no pool holds more than it may, and nothing is left at the end.
         #[test]
@@ -231,17 +303,24 @@ mod tests {
                 match (step, &mut bodies[which]) {
                     (0, body) => *body = budget.begin().ok(),
                     (1 | 2, Some(body)) => drop(body.grow_to(bytes)),
-                    (3, body @ Some(_)) => held.extend(body.take().and_then(|body| body.complete().ok())),
+                    (3, body @ Some(_)) => {
+                        let complete = body.take().and_then(|body| body.complete().ok());
+                        let of_app = |held: Held| if bytes % 2 == 0 { Ok(held) } else { held.of_app(["a", "b"][which % 2]) };
+                        held.extend(complete.and_then(|held| of_app(held).ok()));
+                    }
                     (4, body) => { *body = None; held.pop(); }
                     _ => {}
                 }
                 let state = budget.lock();
                 for pool in &state.pools {
-                    prop_assert!(pool.held <= pool.max);
+                    prop_assert!(pool.held <= pool.max && pool.reading_bytes <= pool.held);
+                    prop_assert_eq!(pool.reading_bytes, pool.reading.values().map(|entry| entry.bytes).sum::<usize>());
+                    prop_assert!(pool.by_app.values().sum::<usize>() <= pool.held - pool.reading_bytes);
                 }
             }
             drop((bodies, held));
             prop_assert_eq!(budget.held(), 0);
+            prop_assert!(budget.lock().pools.iter().all(|pool| pool.by_app.values().all(|held| *held == 0)));
         }
     }
 }

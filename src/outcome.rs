@@ -122,6 +122,8 @@ labels! {
         Invalid => "invalid",
         /// Too many bytes of webhooks are held.
         Overloaded => "overloaded",
+        /// Its app holds as many bytes of webhooks as are free, and there are other apps.
+        AppShare => "app_share",
         /// Its body was still coming when others needed the room.
         SlowBody => "slow_body",
         ShuttingDown => "shutting_down",

@@ -8,7 +8,7 @@ mod detached;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +79,24 @@ impl Policy {
         self.apps.values().chain(&self.app_webhooks)
     }
 
+    /// Whether there are several apps, which must not take each other's room. App Webhooks are few.
+    pub fn has_several_apps(&self) -> bool {
+        self.apps.len() > 1
+    }
+
+    /// The topics that only one of several apps has, each with the app's name.
+    pub fn topics_by_app(&self) -> HashMap<Arc<str>, Arc<str>> {
+        let mut by_topic: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::new();
+        for app in self.all_apps().filter(|_| self.has_several_apps()) {
+            let (name, topics): (Arc<str>, BTreeSet<_>) = (Arc::from(&*app.name), app.routing.topics.names().collect());
+            for topic in topics {
+                let owner = by_topic.entry(Arc::clone(topic));
+                owner.and_modify(|owner| *owner = None).or_insert_with(|| Some(Arc::clone(&name)));
+            }
+        }
+        by_topic.into_iter().filter_map(|(topic, owner)| Some((topic, owner?))).collect()
+    }
+
     /// The secret keys, each with the name of its app.
     pub fn keys(&self) -> impl Iterator<Item = (&str, &Key)> {
         self.all_apps().flat_map(|app| app.keyring.keys().map(move |key| (&*app.name, key)))
@@ -138,6 +156,13 @@ pub struct Accepted {
     /// The action, as metrics call it.
     action: &'static str,
     records: Vec<PreparedRecord>,
+}
+
+impl Accepted {
+    /// Whether nothing is published.
+    pub fn is_dropped(&self) -> bool {
+        self.records.is_empty()
+    }
 }
 
 /// The heart of the daemon. Shared by all connections; clones share it.

@@ -156,6 +156,7 @@ impl Daemon {
         let spool =
             config.spool.as_ref().map(|spool| Spool::begin(spool.spool.clone(), Arc::clone(&metrics), &shutdown));
         let (spool, opened) = spool.unzip();
+        spool.iter().for_each(|spool| spool.lanes(|lanes| lanes.set_apps(config.policy.topics_by_app())));
         let parts = Parts { metrics, publisher, spool, topics, shutdown, is_kafka_up: Arc::default() };
 
         let dead_letters = parts.dead_letters(&config.policy);

@@ -284,6 +284,23 @@ fn an_app_may_have_its_own_topics() {
 }
 
 #[test]
+fn of_several_apps_each_owns_the_topics_that_no_other_has() {
+    let app = |name: &str, prefix: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\ntopic_prefix = \"{prefix}\"\nsecret_keys = [{{ name = \"k\", value = \"hunter2hunter2\" }}]\n"
+        )
+    };
+    let owners = |file: &str| load(file, &[]).expect("a configuration").policy.topics_by_app();
+    assert!(owners(&app("a", "a.")).is_empty(), "one alone shares with no other");
+    let actions = "[topics.actions]\nincoming_chat = \"chats\"\nincoming_event = \"chats\"\n";
+    let owners = owners(&[actions, &app("a", "a."), &app("b", ""), &app("c", "")].concat());
+    let owner = |topic: &str| owners.get(topic).map(|app| &**app);
+    assert_eq!(owner("a.livechat.agent_created"), Some("a"));
+    assert_eq!([owner("chats"), owner("livechat.agent_created"), owner("livechat.dead-letter")], [None; 3]);
+    assert_eq!(owners.len(), 45);
+}
+
+#[test]
 fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     let hashed = |secret: &str| mistakes(&format!("[topics]\nkey = \"hashed\"\n{secret}"));
     assert_eq!(hashed("key_secret = \"0123456789abcdef\""), Vec::<String>::new());

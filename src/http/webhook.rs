@@ -15,7 +15,7 @@ use super::{Answer, Exchange, Handler, answer};
 use crate::budget::{Budget, Held};
 use crate::event::traceparent;
 use crate::metrics::Metrics;
-use crate::outcome::Unavailable::{Overloaded, SlowBody};
+use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
 use crate::relay::{Endpoint, Relay};
 use crate::telemetry::Throttles;
@@ -100,6 +100,8 @@ impl Webhooks {
             self.relay.accept(&head.endpoint, &body, head.traceparent.as_deref()).map_err(Outcome::Rejected)?;
         drop(body);
         exchange.verified();
+        let shares = self.relay.policy().has_several_apps() && !accepted.is_dropped();
+        let held = if shares { held.of_app(head.endpoint.app()).map_err(Outcome::Unavailable)? } else { held };
         Ok(self.relay.deliver(accepted, held, received + self.config.response_deadline).outcome().await)
     }
 
@@ -111,6 +113,15 @@ impl Webhooks {
             Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
                 self.metrics.unavailable(reason);
+                if reason == AppShare
+                    && let Some(suppressed) = self.refused.pass(&format!("{} {app}", reason.label()))
+                {
+                    tracing::warn!(
+                        app,
+                        suppressed,
+                        "the app holds as many bytes of webhooks as are free: more of them are answered 503, so that other apps have room"
+                    );
+                }
                 answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs()));
                 return answer;
             }

@@ -75,6 +75,10 @@ pub struct Lanes {
     was_failing_over: bool,
     /// Topics that take nothing while others do, and whether an event was refused for the lane's share.
     troubled: BTreeMap<Arc<str>, bool>,
+    /// The topics that only one of several apps has, each with the app.
+    apps: HashMap<Arc<str>, Arc<str>>,
+    /// Apps of which an event was refused for the app's share.
+    refused_apps: BTreeSet<Arc<str>>,
     are_dead_letters_full: bool,
     metrics: Arc<Metrics>,
     news: Vec<News>,
@@ -91,6 +95,8 @@ pub(super) enum News {
     Failover(bool),
     /// The first event that was refused for its lane's share of the budget.
     Share(Arc<str>),
+    /// The same, for an app's.
+    AppShare(Arc<str>),
     DeadLettersFull,
 }
 
@@ -113,6 +119,10 @@ impl News {
             Self::Share(topic) => tracing::error!(
                 topic = &**topic,
                 "the topic takes no events, and those that wait are half of what the spool may hold: more are answered 503, so that other topics have room"
+            ),
+            Self::AppShare(app) => tracing::error!(
+                app = &**app,
+                "the app's events that wait are half of what the spool may hold: more are answered 503, so that other apps have room"
             ),
             Self::DeadLettersFull => tracing::error!(
                 "the dead letters on the disk use up spool.dead_letters_bytes_max: what its topic refuses stays in the spool, or is answered 503"
@@ -138,6 +148,8 @@ impl Lanes {
             busy_since: None,
             was_failing_over: false,
             troubled: BTreeMap::new(),
+            apps: HashMap::new(),
+            refused_apps: BTreeSet::new(),
             are_dead_letters_full: false,
             metrics,
             news: Vec::new(),
@@ -327,6 +339,49 @@ impl Lanes {
             self.news.push(News::Share(Arc::clone(topic)));
         }
         false
+    }
+
+    /// Sets which topics only one of several apps has, and that app. What waits for them is the app's.
+    pub fn set_apps(&mut self, apps: HashMap<Arc<str>, Arc<str>>) {
+        self.apps = apps;
+    }
+
+    /// Bytes that wait of each app that has topics of its own.
+    pub(super) fn bytes_by_app(&self) -> HashMap<Arc<str>, u64> {
+        let mut bytes: HashMap<Arc<str>, u64> = HashMap::new();
+        if self.apps.is_empty() {
+            return bytes;
+        }
+        for (topic, size) in self.sizes() {
+            if let Some(app) = self.apps.get(&*topic) {
+                *bytes.entry(Arc::clone(app)).or_default() += size.bytes;
+            }
+        }
+        bytes
+    }
+
+    /// Adds an entry of a topic to what its app has, if the app may have more while so many bytes of the budget are free: it leaves as much
+    /// to the others as it has, whether Kafka takes events or not.
+    pub(super) fn add_to_app(
+        &mut self,
+        topic: &str,
+        entry: u64,
+        free: u64,
+        by_app: &mut HashMap<Arc<str>, u64>,
+    ) -> bool {
+        let Some(app) = self.apps.get(topic) else { return true };
+        let bytes = by_app.entry(Arc::clone(app)).or_default();
+        if *bytes >= free {
+            if self.refused_apps.insert(Arc::clone(app)) {
+                self.news.push(News::AppShare(Arc::clone(app)));
+            }
+            return false;
+        }
+        if *bytes < free / 2 {
+            self.refused_apps.remove(app); // said again only after this, or it would be said all the time
+        }
+        *bytes += entry;
+        true
     }
 
     /// Whether there is room for a dead letter of so many bytes.

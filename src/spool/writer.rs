@@ -3,6 +3,8 @@
 //! After a failed append nothing is accepted until another segment has been begun and synced; what was appended before is read
 //! meanwhile. A directory that was removed is read on until all of it is on the brokers, because there is no other copy.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -109,7 +111,8 @@ impl Writer {
 
     fn write(&mut self, jobs: Vec<(Job, Reply)>) {
         let mut room = self.room();
-        let mut results: Vec<_> = jobs.iter().map(|(job, _)| self.admit(job, &mut room)).collect();
+        let mut by_app = self.spool.lanes(|lanes| lanes.bytes_by_app());
+        let mut results: Vec<_> = jobs.iter().map(|(job, _)| self.admit(job, &mut room, &mut by_app)).collect();
         let admitted = jobs.iter().zip(&results).filter(|(_, result)| result.is_ok());
         let entries = admitted.filter_map(|((job, _), _)| job.entry.as_ref());
         let entries: Vec<_> = entries.map(|(lane, entry)| (&**lane, entry)).collect();
@@ -140,8 +143,13 @@ impl Writer {
         self.spool.0.work.notify_one();
     }
 
-    /// Whether there is room for an entry.
-    fn admit(&mut self, job: &Job, room: &mut Result<u64, Refused>) -> Result<(), Refused> {
+    /// Whether there is room for an entry, and its app may have more than it has.
+    fn admit(
+        &mut self,
+        job: &Job,
+        room: &mut Result<u64, Refused>,
+        by_app: &mut HashMap<Arc<str>, u64>,
+    ) -> Result<(), Refused> {
         let Some((lane, _)) = &job.entry else { return Ok(()) };
         let dead_letters_bytes_max = self.spool.config().dead_letters_bytes_max;
         match room {
@@ -155,8 +163,12 @@ impl Writer {
                 (self.wanted, *room) = (job.bytes, Err(Refused::Full));
                 Err(Refused::Full)
             }
-            Ok(left) if !self.spool.lanes(|lanes| lanes.may_grow(lane, *left)) => Err(Refused::Full),
             Ok(left) => {
+                let may_grow =
+                    |lanes: &mut Lanes| lanes.may_grow(lane, *left) && lanes.add_to_app(lane, job.bytes, *left, by_app);
+                if !self.spool.lanes(may_grow) {
+                    return Err(Refused::Full);
+                }
                 *left -= job.bytes;
                 Ok(())
             }

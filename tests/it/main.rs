@@ -1,6 +1,7 @@
 //! One integration-test binary: a module a behaviour.
 
 mod app_webhooks;
+mod apps;
 mod bad_input;
 mod commands;
 mod configuration;

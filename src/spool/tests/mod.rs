@@ -4,6 +4,7 @@ pub mod failover;
 mod gate;
 mod model;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::*;
@@ -132,6 +133,41 @@ fn a_lane_in_trouble_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
     spool.lanes(|lanes| lanes.set_troubled(&troubled, false));
     while append(&spool, &troubled, 100).is_ok() {}
     assert!(bytes_of(&troubled) > 19_000, "all of Kafka is away, or it takes events again: {}", bytes_of(&troubled));
+    spool.close();
+}
+
+#[test]
+fn an_app_with_topics_of_its_own_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = Config { bytes_max: 20_000, ..config(directory.path()) };
+    let [one, two, other, shared] = [0, 1, 2, 3].map(lane_name);
+    let (flood, quiet): (Arc<str>, Arc<str>) = ("flood".into(), "quiet".into());
+    let apps = [(&one, &flood), (&two, &flood), (&other, &quiet)];
+    let apps: HashMap<_, _> = apps.into_iter().map(|(topic, app)| (Arc::clone(topic), Arc::clone(app))).collect();
+    let mut spool = start(config.clone());
+    spool.lanes(|lanes| lanes.set_apps(apps.clone()));
+    let fill = |spool: &Spool, topics: &[&Arc<str>]| {
+        while topics.iter().all(|topic| append(spool, topic, 100).is_ok()) {}
+        let sizes = spool.lanes(|lanes| lanes.sizes());
+        topics.iter().filter_map(|topic| sizes.get(&***topic)).map(|size| size.bytes).sum::<u64>()
+    };
+    let has_of_it = fill(&spool, &[&one, &two]);
+    assert!((9_500..10_500).contains(&has_of_it), "{has_of_it}");
+    assert!(spool.is_accepting(), "others have room");
+    // What waits is counted after a restart, too.
+    spool.close();
+    spool = start(config);
+    spool.lanes(|lanes| lanes.set_apps(apps));
+    assert_eq!([append(&spool, &one, 100), append(&spool, &two, 100)], [Err(Refused::Full); 2]);
+    let of_other = fill(&spool, &[&other]);
+    assert!((4_500..5_500).contains(&of_other), "half of what is free: {of_other}");
+    let of_all = fill(&spool, &[&shared]);
+    assert!(of_all > 4_000, "what is no app's alone may use the rest: {of_all}");
+
+    spool.page(&one, 0, 1000, usize::MAX).iter().for_each(|item| spool.acked(&one, item.number));
+    await_that("there is room", || spool.is_accepting());
+    spool.page(&shared, 0, 1000, usize::MAX).iter().for_each(|item| spool.acked(&shared, item.number));
+    assert_eq!(append(&spool, &one, 100), Ok(()), "its events are on Kafka: it may have more");
     spool.close();
 }
 
