@@ -144,16 +144,10 @@ impl SampleBy {
 }
 
 impl fmt::Display for Rule {
-    /// As an operator reads it: `drop events of app default and chat PJ0MRSHTDG until 2026-12-31T00:00:00Z`.
+    /// As an operator reads it: `events of app default and chat PJ0MRSHTDG are dropped until 2026-12-31T00:00:00Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        match &self.effect {
-            Effect::Drop => write!(f, "drop events")?,
-            Effect::Topic(topic) => write!(f, "to the topic {topic}: events")?,
-            Effect::DeadLetter(_) => write!(f, "to the dead letters: events")?,
-            Effect::Sample { one_in, by: SampleBy::Chat } => write!(f, "keep one chat in {one_in}: events")?,
-            Effect::Sample { one_in, by: SampleBy::Event } => write!(f, "keep one event in {one_in}: events")?,
-        }
+        write!(f, "events")?;
         let there = self.criteria.by_name().into_iter().filter_map(|(name, values)| Some((name, values.as_ref()?)));
         for (i, (name, values)) in there.enumerate() {
             let shown = values.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -161,6 +155,13 @@ impl fmt::Display for Rule {
             if values.len() > SHOWN {
                 write!(f, " and {} more", values.len() - SHOWN)?;
             }
+        }
+        match &self.effect {
+            Effect::Drop => write!(f, " are dropped")?,
+            Effect::Topic(topic) => write!(f, " go to the topic {topic}")?,
+            Effect::DeadLetter(_) => write!(f, " go to the dead letters")?,
+            Effect::Sample { one_in, by: SampleBy::Chat } => write!(f, " are kept of one chat in {one_in}")?,
+            Effect::Sample { one_in, by: SampleBy::Event } => write!(f, " are kept one in {one_in}")?,
         }
         self.until.map_or(Ok(()), |until| write!(f, " until {until}"))
     }
@@ -316,10 +317,10 @@ mod tests {
         };
         let mut rule = rule("r", criteria, Effect::Drop);
         rule.until = Some(NOW);
-        let expected = "drop events of app default and chat A, B, C and 2 more until 1970-01-01T00:00:00Z";
+        let expected = "events of app default and chat A, B, C and 2 more are dropped until 1970-01-01T00:00:00Z";
         assert_eq!(rule.to_string(), expected);
         rule.effect = Effect::Sample { one_in: NonZeroU64::new(100).expect("a number"), by: SampleBy::Event };
-        assert!(rule.to_string().starts_with("keep one event in 100: events of app"));
+        assert!(rule.to_string().ends_with(" and 2 more are kept one in 100 until 1970-01-01T00:00:00Z"));
     }
 
     #[test]
