@@ -184,7 +184,7 @@ impl Held {
     pub fn of_app(mut self, app: &str) -> Result<Self, Unavailable> {
         let mut state = self.budget.lock();
         let pool = &mut state.pools[self.pool];
-        let free = pool.max - (pool.held - pool.reading_bytes - self.bytes);
+        let free = pool.max.saturating_sub(pool.held - pool.reading_bytes - self.bytes);
         let app = pool.by_app.get_key_value(app).map_or_else(|| Arc::from(app), |(app, _)| Arc::clone(app));
         let held = pool.by_app.entry(Arc::clone(&app)).or_default();
         if *held >= free {

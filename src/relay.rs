@@ -186,9 +186,7 @@ impl Accepted {
         self.origin = self.origin.map(|origin| Origin { client: Some(client), ..origin });
         self
     }
-}
 
-impl Accepted {
     /// Whether nothing is published.
     pub fn is_dropped(&self) -> bool {
         self.records.is_empty()

@@ -511,11 +511,12 @@ impl Reader {
                     self.mistake(key, "has a file whose name is not UTF-8");
                     continue;
                 };
-                let is_directory = || std::fs::metadata(entry.path()).is_ok_and(|file| file.is_dir());
-                if name.starts_with('.') || name.ends_with('~') || name.ends_with(".swp") || is_directory() {
+                let path = entry.path();
+                let is_left_over = name.ends_with('~') || path.extension().is_some_and(|extension| extension == "swp");
+                if name.starts_with('.') || is_left_over || path.is_dir() {
                     ignored.push(name);
                 } else {
-                    files.push((name, entry.path()));
+                    files.push((name, path));
                 }
                 if files.len() > most {
                     break;

@@ -733,9 +733,9 @@ fn a_rule_says_which_events_and_what_becomes_of_them() {
     let config = load(&format!("{file}{APP}"), &[]).expect("a configuration");
     let rules: Vec<_> = config.policy.rules.iter().map(|rule| format!("{}: {rule}", rule.name)).collect();
     let expected = [
-        "the bot that floods: keep one event in 100: events of app default and action app.payment_collected, incoming_event until 2026-12-01T00:00:00Z",
-        "quarantine: to the topic quarantine: events of organization o-1",
-        "poison: to the dead letters: events of chat PJ0MRSHTDG",
+        "the bot that floods: events of app default and action app.payment_collected, incoming_event are kept one in 100 until 2026-12-01T00:00:00Z",
+        "quarantine: events of organization o-1 go to the topic quarantine",
+        "poison: events of chat PJ0MRSHTDG go to the dead letters",
     ];
     assert_eq!(rules, expected);
     assert!(config.policy.topics().iter().any(|topic| &**topic == "quarantine"), "it is created as the routes' are");

@@ -139,21 +139,15 @@ impl SampleBy {
     pub(super) fn keeps(self, event: &Event<'_>, one_in: NonZeroU64) -> bool {
         let chat = event.slot(Slot::Chat).filter(|_| self == Self::Chat);
         let hash = chat.map_or(event.content_hash, |chat| hash([chat.as_bytes()]));
-        u128::from_be_bytes(hash) % u128::from(one_in.get()) == 0
+        u128::from_be_bytes(hash).is_multiple_of(one_in.get().into())
     }
 }
 
 impl fmt::Display for Rule {
-    /// As an operator reads it: `drop events of app default and chat PJ0MRSHTDG until 2026-12-31T00:00:00Z`.
+    /// As an operator reads it: `events of app default and chat PJ0MRSHTDG are dropped until 2026-12-31T00:00:00Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
-        match &self.effect {
-            Effect::Drop => write!(f, "drop events")?,
-            Effect::Topic(topic) => write!(f, "to the topic {topic}: events")?,
-            Effect::DeadLetter(_) => write!(f, "to the dead letters: events")?,
-            Effect::Sample { one_in, by: SampleBy::Chat } => write!(f, "keep one chat in {one_in}: events")?,
-            Effect::Sample { one_in, by: SampleBy::Event } => write!(f, "keep one event in {one_in}: events")?,
-        }
+        write!(f, "events")?;
         let there = self.criteria.by_name().into_iter().filter_map(|(name, values)| Some((name, values.as_ref()?)));
         for (i, (name, values)) in there.enumerate() {
             let shown = values.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -161,6 +155,13 @@ impl fmt::Display for Rule {
             if values.len() > SHOWN {
                 write!(f, " and {} more", values.len() - SHOWN)?;
             }
+        }
+        match &self.effect {
+            Effect::Drop => write!(f, " are dropped")?,
+            Effect::Topic(topic) => write!(f, " go to the topic {topic}")?,
+            Effect::DeadLetter(_) => write!(f, " go to the dead letters")?,
+            Effect::Sample { one_in, by: SampleBy::Chat } => write!(f, " are kept of one chat in {one_in}")?,
+            Effect::Sample { one_in, by: SampleBy::Event } => write!(f, " are kept one in {one_in}")?,
         }
         self.until.map_or(Ok(()), |until| write!(f, " until {until}"))
     }
@@ -189,8 +190,8 @@ mod tests {
         Topics::new("livechat.", |name| (name == "thread_tagged").then_some(super::super::route::Route::Drop))
     }
 
-    fn some(values: &[&str]) -> Option<BTreeSet<String>> {
-        Some(values.iter().map(ToString::to_string).collect())
+    fn set(values: &[&str]) -> BTreeSet<String> {
+        values.iter().map(ToString::to_string).collect()
     }
 
     fn rule(name: &str, criteria: Criteria, effect: Effect) -> Rule {
@@ -202,20 +203,35 @@ mod tests {
         let none = Criteria::default;
         let chat = r#"{"chat_id":"C","thread_id":"T","event":{"id":"E"}}"#;
         for (criteria, action, payload, holds) in [
-            (Criteria { app: some(&["default"]), ..none() }, "incoming_event", chat, true),
-            (Criteria { app: some(&["sales"]), ..none() }, "incoming_event", chat, false),
-            (Criteria { action: some(&["incoming_event", "incoming_chat"]), ..none() }, "incoming_event", chat, true),
-            (Criteria { action: some(&["incoming_chat"]), ..none() }, "incoming_event", chat, false),
-            (Criteria { action: some(&["chat_deactivated"]), ..none() }, "thread_closed", chat, true),
-            (Criteria { action: some(&["unlisted"]), ..none() }, "chat_cloned", chat, true),
-            (Criteria { action: some(&["unlisted"]), ..none() }, "incoming_event", chat, false),
-            (Criteria { organization: some(&["o"]), ..none() }, "incoming_event", chat, true),
-            (Criteria { organization: some(&["O", "o "]), ..none() }, "incoming_event", chat, false),
-            (Criteria { chat: some(&["B", "C"]), ..none() }, "incoming_event", chat, true),
-            (Criteria { chat: some(&["B"]), ..none() }, "incoming_event", chat, false),
-            (Criteria { chat: some(&["C"]), ..none() }, "agent_created", r#"{"id":"C"}"#, false),
-            (Criteria { chat: some(&["C"]), organization: some(&["o"]), ..none() }, "incoming_event", chat, true),
-            (Criteria { chat: some(&["C"]), organization: some(&["p"]), ..none() }, "incoming_event", chat, false),
+            (Criteria { app: Some(set(&["default"])), ..none() }, "incoming_event", chat, true),
+            (Criteria { app: Some(set(&["sales"])), ..none() }, "incoming_event", chat, false),
+            (
+                Criteria { action: Some(set(&["incoming_event", "incoming_chat"])), ..none() },
+                "incoming_event",
+                chat,
+                true,
+            ),
+            (Criteria { action: Some(set(&["incoming_chat"])), ..none() }, "incoming_event", chat, false),
+            (Criteria { action: Some(set(&["chat_deactivated"])), ..none() }, "thread_closed", chat, true),
+            (Criteria { action: Some(set(&["unlisted"])), ..none() }, "chat_cloned", chat, true),
+            (Criteria { action: Some(set(&["unlisted"])), ..none() }, "incoming_event", chat, false),
+            (Criteria { organization: Some(set(&["o"])), ..none() }, "incoming_event", chat, true),
+            (Criteria { organization: Some(set(&["O", "o "])), ..none() }, "incoming_event", chat, false),
+            (Criteria { chat: Some(set(&["B", "C"])), ..none() }, "incoming_event", chat, true),
+            (Criteria { chat: Some(set(&["B"])), ..none() }, "incoming_event", chat, false),
+            (Criteria { chat: Some(set(&["C"])), ..none() }, "agent_created", r#"{"id":"C"}"#, false),
+            (
+                Criteria { chat: Some(set(&["C"])), organization: Some(set(&["o"])), ..none() },
+                "incoming_event",
+                chat,
+                true,
+            ),
+            (
+                Criteria { chat: Some(set(&["C"])), organization: Some(set(&["p"])), ..none() },
+                "incoming_event",
+                chat,
+                false,
+            ),
         ] {
             let rules = Rules::new(vec![rule("r", criteria.clone(), Effect::Drop)]);
             let is_found = event(action, payload, |event| rules.find(&event, &topics()).is_some());
@@ -225,7 +241,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_is_there_counts_and_one_past_its_end_is_not_there() {
-        let all = || Criteria { app: some(&["default"]), ..Criteria::default() };
+        let all = || Criteria { app: Some(set(&["default"])), ..Criteria::default() };
         let mut rules = ["first", "second", "third"].map(|name| rule(name, all(), Effect::Drop));
         rules[0].until = Some(NOW);
         rules[1].until = Some(NOW + std::time::Duration::from_nanos(1));
@@ -294,14 +310,17 @@ mod tests {
 
     #[test]
     fn a_rule_is_written_as_an_operator_reads_it() {
-        let criteria =
-            Criteria { app: some(&["default"]), chat: some(&["A", "B", "C", "D", "E"]), ..Criteria::default() };
+        let criteria = Criteria {
+            app: Some(set(&["default"])),
+            chat: Some(set(&["A", "B", "C", "D", "E"])),
+            ..Criteria::default()
+        };
         let mut rule = rule("r", criteria, Effect::Drop);
         rule.until = Some(NOW);
-        let expected = "drop events of app default and chat A, B, C and 2 more until 1970-01-01T00:00:00Z";
+        let expected = "events of app default and chat A, B, C and 2 more are dropped until 1970-01-01T00:00:00Z";
         assert_eq!(rule.to_string(), expected);
         rule.effect = Effect::Sample { one_in: NonZeroU64::new(100).expect("a number"), by: SampleBy::Event };
-        assert!(rule.to_string().starts_with("keep one event in 100: events of app"));
+        assert!(rule.to_string().ends_with(" and 2 more are kept one in 100 until 1970-01-01T00:00:00Z"));
     }
 
     #[test]

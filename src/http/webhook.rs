@@ -197,7 +197,7 @@ impl Webhooks {
     /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count.
     fn rejected(&self, rejection: Rejection, body: &[u8], exchange: &Exchange, config: &Config) -> Reply {
         let rejected = Reply { line: explain(rejection, body), ..Outcome::Rejected(rejection).into() };
-        if rejection != Rejection::Unauthorized {
+        if rejected.outcome.answer().0 != 401 {
             return rejected;
         }
         let failed = self.failures.count(exchange.client(), &config.failed_verifications, Instant::now());

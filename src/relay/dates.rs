@@ -23,7 +23,7 @@ impl Policy {
         apps.sort_by(|one, other| one.name.cmp(&other.name));
         let mut notices = Vec::new();
         for app in apps {
-            let mut add = |is_failure, text| notices.push(Notice { is_failure, text });
+            let mut add = |is_failure, text| notices.push(Notice { text, is_failure });
             for key in app.keyring.keys() {
                 let (app, name) = (&app.name, key.name());
                 match key.validity().not_after {

@@ -406,6 +406,31 @@ async fn two_apps_with_topics_of_their_own_both_have_an_event_in_either_order_at
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_next_policy_goes_on_counting_what_it_has_in_common_with_the_former() {
+    let with_rule = |mut policy: Policy| {
+        let criteria = Criteria { app: Some(["staging".to_owned()].into()), ..Criteria::default() };
+        policy.rules = Rules::new(vec![Rule::new("rule".to_owned(), criteria, Effect::Drop, None)]);
+        policy
+    };
+    let stage = Stage::with(with_rule(policy()), Fake::without_spool());
+    for n in 0..3 {
+        assert_eq!(stage.post_to("staging", n).outcome().await, Outcome::Dropped);
+    }
+    let mut next = with_rule(policy());
+    next.app_webhooks = next.apps.remove("production");
+    next.inherit(&stage.policy);
+    let mut uses: Vec<_> = next.keys().map(|(app, key)| (app, key.name(), key.uses())).collect();
+    uses.sort_unstable();
+    assert_eq!(uses, [("production", "k", 0), ("staging", "k", 3)]);
+    assert_eq!(next.rules.iter().map(Rule::matches).collect::<Vec<_>>(), [3]);
+    // A request that is still under way with the former policy is counted, too.
+    assert_eq!(stage.post_to("staging", 4).outcome().await, Outcome::Dropped);
+    assert_eq!(next.rules.iter().map(Rule::matches).collect::<Vec<_>>(), [4]);
+    drop(stage);
+    assert_eq!(next.keys().map(|(_, key)| key.uses()).sum::<u64>(), 4);
+}
+
 #[test]
 fn a_path_that_is_longer_than_any_that_is_taken_is_not_found() {
     let mut policy = policy();

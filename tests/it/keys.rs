@@ -1,6 +1,5 @@
 //! Secret keys that are rotated: what a sender is answered before, while and after a key is valid, and what tells the operator.
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,7 +19,7 @@ fn start(mock: &Mock, apps: &str) -> Relay {
 }
 
 /// A relay whose old key ends in so many seconds, and when that is; none where it has ended before the first webhook.
-fn started(mock: &Mock, keys: &Path, seconds: u64) -> Option<(Relay, Timestamp)> {
+fn started(mock: &Mock, keys: &str, seconds: u64) -> Option<(Relay, Timestamp)> {
     let end = Timestamp::now() + Duration::from_secs(seconds);
     let apps = format!(
         r#"[{{ name = "default", secret_keys = {{ directory = {keys:?}, not_after = {{ "2026-10" = {end} }} }} }}]"#
@@ -39,8 +38,10 @@ fn a_rotation_under_load_has_no_wrong_answer_and_the_metrics_tell_of_it() {
         std::fs::write(keys.path().join(name), format!("{key}\n")).expect("written");
     }
     // A busy machine may need more time for the start.
-    let (relay, end) =
-        [4, 10, 25, 60].into_iter().find_map(|seconds| started(&mock, keys.path(), seconds)).expect("in time");
+    let (relay, end) = [4, 10, 25, 60]
+        .into_iter()
+        .find_map(|seconds| started(&mock, keys.path().to_str().expect("text"), seconds))
+        .expect("in time");
     assert!(relay.has_logged("the secret key 2026-10 expires on"));
 
     let has_ended = AtomicBool::new(false);

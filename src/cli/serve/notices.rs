@@ -1,6 +1,6 @@
 //! Says in the log what the dates in the configuration bring: secret keys that expire, apps that are left without one, and rules.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,12 +18,12 @@ const REPEAT: Duration = Duration::from_secs(24 * 3600);
 
 /// Never ends. The first look is at once. Rules change what becomes of events, so a start says which there are.
 pub async fn log(running: Arc<ArcSwap<Config>>) {
-    let (mut logged, mut active) = (HashMap::<String, Instant>::new(), HashSet::new());
+    let (mut logged, mut active) = (HashMap::<String, Instant>::new(), Vec::<(String, String)>::new());
     loop {
         let (now, policy) = (Timestamp::now(), Arc::clone(&running.load().policy));
         let rules = policy.rules.iter().filter(|rule| rule.is_active(now));
-        let rules: HashSet<_> = rules.map(|rule| (rule.name.clone(), rule.to_string())).collect();
-        for (rule, effect) in rules.difference(&active) {
+        let rules: Vec<_> = rules.map(|rule| (rule.name.clone(), rule.to_string())).collect();
+        for (rule, effect) in rules.iter().filter(|rule| !active.contains(*rule)) {
             tracing::info!(rule, effect, "a rule is active");
         }
         active = rules;
