@@ -128,7 +128,7 @@ impl Metrics {
             dead_letters_on_disk: gauge(r, "dead_letters_on_disk", "Dead letters on the disk: see `dead-letters list`."),
             spool_bytes_max: gauge(r, "spool_bytes_max", "spool.bytes_max; 0 without a spool."),
             reloads: counters(r, "config_reloads_total", "Times that the configuration was read again, on request or because it has changed, by result. invalid and unreadable: the former one stays, and the log names each mistake.", &["result"]),
-            last_reload_successful: gauge(r, "config_last_reload_successful", "1 while the configuration, as it was found last, is right; 0: it is invalid or cannot be read, the relay runs with the former one, and would not start with this one."),
+            last_reload_successful: gauge(r, "config_last_reload_successful", "1 while the configuration, as it was found last, is right; 0: it is invalid or cannot be read, the relay runs with the former one, and may not start with this one."),
             last_reload_success_seconds: register(r, Gauge::with_opts(opts("config_last_reload_success_timestamp_seconds", "When the configuration was last read and found right, at the start included, as seconds since 1970."))),
             awaiting_restart: gauge(r, "config_keys_awaiting_restart", "Keys of the configuration that have changed and need a restart to take effect, the content of files that they name included. The log, and `livechat-relay reload`, name them."),
             log_lines_dropped: counter(r, "log_lines_dropped_total", "Log lines that were lost because standard error did not take them in time. Increases when a log collector hangs or its disk is full."),

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use crate::publish;
 
 /// `[topics]`, but for the routes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub create: bool,
     pub partitions: i32,
@@ -190,10 +190,13 @@ impl Topics {
 
     /// Changes which topics there are to be, as of the next [`Topics::prepare`]; whether some of them are new.
     pub fn set(&self, names: Vec<Arc<str>>, config: Config) -> bool {
-        let wanted = Arc::new(Wanted { names, config });
-        let before = self.wanted.swap(Arc::clone(&wanted));
-        self.changed.notify_one();
-        wanted.names.iter().any(|name| !before.names.contains(name))
+        let before = self.wanted.load_full();
+        let has_new = names.iter().any(|name| !before.names.contains(name));
+        if names != before.names || config != before.config {
+            self.wanted.store(Arc::new(Wanted { names, config }));
+            self.changed.notify_one();
+        }
+        has_new
     }
 
     /// Resolves when other topics are wanted than before.

@@ -571,7 +571,7 @@ impl Reader {
         if !self.needs(key) {
             return None;
         }
-        match bytes_of(path) {
+        match content_of(path) {
             Ok(content) => {
                 self.remember(key, path, &content);
                 Some(content)
@@ -586,7 +586,7 @@ impl Reader {
     /// Notes where a file, or a directory, that is read by others later cannot be read now.
     pub fn readable(&mut self, key: &str, path: &SecretString) {
         let path = Path::new(path.expose_secret());
-        match bytes_of(path) {
+        match content_of(path) {
             Ok(content) => self.remember(key, path, &content),
             Err(e) if matches!(e.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::FileTooLarge) => {}
             Err(e) => self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e)),
@@ -600,7 +600,7 @@ fn defaults() -> Values {
 
 /// # Errors
 /// What the system says, or that the file is too large.
-fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
+fn content_of(path: &Path) -> io::Result<Vec<u8>> {
     let (file, mut bytes) = (std::fs::File::open(path)?, Vec::new());
     if file.metadata()?.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory; name a file in it"));
@@ -613,7 +613,7 @@ fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 fn text_of(path: &Path) -> io::Result<String> {
-    String::from_utf8(bytes_of(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+    String::from_utf8(content_of(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// Whether a file may be readable at another try: a mount that is late, a secret that is being replaced.

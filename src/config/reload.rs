@@ -228,7 +228,7 @@ impl Mistakes {
     fn before_restart(self, needs_restart: &[String]) -> Self {
         let keys = needs_restart.join(", ");
         let lines = self.lines.into_iter();
-        let lines = lines.map(|line| format!("{line} (as long as the relay is not restarted, which {keys} needs)"));
+        let lines = lines.map(|line| format!("{line} (only a restart changes {keys})"));
         Self { lines: lines.collect(), ..self }
     }
 }
@@ -371,7 +371,7 @@ mod tests {
         let expected =
             "server.response_deadline: is shorter than server.body_timeout and kafka.publish_deadline together";
         assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");
-        assert!(lines[0].ends_with("(as long as the relay is not restarted, which kafka.publish_deadline needs)"));
+        assert!(lines[0].ends_with("(only a restart changes kafka.publish_deadline)"));
         std::fs::remove_file(place.path("relay.toml")).expect("removed");
         assert!(running.reload().is_err_and(|mistakes| mistakes.may_pass));
         place.configure("log.filter = \"debug\"");

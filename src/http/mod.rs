@@ -508,6 +508,21 @@ mod tests {
         }
     }
 
+    fn limits(connections_max: usize) -> Limits {
+        Limits {
+            connections_max,
+            eviction_grace: Duration::from_millis(1),
+            header_bytes_max: 8192,
+            header_timeout: Duration::from_secs(60),
+            keepalive_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_millis(10),
+            streams_max: 1,
+            window_bytes: 65_536,
+            lifetime: Some(Duration::from_secs(60)),
+        }
+    }
+
     /// A server of two connections at most, where it listens, and what ends it.
     struct Running {
         server: Arc<Server<Faulty>>,
@@ -518,22 +533,10 @@ mod tests {
 
     impl Running {
         async fn start(handler: Faulty) -> Self {
-            let limits = Limits {
-                connections_max: 2,
-                eviction_grace: Duration::from_millis(1),
-                header_bytes_max: 8192,
-                header_timeout: Duration::from_secs(60),
-                keepalive_timeout: Duration::from_secs(60),
-                write_timeout: Duration::from_secs(60),
-                linger_timeout: Duration::from_millis(10),
-                streams_max: 1,
-                window_bytes: 65_536,
-                lifetime: Some(Duration::from_secs(60)),
-            };
             let closing = CancellationToken::new();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
-            let server = Server::new(handler, limits, client::Config::default(), Shutdown::default());
+            let server = Server::new(handler, limits(2), client::Config::default(), Shutdown::default());
             let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::default(), closing.clone()));
             Self { server, address, closing, serving }
         }
@@ -602,6 +605,24 @@ mod tests {
                 stream.read_exact(&mut rest).await.expect("its body");
             }
         }
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn fewer_connections_are_those_that_have_waited_least_from_the_next_one_on() {
+        let running = Running::start(Faulty::default()).await;
+        let [mut first, mut second] = [running.connect().await, running.connect().await];
+        for stream in [&mut first, &mut second] {
+            ask(stream, "/").await;
+            assert_ne!(stream.read(&mut [0; 4096]).await.expect("an answer"), 0);
+        }
+        running.server.set_limits(limits(1));
+        let mut third = running.connect().await;
+        for stream in [&mut first, &mut second] {
+            assert_eq!(stream.read(&mut [0]).await.expect("a clean end"), 0);
+        }
+        ask(&mut third, "/").await;
+        assert_ne!(third.read(&mut [0; 4096]).await.expect("an answer"), 0);
         running.end().await;
     }
 

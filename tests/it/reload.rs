@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use crate::support::http;
 use crate::support::mock::Mock;
 use crate::support::relay::{Relay, SECRET, await_that, configuration};
-use crate::support::{chat_id, data, incoming_event, with_secret};
+use crate::support::{chat_id, data, incoming_event, kafka, with_secret};
 
 /// A relay with librdkafka's mock, whose control socket and secret files are in `directory`.
 struct Place {
@@ -150,6 +150,22 @@ fn a_reload_applies_apps_routes_and_limits_and_names_what_needs_a_restart() {
     assert_eq!(place.post("other", "the-key-of-the-other").status, 200);
     assert_eq!(place.mock.read("x.livechat.incoming_event").len(), 1);
     assert_eq!(place.relay.metric("livechat_relay_config_keys_awaiting_restart"), 0.0);
+}
+
+#[test]
+fn a_new_route_has_its_topic_before_its_first_event() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let relay = Relay::start(kafka.bootstrap(), &[]).ready();
+    assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
+    let topic = format!("reloaded-{}", chat_id());
+    let route = format!("{{ incoming_event = \"{topic}\" }}");
+    relay.configure(&configuration(kafka.bootstrap(), &[("topics.actions", &route)]));
+    relay.signal(Signal::HUP);
+    assert!(relay.has_logged("configuration reloaded"), "{}", relay.log());
+    // Without a spool an event whose topic is missing is answered 503.
+    let chat = chat_id();
+    assert_eq!(http::post(relay.webhooks, incoming_event(&chat, 1)).status, 200);
+    assert_eq!(kafka.read_all(&[&topic]).len(), 1);
 }
 
 #[test]

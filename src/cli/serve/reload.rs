@@ -37,8 +37,8 @@ pub struct Reload {
     next_look: Option<Instant>,
     /// A look that has not ended in time. No other begins before it has.
     late: Option<JoinHandle<Look>>,
-    /// The filter that is in force instead of the configured one, and until when.
-    temporary: Option<(String, Instant)>,
+    /// Until when the log has another filter than the configured one.
+    temporary: Option<Instant>,
 }
 
 type Look = Result<Reloaded, Mistakes>;
@@ -87,7 +87,7 @@ impl Reload {
                     let _ = answer.send(self.answer(request).await); // the command may have been ended
                 }
                 () = at(self.next_look) => self.look().await,
-                () = at(self.temporary.as_ref().map(|(_, until)| *until)) => drop(self.set_filter(None)),
+                () = at(self.temporary) => drop(self.set_filter(None)),
             }
         }
     }
@@ -262,7 +262,7 @@ impl Reload {
         };
         tracing::info!(filter, configured, for_time = ?time, "the log has another filter for a time");
         telemetry::set_filter(&filter);
-        self.temporary = Some((filter.clone(), Instant::now() + time));
+        self.temporary = Some(Instant::now() + time);
         filter
     }
 }
