@@ -29,7 +29,10 @@ fn certificates(files: &[&Files]) -> String {
 /// A relay with a certificate for [`NAME`], which the authority has issued.
 fn start(mock: &Mock, authority: &Authority, settings: Settings<'_>) -> Relay {
     let files = certificates(&[&authority.issue("server", &[NAME])]);
-    Relay::start(&mock.bootstrap(), &[settings, &[("server.tls.certificates", &files)]].concat()).ready()
+    // A start with a spool does not wait for the brokers.
+    let spool = format!("\"{}\"", authority.directory.join("spool").display());
+    let own = [("server.tls.certificates", files.as_str()), ("spool.directory", &spool)];
+    Relay::start(&mock.bootstrap(), &[settings, &own].concat()).ready()
 }
 
 fn ended(relay: &Relay, reason: &str) -> f64 {
