@@ -148,10 +148,15 @@ impl Listeners {
             tls.map(|tls| tls.map(Arc::new)).map_err(|e| Failure::Failed(format!("{key}: TLS cannot be used: {e}")))
         };
         let issued = acme.map(Acme::issued);
-        Ok(Self {
+        let listeners = Self {
             webhooks: tls("server.tls", config.server.listener.tls.as_ref(), issued)?,
             admin: tls("admin.tls", config.admin.tls.as_ref(), None)?,
-        })
+        };
+        for certificate in listeners.certificates() {
+            let Certificate { names, not_after, source, .. } = &*certificate;
+            tracing::info!(names = names.join(", "), %not_after, source, "TLS certificate loaded");
+        }
+        Ok(listeners)
     }
 
     fn certificates(&self) -> impl Iterator<Item = Arc<Certificate>> {

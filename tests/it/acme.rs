@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::pki_types::PrivateKeyDer;
@@ -40,33 +39,13 @@ fn a_certificate_is_issued_and_renewed_while_webhooks_come_in() {
     await_that("a certificate is issued", || issued(&relay) == 1.0);
     let (client, first) = (pebble.client(), relay.metric(NOT_AFTER));
 
-    let is_over = AtomicBool::new(false);
-    let sent = std::thread::scope(|scope| {
-        let sender = scope.spawn(|| {
-            let mut kept = tls::connect(&client, relay.webhooks, NAME).expect("a handshake");
-            let (mut sent, mut shown) = (0, Vec::new());
-            while !is_over.load(Ordering::Relaxed) {
-                let body = incoming_event(&chat_id(), 1);
-                kept.write_all(&http::request("/webhooks", "", &body)).expect("the old connection goes on");
-                assert_eq!(http::read(&mut kept).expect("an answer").status, 200);
-                let mut fresh = tls::connect(&client, relay.webhooks, NAME).expect("a new handshake");
-                fresh.write_all(&http::request("/webhooks", "", &body)).expect("written");
-                assert_eq!(http::read(&mut fresh).expect("an answer").status, 200);
-                shown.push(tls::shown(&fresh));
-                sent += 2;
-            }
-            shown.dedup();
-            assert!(shown.len() >= 2, "new handshakes get the new certificate");
-            sent
-        });
+    let (sent, shown) = tls::under_load(&client, relay.webhooks, NAME, || {
         await_that("it is renewed", || relay.metric(NOT_AFTER) > first);
         let before = relay.metric("livechat_relay_requests_total{code=\"200\"}");
-        await_that("webhooks come after it", || {
-            relay.metric("livechat_relay_requests_total{code=\"200\"}") > before + 10.0
-        });
-        is_over.store(true, Ordering::Relaxed);
-        sender.join().expect("0 wrong answers")
+        let after = || relay.metric("livechat_relay_requests_total{code=\"200\"}") > before + 10.0;
+        await_that("webhooks come after it", after);
     });
+    assert!(shown.len() >= 2, "new handshakes get the new certificate");
     assert_eq!(relay.metric("livechat_relay_requests_total{code=\"200\"}"), f64::from(sent));
     assert!(relay.log().contains("\"name\":\"hooks.example.com\"") && relay.log().contains("TLS certificate issued"));
     assert!(relay.log().contains("the ACME authority connects to port 443: forward it"), "{}", relay.log());
