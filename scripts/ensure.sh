@@ -11,14 +11,18 @@ Usage: scripts/ensure.sh [--check] TOOL...
 
   --check   install nothing: say what is missing, exit 1
 
-A TOOL is `jdk` (java 17 or newer), `maven`, `node` (with npm), `python3-venv`, or the name of a command: kcat, promtool, wrk,
-jq, perl, shellcheck, ...
+A TOOL is `jdk` (java 17 or newer), `maven`, `node` (with npm), `python3-venv`, `pebble` (into target/tools, by Go 1.21 or newer), or the
+name of a command: kcat, promtool, wrk, jq, perl, shellcheck, ...
 On Debian and Ubuntu, as root or with a sudo that asks no password, missing tools are installed with apt-get;
 elsewhere the line to run is printed and the exit code is 1.
 EOF
 }
 
 say() { printf '%s\n' "$*" >&2; }
+
+# The ACME authority of the tests: a Go module.
+PEBBLE=github.com/letsencrypt/pebble/v2/cmd PEBBLE_VERSION=v2.10.3
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/tools/bin
 
 # Java 17 says `version "17.0.15"`, Java 8 said `version "1.8.0_412"`.
 java_major() {
@@ -31,6 +35,7 @@ is_there() {
     jdk) major=$(command -v java >/dev/null && java_major) && ((${major:-0} >= 17)) ;;
     maven) command -v mvn >/dev/null ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+    pebble) [[ -x $tools/pebble && -x $tools/pebble-challtestsrv ]] ;;
     node) command -v node >/dev/null && command -v npm >/dev/null ;;
     *) command -v "$1" >/dev/null ;;
   esac
@@ -63,6 +68,13 @@ install_promtool() {
   rm -rf "$dir"
 }
 
+# Go fetches the version of itself that Pebble wants, from 1.21 on.
+install_pebble() {
+  say "installing pebble $PEBBLE_VERSION into target/tools"
+  GOBIN=$tools go install "$PEBBLE/pebble@$PEBBLE_VERSION" "$PEBBLE/pebble-challtestsrv@$PEBBLE_VERSION" ||
+    { say "error: pebble cannot be installed; it needs Go 1.21 or newer (https://go.dev/dl), and the Go module proxy"; return 1; }
+}
+
 # The line a person can run where this script can't. Homebrew's and Fedora's names differ for two of the tools.
 advice() {
   local jdk prefix names=() tool
@@ -80,6 +92,7 @@ advice() {
     case $tool in
       jdk) names+=("$jdk") ;;
       promtool) names+=(prometheus) ;;
+      pebble) ;; # by Go, once that is there
       *) names+=("$tool") ;;
     esac
   done
@@ -100,6 +113,19 @@ for tool in "$@"; do
 done
 ((${#missing[@]})) || exit 0
 
+# With Go it takes no root.
+if [[ -z $check && " ${missing[*]} " == *" pebble "* ]]; then
+  if is_there go; then
+    install_pebble || exit 1
+    others=()
+    for tool in "${missing[@]}"; do [[ $tool == pebble ]] || others+=("$tool"); done
+    missing=(${others[@]+"${others[@]}"})
+    ((${#missing[@]})) || exit 0
+  else
+    missing+=(go)
+  fi
+fi
+
 as_root=()
 if ((EUID != 0)); then as_root=(sudo -n); fi
 
@@ -112,12 +138,13 @@ say "installing ${missing[*]} with apt-get"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
 packages=()
 for tool in "${missing[@]}"; do
-  if [[ $tool != promtool ]]; then read -ra names <<<"$(package_of "$tool")" && packages+=("${names[@]}"); fi
+  if [[ $tool != promtool && $tool != pebble ]]; then read -ra names <<<"$(package_of "$tool")" && packages+=("${names[@]}"); fi
 done
 if ((${#packages[@]})); then
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 case " ${missing[*]} " in *" promtool "*) install_promtool ;; esac
+case " ${missing[*]} " in *" pebble "*) install_pebble || exit 1 ;; esac
 
 for tool in "${missing[@]}"; do
   is_there "$tool" || { say "error: \`$tool\` is still missing after installing"; exit 1; }

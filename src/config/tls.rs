@@ -141,3 +141,90 @@ fn acme(r: &mut Reader) -> Option<acme::Config> {
 fn contact(address: String) -> String {
     if address.starts_with("mailto:") { address } else { format!("mailto:{address}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use crate::config::{Config, Need};
+
+    fn load(settings: &str) -> Result<Config, Vec<String>> {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let app = "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"hunter2hunter2hunter2\" }]";
+        write!(file, "{settings}\n{app}\n").expect("written");
+        Config::load(Some(file.path()), [], Need::Everything).map_err(|mistakes| mistakes.lines)
+    }
+
+    #[test]
+    fn acme_says_what_it_needs_and_what_it_cannot_do() {
+        let acme = |more: &str| format!("[server.tls.acme]\n{more}");
+        let complete = "domains = [\"Hooks.example.com.\"]\ncontact = \"ops@example.com\"\ncache = \"/var/lib/acme\"";
+        let config = load(&acme(complete)).expect("a configuration").server;
+        let found = config.acme.expect("ACME");
+        assert_eq!(
+            (found.domains, found.contact),
+            (vec!["hooks.example.com".to_owned()], vec!["mailto:ops@example.com".to_owned()])
+        );
+        assert!(config.listener.tls.is_some_and(|tls| tls.certificates.is_empty()));
+        for (settings, mistake) in [
+            ("domains = [\"hooks.example.com\"]".to_owned(), "server.tls.acme.cache: is missing"),
+            ("domains = []\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: names no domain"),
+            ("domains = [\"*.example.com\"]\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: has a wildcard"),
+            (
+                "domains = [\"https://example.com\"]\ncache = \"/a\"".to_owned(),
+                "server.tls.acme.domains: has a name that is no DNS name",
+            ),
+            (
+                "domains = [\"192.0.2.1\"]\ncache = \"/a\"".to_owned(),
+                "server.tls.acme.domains: has a name that is no DNS name",
+            ),
+            ("domains = [1]\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: must be an array of texts"),
+            (
+                format!("{complete}\ndirectory = \"http://a\""),
+                "server.tls.acme.directory: must be a URL that begins with https://",
+            ),
+            (format!("{complete}\nca = \"/no/such/file\""), "server.tls.acme.ca: the file cannot be read"),
+            (
+                format!("{complete}\nretry_max = \"59s\""),
+                "server.tls.acme.retry_max: is less than server.tls.acme.retry_min",
+            ),
+        ] {
+            let found = load(&acme(&settings)).err().unwrap_or_default();
+            assert!(found.iter().any(|line| line.starts_with(mistake)), "{mistake}: {found:#?}");
+        }
+    }
+
+    #[test]
+    fn listeners_have_ports_of_their_own_and_certificates_have_keys() {
+        let (listen, plain) = ("server.listen = \"0.0.0.0:443\"", "server.plain_listen = \"127.0.0.1:443\"");
+        let acme = "server.tls.acme = { domains = [\"a.example\"], cache = \"/a\" }";
+        for (settings, mistake) in [
+            (format!("{listen}\n{plain}\n{acme}"), "server.plain_listen: has the port of server.listen"),
+            (
+                "admin.probes_listen = \"127.0.0.1:8081\"".to_owned(),
+                "admin.probes_listen: has the port of admin.listen",
+            ),
+            ("admin.probes_listen = 1".to_owned(), "admin.probes_listen: must be a text"),
+            ("admin.tls.client_ca = \"/no\"".to_owned(), "admin.tls.certificate: is missing"),
+            (
+                "server.tls.certificates = [{ certificate = \"/no\" }]".to_owned(),
+                "server.tls.certificates[0].key: is missing",
+            ),
+            ("server.tls.certificates = \"/no\"".to_owned(), "server.tls.certificates: must be an array of tables"),
+        ] {
+            let found = load(&settings).err().unwrap_or_default();
+            assert!(found.iter().any(|line| line.starts_with(mistake)), "{mistake}: {found:#?}");
+        }
+        assert!(load(acme).expect("a configuration").server.listener.plain.is_none());
+    }
+
+    #[test]
+    fn half_open_handshakes_take_half_of_the_connections_at_most() {
+        let tls = |settings: &str| {
+            let acme = "tls.acme = { domains = [\"a.example\"], cache = \"/a\" }";
+            let config = load(&format!("[server]\n{acme}\n{settings}")).expect("a configuration");
+            config.server.listener.tls.expect("TLS").limits.handshakes_max
+        };
+        assert_eq!([tls(""), tls("connections_max = 100"), tls("connections_max = 1")], [512, 25, 1]);
+    }
+}

@@ -533,11 +533,16 @@ mod tests {
 
     impl Running {
         async fn start(handler: Faulty) -> Self {
+            Self::start_with(handler, None).await
+        }
+
+        async fn start_with(handler: Faulty, tls: Option<Arc<Tls>>) -> Self {
             let closing = CancellationToken::new();
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             let server = Server::new(handler, limits(2), client::Config::default(), Shutdown::default());
-            let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::default(), closing.clone()));
+            let serving =
+                tokio::spawn(Arc::clone(&server).serve(listener, Arc::new(ArcSwapOption::new(tls)), closing.clone()));
             Self { server, address, closing, serving }
         }
 
@@ -616,7 +621,7 @@ mod tests {
             ask(stream, "/").await;
             assert_ne!(stream.read(&mut [0; 4096]).await.expect("an answer"), 0);
         }
-        running.server.set_limits(limits(1));
+        running.server.set(limits(1), client::Config::default());
         let mut third = running.connect().await;
         for stream in [&mut first, &mut second] {
             assert_eq!(stream.read(&mut [0]).await.expect("a clean end"), 0);
@@ -651,6 +656,48 @@ mod tests {
             (probe, answer) = (next, String::new());
         }
         go_on.notify_one();
+        running.end().await;
+    }
+
+    /// A certificate for `localhost`, and the roots of a client that trusts it.
+    fn certificate() -> (tls::Config, rustls::RootCertStore) {
+        let (chain, key) = tls::certificate::tests::issue(&["localhost"]);
+        let certificate = tls::Certificate::read("test", chain.as_bytes(), key.as_bytes()).expect("a certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.key.cert[0].clone()).expect("a root");
+        let limits = tls::Limits { handshake_timeout: Duration::from_secs(60), handshakes_max: 10 };
+        (tls::Config { certificates: vec![Arc::new(certificate)], client_roots: None, limits }, roots)
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_replaced_for_new_handshakes_while_open_connections_go_on() {
+        let [(first, old), (second, new)] = [certificate(), certificate()];
+        let tls = Arc::new(Tls::new(&first, None).expect("TLS"));
+        let running = Running::start_with(Faulty::default(), Some(Arc::clone(&tls))).await;
+        let connect = async |roots: &rustls::RootCertStore| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let client = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_root_certificates(roots.clone())
+                .with_no_client_auth();
+            let name = "localhost".try_into().expect("a name");
+            tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, running.connect().await).await
+        };
+        let is_answered = async |stream: &mut tokio_rustls::client::TlsStream<TcpStream>| {
+            stream.write_all(b"POST / HTTP/1.1\r\nhost: relay\r\ncontent-length: 0\r\n\r\n").await.expect("written");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut answer).await.expect("read"), 0, "the connection goes on");
+            }
+            answer.starts_with(b"HTTP/1.1 200 ")
+        };
+        let mut open = connect(&old).await.expect("a handshake");
+        assert!(is_answered(&mut open).await);
+        tls.replace(&second).expect("replaced");
+        assert!(is_answered(&mut open).await, "with the certificate of before");
+        assert!(connect(&old).await.is_err());
+        assert!(is_answered(&mut connect(&new).await.expect("a handshake")).await);
         running.end().await;
     }
 }

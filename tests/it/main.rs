@@ -1,5 +1,6 @@
 //! One integration-test binary: a module a behaviour.
 
+mod acme;
 mod app_webhooks;
 mod apps;
 mod bad_input;

@@ -4,8 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use rcgen::date_time_ymd;
+use rustix::process::Signal;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -29,7 +33,10 @@ fn certificates(files: &[&Files]) -> String {
 /// A relay with a certificate for [`NAME`], which the authority has issued.
 fn start(mock: &Mock, authority: &Authority, settings: Settings<'_>) -> Relay {
     let files = certificates(&[&authority.issue("server", &[NAME])]);
-    Relay::start(&mock.bootstrap(), &[settings, &[("server.tls.certificates", &files)]].concat()).ready()
+    // A start with a spool does not wait for the brokers.
+    let spool = format!("\"{}\"", authority.directory.join("spool").display());
+    let own = [("server.tls.certificates", files.as_str()), ("spool.directory", &spool)];
+    Relay::start(&mock.bootstrap(), &[settings, &own].concat()).ready()
 }
 
 fn ended(relay: &Relay, reason: &str) -> f64 {
@@ -83,6 +90,30 @@ fn webhooks_come_by_tls_1_2_and_1_3_and_by_http_1_and_2() {
         assert_eq!(answer.expect("an answer").status, 200);
     }
     assert_eq!([handshakes("full"), handshakes("resumed")], [5.0, 1.0]);
+}
+
+#[test]
+#[ignore = "SIGHUP reloads nothing before the branches of issue 18 are merged"]
+fn a_certificate_whose_files_are_replaced_is_taken_by_a_reload_while_webhooks_come_in() {
+    let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
+    let authority = Authority::new(directory.path());
+    let relay = start(&mock, &authority, &[]);
+    let mut client = ClientConfig::clone(&authority.client());
+    client.resumption = Resumption::disabled(); // a resumed session shows the certificate of before
+    let new = authority.issue_with("new", &[NAME], |params| params.not_after = date_time_ymd(2996, 1, 1));
+    let series = format!("livechat_relay_tls_certificate_not_after_timestamp_seconds{{name=\"{NAME}\"}}");
+    let before = relay.metric(&series);
+    let (_, shown) = tls::under_load(&Arc::new(client), relay.webhooks, NAME, || {
+        for (new, old) in [(&new.certificate, "server.pem"), (&new.key, "server-key.pem")] {
+            std::fs::rename(new, directory.path().join(old)).expect("replaced");
+        }
+        relay.signal(Signal::HUP);
+        await_that("it is taken", || relay.metric(&series) != before);
+        let sent = || relay.metric("livechat_relay_requests_total{code=\"200\"}");
+        let before = sent();
+        await_that("webhooks come after it", || sent() > before + 10.0);
+    });
+    assert_eq!(shown.len(), 2, "new handshakes get the new certificate");
 }
 
 #[test]

@@ -29,6 +29,7 @@ impl Listeners {
 
     /// Puts the certificates of a configuration in force: for handshakes from now on, open connections go on.
     pub fn set(&self, config: &Config) -> Result<(), Failure> {
+        let before = self.certificates();
         let set = |key: &str, now: &ArcSwapOption<Tls>, new: Option<&tls::Config>, issued: Option<&Arc<Issued>>| {
             match (now.load().as_ref(), new) {
                 (Some(tls), Some(new)) => tls.replace(new),
@@ -39,7 +40,14 @@ impl Listeners {
             .map_err(|e| Failure::Failed(format!("{key}: TLS cannot be used: {e}")))
         };
         set("server.tls", &self.webhooks, config.server.listener.tls.as_ref(), self.issued.as_ref())?;
-        set("admin.tls", &self.admin, config.admin.tls.as_ref(), None)
+        set("admin.tls", &self.admin, config.admin.tls.as_ref(), None)?;
+        let is_known =
+            |certificate: &Arc<Certificate>| before.iter().any(|known| known.key.cert == certificate.key.cert);
+        for certificate in self.certificates().iter().filter(|certificate| !is_known(certificate)) {
+            let Certificate { names, not_after, source, .. } = &**certificate;
+            tracing::info!(names = names.join(", "), %not_after, source, "TLS certificate loaded");
+        }
+        Ok(())
     }
 
     pub fn certificates(&self) -> Vec<Arc<Certificate>> {

@@ -3,6 +3,7 @@
 pub mod http;
 pub mod kafka;
 pub mod mock;
+pub mod pebble;
 pub mod relay;
 pub mod tls;
 

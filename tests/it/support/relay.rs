@@ -254,10 +254,10 @@ impl Drop for Relay {
 
 /// A shell that waits for the end of its input, which is the end of this process, then kills the relay and removes its
 /// directory. Statics are never dropped and SIGKILL runs no destructor; a closed pipe is noticed always.
-struct Guard(Child);
+pub struct Guard(Child);
 
 impl Guard {
-    fn new(relay: &Child, directory: &Path) -> Self {
+    pub fn new(relay: &Child, directory: &Path) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"trap '' INT TERM HUP; cat; kill -KILL "$0"; rm -rf "$1""#]);
         shell.arg(relay.id().to_string()).arg(directory);
@@ -266,7 +266,7 @@ impl Guard {
     }
 
     /// Sends the shell home before it can kill: a pid that is free again may be another process's.
-    fn end(&mut self) {
+    pub fn end(&mut self) {
         let _ = self.0.kill(); // it waits for us: it has not ended
         let _ = self.0.wait();
     }

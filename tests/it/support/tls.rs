@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
@@ -11,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::http::{self, Answer};
+use super::{chat_id, incoming_event};
 
 /// A root, in `ca.pem` of a directory where everything that it issues is written, too.
 pub struct Authority {
@@ -121,4 +123,36 @@ pub fn get(client: &Arc<ClientConfig>, to: SocketAddr, name: &str, path: &str) -
 /// The first certificate that the server has shown.
 pub fn shown(stream: &Stream) -> Vec<u8> {
     stream.conn.peer_certificates().and_then(|chain| chain.first()).map(|leaf| leaf.to_vec()).unwrap_or_default()
+}
+
+/// Posts webhooks, in turn on one connection that is kept and on a new one, until `during` has returned. How many were answered 200, all of
+/// them, and the certificates that the new connections have shown.
+pub fn under_load(
+    client: &Arc<ClientConfig>,
+    to: SocketAddr,
+    name: &str,
+    during: impl FnOnce(),
+) -> (u32, Vec<Vec<u8>>) {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let (mut sent, mut certificates) = (0, Vec::new());
+            let mut kept = connect(client, to, name).expect("a handshake");
+            while !is_over.load(Ordering::Relaxed) {
+                let mut fresh = connect(client, to, name).expect("a new handshake");
+                for stream in [&mut kept, &mut fresh] {
+                    let body = incoming_event(&chat_id(), sent.into());
+                    stream.write_all(&http::request("/webhooks", "", body)).expect("written");
+                    assert_eq!(http::read(stream).expect("an answer").status, 200);
+                    sent += 1;
+                }
+                certificates.push(shown(&fresh));
+                certificates.dedup();
+            }
+            (sent, certificates)
+        });
+        during();
+        is_over.store(true, Ordering::Relaxed);
+        sender.join().expect("every webhook is answered 200")
+    })
 }
