@@ -13,7 +13,7 @@ release: ## Build target/release/livechat-relay, as it is meant to run
 	cargo build --release --locked
 
 test: ## Run all tests, real Apache Kafka included
-	scripts/ensure.sh jdk maven promtool openssl
+	scripts/ensure.sh jdk maven promtool openssl nginx haproxy curl
 	scripts/kafka.sh fetch
 	cargo test --locked
 

@@ -99,7 +99,7 @@ impl Webhooks {
         let endpoint = endpoint.ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
-            let method = short(request.method().as_str().as_bytes());
+            let method = self.short(request.method().as_str().as_bytes());
             return Err(Reply::because(
                 Refusal::MethodNotAllowed,
                 method.map(|method| format!("{method} is not allowed here; use POST\n")),
@@ -108,11 +108,11 @@ impl Webhooks {
         let encoding = headers.get(CONTENT_ENCODING);
         if let Some(encoding) = encoding.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
             let line = |encoding| format!("Content-Encoding is {encoding}; send the body without one\n");
-            return Err(Reply::because(Refusal::ContentEncoding, short(encoding.as_bytes()).map(line)));
+            return Err(Reply::because(Refusal::ContentEncoding, self.short(encoding.as_bytes()).map(line)));
         }
         if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|content_type| !is_json(content_type)) {
             let line = |found| format!("Content-Type is {found}; send Content-Type: application/json (in UTF-8)\n");
-            return Err(Reply::because(Refusal::ContentType, short(content_type.as_bytes()).map(line)));
+            return Err(Reply::because(Refusal::ContentType, self.short(content_type.as_bytes()).map(line)));
         }
         if declared > *body_bytes_max as u64 {
             return Err(self.too_large());
@@ -123,6 +123,13 @@ impl Webhooks {
         let proxy_header = names.into_iter().find(|(_, name)| is_asked && headers.contains_key(name));
         let proxy_header = proxy_header.map(|(name, _)| name);
         Ok(Head { endpoint, traceparent: text.and_then(traceparent), proxy_header })
+    }
+
+    /// A value as its sender may be told it, and the log: short, of visible ASCII, and no secret key in the wrong place.
+    fn short<'v>(&self, value: &'v [u8]) -> Option<&'v str> {
+        let is_short = (1..=64).contains(&value.len()) && value.iter().all(|byte| (b' '..=b'~').contains(byte));
+        let value = std::str::from_utf8(value).ok().filter(|_| is_short)?;
+        (!self.relay.is_key(value)).then_some(value)
     }
 
     fn too_large(&self) -> Reply {
@@ -259,12 +266,6 @@ impl Handler for Webhooks {
     fn ended(&self, end: ConnectionEnd) {
         self.metrics.connection_ended(end);
     }
-}
-
-/// A value as a sender may be told it, and the log: short, and of visible ASCII.
-fn short(value: &[u8]) -> Option<&str> {
-    let is_short = (1..=64).contains(&value.len()) && value.iter().all(|byte| (b' '..=b'~').contains(byte));
-    std::str::from_utf8(value).ok().filter(|_| is_short)
 }
 
 /// `application/json`, in UTF-8 where a charset is named.

@@ -51,6 +51,11 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
             "send Content-Type: application/json (in UTF-8)",
         ),
         (
+            with_headers("POST", "/webhooks", &format!("content-type: {SECRET}\r\n")),
+            415,
+            "send Content-Type: application/json (in UTF-8)",
+        ),
+        (
             with_headers("POST", "/webhooks", "content-encoding: gzip\r\n"),
             415,
             "Content-Encoding is gzip; send the body without one",
@@ -87,6 +92,7 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
         assert_eq!((answer.status, answer.body.as_str()), (status, &*format!("{line}\n")), "{request}");
         assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"), "{request}");
     }
+    assert!(!relay.log().contains(SECRET), "nor has the log a key in the wrong place");
 }
 
 #[test]
