@@ -45,7 +45,7 @@ fn behind_the_proxy_protocol_a_connection_has_a_header_from_a_trusted_proxy_or_i
     let settings = [
         ("server.client_address", "\"proxy-protocol\""),
         TRUST_LOOPBACK,
-        ("server.header_timeout", "\"500ms\""),
+        ("server.header_timeout", "\"3s\""),
         ("server.client_networks", "[\"203.0.113.0/24\", \"127.0.0.1\"]"),
     ];
     let mut relay = mock.relay(&settings);

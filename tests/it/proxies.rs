@@ -43,7 +43,8 @@ fn relay(mock: &Mock, heading: &str, replaced: &[(&str, &str)]) -> Relay {
         .filter(|(key, _)| *key != "listen")
         .map(|(key, value)| (format!("server.{key}"), value.to_string()))
         .collect();
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    settings.push(("server.body_timeout", "\"9s\"")); // on a machine that is busy with other tests
     mock.relay(&settings)
 }
 

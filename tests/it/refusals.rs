@@ -19,7 +19,7 @@ fn lines(relay: &Relay, reason: &str) -> Vec<serde_json::Value> {
 #[test]
 fn a_sender_is_told_the_cause_and_the_remedy() {
     let mock = Mock::start();
-    let settings = [("server.body_bytes_max", "\"1KiB\""), ("server.body_timeout", "\"300ms\"")];
+    let settings = [("server.body_bytes_max", "\"1KiB\""), ("server.body_timeout", "\"3s\"")];
     let relay = mock.relay(&settings);
     let with_headers = |method: &str, path: &str, headers: &str| {
         let body = incoming_event(&chat_id(), 1);
@@ -68,7 +68,7 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
         ),
         (of_body(&" ".repeat(1025)), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
         (chunked.into_bytes(), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
-        (late.into(), 408, "the body was not complete within server.body_timeout, 300ms"),
+        (late.into(), 408, "the body was not complete within server.body_timeout, 3s"),
         (of_body(""), 400, "the body is empty; send the webhook as JSON"),
         (of_body("{\n\"action\":}"), 400, "the body is not JSON: see line 2, column 10"),
         (of_body("{\"action\":\"a\""), 400, "the body ends within its JSON: see line 1, column 13"),
