@@ -13,7 +13,7 @@ release: ## Build target/release/livechat-relay, as it is meant to run
 	cargo build --release --locked
 
 test: ## Run all tests, real Apache Kafka included
-	scripts/ensure.sh jdk maven promtool openssl curl pebble
+	scripts/ensure.sh jdk maven promtool openssl curl nginx haproxy pebble
 	scripts/kafka.sh fetch
 	cargo test --locked
 

@@ -12,7 +12,7 @@ Usage: scripts/ensure.sh [--check] TOOL...
   --check   install nothing: say what is missing, exit 1
 
 A TOOL is `jdk` (java 17 or newer), `maven`, `node` (with npm), `python3-venv`, `pebble` (into target/tools, by Go 1.21 or newer), or the
-name of a command: kcat, promtool, wrk, jq, perl, shellcheck, ...
+name of a command: kcat, promtool, wrk, nginx, haproxy, jq, perl, shellcheck, ...
 On Debian and Ubuntu, as root or with a sudo that asks no password, missing tools are installed with apt-get;
 elsewhere the line to run is printed and the exit code is 1.
 EOF
@@ -36,6 +36,7 @@ is_there() {
     maven) command -v mvn >/dev/null ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     pebble) [[ -x $tools/pebble && -x $tools/pebble-challtestsrv ]] ;;
+    nginx | haproxy) command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 ]] ;; # where users' PATH has no sbin
     node) command -v node >/dev/null && command -v npm >/dev/null ;;
     *) command -v "$1" >/dev/null ;;
   esac
@@ -136,15 +137,29 @@ fi
 
 say "installing ${missing[*]} with apt-get"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
+# Debian starts the services that it installs (nginx on port 80), unless this file says no; here only the programs are wanted.
+no_services() {
+  [[ -e /usr/sbin/policy-rc.d ]] && return
+  printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee /usr/sbin/policy-rc.d >/dev/null
+  "${as_root[@]}" chmod 755 /usr/sbin/policy-rc.d
+  trap '"${as_root[@]}" rm -f /usr/sbin/policy-rc.d' EXIT
+}
+
 packages=()
 for tool in "${missing[@]}"; do
   if [[ $tool != promtool && $tool != pebble ]]; then read -ra names <<<"$(package_of "$tool")" && packages+=("${names[@]}"); fi
 done
 if ((${#packages[@]})); then
+  no_services
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 case " ${missing[*]} " in *" promtool "*) install_promtool ;; esac
 case " ${missing[*]} " in *" pebble "*) install_pebble || exit 1 ;; esac
+for tool in nginx haproxy; do
+  if [[ " ${missing[*]} " == *" $tool "* && -d /run/systemd/system ]]; then
+    "${as_root[@]}" systemctl disable --quiet "$tool" # nor at the next boot
+  fi
+done
 
 for tool in "${missing[@]}"; do
   is_there "$tool" || { say "error: \`$tool\` is still missing after installing"; exit 1; }

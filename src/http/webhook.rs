@@ -100,7 +100,7 @@ impl Webhooks {
     /// posted.
     fn head<'a>(
         &self,
-        config: &Config,
+        Live { policy, config }: &Live,
         request: &Request<Incoming>,
         exchange: &Exchange,
         endpoint: Option<&'a Endpoint>,
@@ -112,7 +112,7 @@ impl Webhooks {
         let endpoint = endpoint.ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
-            let method = short(request.method().as_str().as_bytes());
+            let method = short(policy, request.method().as_str().as_bytes());
             return Err(Reply::because(
                 Refusal::MethodNotAllowed,
                 method.map(|method| format!("{method} is not allowed here; use POST\n")),
@@ -121,11 +121,11 @@ impl Webhooks {
         let encoding = headers.get(CONTENT_ENCODING);
         if let Some(encoding) = encoding.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
             let line = |encoding| format!("Content-Encoding is {encoding}; send the body without one\n");
-            return Err(Reply::because(Refusal::ContentEncoding, short(encoding.as_bytes()).map(line)));
+            return Err(Reply::because(Refusal::ContentEncoding, short(policy, encoding.as_bytes()).map(line)));
         }
         if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|content_type| !is_json(content_type)) {
             let line = |found| format!("Content-Type is {found}; send Content-Type: application/json (in UTF-8)\n");
-            return Err(Reply::because(Refusal::ContentType, short(content_type.as_bytes()).map(line)));
+            return Err(Reply::because(Refusal::ContentType, short(policy, content_type.as_bytes()).map(line)));
         }
         if declared > *body_bytes_max as u64 {
             return Err(Reply::too_large(*body_bytes_max));
@@ -255,7 +255,7 @@ impl Handler for Webhooks {
         let live = self.live.load_full();
         let endpoint = live.policy.endpoint(request.uri().path());
         let place = Place::new(endpoint.as_ref(), request.uri().path());
-        let head = self.head(&live.config, &request, exchange, endpoint.as_ref());
+        let head = self.head(&live, &request, exchange, endpoint.as_ref());
         let body = request.into_body();
         let has_body = !body.is_end_stream();
         let outcome = match head {
@@ -291,10 +291,11 @@ impl Handler for Webhooks {
     }
 }
 
-/// A value as a sender may be told it, and the log: short, and of visible ASCII.
-fn short(value: &[u8]) -> Option<&str> {
+/// A value as its sender may be told it, and the log: short, of visible ASCII, and no secret key in the wrong place.
+fn short<'v>(policy: &Policy, value: &'v [u8]) -> Option<&'v str> {
     let is_short = (1..=64).contains(&value.len()) && value.iter().all(|byte| (b' '..=b'~').contains(byte));
-    std::str::from_utf8(value).ok().filter(|_| is_short)
+    let value = std::str::from_utf8(value).ok().filter(|_| is_short)?;
+    (!policy.is_key(value)).then_some(value)
 }
 
 /// `application/json`, in UTF-8 where a charset is named.

@@ -43,7 +43,8 @@ fn relay(mock: &Mock, heading: &str, replaced: &[(&str, &str)]) -> Relay {
         .filter(|(key, _)| *key != "listen")
         .map(|(key, value)| (format!("server.{key}"), value.to_string()))
         .collect();
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut settings: Vec<(&str, &str)> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    settings.push(("server.body_timeout", "\"9s\"")); // on a machine that is busy with other tests
     mock.relay(&settings)
 }
 
@@ -59,7 +60,7 @@ impl Proxy {
     fn start(directory: tempfile::TempDir, [plain, tls]: [SocketAddr; 2], command: &[&str]) -> Self {
         let log = std::fs::File::create(directory.path().join("log")).expect("a file");
         let mut child = Command::new("setpriv");
-        child.args(["--pdeathsig", "TERM"]).args(command);
+        child.args(["--pdeathsig", "TERM", &program(command[0])]).args(&command[1..]);
         let child = child.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log).spawn();
         let mut proxy = Self { child: child.expect("setpriv"), plain, tls, directory };
         await_that("the proxy listens", || {
@@ -155,11 +156,17 @@ fn certificate(directory: &Path) -> (String, String) {
     (certificate, key)
 }
 
+/// Debian has servers where the PATH of users does not lead.
+fn program(name: &str) -> String {
+    let path = format!("/usr/sbin/{name}");
+    if Path::new(&path).exists() { path } else { name.to_owned() }
+}
+
 /// Whether these programs are there; a visible "skipped" where they are not, and in CI a failure.
 fn has(programs: &[&str]) -> bool {
     let is_missing = |program: &&&str| {
         let flag = if **program == "openssl" { "version" } else { "-v" };
-        Command::new(program).arg(flag).stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
+        Command::new(self::program(program)).arg(flag).stdout(Stdio::null()).stderr(Stdio::null()).status().is_err()
     };
     let missing: Vec<&&str> = programs.iter().filter(|program| is_missing(program)).collect();
     let said = format!("{missing:?} are missing; `scripts/ensure.sh nginx haproxy curl openssl` gets them");
