@@ -26,7 +26,7 @@ fn relay() -> Option<&'static Relay> {
             ("server.body_timeout", "\"1s\""),
             ("server.linger_timeout", "\"500ms\""),
         ];
-        Some(Relay::start(kafka::shared_or_skip()?.bootstrap(), &settings))
+        Some(Relay::start(kafka::shared_or_skip()?.bootstrap(), &settings).ready())
     });
     RELAY.as_ref()
 }
