@@ -109,7 +109,7 @@ relay_takes() {
   [[ -f $scratch/run/tls-key ]] ||
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost -days 30 \
       -addext subjectAltName=DNS:localhost -keyout "$scratch/run/tls-key" -out "$scratch/run/tls-certificate" 2>/dev/null
-  sed -e "s:/run/secrets/:$scratch/run/:" -e "s:/var/lib/livechat-relay/:$scratch/state/:" "$1" >"$file"
+  sed -e "s:/run/secrets/:$scratch/run/:g" -e "s:/var/lib/livechat-relay/:$scratch/state/:" "$1" >"$file"
   LIVECHAT_RELAY__KAFKA__BROKERS=localhost:1 LIVECHAT_RELAY__KAFKA__START_TIMEOUT=100ms \
     "$relay" check --config "$file" || status=$?
   ((status <= 1))

@@ -59,7 +59,7 @@ const GAUGES: [&str; 12] = [
 
 const LEGEND: &str = "\
 fresh, kept, large: legitimate webhooks answered 200, of those sent: 50/s on a connection each, 50/s one after the
-other on a connection that is kept, and 5/s of 200 kB. p50, p99: how long the answers of the column to the left took,
+other on a connection that is kept, and 5/s of 200 kB. With https: over TLS, and on nine kept connections, 500/s in all. p50, p99: how long the answers of the column to the left took,
 before → during the attack. livez, readyz: probes answered 200 in time, of those sent. An attack goes on until the last
 of these is answered or given up.
 

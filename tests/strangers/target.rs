@@ -323,7 +323,7 @@ pub fn cpu_of_attackers() -> Duration {
 
 /// So that this process can hold all connections of a relay, or those of the short selection.
 pub fn raise_open_files(is_quick: bool) -> Result<(), String> {
-    let needed = if is_quick { 4000 } else { connections_max() as u64 + 2000 };
+    let needed = if is_quick { 4000 } else { 12_000 }; // 9,000 idle ones, and some that are on their way
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
