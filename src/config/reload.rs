@@ -19,7 +19,7 @@ enum Effect {
 }
 
 /// Every key, or the table that it is in. A test holds it against `config/default.toml`, so that each new key is decided on.
-const EFFECTS: [(&str, Effect); 57] = {
+const EFFECTS: [(&str, Effect); 58] = {
     use Effect::{Reload, Restart};
     [
         // A socket is bound once.
@@ -28,8 +28,9 @@ const EFFECTS: [(&str, Effect); 57] = {
         ("admin.listen", Restart),
         ("server.plain_listen", Restart),
         ("admin.probes_listen", Restart),
-        // Orders are under way.
+        // One task orders, with one cache.
         ("server.tls.acme", Restart),
+        ("server.tls.handshakes_max", Restart),
         ("control", Restart),
         // librdkafka takes its configuration when a client is made; the largest record follows the largest body.
         ("kafka", Restart),
@@ -286,7 +287,17 @@ mod tests {
     #[test]
     fn every_key_is_live_or_needs_a_restart() {
         let defaults = flat(toml::from_str(DEFAULTS).expect("TOML"));
-        let absent = ["apps[0].secret_keys[0].file", "app_webhooks.token", "topics.key_secret", "spool.directory"];
+        let absent = [
+            "apps[0].secret_keys[0].file",
+            "rules[0].name",
+            "app_webhooks.token",
+            "topics.key_secret",
+            "spool.directory",
+            "server.plain_listen",
+            "admin.probes_listen",
+            "admin.tls.certificate",
+            "admin.token",
+        ];
         let keys: Vec<_> = defaults.into_keys().chain(absent.map(str::to_owned)).collect();
         let undecided: Vec<_> = keys.iter().filter(|key| effect(key).is_none()).collect();
         assert!(undecided.is_empty(), "in no row of EFFECTS: {undecided:?}");

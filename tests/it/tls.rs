@@ -93,7 +93,6 @@ fn webhooks_come_by_tls_1_2_and_1_3_and_by_http_1_and_2() {
 }
 
 #[test]
-#[ignore = "SIGHUP reloads nothing before the branches of issue 18 are merged"]
 fn a_certificate_whose_files_are_replaced_is_taken_by_a_reload_while_webhooks_come_in() {
     let (mock, directory) = (Mock::start(), tempfile::tempdir().expect("a directory"));
     let authority = Authority::new(directory.path());

@@ -16,6 +16,7 @@ use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
 use crate::http::{Server, admin::Admin, client, webhook::Live, webhook::Webhooks};
 use crate::outcome;
+use crate::systemd;
 use crate::telemetry;
 
 /// From a look that has found a change to the next one, which has to find the same.
@@ -82,7 +83,11 @@ impl Reload {
     ) {
         loop {
             tokio::select! {
-                () = next(&mut hangup) => drop(self.load(false).await),
+                () = next(&mut hangup) => {
+                    systemd::reloading().await;
+                    self.load(false).await;
+                    systemd::ready().await;
+                }
                 Some((request, answer)) = requests.recv() => {
                     let _ = answer.send(self.answer(request).await); // the command may have been ended
                 }
