@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{Failure, Source, print, send};
-use crate::config::Need;
+use crate::config::{Listener, Need};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -21,7 +21,7 @@ pub struct Arguments {
     /// Ask whether the process should go on (/livez), not whether events can be made durable (/readyz)
     #[arg(long)]
     live: bool,
-    /// The admin listener's address, where it is not admin.listen but a socket that systemd passes on
+    /// Where the probes are answered, if not on admin.probes_listen or admin.listen but a socket that systemd passes on
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
     /// How long to wait for the answer
@@ -32,7 +32,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let address = match arguments.address {
         Some(address) => address,
-        None => arguments.source.read(Need::Settings)?.admin.listen,
+        None => probed(&arguments.source.read(Need::Settings)?.admin)?,
     };
     let (address, path) = (reachable(address), if arguments.live { "/livez" } else { "/readyz" });
     let answer = tokio::time::timeout(arguments.timeout, ask(address, path)).await;
@@ -42,6 +42,18 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         StatusCode::OK => print::out(format_args!("{}", text.trim_end())),
         StatusCode::SERVICE_UNAVAILABLE => Err(Failure::failed(text.trim_end())),
         status => Err(failed(&format!("{status}; is this the admin listener of a relay?"))),
+    }
+}
+
+/// Where the probes are answered without TLS.
+fn probed(admin: &Listener) -> Result<SocketAddr, Failure> {
+    match (admin.plain, &admin.tls) {
+        (Some(probes), _) => Ok(probes),
+        (None, None) => Ok(admin.listen),
+        (None, Some(_)) => {
+            let why = "admin.listen has TLS: set admin.probes_listen, where the probes are answered without it";
+            Err(Failure::Usage(why.to_owned()))
+        }
     }
 }
 

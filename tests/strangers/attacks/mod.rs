@@ -203,7 +203,9 @@ pub static ATTACKS: [Attack; 71] = [
         Box::pin(https::half_hellos(t, 2000))
     })
     .https(),
-    Attack::new("https-silent-2000", "connections without a handshake", |t| Box::pin(https::silent(t, 2000))).https(),
+    Attack::new("https-silent-2000", "connections without a handshake", |t| Box::pin(https::silent(t, 2000)))
+        .https()
+        .quick(),
     Attack::new("https-handshakes-4", "handshakes at full speed", |t| Box::pin(https::handshakes(t, 4))).https(),
     Attack::new("https-slow-heads", "slowhttptest -H, 4,000 connections", |t| {
         Box::pin(https::slowhttptest(t, &["-H", "-i", "2"]))
