@@ -135,7 +135,15 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         need: Need,
     ) -> Result<Self, Mistakes> {
-        Self::read(Reader::new(file, environment, need)?)
+        let mut config = Self::read(Reader::new(file, environment, need)?)?;
+        // Not at a reload: a disk that hangs would keep a thread each time.
+        if need == Need::Everything
+            && let Some(spool) = &config.spool
+        {
+            let warnings = file_system::warnings(&spool.spool);
+            config.warnings.extend(warnings.iter().map(|(key, why)| format!("{key}: {why}")));
+        }
+        Ok(config)
     }
 
     fn read(mut reader: Reader) -> Result<Self, Mistakes> {
@@ -240,9 +248,6 @@ fn check_spool(r: &mut Reader, Config { spool, kafka, .. }: &Config) {
     }
     if replay.retry_max < replay.retry_min {
         r.mistake("spool.retry_max", "is less than spool.retry_min");
-    }
-    if r.needs("spool") {
-        file_system::warnings(spool).iter().for_each(|(key, why)| r.warn(key, why));
     }
 }
 
