@@ -1,5 +1,6 @@
 //! Watches the brokers and the topics while the relay runs, and says in the log what has changed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,11 +26,21 @@ pub struct Watch {
     pub interval: Duration,
 }
 
+/// What was found of the topics until now.
+#[derive(Default)]
+struct Known {
+    /// Those that were missing the last time; `None` before the first time.
+    absent: Option<Vec<Absent>>,
+    /// Those that are large enough, or were reported.
+    sizes: HashSet<Arc<str>>,
+}
+
 impl Watch {
     /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
     /// starts the relay. Topics that are too small are then a reason to end, where no spool could take dead letters.
     pub async fn run(self, first: oneshot::Sender<()>) {
-        let (mut first, mut topics_due, mut absent, mut looking) = (Some(first), Instant::now(), None, None);
+        let (mut first, mut topics_due, mut looking) = (Some(first), Instant::now(), None);
+        let mut known = Known::default();
         loop {
             let timeout = if first.is_some() { self.start_timeout } else { self.interval };
             let answered = tokio::task::block_in_place(|| self.probe(timeout));
@@ -39,7 +50,7 @@ impl Watch {
                 match self.parts.topics.prepare().await {
                     Ok(prepared) => {
                         topics_due = Instant::now() + self.parts.topics.check_interval();
-                        found = self.report(prepared, &mut absent).await;
+                        found = self.report(prepared, &mut known).await;
                     }
                     Err(error) => tracing::debug!(%error, "the brokers do not say which topics there are"),
                 }
@@ -84,13 +95,13 @@ impl Watch {
         }
     }
 
-    /// Logs what has changed of the topics; `absent` is what was missing the last time.
+    /// Logs what has changed of the topics, and looks at the sizes of those that are new to it: a reload may want others.
     ///
     /// # Errors
-    /// The first time, where no spool could take dead letters: topics that are too small for the largest event.
-    async fn report(&self, now: Prepared, absent: &mut Option<Vec<Absent>>) -> Result<(), TooSmall> {
-        let is_first = absent.is_none();
-        let before = absent.replace(now.absent.clone()).unwrap_or_default();
+    /// Where no spool could take dead letters: topics that are too small for the largest event.
+    async fn report(&self, now: Prepared, known: &mut Known) -> Result<(), TooSmall> {
+        let is_first = known.absent.is_none();
+        let before = known.absent.replace(now.absent.clone()).unwrap_or_default();
         for missing in now.absent.iter().filter(|missing| !before.contains(missing)) {
             tracing::error!(
                 topics = topics::names(&missing.topics),
@@ -103,10 +114,13 @@ impl Watch {
         if is_first || !now.created.is_empty() || before != now.absent {
             tracing::info!(existing = now.present.len(), created = now.created.len(), "topics are ready");
         }
-        if is_first { self.check_sizes(&now.present).await } else { Ok(()) }
+        // Those that the relay has just created are as `[topics]` says, and brokers may not know them yet.
+        known.sizes.extend(now.created.into_iter().map(Arc::from));
+        let unknown: Vec<_> = now.present.into_iter().filter(|topic| known.sizes.insert(Arc::clone(topic))).collect();
+        if unknown.is_empty() { Ok(()) } else { self.check_sizes(&unknown).await }
     }
 
-    /// Of topics that others have made: those that the relay has just created are as `[topics]` says, and brokers may not know them yet.
+    /// Of topics that others have made.
     async fn check_sizes(&self, present: &[Arc<str>]) -> Result<(), TooSmall> {
         match self.parts.topics.sizes(present).await {
             Ok(None) => {}
