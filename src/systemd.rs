@@ -15,9 +15,9 @@ use crate::telemetry::Throttle;
 /// So long a message may wait where systemd does not read its socket.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Both listeners accept; or a reload is done.
-pub async fn ready() {
-    notify("READY=1").await;
+/// Both listeners accept; or a reload is done. Whether that was sent.
+pub async fn ready() -> bool {
+    notify("READY=1").await
 }
 
 /// A reload begins: [`ready`] ends it, whatever has come of it.
@@ -36,9 +36,9 @@ pub async fn stopping(at_most: Duration) {
     notify(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", at_most.as_micros())).await;
 }
 
-/// The line that `systemctl status` shows.
-pub async fn status(line: &str) {
-    notify(&format!("STATUS={}", line.trim_end().replace('\n', " "))).await;
+/// The line that `systemctl status` shows. Whether it was sent.
+pub async fn status(line: &str) -> bool {
+    notify(&format!("STATUS={}", line.trim_end().replace('\n', " "))).await
 }
 
 /// The process is alive; to be said more often than once in the time of [`watchdog`].
@@ -53,16 +53,18 @@ pub fn watchdog() -> Option<Duration> {
     number("WATCHDOG_USEC").filter(|micros| is_meant && *micros > 0).map(Duration::from_micros)
 }
 
-/// Sends a message; one that cannot be sent is logged, and changes nothing else.
-async fn notify(message: &str) {
+/// Sends a message, where there is a systemd to take it. One that cannot be sent is logged.
+async fn notify(message: &str) -> bool {
     static COMPLAINTS: Throttle = Throttle::new(Duration::from_secs(60));
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return true };
     let sent = tokio::time::timeout(TIMEOUT, send(&socket, message)).await;
-    if let Err(error) = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let sent = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    if let Err(error) = &sent
         && let Some(suppressed) = COMPLAINTS.pass()
     {
         tracing::warn!(%error, suppressed, "systemd cannot be notified through NOTIFY_SOCKET");
     }
+    sent.is_ok()
 }
 
 /// On a socket of its own, as `sd_notify(3)` does it: a connected one would not survive that systemd makes its own again.

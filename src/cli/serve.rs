@@ -131,7 +131,6 @@ pub struct Daemon {
     server: JoinHandle<()>,
     /// What it runs with now.
     running: Arc<ArcSwap<Config>>,
-    reload: JoinHandle<()>,
     replay: Option<Replay>,
     /// Gives up what waits for Kafka, when the time for the requests in flight is over.
     giving_up: JoinHandle<()>,
@@ -213,18 +212,17 @@ impl Daemon {
         let without_tls = plain.listener.map(|plain| Arc::clone(&server).serve(plain, Arc::default(), closing.clone()));
         let serving = Arc::clone(&server).serve(listener, Arc::clone(&parts.tls.webhooks), closing.clone());
         let serving = parts.spawn_vital("webhook listener", both(serving, without_tls));
-        parts.notify_systemd(server).await;
+        let (operations, requests) = mpsc::channel(16);
+        parts.spawn_until_closing("reload", reload.run(hangup, requests));
+        parts.spawn_until_closing("notices", notices::log(Arc::clone(&running)));
+        let control = parts.control(config.control.clone(), operations, dead_letters.clone());
+        parts.notify_systemd(server);
         if let Some(opened) = opened {
             parts.opened(opened).await?;
         }
         let brokers_answered = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic)).await;
         let replay = config.spool.clone();
-        let replay = replay.and_then(|spool| parts.replay(spool, dead_letters.clone(), brokers_answered));
-        let (operations, requests) = mpsc::channel(16);
-        let reload = tokio::spawn(reload.run(hangup, requests));
-        let control = parts.control(config.control.clone(), operations, dead_letters);
-        let (notices, stopped) = (notices::log(Arc::clone(&running)), parts.shutdown.closing.clone());
-        tokio::spawn(async move { stopped.run_until_cancelled(notices).await });
+        let replay = replay.and_then(|spool| parts.replay(spool, dead_letters, brokers_answered));
         let [plain, probes] = [plain.address, probes.address].map(|address| address.map(tracing::field::display));
         tracing::info!(%webhooks, %admin, plain, probes, "taking webhooks");
         Ok(Self {
@@ -233,7 +231,6 @@ impl Daemon {
             parts,
             server: serving,
             running,
-            reload,
             replay,
             giving_up,
             control,
@@ -245,7 +242,6 @@ impl Daemon {
     /// acked by then goes to the spool; without one it was answered 503, so that it is no failure of ours. With `drain` the
     /// spool is emptied first. The admin listener is there to the end.
     pub async fn stop(self, drain: bool) {
-        self.reload.abort();
         let config::Server { drain_delay, drain_timeout, .. } = self.running.load().server;
         let drained = self.replay.as_ref().filter(|_| drain).map_or(Duration::ZERO, |replay| replay.drain_timeout);
         systemd::stopping(drain_delay + drain_timeout + drained + CLOSING).await;
@@ -418,8 +414,7 @@ impl Parts {
     }
 
     /// Both listeners accept: systemd hears that, and from then on what has changed.
-    async fn notify_systemd(&self, server: Arc<Server<Webhooks>>) {
-        systemd::ready().await;
+    fn notify_systemd(&self, server: Arc<Server<Webhooks>>) {
         let parts = self.clone();
         tokio::spawn(notify::status(move || parts.readiness()));
         if let Some(time) = systemd::watchdog() {
@@ -473,6 +468,12 @@ impl Parts {
             let _vital = vital;
             work.await;
         })
+    }
+
+    /// As [`Parts::spawn_vital`], for what has no end of its own: it is needed until the listeners are closed.
+    fn spawn_until_closing(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let closing = self.shutdown.closing.clone();
+        self.spawn_vital(name, async move { closing.run_until_cancelled(work).await.unwrap_or_default() });
     }
 
     fn is_kafka_up(&self) -> bool {

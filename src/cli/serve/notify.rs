@@ -10,13 +10,13 @@ use crate::systemd;
 /// How often it is looked whether the state has changed.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends the state whenever it has changed.
+/// Says that the listeners accept, and sends the state whenever it has changed. What systemd has not taken is sent again.
 pub async fn status(readiness: impl Fn() -> Readiness) {
-    let mut sent = None;
+    let (mut is_ready, mut sent) = (false, None);
     loop {
+        is_ready = is_ready || systemd::ready().await;
         let now = readiness();
-        if sent.as_ref() != Some(&now) {
-            systemd::status(&now.to_string()).await;
+        if sent.as_ref() != Some(&now) && systemd::status(&now.to_string()).await {
             sent = Some(now);
         }
         tokio::time::sleep(INTERVAL).await;
