@@ -16,6 +16,7 @@ export LIVECHAT_SECRET_KEY=key-of-the-reloads
 [[ -x $relay ]] || { echo "error: there is no $relay; run: make release" >&2; exit 1; }
 work=$(mktemp -d)
 kafka='' served='' stream=''
+# shellcheck disable=SC2317 # the trap calls it
 end() {
   [[ -n $stream ]] && kill "$stream" 2>/dev/null
   [[ -n $served ]] && kill "$served" 2>/dev/null
