@@ -7,7 +7,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 
 use crate::event::Rejection;
-use crate::outcome::Refusal;
+use crate::outcome::{Refusal, Unavailable};
 use crate::relay::{APP_WEBHOOKS, Endpoint, TOKEN_BYTES_MIN};
 use crate::telemetry::Throttles;
 
@@ -104,7 +104,9 @@ impl Refusals {
 impl Default for Refusals {
     fn default() -> Self {
         let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
-        let reasons = refusals.chain(Rejection::ALL.iter().map(|rejection| rejection.label()));
+        let rejections = Rejection::ALL.iter().map(|rejection| rejection.label());
+        // An app over its share is answered 503, and logged here, too.
+        let reasons = refusals.chain(rejections).chain([Unavailable::AppShare.label()]);
         Self(reasons.map(|reason| (reason, PATHS_MAX.map(|paths| Throttles::with_names(INTERVAL, paths)))).collect())
     }
 }
@@ -125,6 +127,7 @@ mod tests {
         assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/nobody")), Some(0));
         for app in ["east", "west"] {
             let passed = |reason| refusals.pass(reason, &Place::App(app));
+            assert_eq!((passed("app_share"), passed("app_share")), (Some(0), None), "{app}");
             assert_eq!((passed("unauthorized"), passed("not_json")), (Some(0), Some(0)), "{app}");
             assert_eq!((passed("unauthorized"), passed("not_json")), (None, None), "{app}");
         }
