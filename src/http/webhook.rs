@@ -194,10 +194,12 @@ impl Webhooks {
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
-    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count.
+    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count. One that was right once
+    /// is no guess: its sender is told 401, and `expired` counts it, however often it comes. (Who has found an old key sees by that,
+    /// after many tries, that it was one. It opens nothing.)
     fn rejected(&self, rejection: Rejection, body: &[u8], exchange: &Exchange, config: &Config) -> Reply {
         let rejected = Reply { line: explain(rejection, body), ..Outcome::Rejected(rejection).into() };
-        if rejected.outcome.answer().0 != 401 {
+        if rejection != Rejection::Unauthorized {
             return rejected;
         }
         let failed = self.failures.count(exchange.client(), &config.failed_verifications, Instant::now());
