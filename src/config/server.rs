@@ -76,7 +76,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
             response_deadline: r.time("server.response_deadline", 100 * MILLISECOND..=60 * SECOND),
             retry_after: r.time("server.retry_after", SECOND..=3600 * SECOND),
             client_networks: r.networks("server.client_networks"),
-            client_address: clients.source,
+            clients: clients.clone(),
             failed_verifications: failures::Config {
                 per_minute: r.number("server.failed_verifications.per_minute", 1..=60_000),
                 burst: r.number("server.failed_verifications.burst", 1..=60_000),

@@ -34,8 +34,23 @@ pub struct Config {
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Where a connection comes from. All else about its clients is asked for each request, with the configuration of that moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Its other end, or what the PROXY protocol header says, in its [canonical](IpAddr::to_canonical) form.
+    pub address: IpAddr,
+    /// It had to begin with such a header.
+    pub has_proxy_header: bool,
+}
+
 impl Config {
-    /// The client of a request on a connection from `connected`, an address in its [canonical](IpAddr::to_canonical) form.
+    /// Whether a connection from there would be accepted now, and [`Config::address`] is right. `client_address` may have changed to or
+    /// from "proxy-protocol" since it began.
+    pub fn fits(&self, origin: Origin) -> bool {
+        origin.has_proxy_header == (self.source == Source::ProxyProtocol)
+    }
+
+    /// The client of a request on a connection from `connected`.
     pub fn address(&self, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = |name| headers.get_all(name).iter().rev().map(|line| line.as_bytes());
         match self.source {

@@ -69,8 +69,8 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers a request. Dropped before its end when the client has gone.
     fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send;
 
-    /// Answers for a request that did not come through [`Handler::answer`]; its path, where it is known.
-    fn refuse(&self, outcome: Outcome, _path: &str, _exchange: &Exchange) -> Answer {
+    /// Answers a request that does not go to [`Handler::answer`], or, without it, for one whose handler has panicked.
+    fn refuse(&self, outcome: Outcome, _: Option<&Request<Incoming>>, _: &Exchange) -> Answer {
         answer(outcome)
     }
 
@@ -103,8 +103,8 @@ impl<H: Handler> Handler for Arc<H> {
         H::answer(self, request, exchange)
     }
 
-    fn refuse(&self, outcome: Outcome, path: &str, exchange: &Exchange) -> Answer {
-        H::refuse(self, outcome, path, exchange)
+    fn refuse(&self, outcome: Outcome, request: Option<&Request<Incoming>>, exchange: &Exchange) -> Answer {
+        H::refuse(self, outcome, request, exchange)
     }
 
     fn answered(&self, status: StatusCode) {
@@ -136,7 +136,7 @@ pub struct Server<H> {
     complaints: Throttles,
 }
 
-/// Limits and who the client is, and hyper's part of them.
+/// Limits and hyper's part of them, and whether a PROXY protocol header comes first.
 struct Settings {
     limits: Limits,
     clients: client::Config,
@@ -165,7 +165,7 @@ impl<H: Handler> Server<H> {
         Arc::new(Self { handler, settings, connections, accepted, ended, rounds, shutdown, complaints })
     }
 
-    /// Changes the limits, of connections to come and of how many there may be, and who the client is.
+    /// Changes the limits, of connections to come and of how many there may be, and whose PROXY protocol headers they need.
     pub fn set(&self, limits: Limits, clients: client::Config) {
         self.settings.store(Arc::new(Settings::new(limits, clients)));
     }
@@ -354,9 +354,10 @@ impl<H: Handler> Server<H> {
     {
         let Settings { limits, clients, http } = settings;
         let head_bytes_max = limits.header_bytes_max as u64;
+        let has_proxy_header = clients.source == client::Source::ProxyProtocol;
+        let origin = client::Origin { address: connected, has_proxy_header };
         let service = service_fn(|request: Request<Incoming>| {
-            let client = clients.address(connected, request.headers());
-            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request, client));
+            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request, origin));
             async move { Ok::<_, Infallible>(server.exchange(request, exchange, refusal, head_bytes_max).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), limits.linger_timeout));
@@ -421,11 +422,11 @@ impl<H: Handler> Server<H> {
         head_bytes_max: u64,
     ) -> Answer {
         let answer = match refusal.or_else(|| self::refusal(&request, head_bytes_max)) {
-            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), request.uri().path(), &exchange)),
+            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), Some(&request), &exchange)),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
         let panicked = Outcome::Unavailable(Unavailable::Panic);
-        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, "", &exchange));
+        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, None, &exchange));
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }
