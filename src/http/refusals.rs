@@ -69,14 +69,28 @@ impl<'a> Place<'a> {
     }
 }
 
-/// What of a strange path may stand in the log: neither a token nor a key, written as it is or percent-encoded, alone or with slashes.
+/// What may stand on either side of a key that was written to a wrong place.
+pub const SEPARATORS: [char; 7] = [' ', ';', '=', ',', '/', '&', '?'];
+
+/// A key that has more of them is not looked for.
+const SEPARATORS_IN_KEY_MAX: usize = 16;
+
+/// Whether a key begins within the first bytes of a text: all from its beginning, or from a separator, to a separator or the end.
+pub fn begins_key(text: &str, within: usize, is_key: impl Fn(&str) -> bool) -> bool {
+    let ends: Vec<usize> = text.match_indices(SEPARATORS).map(|(at, _)| at).chain([text.len()]).collect();
+    let starts = [0].into_iter().chain(ends.iter().map(|end| end + 1)).take_while(|start| *start <= within);
+    starts.enumerate().any(|(n, start)| {
+        ends.iter().skip(n).take(1 + SEPARATORS_IN_KEY_MAX).any(|end| text.get(start..*end).is_some_and(&is_key))
+    })
+}
+
+/// What of a strange path may stand in the log: neither a token nor a key, written as it is or percent-encoded, alone or with more.
 fn shown(path: &str, is_key: impl Fn(&str) -> bool) -> String {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-    let begins_key = |from: usize| {
-        (from..segments.len()).any(|to| {
-            let text = segments[from..=to].join("/");
-            is_key(&text) || percent_decode_str(&text).decode_utf8().is_ok_and(|text| is_key(&text))
-        })
+    let begins_key = |n: usize| {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let (segment, rest) = (segments[n], segments[n..].join("/"));
+        begins_key(&rest, segment.len(), &is_key) || begins_key(&decoded(&rest), decoded(segment).len(), &is_key)
     };
     let mut shown = String::new();
     for (n, segment) in segments.iter().enumerate() {
@@ -153,6 +167,9 @@ mod tests {
             ("/webhooks/a/key=1", "/webhooks/…".to_owned()),
             ("/webhooks/default/a%2Fkey%3d1/x", "/webhooks/default/…".to_owned()),
             ("/webhooks/a/key=2", "/webhooks/a/key=2".to_owned()),
+            ("/webhook/secret=a/key=1", "/webhook/…".to_owned()),
+            ("/webhook/secret%3Da/key=1&x=2", "/webhook/…".to_owned()),
+            ("/webhook/x?y=1;secret=a%2fkey=1,", "/webhook/…".to_owned()),
         ] {
             assert_eq!(Place::new(None, path).shown(|text| text == "a/key=1"), expected, "{path}");
         }

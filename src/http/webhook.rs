@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::client::{self, Networks, Source, X_FORWARDED_FOR};
 use super::failures::{self, Failures};
-use super::refusals::{Place, Refusals};
+use super::refusals::{Place, Refusals, SEPARATORS, begins_key};
 use super::{Answer, Exchange, Handler, answer_with};
 use crate::budget::{Budget, Held};
 use crate::event::{Rejection, explain, traceparent};
@@ -144,7 +144,9 @@ impl Webhooks {
         }
         if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|content_type| !is_json(content_type)) {
             let line = |found| format!("Content-Type is {found}; send Content-Type: application/json (in UTF-8)\n");
-            return Err(Reply::because(Refusal::ContentType, short(policy, content_type.as_bytes()).map(line)));
+            let found = short(policy, essence(content_type.as_bytes()));
+            let found = found.filter(|found| !found.eq_ignore_ascii_case(JSON)); // else it is what follows that is wrong
+            return Err(Reply::because(Refusal::ContentType, found.map(line)));
         }
         if declared > *body_bytes_max as u64 {
             return Err(Reply::too_large(*body_bytes_max));
@@ -318,11 +320,20 @@ impl Handler for Webhooks {
     }
 }
 
-/// A value as its sender may be told it, and the log: short, of visible ASCII, and no secret key in the wrong place.
+const JSON: &str = "application/json";
+
+/// A media type without its parameters.
+fn essence(content_type: &[u8]) -> &[u8] {
+    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// A value as its sender may be told it, and the log: short, of visible ASCII, and without a secret key in the wrong place.
 fn short<'v>(policy: &Policy, value: &'v [u8]) -> Option<&'v str> {
+    const SEPARATORS_MAX: usize = 4; // nothing that is meant has more, and each part is compared with every key
     let is_short = (1..=64).contains(&value.len()) && value.iter().all(|byte| (b' '..=b'~').contains(byte));
     let value = std::str::from_utf8(value).ok().filter(|_| is_short)?;
-    (!policy.is_key(value)).then_some(value)
+    let is_plain = value.matches(SEPARATORS).count() <= SEPARATORS_MAX;
+    (is_plain && !begins_key(value, value.len(), |text| policy.is_key(text))).then_some(value)
 }
 
 /// `application/json`, in UTF-8 where a charset is named.
@@ -330,7 +341,7 @@ fn is_json(content_type: &HeaderValue) -> bool {
     let Some(content_type) = content_type.to_str().ok().and_then(|text| text.parse::<mime::Mime>().ok()) else {
         return false;
     };
-    content_type.essence_str() == "application/json"
+    content_type.essence_str() == JSON
         && content_type.get_param(mime::CHARSET).is_none_or(|charset| charset == mime::UTF_8 || charset == "utf8")
 }
 
