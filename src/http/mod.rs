@@ -84,6 +84,11 @@ pub trait Handler: Send + Sync + 'static {
     fn ended(&self, _: End) {}
 }
 
+const COMPLAINTS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Kinds of failed handshakes that have a log line each in that time.
+const FAILED_HANDSHAKES_MAX: usize = 16;
+
 /// Asks an accept loop whether it comes round.
 #[derive(Default)]
 struct Round {
@@ -134,6 +139,8 @@ pub struct Server<H> {
     rounds: Mutex<Vec<Arc<Round>>>,
     shutdown: Shutdown,
     complaints: Throttles,
+    /// By reason and text. Clients have a say in the text: it must not use up the lines about other things.
+    failed_handshakes: Throttles,
 }
 
 /// Limits and hyper's part of them, and whether a PROXY protocol header comes first.
@@ -159,10 +166,21 @@ impl Settings {
 
 impl<H: Handler> Server<H> {
     pub fn new(handler: H, limits: Limits, clients: client::Config, shutdown: Shutdown) -> Arc<Self> {
-        let complaints = Throttles::new(Duration::from_secs(10));
+        let complaints = Throttles::new(COMPLAINTS_INTERVAL);
+        let failed_handshakes = Throttles::with_names(COMPLAINTS_INTERVAL, FAILED_HANDSHAKES_MAX);
         let (connections, accepted, ended) = (Mutex::default(), AtomicU64::new(0), Notify::new());
         let (settings, rounds) = (ArcSwap::from_pointee(Settings::new(limits, clients)), Mutex::default());
-        Arc::new(Self { handler, settings, connections, accepted, ended, rounds, shutdown, complaints })
+        Arc::new(Self {
+            handler,
+            settings,
+            connections,
+            accepted,
+            ended,
+            rounds,
+            shutdown,
+            complaints,
+            failed_handshakes,
+        })
     }
 
     /// Changes the limits, of connections to come and of how many there may be, and whose PROXY protocol headers they need.
@@ -308,7 +326,9 @@ impl<H: Handler> Server<H> {
                 self.speak_http(stream, connection, client, settings, Some(Refusal::PlainHttp)).await
             }
             Ok(Handshake::Challenge) => {
-                tracing::info!(%client, "the ACME authority has looked at the challenge");
+                if let Some(suppressed) = self.complaints.pass("ACME challenge") {
+                    tracing::info!(%client, suppressed, "an ACME challenge was looked at: the authority does so, and anyone can");
+                }
                 End::Client
             }
             Err(failed) => {
@@ -325,7 +345,7 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// What strangers send is no reason for more than a line in ten seconds, and a health check that only connects for none.
+    /// What strangers send is no reason for more than a line in ten seconds for each kind, and a health check that only connects for none.
     fn complain(&self, tls::Failed { end, why, server_name, .. }: &tls::Failed, client: IpAddr) {
         let (reason, server_name) = (end.label(), server_name.as_deref());
         match why {
@@ -333,7 +353,7 @@ impl<H: Handler> Server<H> {
                 tracing::debug!(%client, server_name, reason, "the connection ended before the TLS handshake was done")
             }
             Some(why) => {
-                if let Some(suppressed) = self.complaints.pass(reason) {
+                if let Some(suppressed) = self.failed_handshakes.pass(&format!("{reason}: {why}")) {
                     tracing::warn!(%client, server_name, reason, why, suppressed, "TLS handshake failed");
                 }
             }

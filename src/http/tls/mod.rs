@@ -180,7 +180,7 @@ pub enum Handshake {
     Done(Box<TlsStream<TcpStream>>),
     /// The client speaks HTTP without TLS.
     PlainHttp(TcpStream),
-    /// The authority has looked at a challenge: nothing more is to be said.
+    /// The client has looked at a challenge, as the authority does: nothing more is to be said.
     Challenge,
 }
 
