@@ -59,7 +59,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
         window_bytes: r.size("server.window_bytes", ByteSize::kib(16)..=ByteSize::mib(64)),
         lifetime: None,
     };
-    let (tls, acme, handshakes) = tls::server(r, limits.connections_max);
+    let (tls, acme, handshakes) = tls::server(r);
     let clients = clients(r);
     let server = Server {
         listener: Listener {
@@ -138,7 +138,7 @@ pub fn admin(r: &mut Reader, server: &Server, handshakes: http::tls::Limits) -> 
         lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
         ..server.listener.limits.clone()
     };
-    let tls = tls::admin(r, handshakes.within(limits.connections_max));
+    let tls = tls::admin(r, handshakes);
     let plain = r.optional_address("admin.probes_listen");
     Listener { listen: r.address("admin.listen"), limits, tls, plain, ..server.listener }
 }

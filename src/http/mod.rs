@@ -307,7 +307,7 @@ impl<H: Handler> Server<H> {
             Ok(Err(end)) | Err(end) => return end,
         };
         let Some(tls) = tls else { return self.speak_http(stream, connection, client, settings, None).await };
-        match tls.shake_hands(stream, connection).await {
+        match tls.shake_hands(stream, connection, settings.limits.connections_max).await {
             Ok(Handshake::Done(stream)) => {
                 connection.secured();
                 self.handler.secured(tls::is_resumed(&stream));

@@ -43,10 +43,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For a listener with so many connections: half-open ones are never more than half of them.
-    #[must_use]
-    pub fn within(self, connections_max: usize) -> Self {
-        Self { handshakes_max: self.handshakes_max.min(connections_max / 4).max(1), ..self }
+    /// Of `handshakes_max`, on a listener with so many connections: half-open ones are never more than half of them.
+    fn handshakes_max(self, connections_max: usize) -> usize {
+        self.handshakes_max.min(connections_max / 4).max(1)
     }
 }
 
@@ -132,14 +131,14 @@ const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 struct Live {
     server: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
-    handshake_timeout: Duration,
+    limits: Limits,
 }
 
 impl Live {
     fn new(config: &Config, issued: Option<Arc<Issued>>) -> Result<Self, rustls::Error> {
         let certificates = Arc::new(Certificates { files: config.certificates.clone(), issued });
         let server = server_config(config.client_roots.clone(), Arc::clone(&certificates) as _, &[b"h2", b"http/1.1"])?;
-        Ok(Self { server, certificates, handshake_timeout: config.limits.handshake_timeout })
+        Ok(Self { server, certificates, limits: config.limits })
     }
 }
 
@@ -222,12 +221,12 @@ impl Tls {
             live: ArcSwap::from_pointee(Live::new(config, issued.clone())?),
             issued,
             challenges,
-            silent: Waiting::new(config.limits.handshakes_max),
-            begun: Waiting::new(config.limits.handshakes_max),
+            silent: Waiting::new(),
+            begun: Waiting::new(),
         })
     }
 
-    /// New handshakes are as this configuration has it, but for `handshakes_max`; open connections go on.
+    /// New handshakes are as this configuration has it; open connections go on.
     ///
     /// # Errors
     /// As [`Tls::new`]; nothing is changed then.
@@ -241,14 +240,22 @@ impl Tls {
         self.live.load().certificates.all().collect()
     }
 
-    /// Shakes hands. `connection` is closed where newer ones need its place.
+    /// Shakes hands. `connection` is closed where newer ones need its place; so many connections the listener may have.
     ///
     /// # Errors
     /// [`Failed`]: the client is late, has left, or speaks no TLS that we do.
-    pub async fn shake_hands(&self, stream: TcpStream, connection: &Arc<Connection>) -> Result<Handshake, Failed> {
+    pub async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        connection: &Arc<Connection>,
+        connections_max: usize,
+    ) -> Result<Handshake, Failed> {
         let live = self.live.load_full();
+        let Limits { handshake_timeout, .. } = live.limits;
+        let handshakes_max = live.limits.handshakes_max(connections_max);
         let mut server_name = None;
-        let shaking = timeout(live.handshake_timeout, self.try_to(stream, connection, &live, &mut server_name));
+        let shaking = self.try_to(stream, connection, handshakes_max, &live.server, &mut server_name);
+        let shaking = timeout(handshake_timeout, shaking);
         let (end, why, told) = tokio::select! {
             biased;
             () = connection.closed.notified() => (connection.closing().unwrap_or(End::Shutdown), None, None),
@@ -257,7 +264,7 @@ impl Tls {
                 Ok(Err(Trouble::Left)) => (End::Client, None, None),
                 Ok(Err(Trouble::Refused(error, stream))) => (End::HandshakeFailed, Some(error.to_string()), stream),
                 Err(_) => {
-                    let late = format!("not done within server.tls.handshake_timeout ({:?})", live.handshake_timeout);
+                    let late = format!("not done within server.tls.handshake_timeout ({handshake_timeout:?})");
                     (End::HandshakeTimeout, Some(late), None)
                 }
             }
@@ -269,15 +276,16 @@ impl Tls {
         &self,
         stream: TcpStream,
         connection: &Arc<Connection>,
-        live: &Live,
+        handshakes_max: usize,
+        server: &Arc<ServerConfig>,
         server_name: &mut Option<String>,
     ) -> Result<Handshake, Trouble> {
-        let silent = self.silent.enter(connection);
+        let silent = self.silent.enter(connection, handshakes_max);
         let mut first = [0];
         if stream.peek(&mut first).await.map_err(|error| Trouble::new(error, None))? == 0 {
             return Err(Trouble::Left);
         }
-        let _begun = self.begun.enter(connection);
+        let _begun = self.begun.enter(connection, handshakes_max);
         drop(silent);
         // A method of HTTP, the preface of HTTP/2, or a PROXY protocol header: TLS begins with 22.
         if first[0].is_ascii_uppercase() || first[0] == b'\r' {
@@ -289,7 +297,7 @@ impl Tls {
         *server_name = hello.server_name().map(str::to_owned);
         let is_challenge = hello.alpn().is_some_and(|offered| offered.eq([CHALLENGE_PROTOCOL]));
         let challenges = self.challenges.as_ref().filter(|_| is_challenge);
-        let server = challenges.unwrap_or(&live.server);
+        let server = challenges.unwrap_or(server);
         let shaken = start.into_stream(Arc::clone(server)).into_fallible().await;
         let stream = shaken.map_err(|(error, stream)| Trouble::new(error, Some(stream)))?;
         Ok(if challenges.is_some() { Handshake::Challenge } else { Handshake::Done(Box::new(stream)) })
@@ -309,29 +317,30 @@ fn has_left(error: &io::Error) -> bool {
 /// Handshakes in one phase, the oldest of which are closed for new ones. A client that means it sends its first bytes at once and is done
 /// two round trips later, so it is never among the oldest, unless the whole number has come within that time.
 struct Waiting {
-    max: usize,
     connections: Mutex<(u64, BTreeMap<u64, Arc<Connection>>)>,
     closed: Throttle,
 }
 
 impl Waiting {
-    const fn new(max: usize) -> Self {
+    const fn new() -> Self {
         let closed = Throttle::new(Duration::from_secs(10));
-        Self { max, connections: Mutex::new((0, BTreeMap::new())), closed }
+        Self { connections: Mutex::new((0, BTreeMap::new())), closed }
     }
 
-    fn enter(&self, connection: &Arc<Connection>) -> Place<'_> {
+    /// There are `max` at most from now on, this one included. A reload may have lowered it.
+    fn enter(&self, connection: &Arc<Connection>, max: usize) -> Place<'_> {
         let mut waiting = self.lock();
         waiting.0 += 1;
         let number = waiting.0;
-        let oldest = if waiting.1.len() >= self.max { waiting.1.pop_first() } else { None };
         waiting.1.insert(number, Arc::clone(connection));
+        let too_many = waiting.1.len().saturating_sub(max);
+        let oldest: Vec<_> = std::iter::from_fn(|| waiting.1.pop_first()).take(too_many).collect();
         drop(waiting);
-        if let Some((_, oldest)) = oldest {
-            oldest.close(End::Evicted);
-            if let Some(suppressed) = self.closed.pass() {
-                tracing::warn!(suppressed, "server.tls.handshakes_max is reached: the oldest handshakes are closed");
-            }
+        oldest.iter().for_each(|(_, oldest)| oldest.close(End::Evicted));
+        if !oldest.is_empty()
+            && let Some(suppressed) = self.closed.pass()
+        {
+            tracing::warn!(suppressed, "server.tls.handshakes_max is reached: the oldest handshakes are closed");
         }
         Place { waiting: self, number }
     }
@@ -390,12 +399,22 @@ mod tests {
 
     #[test]
     fn a_new_handshake_closes_the_oldest_where_there_are_too_many() {
-        let waiting = Waiting::new(2);
+        let waiting = Waiting::new();
         let connections = [1, 2, 3, 4].map(|port| Arc::new(Connection::new(([127, 0, 0, 1], port).into())));
-        let [_first, second, _third] = [0, 1, 2].map(|n| waiting.enter(&connections[n]));
+        let [_first, second, _third] = [0, 1, 2].map(|n| waiting.enter(&connections[n], 2));
         assert_eq!(connections.each_ref().map(|c| c.closing()), [Some(End::Evicted), None, None, None]);
         drop(second);
-        let _fourth = waiting.enter(&connections[3]);
+        let _fourth = waiting.enter(&connections[3], 2);
         assert_eq!(connections.each_ref().map(|c| c.closing()), [Some(End::Evicted), None, None, None], "one was done");
+        let fifth = Arc::new(Connection::new(([127, 0, 0, 1], 5).into()));
+        let _fifth = waiting.enter(&fifth, 1);
+        let closing = connections.each_ref().map(|c| c.closing().is_some());
+        assert_eq!((closing, fifth.closing()), ([true, false, true, true], None), "a reload has lowered it");
+    }
+
+    #[test]
+    fn half_open_handshakes_take_half_of_the_connections_at_most() {
+        let limits = Limits { handshake_timeout: Duration::ZERO, handshakes_max: 512 };
+        assert_eq!([4096, 100, 1].map(|connections_max| limits.handshakes_max(connections_max)), [512, 25, 1]);
     }
 }
