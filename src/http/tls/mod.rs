@@ -131,6 +131,7 @@ const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 struct Live {
     server: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
+    client_roots: Option<Arc<RootCertStore>>,
     limits: Limits,
 }
 
@@ -138,12 +139,30 @@ impl Live {
     fn new(config: &Config, issued: Option<Arc<Issued>>) -> Result<Self, rustls::Error> {
         let certificates = Arc::new(Certificates { files: config.certificates.clone(), issued });
         let server = server_config(config.client_roots.clone(), Arc::clone(&certificates) as _, &[b"h2", b"http/1.1"])?;
-        Ok(Self { server, certificates, limits: config.limits })
+        Ok(Self { server, certificates, client_roots: config.client_roots.clone(), limits: config.limits })
+    }
+
+    /// This one with other limits, session tickets included, unless certificates or client roots are others.
+    fn with_limits_of(&self, config: &Config) -> Option<Self> {
+        let roots = |roots: &Option<Arc<RootCertStore>>| roots.as_ref().map(|roots| roots.roots.clone());
+        let is_same = |(one, other): (&Arc<Certificate>, &Arc<Certificate>)| {
+            one.key.cert == other.key.cert && one.source == other.source // the key belongs to its certificate
+        };
+        let (ours, theirs) = (&self.certificates.files, &config.certificates);
+        let are_same = ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(is_same)
+            && roots(&self.client_roots) == roots(&config.client_roots);
+        are_same.then(|| Self {
+            server: Arc::clone(&self.server),
+            certificates: Arc::clone(&self.certificates),
+            client_roots: self.client_roots.clone(),
+            limits: config.limits,
+        })
     }
 }
 
-/// TLS 1.2 and 1.3. Tickets resume sessions without memory of ours. They end with this configuration, or a client could go on with a
-/// certificate that is no longer taken. There is no early data, which could be replayed.
+/// TLS 1.2 and 1.3. Tickets resume sessions without memory of ours. They end with these certificates and roots, or a client could go on
+/// with a certificate that is no longer taken. There is no early data, which could be replayed.
 fn server_config(
     client_roots: Option<Arc<RootCertStore>>,
     certificates: Arc<dyn ResolvesServerCert>,
@@ -231,7 +250,9 @@ impl Tls {
     /// # Errors
     /// As [`Tls::new`]; nothing is changed then.
     pub fn replace(&self, config: &Config) -> Result<(), rustls::Error> {
-        self.live.store(Arc::new(Live::new(config, self.issued.clone())?));
+        let same = self.live.load().with_limits_of(config);
+        let live = same.map_or_else(|| Live::new(config, self.issued.clone()), Ok)?;
+        self.live.store(Arc::new(live));
         Ok(())
     }
 
@@ -410,6 +431,42 @@ mod tests {
         let _fifth = waiting.enter(&fifth, 1);
         let closing = connections.each_ref().map(|c| c.closing().is_some());
         assert_eq!((closing, fifth.closing()), ([true, false, true, true], None), "a reload has lowered it");
+    }
+
+    #[test]
+    fn session_tickets_end_with_the_certificates_or_client_roots_and_with_nothing_else() {
+        let (one, other) = (certificate(&["one.example"]), certificate(&["one.example"]));
+        let roots = |of: &Certificate| {
+            let mut roots = RootCertStore::empty();
+            roots.add(of.key.cert[0].clone()).expect("a root");
+            Some(Arc::new(roots))
+        };
+        let limits = |handshakes_max| Limits { handshake_timeout: Duration::ZERO, handshakes_max };
+        let config = |files: &[&Arc<Certificate>], client_roots, handshakes_max| Config {
+            certificates: files.iter().map(|file| Arc::clone(file)).collect(),
+            client_roots,
+            limits: limits(handshakes_max),
+        };
+        let tls = Tls::new(&config(&[&one], roots(&one), 1), None).expect("TLS");
+        let is_kept = |new: &Config| {
+            let before = tls.live.load().server.clone();
+            tls.replace(new).expect("replaced");
+            let now = tls.live.load();
+            assert_eq!(now.limits.handshakes_max, new.limits.handshakes_max);
+            Arc::ptr_eq(&now.server, &before)
+        };
+        let read_again = Arc::new(Certificate {
+            source: one.source.clone(),
+            names: one.names.clone(),
+            key: Arc::clone(&one.key),
+            ..*one
+        });
+        assert!(is_kept(&config(&[&read_again], roots(&one), 2)), "other limits");
+        assert!(!is_kept(&config(&[&other], roots(&one), 2)), "a renewed certificate");
+        assert!(!is_kept(&config(&[&other, &one], roots(&one), 2)), "one more");
+        assert!(!is_kept(&config(&[&other, &one], roots(&other), 2)), "other authorities");
+        assert!(!is_kept(&config(&[&other, &one], None, 2)), "none");
+        assert!(is_kept(&config(&[&other, &one], None, 1)));
     }
 
     #[test]
