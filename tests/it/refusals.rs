@@ -56,6 +56,16 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
             "send Content-Type: application/json (in UTF-8)",
         ),
         (
+            with_headers("POST", "/webhooks", &format!("content-type: application/x; secret_key={SECRET}\r\n")),
+            415,
+            "Content-Type is application/x; send Content-Type: application/json (in UTF-8)",
+        ),
+        (
+            with_headers("POST", "/webhooks", &format!("content-encoding: gzip, key={SECRET}\r\n")),
+            415,
+            "send the body without a Content-Encoding",
+        ),
+        (
             with_headers("POST", "/webhooks", "content-encoding: gzip\r\n"),
             415,
             "Content-Encoding is gzip; send the body without one",
