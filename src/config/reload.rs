@@ -19,7 +19,7 @@ enum Effect {
 }
 
 /// Every key, or the table that it is in. A test holds it against `config/default.toml`, so that each new key is decided on.
-const EFFECTS: [(&str, Effect); 58] = {
+const EFFECTS: [(&str, Effect); 57] = {
     use Effect::{Reload, Restart};
     [
         // A socket is bound once.
@@ -30,7 +30,6 @@ const EFFECTS: [(&str, Effect); 58] = {
         ("admin.probes_listen", Restart),
         // One task orders, with one cache.
         ("server.tls.acme", Restart),
-        ("server.tls.handshakes_max", Restart),
         ("control", Restart),
         // librdkafka takes its configuration when a client is made; the largest record follows the largest body.
         ("kafka", Restart),

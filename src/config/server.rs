@@ -59,7 +59,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
         window_bytes: r.size("server.window_bytes", ByteSize::kib(16)..=ByteSize::mib(64)),
         lifetime: None,
     };
-    let (tls, acme, handshakes) = tls::server(r, limits.connections_max);
+    let (tls, acme, handshakes) = tls::server(r);
     let clients = clients(r);
     let server = Server {
         listener: Listener {
@@ -76,7 +76,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
             response_deadline: r.time("server.response_deadline", 100 * MILLISECOND..=60 * SECOND),
             retry_after: r.time("server.retry_after", SECOND..=3600 * SECOND),
             client_networks: r.networks("server.client_networks"),
-            client_address: clients.source,
+            clients: clients.clone(),
             failed_verifications: failures::Config {
                 per_minute: r.number("server.failed_verifications.per_minute", 1..=60_000),
                 burst: r.number("server.failed_verifications.burst", 1..=60_000),
@@ -138,7 +138,7 @@ pub fn admin(r: &mut Reader, server: &Server, handshakes: http::tls::Limits) -> 
         lifetime: Some(r.time("admin.connection_timeout", 10 * MILLISECOND..=3600 * SECOND)),
         ..server.listener.limits.clone()
     };
-    let tls = tls::admin(r, handshakes.within(limits.connections_max));
+    let tls = tls::admin(r, handshakes);
     let plain = r.optional_address("admin.probes_listen");
     Listener { listen: r.address("admin.listen"), limits, tls, plain, ..server.listener }
 }

@@ -17,7 +17,7 @@ use crate::http::tls::{Config, Limits};
 const ACME: &str = "server.tls.acme";
 
 /// The TLS of the webhook listener, and how its certificate is ordered. Without certificates and without ACME there is none.
-pub fn server(r: &mut Reader, connections_max: usize) -> (Option<Config>, Option<acme::Config>, Limits) {
+pub fn server(r: &mut Reader) -> (Option<Config>, Option<acme::Config>, Limits) {
     let limits = Limits {
         handshake_timeout: r.time("server.tls.handshake_timeout", 10 * MILLISECOND..=60 * SECOND),
         handshakes_max: r.number("server.tls.handshakes_max", 1..=100_000),
@@ -30,7 +30,7 @@ pub fn server(r: &mut Reader, connections_max: usize) -> (Option<Config>, Option
     let files = (0..count).filter_map(|n| certificate(r, &format!("server.tls.certificates[{n}]"))).collect();
     let acme = acme(r);
     let is_on = count > 0 || acme.is_some();
-    let config = Config { certificates: files, client_roots: None, limits: limits.within(connections_max) };
+    let config = Config { certificates: files, client_roots: None, limits };
     (is_on.then_some(config), acme, limits)
 }
 
@@ -216,15 +216,5 @@ mod tests {
             assert!(found.iter().any(|line| line.starts_with(mistake)), "{mistake}: {found:#?}");
         }
         assert!(load(acme).expect("a configuration").server.listener.plain.is_none());
-    }
-
-    #[test]
-    fn half_open_handshakes_take_half_of_the_connections_at_most() {
-        let tls = |settings: &str| {
-            let acme = "tls.acme = { domains = [\"a.example\"], cache = \"/a\" }";
-            let config = load(&format!("[server]\n{acme}\n{settings}")).expect("a configuration");
-            config.server.listener.tls.expect("TLS").limits.handshakes_max
-        };
-        assert_eq!([tls(""), tls("connections_max = 100"), tls("connections_max = 1")], [512, 25, 1]);
     }
 }

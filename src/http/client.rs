@@ -34,8 +34,23 @@ pub struct Config {
 
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// Where a connection comes from. All else about its clients is asked for each request, with the configuration of that moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// Its other end, or what the PROXY protocol header says, in its [canonical](IpAddr::to_canonical) form.
+    pub address: IpAddr,
+    /// It had to begin with such a header.
+    pub has_proxy_header: bool,
+}
+
 impl Config {
-    /// The client of a request on a connection from `connected`, an address in its [canonical](IpAddr::to_canonical) form.
+    /// Whether a connection from there would be accepted now, and [`Config::address`] is right. `client_address` may have changed to or
+    /// from "proxy-protocol" since it began.
+    pub fn fits(&self, origin: Origin) -> bool {
+        origin.has_proxy_header == (self.source == Source::ProxyProtocol)
+    }
+
+    /// The client of a request on a connection from `connected`.
     pub fn address(&self, connected: IpAddr, headers: &HeaderMap) -> IpAddr {
         let lines = |name| headers.get_all(name).iter().rev().map(|line| line.as_bytes());
         match self.source {
@@ -47,13 +62,12 @@ impl Config {
 
     /// The first from the right that is no trusted proxy. Where a trusted proxy does not say from whom it has the request, or all are
     /// trusted, it is the last one that is known: of the addresses that trusted proxies have vouched for, the nearest to the client.
-    fn client(&self, connected: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+    /// What others send is not even parsed.
+    fn client(&self, connected: IpAddr, mut hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut client = connected;
-        for hop in hops {
-            match hop {
-                Some(hop) if self.trusted_proxies.contains(client) => client = hop,
-                _ => break,
-            }
+        while self.trusted_proxies.contains(client) {
+            let Some(hop) = hops.next().flatten() else { break };
+            client = hop;
         }
         client
     }
@@ -105,10 +119,16 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let mut is_quoted = false;
+        // `quote`: where one stands, until it is known whether the backslashes before it, which come one by one, escape it.
+        let (mut is_quoted, mut quote) = (false, None);
         let before = (0..text.len()).rev().find(|&at| {
-            let escapes = text[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
-            is_quoted ^= text[at] == b'"' && escapes % 2 == 0;
+            if text[at] == b'\\' {
+                return false;
+            }
+            is_quoted ^= quote.take().is_some_and(|quote: usize| (quote - at) % 2 == 1);
+            if text[at] == b'"' {
+                quote = Some(at);
+            }
             text[at] == separator && !is_quoted
         });
         rest = before.map(|at| &text[..at]);
@@ -237,7 +257,24 @@ mod tests {
     }
 
     #[test]
+    fn backslashes_before_a_quote_are_counted_however_many_there_are() {
+        const MIB: usize = 1 << 20; // with a look back at each of them this would take hours
+        for (backslashes, end) in [(MIB, "\""), (MIB + 1, "\"\"")] {
+            let line =
+                format!("for=198.51.100.1, for=203.0.113.9;host=\"a,{}{end}, for=10.0.0.2", "\\".repeat(backslashes));
+            assert_eq!(client(Source::Forwarded, PEER, &[&line]), "203.0.113.9", "{backslashes}");
+        }
+        assert_eq!(client(Source::Forwarded, PEER, &[&"\\".repeat(MIB)]), PEER);
+    }
+
+    #[test]
     fn a_peer_that_is_not_trusted_is_the_client_whatever_it_sends() {
+        let config = Config { trusted_proxies: Networks::parse([PEER]).expect("networks"), ..Config::default() };
+        let [stranger, proxy] = ["192.0.2.1", PEER].map(|text| text.parse().expect("an address"));
+        let never = std::iter::from_fn(|| panic!("a header of a stranger is parsed"));
+        assert_eq!(config.client(stranger, never), stranger);
+        let last = std::iter::once(Some(stranger)).chain(std::iter::from_fn(|| panic!("more is parsed than counts")));
+        assert_eq!(config.client(proxy, last), stranger);
         for connected in ["192.0.2.1", "::ffff:192.0.2.1"] {
             assert_eq!(client(Source::XForwardedFor, connected, &["203.0.113.9"]), "192.0.2.1");
             assert_eq!(client(Source::Forwarded, connected, &["for=203.0.113.9"]), "192.0.2.1");

@@ -1,7 +1,7 @@
 //! What a connection is doing, and until when it may: one deadline a connection finds those who are late, and its end loses no answer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::client::Origin;
 use super::{Answer, Limits};
 use crate::outcome::ConnectionEnd as End;
 
@@ -193,13 +194,13 @@ impl Connection {
 /// A request under way, from when hyper has read its head until it is answered or given up.
 pub struct Exchange {
     connection: Arc<Connection>,
-    client: IpAddr,
+    origin: Origin,
 }
 
 impl Exchange {
-    pub(super) fn begin(connection: &Arc<Connection>, request: &Request<Incoming>, client: IpAddr) -> Self {
+    pub(super) fn begin(connection: &Arc<Connection>, request: &Request<Incoming>, origin: Origin) -> Self {
         connection.state().begin(request);
-        Self { connection: Arc::clone(connection), client }
+        Self { connection: Arc::clone(connection), origin }
     }
 
     /// The connection's other end, which may be a proxy.
@@ -207,9 +208,9 @@ impl Exchange {
         self.connection.peer
     }
 
-    /// Who has sent the request, by `server.client_address`.
-    pub const fn client(&self) -> IpAddr {
-        self.client
+    /// Where its connection comes from, as it was when that began.
+    pub const fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// The request's webhook is verified: its connection has earned keep-alive, and is not closed before it is answered.
@@ -416,7 +417,8 @@ mod tests {
             let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into()));
             connection.state().requests = 1;
             connection.state().closing = closing;
-            let exchange = Exchange { connection: Arc::clone(&connection), client: connection.peer.ip() };
+            let origin = Origin { address: connection.peer.ip(), has_proxy_header: false };
+            let exchange = Exchange { connection: Arc::clone(&connection), origin };
             let answer = exchange.finish(Answer::default(), is_draining);
             assert!(answer.headers().contains_key(CONNECTION));
             assert_eq!(connection.closing(), Some(expected));

@@ -69,8 +69,8 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers a request. Dropped before its end when the client has gone.
     fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> impl Future<Output = Answer> + Send;
 
-    /// Answers for a request that did not come through [`Handler::answer`]; its path, where it is known.
-    fn refuse(&self, outcome: Outcome, _path: &str, _exchange: &Exchange) -> Answer {
+    /// Answers a request that does not go to [`Handler::answer`], or, without it, for one whose handler has panicked.
+    fn refuse(&self, outcome: Outcome, _: Option<&Request<Incoming>>, _: &Exchange) -> Answer {
         answer(outcome)
     }
 
@@ -83,6 +83,11 @@ pub trait Handler: Send + Sync + 'static {
     /// A connection has ended.
     fn ended(&self, _: End) {}
 }
+
+const COMPLAINTS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Kinds of failed handshakes that have a log line each in that time.
+const FAILED_HANDSHAKES_MAX: usize = 16;
 
 /// Asks an accept loop whether it comes round.
 #[derive(Default)]
@@ -103,8 +108,8 @@ impl<H: Handler> Handler for Arc<H> {
         H::answer(self, request, exchange)
     }
 
-    fn refuse(&self, outcome: Outcome, path: &str, exchange: &Exchange) -> Answer {
-        H::refuse(self, outcome, path, exchange)
+    fn refuse(&self, outcome: Outcome, request: Option<&Request<Incoming>>, exchange: &Exchange) -> Answer {
+        H::refuse(self, outcome, request, exchange)
     }
 
     fn answered(&self, status: StatusCode) {
@@ -134,9 +139,11 @@ pub struct Server<H> {
     rounds: Mutex<Vec<Arc<Round>>>,
     shutdown: Shutdown,
     complaints: Throttles,
+    /// By reason and text. Clients have a say in the text: it must not use up the lines about other things.
+    failed_handshakes: Throttles,
 }
 
-/// Limits and who the client is, and hyper's part of them.
+/// Limits and hyper's part of them, and whether a PROXY protocol header comes first.
 struct Settings {
     limits: Limits,
     clients: client::Config,
@@ -159,13 +166,24 @@ impl Settings {
 
 impl<H: Handler> Server<H> {
     pub fn new(handler: H, limits: Limits, clients: client::Config, shutdown: Shutdown) -> Arc<Self> {
-        let complaints = Throttles::new(Duration::from_secs(10));
+        let complaints = Throttles::new(COMPLAINTS_INTERVAL);
+        let failed_handshakes = Throttles::with_names(COMPLAINTS_INTERVAL, FAILED_HANDSHAKES_MAX);
         let (connections, accepted, ended) = (Mutex::default(), AtomicU64::new(0), Notify::new());
         let (settings, rounds) = (ArcSwap::from_pointee(Settings::new(limits, clients)), Mutex::default());
-        Arc::new(Self { handler, settings, connections, accepted, ended, rounds, shutdown, complaints })
+        Arc::new(Self {
+            handler,
+            settings,
+            connections,
+            accepted,
+            ended,
+            rounds,
+            shutdown,
+            complaints,
+            failed_handshakes,
+        })
     }
 
-    /// Changes the limits, of connections to come and of how many there may be, and who the client is.
+    /// Changes the limits, of connections to come and of how many there may be, and whose PROXY protocol headers they need.
     pub fn set(&self, limits: Limits, clients: client::Config) {
         self.settings.store(Arc::new(Settings::new(limits, clients)));
     }
@@ -289,7 +307,7 @@ impl<H: Handler> Server<H> {
             Ok(Err(end)) | Err(end) => return end,
         };
         let Some(tls) = tls else { return self.speak_http(stream, connection, client, settings, None).await };
-        match tls.shake_hands(stream, connection).await {
+        match tls.shake_hands(stream, connection, settings.limits.connections_max).await {
             Ok(Handshake::Done(stream)) => {
                 connection.secured();
                 self.handler.secured(tls::is_resumed(&stream));
@@ -308,7 +326,9 @@ impl<H: Handler> Server<H> {
                 self.speak_http(stream, connection, client, settings, Some(Refusal::PlainHttp)).await
             }
             Ok(Handshake::Challenge) => {
-                tracing::info!(%client, "the ACME authority has looked at the challenge");
+                if let Some(suppressed) = self.complaints.pass("ACME challenge") {
+                    tracing::info!(%client, suppressed, "an ACME challenge was looked at: the authority does so, and anyone can");
+                }
                 End::Client
             }
             Err(failed) => {
@@ -325,7 +345,7 @@ impl<H: Handler> Server<H> {
         }
     }
 
-    /// What strangers send is no reason for more than a line in ten seconds, and a health check that only connects for none.
+    /// What strangers send is no reason for more than a line in ten seconds for each kind, and a health check that only connects for none.
     fn complain(&self, tls::Failed { end, why, server_name, .. }: &tls::Failed, client: IpAddr) {
         let (reason, server_name) = (end.label(), server_name.as_deref());
         match why {
@@ -333,7 +353,7 @@ impl<H: Handler> Server<H> {
                 tracing::debug!(%client, server_name, reason, "the connection ended before the TLS handshake was done")
             }
             Some(why) => {
-                if let Some(suppressed) = self.complaints.pass(reason) {
+                if let Some(suppressed) = self.failed_handshakes.pass(&format!("{reason}: {why}")) {
                     tracing::warn!(%client, server_name, reason, why, suppressed, "TLS handshake failed");
                 }
             }
@@ -354,9 +374,10 @@ impl<H: Handler> Server<H> {
     {
         let Settings { limits, clients, http } = settings;
         let head_bytes_max = limits.header_bytes_max as u64;
+        let has_proxy_header = clients.source == client::Source::ProxyProtocol;
+        let origin = client::Origin { address: connected, has_proxy_header };
         let service = service_fn(|request: Request<Incoming>| {
-            let client = clients.address(connected, request.headers());
-            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request, client));
+            let (server, exchange) = (Arc::clone(self), Exchange::begin(connection, &request, origin));
             async move { Ok::<_, Infallible>(server.exchange(request, exchange, refusal, head_bytes_max).await) }
         });
         let stream = TokioIo::new(Watched::new(stream, Arc::clone(connection), limits.linger_timeout));
@@ -421,11 +442,11 @@ impl<H: Handler> Server<H> {
         head_bytes_max: u64,
     ) -> Answer {
         let answer = match refusal.or_else(|| self::refusal(&request, head_bytes_max)) {
-            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), request.uri().path(), &exchange)),
+            Some(refusal) => Ok(self.handler.refuse(Outcome::Refused(refusal), Some(&request), &exchange)),
             None => AssertUnwindSafe(self.handler.answer(request, &exchange)).catch_unwind().await,
         };
         let panicked = Outcome::Unavailable(Unavailable::Panic);
-        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, "", &exchange));
+        let answer = answer.unwrap_or_else(|_| self.handler.refuse(panicked, None, &exchange));
         self.handler.answered(answer.status());
         exchange.finish(answer, self.shutdown.is_draining())
     }

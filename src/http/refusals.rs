@@ -7,7 +7,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 
 use crate::event::Rejection;
-use crate::outcome::Refusal;
+use crate::outcome::{Refusal, Unavailable};
 use crate::relay::{APP_WEBHOOKS, Endpoint, TOKEN_BYTES_MIN};
 use crate::telemetry::Throttles;
 
@@ -69,14 +69,28 @@ impl<'a> Place<'a> {
     }
 }
 
-/// What of a strange path may stand in the log: neither a token nor a key, written as it is or percent-encoded, alone or with slashes.
+/// What may stand on either side of a key that was written to a wrong place.
+pub const SEPARATORS: [char; 7] = [' ', ';', '=', ',', '/', '&', '?'];
+
+/// A key that has more of them is not looked for.
+const SEPARATORS_IN_KEY_MAX: usize = 16;
+
+/// Whether a key begins within the first bytes of a text: all from its beginning, or from a separator, to a separator or the end.
+pub fn begins_key(text: &str, within: usize, is_key: impl Fn(&str) -> bool) -> bool {
+    let ends: Vec<usize> = text.match_indices(SEPARATORS).map(|(at, _)| at).chain([text.len()]).collect();
+    let starts = [0].into_iter().chain(ends.iter().map(|end| end + 1)).take_while(|start| *start <= within);
+    starts.enumerate().any(|(n, start)| {
+        ends.iter().skip(n).take(1 + SEPARATORS_IN_KEY_MAX).any(|end| text.get(start..*end).is_some_and(&is_key))
+    })
+}
+
+/// What of a strange path may stand in the log: neither a token nor a key, written as it is or percent-encoded, alone or with more.
 fn shown(path: &str, is_key: impl Fn(&str) -> bool) -> String {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-    let begins_key = |from: usize| {
-        (from..segments.len()).any(|to| {
-            let text = segments[from..=to].join("/");
-            is_key(&text) || percent_decode_str(&text).decode_utf8().is_ok_and(|text| is_key(&text))
-        })
+    let begins_key = |n: usize| {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let (segment, rest) = (segments[n], segments[n..].join("/"));
+        begins_key(&rest, segment.len(), &is_key) || begins_key(&decoded(&rest), decoded(segment).len(), &is_key)
     };
     let mut shown = String::new();
     for (n, segment) in segments.iter().enumerate() {
@@ -104,7 +118,9 @@ impl Refusals {
 impl Default for Refusals {
     fn default() -> Self {
         let refusals = Refusal::ALL.iter().map(|refusal| refusal.label());
-        let reasons = refusals.chain(Rejection::ALL.iter().map(|rejection| rejection.label()));
+        let rejections = Rejection::ALL.iter().map(|rejection| rejection.label());
+        // An app over its share is answered 503, and logged here, too.
+        let reasons = refusals.chain(rejections).chain([Unavailable::AppShare.label()]);
         Self(reasons.map(|reason| (reason, PATHS_MAX.map(|paths| Throttles::with_names(INTERVAL, paths)))).collect())
     }
 }
@@ -125,6 +141,7 @@ mod tests {
         assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/nobody")), Some(0));
         for app in ["east", "west"] {
             let passed = |reason| refusals.pass(reason, &Place::App(app));
+            assert_eq!((passed("app_share"), passed("app_share")), (Some(0), None), "{app}");
             assert_eq!((passed("unauthorized"), passed("not_json")), (Some(0), Some(0)), "{app}");
             assert_eq!((passed("unauthorized"), passed("not_json")), (None, None), "{app}");
         }
@@ -150,6 +167,9 @@ mod tests {
             ("/webhooks/a/key=1", "/webhooks/…".to_owned()),
             ("/webhooks/default/a%2Fkey%3d1/x", "/webhooks/default/…".to_owned()),
             ("/webhooks/a/key=2", "/webhooks/a/key=2".to_owned()),
+            ("/webhook/secret=a/key=1", "/webhook/…".to_owned()),
+            ("/webhook/secret%3Da/key=1&x=2", "/webhook/…".to_owned()),
+            ("/webhook/x?y=1;secret=a%2fkey=1,", "/webhook/…".to_owned()),
         ] {
             assert_eq!(Place::new(None, path).shown(|text| text == "a/key=1"), expected, "{path}");
         }

@@ -1,6 +1,7 @@
 //! The webhook listener: bytes in, an [`Outcome`] from the relay, a status out.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,13 +10,13 @@ use arc_swap::ArcSwap;
 use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, StatusCode};
 use tokio::time::{Instant, sleep_until};
 
-use super::client::{Networks, Source, X_FORWARDED_FOR};
+use super::client::{self, Networks, Source, X_FORWARDED_FOR};
 use super::failures::{self, Failures};
-use super::refusals::{Place, Refusals};
+use super::refusals::{Place, Refusals, SEPARATORS, begins_key};
 use super::{Answer, Exchange, Handler, answer_with};
 use crate::budget::{Budget, Held};
 use crate::event::{Rejection, explain, traceparent};
@@ -33,7 +34,7 @@ pub struct Config {
     pub retry_after: Duration,
     /// Where there are any, requests of others are refused.
     pub client_networks: Networks,
-    pub client_address: Source,
+    pub clients: client::Config,
     pub failed_verifications: failures::Config,
 }
 
@@ -53,6 +54,23 @@ pub struct Webhooks {
     pub refusals: Refusals,
     /// The log has it that webhooks come through a proxy that is not configured.
     pub is_proxy_noticed: AtomicBool,
+}
+
+/// Who has sent a request.
+struct Sender<'a> {
+    exchange: &'a Exchange,
+    /// By `server.client_address` as it is when the request comes, as all else about it.
+    client: IpAddr,
+    /// `client` may be wrong: since the connection began, `client_address` has changed to or from "proxy-protocol".
+    is_outdated: bool,
+}
+
+impl<'a> Sender<'a> {
+    fn new(config: &Config, exchange: &'a Exchange, headers: Option<&HeaderMap>) -> Self {
+        let origin = exchange.origin();
+        let client = headers.map_or(origin.address, |headers| config.clients.address(origin.address, headers));
+        Self { exchange, client, is_outdated: !config.clients.fits(origin) }
+    }
 }
 
 /// What is kept of a request's head while its body comes: of a stranger's text no more than a bounded token.
@@ -102,11 +120,12 @@ impl Webhooks {
         &self,
         Live { policy, config }: &Live,
         request: &Request<Incoming>,
-        exchange: &Exchange,
+        sender: &Sender<'_>,
         endpoint: Option<&'a Endpoint>,
     ) -> Result<Head<'a>, Reply> {
         let Config { client_networks, body_bytes_max, .. } = config;
-        if !client_networks.is_empty() && !client_networks.contains(exchange.client()) {
+        // Such a connection may bring one more webhook, which is not lost: its secret key decides alone.
+        if !client_networks.is_empty() && !sender.is_outdated && !client_networks.contains(sender.client) {
             return Err(Refusal::ClientNetwork.into());
         }
         let endpoint = endpoint.ok_or(Refusal::NotFound)?;
@@ -125,13 +144,15 @@ impl Webhooks {
         }
         if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|content_type| !is_json(content_type)) {
             let line = |found| format!("Content-Type is {found}; send Content-Type: application/json (in UTF-8)\n");
-            return Err(Reply::because(Refusal::ContentType, short(policy, content_type.as_bytes()).map(line)));
+            let found = short(policy, essence(content_type.as_bytes()));
+            let found = found.filter(|found| !found.eq_ignore_ascii_case(JSON)); // else it is what follows that is wrong
+            return Err(Reply::because(Refusal::ContentType, found.map(line)));
         }
         if declared > *body_bytes_max as u64 {
             return Err(Reply::too_large(*body_bytes_max));
         }
         let text = headers.get("traceparent").and_then(|value| value.to_str().ok());
-        let is_asked = config.client_address == Source::Peer && !self.is_proxy_noticed.load(Ordering::Relaxed);
+        let is_asked = config.clients.source == Source::Peer && !self.is_proxy_noticed.load(Ordering::Relaxed);
         let names = [("Forwarded", FORWARDED), ("X-Forwarded-For", X_FORWARDED_FOR)];
         let proxy_header = names.into_iter().find(|(_, name)| is_asked && headers.contains_key(name));
         let proxy_header = proxy_header.map(|(name, _)| name);
@@ -173,34 +194,36 @@ impl Webhooks {
         live: &Live,
         head: &Head<'_>,
         body: Incoming,
-        exchange: &Exchange,
+        sender: &Sender<'_>,
     ) -> Result<Outcome, Reply> {
         let Live { policy, config } = live;
         let received = Instant::now();
         let (body, held) = self.body(body, received, config).await?;
         let accepted = self.relay.accept(policy, head.endpoint, &body, head.traceparent.as_deref());
-        let accepted = accepted.map_err(|rejection| self.rejected(rejection, &body, exchange, config))?;
+        let accepted = accepted.map_err(|rejection| self.rejected(rejection, &body, sender, config))?;
         drop(body);
-        exchange.verified();
+        sender.exchange.verified();
         if let Some(header) = head.proxy_header
             && !self.is_proxy_noticed.swap(true, Ordering::Relaxed)
         {
-            let (proxy, remedy) = (exchange.peer(), "set server.client_address and server.trusted_proxies");
+            let (proxy, remedy) = (sender.exchange.peer(), "set server.client_address and server.trusted_proxies");
             tracing::warn!(%proxy, header, remedy, "webhooks come through a proxy, which counts as their client");
         }
         let shares = policy.has_several_apps() && !accepted.is_dropped();
         let held = if shares { held.of_app(head.endpoint.app()).map_err(Outcome::Unavailable)? } else { held };
-        let accepted = accepted.from_client(exchange.client());
+        let accepted = accepted.from_client(sender.client);
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
-    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count.
-    fn rejected(&self, rejection: Rejection, body: &[u8], exchange: &Exchange, config: &Config) -> Reply {
+    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count. One that was right once
+    /// is no guess: its sender is told 401, and `expired` counts it, however often it comes. (Who has found an old key sees by that,
+    /// after many tries, that it was one. It opens nothing.)
+    fn rejected(&self, rejection: Rejection, body: &[u8], sender: &Sender<'_>, config: &Config) -> Reply {
         let rejected = Reply { line: explain(rejection, body), ..Outcome::Rejected(rejection).into() };
-        if rejected.outcome.answer().0 != 401 {
+        if rejection != Rejection::Unauthorized {
             return rejected;
         }
-        let failed = self.failures.count(exchange.client(), &config.failed_verifications, Instant::now());
+        let failed = self.failures.count(sender.client, &config.failed_verifications, Instant::now());
         let outcome = match failed.retry_after {
             Some(_) => Outcome::Refused(Refusal::TooManyFailures),
             None => rejected.outcome,
@@ -209,7 +232,7 @@ impl Webhooks {
     }
 
     /// Counts and logs what has become of a request, and makes its answer.
-    fn conclude(&self, live: &Live, reply: Reply, place: &Place<'_>, exchange: &Exchange) -> Answer {
+    fn conclude(&self, live: &Live, reply: Reply, place: &Place<'_>, sender: &Sender<'_>) -> Answer {
         let Reply { outcome, line, retry_after, is_logged } = reply;
         let line = line.map_or(Cow::Borrowed(outcome.answer().1), Cow::Owned);
         let mut answer = answer_with(outcome, line.clone().into_owned());
@@ -242,7 +265,8 @@ impl Webhooks {
         self.metrics.refused(reason);
         if is_logged && let Some(suppressed) = self.refusals.pass(reason, place) {
             let path = place.shown(|text| live.policy.is_key(text));
-            let (app, client, peer, answer) = (place.app(), exchange.client(), exchange.peer(), line.trim_end());
+            let Sender { exchange, client, .. } = sender;
+            let (app, peer, answer) = (place.app(), exchange.peer(), line.trim_end());
             tracing::warn!(app, reason, path, %client, %peer, answer, suppressed, "request refused");
         }
         answer
@@ -255,27 +279,32 @@ impl Handler for Webhooks {
         let live = self.live.load_full();
         let endpoint = live.policy.endpoint(request.uri().path());
         let place = Place::new(endpoint.as_ref(), request.uri().path());
-        let head = self.head(&live, &request, exchange, endpoint.as_ref());
+        let sender = Sender::new(&live.config, exchange, Some(request.headers()));
+        let head = self.head(&live, &request, &sender, endpoint.as_ref());
         let body = request.into_body();
         let has_body = !body.is_end_stream();
         let outcome = match head {
-            Ok(head) => self.outcome(&live, &head, body, exchange).await,
+            Ok(head) => self.outcome(&live, &head, body, &sender).await,
             Err(reply) => Err(reply),
         };
         let reply = outcome.map_or_else(|reply| reply, Reply::from);
         let outcome = reply.outcome;
-        let mut answer = self.conclude(&live, reply, &place, exchange);
+        let mut answer = self.conclude(&live, reply, &place, &sender);
         let is_read = !matches!(outcome, Outcome::Refused(_) | Outcome::Unavailable(Overloaded | SlowBody));
-        if (has_body && !is_read) || outcome == Outcome::Refused(Refusal::TooManyFailures) {
-            // What is left of the body may still be coming; and who guesses has to connect again.
+        let has_to_connect = sender.is_outdated || outcome == Outcome::Refused(Refusal::TooManyFailures);
+        if (has_body && !is_read) || has_to_connect {
+            // What is left of the body may still be coming; who guesses has to connect again, and who came by another way.
             answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         self.metrics.request_seconds.observe(began.elapsed().as_secs_f64());
         answer
     }
 
-    fn refuse(&self, outcome: Outcome, path: &str, exchange: &Exchange) -> Answer {
-        self.conclude(&self.live.load(), outcome.into(), &Place::new(None, path), exchange)
+    fn refuse(&self, outcome: Outcome, request: Option<&Request<Incoming>>, exchange: &Exchange) -> Answer {
+        let live = self.live.load();
+        let path = request.map_or("", |request| request.uri().path());
+        let sender = Sender::new(&live.config, exchange, request.map(Request::headers));
+        self.conclude(&live, outcome.into(), &Place::new(None, path), &sender)
     }
 
     fn answered(&self, status: StatusCode) {
@@ -291,11 +320,20 @@ impl Handler for Webhooks {
     }
 }
 
-/// A value as its sender may be told it, and the log: short, of visible ASCII, and no secret key in the wrong place.
+const JSON: &str = "application/json";
+
+/// A media type without its parameters.
+fn essence(content_type: &[u8]) -> &[u8] {
+    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+}
+
+/// A value as its sender may be told it, and the log: short, of visible ASCII, and without a secret key in the wrong place.
 fn short<'v>(policy: &Policy, value: &'v [u8]) -> Option<&'v str> {
+    const SEPARATORS_MAX: usize = 4; // nothing that is meant has more, and each part is compared with every key
     let is_short = (1..=64).contains(&value.len()) && value.iter().all(|byte| (b' '..=b'~').contains(byte));
     let value = std::str::from_utf8(value).ok().filter(|_| is_short)?;
-    (!policy.is_key(value)).then_some(value)
+    let is_plain = value.matches(SEPARATORS).count() <= SEPARATORS_MAX;
+    (is_plain && !begins_key(value, value.len(), |text| policy.is_key(text))).then_some(value)
 }
 
 /// `application/json`, in UTF-8 where a charset is named.
@@ -303,7 +341,7 @@ fn is_json(content_type: &HeaderValue) -> bool {
     let Some(content_type) = content_type.to_str().ok().and_then(|text| text.parse::<mime::Mime>().ok()) else {
         return false;
     };
-    content_type.essence_str() == "application/json"
+    content_type.essence_str() == JSON
         && content_type.get_param(mime::CHARSET).is_none_or(|charset| charset == mime::UTF_8 || charset == "utf8")
 }
 

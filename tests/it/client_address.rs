@@ -3,9 +3,11 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use rustix::process::Signal;
+
 use crate::support::http::{Answer, connect, post, raw, read, request};
 use crate::support::mock::Mock;
-use crate::support::relay::{Relay, await_that};
+use crate::support::relay::{Relay, await_that, configuration};
 use crate::support::{chat_id, incoming_event};
 
 const TRUST_LOOPBACK: (&str, &str) = ("server.trusted_proxies", "[\"127.0.0.0/8\"]");
@@ -110,6 +112,42 @@ fn where_no_proxy_is_configured_the_log_says_that_there_is_one() {
     }
     assert!(relay.has_logged("webhooks come through a proxy"), "{}", relay.log());
     assert_eq!(relay.log().matches("webhooks come through a proxy").count(), 1);
+}
+
+#[test]
+fn who_the_client_is_changes_on_open_connections_and_no_right_webhook_is_refused() {
+    let mock = Mock::start();
+    let networks = ("server.client_networks", "[\"203.0.113.0/24\"]");
+    let settings = |source| [("server.client_address", source), TRUST_LOOPBACK, networks];
+    let relay = mock.relay(&settings("\"x-forwarded-for\""));
+    let ask = |stream: &mut TcpStream, headers: &str| {
+        stream.write_all(&request("/webhooks", headers, incoming_event(&chat_id(), 1))).expect("a socket");
+        read(stream).expect("an answer")
+    };
+    let reload = |source: &'static str, n: f64| {
+        relay.configure(&configuration(&mock.bootstrap(), &settings(source)));
+        relay.signal(Signal::HUP);
+        let applied = "livechat_relay_config_reloads_total{result=\"applied\"}";
+        await_that("it is applied", || relay.metric(applied) == n);
+    };
+    let mut open = connect(relay.webhooks);
+    assert_eq!(ask(&mut open, "x-forwarded-for: 203.0.113.9\r\n").status, 200);
+    reload("\"forwarded\"", 1.0);
+    assert_eq!(ask(&mut open, "forwarded: for=203.0.113.9\r\n").status, 200);
+    let mut stranger = connect(relay.webhooks);
+    assert_eq!(ask(&mut stranger, "x-forwarded-for: 203.0.113.9\r\n").status, 403);
+
+    // The header of the connection is missing, and its peer in no network.
+    reload("\"proxy-protocol\"", 2.0);
+    let answer = ask(&mut open, "");
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert_eq!(raw(relay.webhooks, good()).map(|answer| answer.status), None, "a new one");
+    let mut open = connect(relay.webhooks);
+    open.write_all(&v2_from([203, 0, 113, 9])).expect("a socket");
+    assert_eq!(ask(&mut open, "").status, 200);
+    reload("\"forwarded\"", 3.0);
+    let answer = ask(&mut open, "forwarded: for=203.0.113.9\r\n");
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
 }
 
 #[test]

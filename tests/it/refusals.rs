@@ -42,7 +42,7 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
         (
             with_headers("POST", "/webhooks", "content-type: application/json; charset=latin1\r\n"),
             415,
-            "Content-Type is application/json; charset=latin1; send Content-Type: application/json (in UTF-8)",
+            "send Content-Type: application/json (in UTF-8)",
         ),
         (with_headers("POST", "/webhooks", &long), 415, "send Content-Type: application/json (in UTF-8)"),
         (
@@ -54,6 +54,16 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
             with_headers("POST", "/webhooks", &format!("content-type: {SECRET}\r\n")),
             415,
             "send Content-Type: application/json (in UTF-8)",
+        ),
+        (
+            with_headers("POST", "/webhooks", &format!("content-type: application/x; secret_key={SECRET}\r\n")),
+            415,
+            "Content-Type is application/x; send Content-Type: application/json (in UTF-8)",
+        ),
+        (
+            with_headers("POST", "/webhooks", &format!("content-encoding: gzip, key={SECRET}\r\n")),
+            415,
+            "send the body without a Content-Encoding",
         ),
         (
             with_headers("POST", "/webhooks", "content-encoding: gzip\r\n"),
@@ -138,11 +148,21 @@ fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_anot
 
 #[test]
 fn past_a_limit_wrong_keys_are_answered_429_and_a_right_key_is_never_limited() {
+    const OLD: &str = "a-key-that-was-right-until-2025";
     let mock = Mock::start();
-    let settings = [("server.failed_verifications.per_minute", "1"), ("server.failed_verifications.burst", "3")];
-    let mut relay = mock.relay(&settings);
+    let keys = format!(
+        r#"[{{ name = "test", value = "{SECRET}" }}, {{ name = "old", value = "{OLD}", not_after = 2025-01-01T00:00:00Z }}]"#
+    );
+    let apps = format!(r#"[{{ name = "default", secret_keys = {keys} }}]"#);
+    let limit = [("server.failed_verifications.per_minute", "1"), ("server.failed_verifications.burst", "3")];
+    let mut relay = mock.relay(&[&limit[..], &[("apps", &apps)]].concat());
+    // A key that was right is no guess.
+    let expired = || post(relay.webhooks, with_secret(&data(&chat_id(), 1), OLD)).status;
+    assert_eq!([(); 8].map(|()| expired()), [401; 8]);
     let statuses: Vec<u16> = (0..8).map(|_| post(relay.webhooks, wrong_key()).status).collect();
     assert_eq!((&statuses[..3], &statuses[3..]), (&[401; 3][..], &[429; 5][..]));
+    assert_eq!(expired(), 401);
+    assert_eq!(relay.metric(r#"livechat_relay_rejected_total{reason="expired"}"#), 9.0);
 
     // On a connection that has earned keep-alive, and is closed all the same.
     let mut stream = connect(relay.webhooks);

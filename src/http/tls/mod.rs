@@ -43,10 +43,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For a listener with so many connections: half-open ones are never more than half of them.
-    #[must_use]
-    pub fn within(self, connections_max: usize) -> Self {
-        Self { handshakes_max: self.handshakes_max.min(connections_max / 4).max(1), ..self }
+    /// Of `handshakes_max`, on a listener with so many connections: half-open ones are never more than half of them.
+    fn handshakes_max(self, connections_max: usize) -> usize {
+        self.handshakes_max.min(connections_max / 4).max(1)
     }
 }
 
@@ -132,19 +131,38 @@ const CHALLENGE_PROTOCOL: &[u8] = b"acme-tls/1";
 struct Live {
     server: Arc<ServerConfig>,
     certificates: Arc<Certificates>,
-    handshake_timeout: Duration,
+    client_roots: Option<Arc<RootCertStore>>,
+    limits: Limits,
 }
 
 impl Live {
     fn new(config: &Config, issued: Option<Arc<Issued>>) -> Result<Self, rustls::Error> {
         let certificates = Arc::new(Certificates { files: config.certificates.clone(), issued });
         let server = server_config(config.client_roots.clone(), Arc::clone(&certificates) as _, &[b"h2", b"http/1.1"])?;
-        Ok(Self { server, certificates, handshake_timeout: config.limits.handshake_timeout })
+        Ok(Self { server, certificates, client_roots: config.client_roots.clone(), limits: config.limits })
+    }
+
+    /// This one with other limits, session tickets included, unless certificates or client roots are others.
+    fn with_limits_of(&self, config: &Config) -> Option<Self> {
+        let roots = |roots: &Option<Arc<RootCertStore>>| roots.as_ref().map(|roots| roots.roots.clone());
+        let is_same = |(one, other): (&Arc<Certificate>, &Arc<Certificate>)| {
+            one.key.cert == other.key.cert && one.source == other.source // the key belongs to its certificate
+        };
+        let (ours, theirs) = (&self.certificates.files, &config.certificates);
+        let are_same = ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(is_same)
+            && roots(&self.client_roots) == roots(&config.client_roots);
+        are_same.then(|| Self {
+            server: Arc::clone(&self.server),
+            certificates: Arc::clone(&self.certificates),
+            client_roots: self.client_roots.clone(),
+            limits: config.limits,
+        })
     }
 }
 
-/// TLS 1.2 and 1.3. Tickets resume sessions without memory of ours. They end with this configuration, or a client could go on with a
-/// certificate that is no longer taken. There is no early data, which could be replayed.
+/// TLS 1.2 and 1.3. Tickets resume sessions without memory of ours. They end with these certificates and roots, or a client could go on
+/// with a certificate that is no longer taken. There is no early data, which could be replayed.
 fn server_config(
     client_roots: Option<Arc<RootCertStore>>,
     certificates: Arc<dyn ResolvesServerCert>,
@@ -180,7 +198,7 @@ pub enum Handshake {
     Done(Box<TlsStream<TcpStream>>),
     /// The client speaks HTTP without TLS.
     PlainHttp(TcpStream),
-    /// The authority has looked at a challenge: nothing more is to be said.
+    /// The client has looked at a challenge, as the authority does: nothing more is to be said.
     Challenge,
 }
 
@@ -222,17 +240,19 @@ impl Tls {
             live: ArcSwap::from_pointee(Live::new(config, issued.clone())?),
             issued,
             challenges,
-            silent: Waiting::new(config.limits.handshakes_max),
-            begun: Waiting::new(config.limits.handshakes_max),
+            silent: Waiting::new(),
+            begun: Waiting::new(),
         })
     }
 
-    /// New handshakes are as this configuration has it, but for `handshakes_max`; open connections go on.
+    /// New handshakes are as this configuration has it; open connections go on.
     ///
     /// # Errors
     /// As [`Tls::new`]; nothing is changed then.
     pub fn replace(&self, config: &Config) -> Result<(), rustls::Error> {
-        self.live.store(Arc::new(Live::new(config, self.issued.clone())?));
+        let same = self.live.load().with_limits_of(config);
+        let live = same.map_or_else(|| Live::new(config, self.issued.clone()), Ok)?;
+        self.live.store(Arc::new(live));
         Ok(())
     }
 
@@ -241,14 +261,22 @@ impl Tls {
         self.live.load().certificates.all().collect()
     }
 
-    /// Shakes hands. `connection` is closed where newer ones need its place.
+    /// Shakes hands. `connection` is closed where newer ones need its place; so many connections the listener may have.
     ///
     /// # Errors
     /// [`Failed`]: the client is late, has left, or speaks no TLS that we do.
-    pub async fn shake_hands(&self, stream: TcpStream, connection: &Arc<Connection>) -> Result<Handshake, Failed> {
+    pub async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        connection: &Arc<Connection>,
+        connections_max: usize,
+    ) -> Result<Handshake, Failed> {
         let live = self.live.load_full();
+        let Limits { handshake_timeout, .. } = live.limits;
+        let handshakes_max = live.limits.handshakes_max(connections_max);
         let mut server_name = None;
-        let shaking = timeout(live.handshake_timeout, self.try_to(stream, connection, &live, &mut server_name));
+        let shaking = self.try_to(stream, connection, handshakes_max, &live.server, &mut server_name);
+        let shaking = timeout(handshake_timeout, shaking);
         let (end, why, told) = tokio::select! {
             biased;
             () = connection.closed.notified() => (connection.closing().unwrap_or(End::Shutdown), None, None),
@@ -257,7 +285,7 @@ impl Tls {
                 Ok(Err(Trouble::Left)) => (End::Client, None, None),
                 Ok(Err(Trouble::Refused(error, stream))) => (End::HandshakeFailed, Some(error.to_string()), stream),
                 Err(_) => {
-                    let late = format!("not done within server.tls.handshake_timeout ({:?})", live.handshake_timeout);
+                    let late = format!("not done within server.tls.handshake_timeout ({handshake_timeout:?})");
                     (End::HandshakeTimeout, Some(late), None)
                 }
             }
@@ -269,15 +297,16 @@ impl Tls {
         &self,
         stream: TcpStream,
         connection: &Arc<Connection>,
-        live: &Live,
+        handshakes_max: usize,
+        server: &Arc<ServerConfig>,
         server_name: &mut Option<String>,
     ) -> Result<Handshake, Trouble> {
-        let silent = self.silent.enter(connection);
+        let silent = self.silent.enter(connection, handshakes_max);
         let mut first = [0];
         if stream.peek(&mut first).await.map_err(|error| Trouble::new(error, None))? == 0 {
             return Err(Trouble::Left);
         }
-        let _begun = self.begun.enter(connection);
+        let _begun = self.begun.enter(connection, handshakes_max);
         drop(silent);
         // A method of HTTP, the preface of HTTP/2, or a PROXY protocol header: TLS begins with 22.
         if first[0].is_ascii_uppercase() || first[0] == b'\r' {
@@ -289,7 +318,7 @@ impl Tls {
         *server_name = hello.server_name().map(str::to_owned);
         let is_challenge = hello.alpn().is_some_and(|offered| offered.eq([CHALLENGE_PROTOCOL]));
         let challenges = self.challenges.as_ref().filter(|_| is_challenge);
-        let server = challenges.unwrap_or(&live.server);
+        let server = challenges.unwrap_or(server);
         let shaken = start.into_stream(Arc::clone(server)).into_fallible().await;
         let stream = shaken.map_err(|(error, stream)| Trouble::new(error, Some(stream)))?;
         Ok(if challenges.is_some() { Handshake::Challenge } else { Handshake::Done(Box::new(stream)) })
@@ -309,29 +338,30 @@ fn has_left(error: &io::Error) -> bool {
 /// Handshakes in one phase, the oldest of which are closed for new ones. A client that means it sends its first bytes at once and is done
 /// two round trips later, so it is never among the oldest, unless the whole number has come within that time.
 struct Waiting {
-    max: usize,
     connections: Mutex<(u64, BTreeMap<u64, Arc<Connection>>)>,
     closed: Throttle,
 }
 
 impl Waiting {
-    const fn new(max: usize) -> Self {
+    const fn new() -> Self {
         let closed = Throttle::new(Duration::from_secs(10));
-        Self { max, connections: Mutex::new((0, BTreeMap::new())), closed }
+        Self { connections: Mutex::new((0, BTreeMap::new())), closed }
     }
 
-    fn enter(&self, connection: &Arc<Connection>) -> Place<'_> {
+    /// There are `max` at most from now on, this one included. A reload may have lowered it.
+    fn enter(&self, connection: &Arc<Connection>, max: usize) -> Place<'_> {
         let mut waiting = self.lock();
         waiting.0 += 1;
         let number = waiting.0;
-        let oldest = if waiting.1.len() >= self.max { waiting.1.pop_first() } else { None };
         waiting.1.insert(number, Arc::clone(connection));
+        let too_many = waiting.1.len().saturating_sub(max);
+        let oldest: Vec<_> = std::iter::from_fn(|| waiting.1.pop_first()).take(too_many).collect();
         drop(waiting);
-        if let Some((_, oldest)) = oldest {
-            oldest.close(End::Evicted);
-            if let Some(suppressed) = self.closed.pass() {
-                tracing::warn!(suppressed, "server.tls.handshakes_max is reached: the oldest handshakes are closed");
-            }
+        oldest.iter().for_each(|(_, oldest)| oldest.close(End::Evicted));
+        if !oldest.is_empty()
+            && let Some(suppressed) = self.closed.pass()
+        {
+            tracing::warn!(suppressed, "server.tls.handshakes_max is reached: the oldest handshakes are closed");
         }
         Place { waiting: self, number }
     }
@@ -390,12 +420,58 @@ mod tests {
 
     #[test]
     fn a_new_handshake_closes_the_oldest_where_there_are_too_many() {
-        let waiting = Waiting::new(2);
+        let waiting = Waiting::new();
         let connections = [1, 2, 3, 4].map(|port| Arc::new(Connection::new(([127, 0, 0, 1], port).into())));
-        let [_first, second, _third] = [0, 1, 2].map(|n| waiting.enter(&connections[n]));
+        let [_first, second, _third] = [0, 1, 2].map(|n| waiting.enter(&connections[n], 2));
         assert_eq!(connections.each_ref().map(|c| c.closing()), [Some(End::Evicted), None, None, None]);
         drop(second);
-        let _fourth = waiting.enter(&connections[3]);
+        let _fourth = waiting.enter(&connections[3], 2);
         assert_eq!(connections.each_ref().map(|c| c.closing()), [Some(End::Evicted), None, None, None], "one was done");
+        let fifth = Arc::new(Connection::new(([127, 0, 0, 1], 5).into()));
+        let _fifth = waiting.enter(&fifth, 1);
+        let closing = connections.each_ref().map(|c| c.closing().is_some());
+        assert_eq!((closing, fifth.closing()), ([true, false, true, true], None), "a reload has lowered it");
+    }
+
+    #[test]
+    fn session_tickets_end_with_the_certificates_or_client_roots_and_with_nothing_else() {
+        let (one, other) = (certificate(&["one.example"]), certificate(&["one.example"]));
+        let roots = |of: &Certificate| {
+            let mut roots = RootCertStore::empty();
+            roots.add(of.key.cert[0].clone()).expect("a root");
+            Some(Arc::new(roots))
+        };
+        let limits = |handshakes_max| Limits { handshake_timeout: Duration::ZERO, handshakes_max };
+        let config = |files: &[&Arc<Certificate>], client_roots, handshakes_max| Config {
+            certificates: files.iter().map(|file| Arc::clone(file)).collect(),
+            client_roots,
+            limits: limits(handshakes_max),
+        };
+        let tls = Tls::new(&config(&[&one], roots(&one), 1), None).expect("TLS");
+        let is_kept = |new: &Config| {
+            let before = tls.live.load().server.clone();
+            tls.replace(new).expect("replaced");
+            let now = tls.live.load();
+            assert_eq!(now.limits.handshakes_max, new.limits.handshakes_max);
+            Arc::ptr_eq(&now.server, &before)
+        };
+        let read_again = Arc::new(Certificate {
+            source: one.source.clone(),
+            names: one.names.clone(),
+            key: Arc::clone(&one.key),
+            ..*one
+        });
+        assert!(is_kept(&config(&[&read_again], roots(&one), 2)), "other limits");
+        assert!(!is_kept(&config(&[&other], roots(&one), 2)), "a renewed certificate");
+        assert!(!is_kept(&config(&[&other, &one], roots(&one), 2)), "one more");
+        assert!(!is_kept(&config(&[&other, &one], roots(&other), 2)), "other authorities");
+        assert!(!is_kept(&config(&[&other, &one], None, 2)), "none");
+        assert!(is_kept(&config(&[&other, &one], None, 1)));
+    }
+
+    #[test]
+    fn half_open_handshakes_take_half_of_the_connections_at_most() {
+        let limits = Limits { handshake_timeout: Duration::ZERO, handshakes_max: 512 };
+        assert_eq!([4096, 100, 1].map(|connections_max| limits.handshakes_max(connections_max)), [512, 25, 1]);
     }
 }
