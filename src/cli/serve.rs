@@ -199,12 +199,11 @@ impl Daemon {
         let server = parts.webhooks(&config, dead_letters.clone());
         let ended = CancellationToken::new();
         let handler = Arc::new(parts.admin(&server, &running));
-        let probing = probes.listener.map(|listener| {
-            let server = parts.without_proxies(Probes(Arc::clone(&handler)), &config);
-            server.serve(listener, None, ended.clone())
-        });
+        let probing = parts.without_proxies(Probes(Arc::clone(&handler)), &config);
         let admin_server = parts.without_proxies(handler, &config);
-        let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), Arc::clone(&admin_server));
+        let inside = (Arc::clone(&admin_server), Arc::clone(&probing));
+        let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), inside);
+        let probing = probes.listener.map(|listener| probing.serve(listener, None, ended.clone()));
         let administering = admin_server.serve(admin_listener, parts.tls.admin.clone(), ended.clone());
         let admin_server = parts.spawn_vital("admin listener", both(administering, probing));
 
