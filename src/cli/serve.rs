@@ -198,19 +198,18 @@ impl Daemon {
         let server = parts.webhooks(&config, dead_letters.clone());
         let ended = CancellationToken::new();
         let handler = Arc::new(parts.admin(&server, &running));
-        let probing = probes.listener.map(|listener| {
-            let server = parts.without_proxies(Probes(Arc::clone(&handler)), &config);
-            server.serve(listener, Arc::default(), ended.clone())
-        });
+        let probing = parts.without_proxies(Probes(Arc::clone(&handler)), &config);
         let admin_server = parts.without_proxies(handler, &config);
-        let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), Arc::clone(&admin_server));
-        let administering = admin_server.serve(admin_listener, Arc::clone(&parts.tls.admin), ended.clone());
+        let inside = (Arc::clone(&admin_server), Arc::clone(&probing));
+        let reload = Reload::new(parts.clone(), Arc::clone(&running), Arc::clone(&server), inside);
+        let probing = probes.listener.map(|listener| probing.serve(listener, None, ended.clone()));
+        let administering = admin_server.serve(admin_listener, parts.tls.admin.clone(), ended.clone());
         let admin_server = parts.spawn_vital("admin listener", both(administering, probing));
 
         let giving_up = tokio::spawn(give_up(Arc::clone(&parts.publisher), parts.shutdown.giving_up.clone()));
         let closing = &parts.shutdown.closing;
-        let without_tls = plain.listener.map(|plain| Arc::clone(&server).serve(plain, Arc::default(), closing.clone()));
-        let serving = Arc::clone(&server).serve(listener, Arc::clone(&parts.tls.webhooks), closing.clone());
+        let without_tls = plain.listener.map(|plain| Arc::clone(&server).serve(plain, None, closing.clone()));
+        let serving = Arc::clone(&server).serve(listener, parts.tls.webhooks.clone(), closing.clone());
         let serving = parts.spawn_vital("webhook listener", both(serving, without_tls));
         let (operations, requests) = mpsc::channel(16);
         parts.spawn_until_closing("reload", reload.run(hangup, requests));

@@ -28,7 +28,7 @@ pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
 use read::{Reader, Remarks};
 use reload::Sources;
-pub use reload::{Digests, Reloaded};
+pub use reload::{Digests, Kept, Reloaded};
 use server::{admin, admin_token, check_listeners, control, server};
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -68,7 +68,7 @@ pub enum Need {
     /// All, the secret keys of at least one app included.
     Everything,
     /// What a running process takes without a restart.
-    Live,
+    Live(Kept),
 }
 
 /// `[reload]`.

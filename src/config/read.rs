@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use toml::Value;
 
-use super::reload::{Sources, digest, needs_restart};
+use super::reload::{Sources, digest};
 use super::{DEFAULTS, Mistakes, Need};
 use crate::http::client::Networks;
 use crate::publish::canonical;
@@ -233,7 +233,7 @@ impl Reader {
     pub fn needs(&self, key: &str) -> bool {
         match self.need {
             Need::Everything => true,
-            Need::Live => !needs_restart(key),
+            Need::Live(kept) => !kept.has(key),
             Need::Kafka => key.starts_with("kafka."),
             Need::Settings => false,
         }

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::mem::take;
 use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha256};
 use toml::Value;
 
 use super::read::{Reader, Values};
-use super::{Config, Mistakes, Need};
+use super::{Config, Mistakes, Need, build};
 
 /// When a key takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,15 +87,49 @@ const EFFECTS: [(&str, Effect); 57] = {
     ]
 };
 
-fn effect(key: &str) -> Option<Effect> {
-    let is_of =
-        |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-    EFFECTS.iter().find(|(table, _)| is_of(table)).map(|(_, effect)| *effect)
+/// Whether a key is this one, or in this table.
+fn is_of(key: &str, table: &str) -> bool {
+    key.strip_prefix(table).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
-/// Whether a running process keeps the value that it has.
-pub fn needs_restart(key: &str) -> bool {
+fn effect(key: &str) -> Option<Effect> {
+    EFFECTS.iter().find(|(table, _)| is_of(key, table)).map(|(_, effect)| *effect)
+}
+
+/// Whether a running process keeps the value that it has, whatever else has changed.
+fn needs_restart(key: &str) -> bool {
     effect(key) != Some(Effect::Reload)
+}
+
+const SERVER_TLS: &str = "server.tls";
+const ADMIN_TLS: &str = "admin.tls";
+
+/// What a running process keeps: what needs a restart, and the whole table of a listener that would begin or cease to speak TLS. Ports
+/// and ACME, which belong to such a change, wait for a restart, too: a half of it would lose all webhooks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    server_tls: bool,
+    admin_tls: bool,
+}
+
+impl Kept {
+    fn new(running: &Config, new: &Config) -> Self {
+        let differs = |tls: fn(&Config) -> bool| tls(running) != tls(new);
+        Self {
+            server_tls: differs(|config| config.server.listener.tls.is_some()),
+            admin_tls: differs(|config| config.admin.tls.is_some()),
+        }
+    }
+
+    pub fn has(self, key: &str) -> bool {
+        needs_restart(key) || self.table(key).is_some()
+    }
+
+    /// The table that is kept as a whole.
+    fn table(self, key: &str) -> Option<&'static str> {
+        let tables = [(SERVER_TLS, self.server_tls), (ADMIN_TLS, self.admin_tls)];
+        tables.into_iter().find(|(table, is_kept)| *is_kept && is_of(key, table)).map(|(table, _)| table)
+    }
 }
 
 /// Where a configuration was read from, and digests of all that stood there: no secret stands in them.
@@ -103,7 +138,7 @@ pub struct Sources {
     pub file: Option<PathBuf>,
     pub environment: BTreeMap<OsString, OsString>,
     pub digests: Digests,
-    /// The values that a running process keeps.
+    /// The values that a running process keeps, or may have to.
     kept: Values,
 }
 
@@ -132,9 +167,16 @@ impl Sources {
         for (array, names) in orders {
             digests.insert((named(array, values), PathBuf::new()), digest(names.as_bytes()));
         }
-        let kept = values.iter().filter(|(key, _)| needs_restart(key));
+        let kept = values.iter().filter(|(key, _)| Kept { server_tls: true, admin_tls: true }.has(key));
         let kept = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
         Self { file, environment, digests: Digests(digests), kept }
+    }
+
+    /// New values, but what is kept as it is here.
+    fn keeping(&self, kept: Kept, new: &Values) -> Values {
+        let live = new.iter().filter(|(key, _)| !kept.has(key));
+        let kept = self.kept.iter().filter(|(key, _)| kept.has(key));
+        live.chain(kept).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 }
 
@@ -178,10 +220,10 @@ impl Digests {
         found
     }
 
-    /// These, but what needs a restart as it is in `running`.
-    fn keeping(self, running: &Self) -> Self {
-        let live = self.0.into_iter().filter(|((key, _), _)| !needs_restart(key));
-        let kept = running.0.iter().filter(|((key, _), _)| needs_restart(key));
+    /// These, but what is kept as it is in `running`.
+    fn keeping(self, kept: Kept, running: &Self) -> Self {
+        let live = self.0.into_iter().filter(|((key, _), _)| !kept.has(key));
+        let kept = running.0.iter().filter(|((key, _), _)| kept.has(key));
         Self(live.chain(kept.map(|(key, digest)| (key.clone(), *digest))).collect())
     }
 }
@@ -204,21 +246,32 @@ impl Config {
     /// # Errors
     /// [`Mistakes`], as at a start, or because what is new does not agree with what only a restart changes.
     pub fn reload(&self) -> Result<Reloaded, Mistakes> {
-        let Sources { file, environment, digests, kept } = &self.sources;
+        let Sources { file, environment, digests, .. } = &self.sources;
         let reader = Reader::new(file.as_deref(), environment.clone(), Need::Everything)?;
-        let mut values = reader.values().clone();
+        let values = reader.values().clone();
         let config = Self::read(reader)?;
         let found = config.sources.digests.clone();
-        let (needs_restart, changed): (Vec<_>, Vec<_>) =
-            digests.differences(&found).into_iter().partition(|key| needs_restart(key));
+        let values = |kept| self.sources.keeping(kept, &values);
+        let reader = |values, need| Reader::of_values(values, file.clone(), environment.clone(), need);
+        // Whether there is TLS depends on what is kept, too: ACME.
+        let kept = Kept::new(self, &build(&mut reader(values(Kept::default()), Need::Settings)));
+        let (mut needs_restart, changed): (Vec<_>, Vec<_>) =
+            digests.differences(&found).into_iter().partition(|key| kept.has(key));
+        let whole_table = |key: &mut String| *key = kept.table(key).map_or_else(|| take(key), str::to_owned);
+        needs_restart.iter_mut().for_each(whole_table);
+        needs_restart.dedup(); // they are sorted
         if needs_restart.is_empty() {
             return Ok(Reloaded { config, changed, needs_restart, found });
         }
-        values.retain(|key, _| !self::needs_restart(key));
-        values.extend(kept.clone());
-        let reader = Reader::of_values(values, file.clone(), environment.clone(), Need::Live);
-        let mut live = Self::read(reader).map_err(|mistakes| mistakes.before_restart(&needs_restart))?;
-        live.sources.digests = live.sources.digests.keeping(digests);
+        let live = Self::read(reader(values(kept), Need::Live(kept)));
+        let mut live = live.map_err(|mistakes| mistakes.before_restart(&needs_restart))?;
+        live.sources.digests = live.sources.digests.keeping(kept, digests);
+        if kept.server_tls {
+            live.server.listener.tls.clone_from(&self.server.listener.tls);
+        }
+        if kept.admin_tls {
+            live.admin.tls.clone_from(&self.admin.tls);
+        }
         let config = Self { kafka: self.kafka.clone(), warnings: config.warnings, ..live };
         Ok(Reloaded { config, changed, needs_restart, found })
     }
@@ -243,6 +296,7 @@ mod tests {
     use super::super::DEFAULTS;
     use super::super::read::flat;
     use super::*;
+    use crate::http::tls::certificate;
 
     /// A configuration file and the secrets that it names.
     struct Place(tempfile::TempDir);
@@ -328,6 +382,61 @@ mod tests {
         let back = reload(&new.config);
         assert!(back.changed.is_empty() && back.needs_restart.is_empty());
         assert!(back.found == new.config.sources.digests);
+    }
+
+    #[test]
+    fn whether_a_listener_has_tls_needs_a_restart_with_all_that_belongs_to_it() {
+        let place = Place::new();
+        let (chain, key) = certificate::tests::issue(&["hooks.example.com"]);
+        place.write("chain.pem", &chain);
+        place.write("key.pem", &key);
+        let pair = format!("certificate = {:?}, key = {:?}", place.path("chain.pem"), place.path("key.pem"));
+        let files = format!("server.tls.certificates = [{{ {pair} }}]");
+        let admin = format!("admin.tls = {{ {pair} }}\nadmin.probes_listen = \"0.0.0.0:9091\"");
+        let acme = "server.tls.acme = { domains = [\"hooks.example.com\"], cache = \"acme\" }".to_owned();
+        let behind_proxy = "server.listen = \"127.0.0.1:8080\"".to_owned();
+        let https = format!("server.listen = \"0.0.0.0:443\"\nserver.plain_listen = \"127.0.0.1:8080\"\n{files}");
+        let ports = ["server.listen", "server.plain_listen"].as_slice();
+        let tls_of = |config: &Config| {
+            let certificates = |tls: &Option<crate::http::tls::Config>| tls.as_ref().map(|tls| tls.certificates.len());
+            [certificates(&config.server.listener.tls), certificates(&config.admin.tls)]
+        };
+        for (before, after, also, table) in [
+            (&behind_proxy, &https, ports, SERVER_TLS),
+            (&https, &behind_proxy, ports, SERVER_TLS),
+            (&files, &acme, &[], SERVER_TLS),
+            (&acme, &files, &["server.tls.acme.cache", "server.tls.acme.domains"], ""),
+            (&behind_proxy, &format!("{behind_proxy}\n{admin}"), &["admin.probes_listen"], ADMIN_TLS),
+            (&admin, &String::new(), &["admin.probes_listen"], ADMIN_TLS),
+        ] {
+            place.configure(before);
+            let running = place.load(&[]);
+            place.configure(&format!("log.filter = \"debug\"\n{after}"));
+            let new = reload(&running);
+            let mut expected: Vec<_> = also.iter().chain([&table]).filter(|key| !key.is_empty()).collect();
+            expected.sort_unstable();
+            assert_eq!(new.needs_restart.iter().collect::<Vec<_>>(), expected, "{before}\n{after}");
+            assert_eq!(new.config.log.filter, "debug", "what does not belong to it is applied");
+            let of = [&running, &new.config]
+                .map(|Config { server: s, admin: a, .. }| [(s.listener.listen, s.listener.plain), (a.listen, a.plain)]);
+            assert_eq!(of[0], of[1]);
+            if table.is_empty() {
+                assert_eq!(tls_of(&new.config), [Some(1), None], "the files serve beside ACME");
+                continue;
+            }
+            assert_eq!(tls_of(&new.config), tls_of(&running), "{before}\n{after}");
+            let again = reload(&new.config);
+            assert_eq!((again.changed.len(), again.needs_restart), (0, new.needs_restart));
+            place.configure(&format!("log.filter = \"debug\"\n{before}"));
+            let back = reload(&new.config);
+            assert!(back.changed.is_empty() && back.needs_restart.is_empty(), "{:?}", back.changed);
+        }
+        // The files of before may be gone.
+        place.configure(&files);
+        let running = place.load(&[]);
+        std::fs::remove_file(place.path("chain.pem")).expect("removed");
+        place.configure(&acme);
+        assert_eq!(tls_of(&reload(&running).config), [Some(1), None]);
     }
 
     #[test]

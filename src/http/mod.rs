@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
@@ -200,12 +200,7 @@ impl<H: Handler> Server<H> {
     /// Accepts until `closing`, and serves what was accepted until it has ended. The listener is bound before, so that
     /// a port that is taken is an error at the start. One server may have several listeners, with TLS and without: its limits are for
     /// all together.
-    pub async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        tls: Arc<ArcSwapOption<Tls>>,
-        closing: CancellationToken,
-    ) {
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: Option<Arc<Tls>>, closing: CancellationToken) {
         let round = Arc::new(Round::default());
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&round));
         loop {
@@ -214,7 +209,7 @@ impl<H: Handler> Server<H> {
             let connection = Arc::new(Connection::new(peer));
             let number = self.accepted.fetch_add(1, Ordering::Relaxed);
             self.connections().insert(number, Arc::clone(&connection));
-            let (server, tls) = (Arc::clone(&self), tls.load_full());
+            let (server, tls) = (Arc::clone(&self), tls.clone());
             tokio::spawn(async move {
                 let end = AssertUnwindSafe(server.drive(stream, tls, &connection)).catch_unwind().await;
                 server.handler.ended(end.unwrap_or(End::Panic));
@@ -562,8 +557,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("an address");
             let server = Server::new(handler, limits(2), client::Config::default(), Shutdown::default());
-            let serving =
-                tokio::spawn(Arc::clone(&server).serve(listener, Arc::new(ArcSwapOption::new(tls)), closing.clone()));
+            let serving = tokio::spawn(Arc::clone(&server).serve(listener, tls, closing.clone()));
             Self { server, address, closing, serving }
         }
 

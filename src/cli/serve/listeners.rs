@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use futures_util::future::OptionFuture;
 use tokio::net::{TcpListener, TcpSocket};
 
@@ -12,58 +11,57 @@ use crate::acme::Acme;
 use crate::config::{Config, Listener};
 use crate::http::tls::{self, Certificate, Issued, Tls};
 
-/// The TLS of the listeners that have it. New connections take what it is then.
-#[derive(Default)]
+/// The TLS of the listeners that have it, which only a restart changes.
 pub struct Listeners {
-    pub webhooks: Arc<ArcSwapOption<Tls>>,
-    pub admin: Arc<ArcSwapOption<Tls>>,
-    issued: Option<Arc<Issued>>,
+    pub webhooks: Option<Arc<Tls>>,
+    pub admin: Option<Arc<Tls>>,
 }
 
 impl Listeners {
     pub fn new(config: &Config, acme: Option<&Acme>) -> Result<Self, Failure> {
-        let listeners = Self { issued: acme.map(Acme::issued), ..Self::default() };
-        listeners.set(config)?;
+        let new = |key: &str, tls: Option<&tls::Config>, issued: Option<Arc<Issued>>| {
+            tls.map(|tls| Tls::new(tls, issued).map(Arc::new)).transpose().map_err(unusable(key))
+        };
+        let listeners = Self {
+            webhooks: new("server.tls", config.server.listener.tls.as_ref(), acme.map(Acme::issued))?,
+            admin: new("admin.tls", config.admin.tls.as_ref(), None)?,
+        };
+        listeners.certificates().iter().for_each(|certificate| loaded(certificate));
         Ok(listeners)
     }
 
     /// Puts the certificates of a configuration in force: for handshakes from now on, open connections go on.
     pub fn set(&self, config: &Config) -> Result<(), Failure> {
         let before = self.certificates();
-        let set = |key: &str, now: &ArcSwapOption<Tls>, new: Option<&tls::Config>, issued: Option<&Arc<Issued>>| {
-            match (now.load().as_ref(), new) {
-                (Some(tls), Some(new)) => tls.replace(new),
-                (_, new) => {
-                    new.map(|new| Tls::new(new, issued.cloned())).transpose().map(|tls| now.store(tls.map(Arc::new)))
-                }
-            }
-            .map_err(|e| Failure::Failed(format!("{key}: TLS cannot be used: {e}")))
+        let set = |key: &str, tls: &Option<Arc<Tls>>, new: Option<&tls::Config>| {
+            tls.iter().zip(new).try_for_each(|(tls, new)| tls.replace(new)).map_err(unusable(key))
         };
-        set("server.tls", &self.webhooks, config.server.listener.tls.as_ref(), self.issued.as_ref())?;
-        set("admin.tls", &self.admin, config.admin.tls.as_ref(), None)?;
+        set("server.tls", &self.webhooks, config.server.listener.tls.as_ref())?;
+        set("admin.tls", &self.admin, config.admin.tls.as_ref())?;
         let is_known =
             |certificate: &Arc<Certificate>| before.iter().any(|known| known.key.cert == certificate.key.cert);
-        for certificate in self.certificates().iter().filter(|certificate| !is_known(certificate)) {
-            let Certificate { names, not_after, source, .. } = &**certificate;
-            tracing::info!(names = names.join(", "), %not_after, source, "TLS certificate loaded");
-        }
+        self.certificates().iter().filter(|certificate| !is_known(certificate)).for_each(|new| loaded(new));
         Ok(())
     }
 
     pub fn certificates(&self) -> Vec<Arc<Certificate>> {
-        [&self.webhooks, &self.admin]
-            .into_iter()
-            .filter_map(|tls| tls.load_full())
-            .flat_map(|tls| tls.certificates())
-            .collect()
+        self.webhooks.iter().chain(&self.admin).flat_map(|tls| tls.certificates()).collect()
     }
 
     /// Webhooks cannot come in by TLS yet. That is no reason not to be ready: a balancer would keep the authority's challenge away.
     pub fn warning(&self) -> Option<String> {
-        let is_without = self.webhooks.load().as_ref().is_some_and(|tls| tls.certificates().is_empty());
+        let is_without = self.webhooks.as_ref().is_some_and(|tls| tls.certificates().is_empty());
         is_without
             .then(|| "there is no TLS certificate yet: it is ordered; the log says why it takes so long".to_owned())
     }
+}
+
+fn unusable(key: &str) -> impl Fn(rustls::Error) -> Failure {
+    move |error| Failure::Failed(format!("{key}: TLS cannot be used: {error}"))
+}
+
+fn loaded(Certificate { names, not_after, source, .. }: &Certificate) {
+    tracing::info!(names = names.join(", "), %not_after, source, "TLS certificate loaded");
 }
 
 /// A second listener without TLS, if it is configured.

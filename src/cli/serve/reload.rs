@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Parts, make_do_with_open_files};
 use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
-use crate::http::{Server, admin::Admin, client, webhook::Live, webhook::Webhooks};
+use crate::http::{Server, admin::Admin, admin::Probes, client, webhook::Live, webhook::Webhooks};
 use crate::outcome;
 use crate::systemd;
 use crate::telemetry;
@@ -30,7 +30,8 @@ pub struct Reload {
     parts: Parts,
     running: Arc<ArcSwap<Config>>,
     webhooks: Arc<Server<Webhooks>>,
-    admin: Arc<Server<Arc<Admin>>>,
+    /// The admin listener, and the one for probes alone.
+    inside: (Arc<Server<Arc<Admin>>>, Arc<Server<Probes>>),
     /// What was found last, applied or not.
     found: Found,
     /// What a look has found that differs from that, and is not confirmed yet.
@@ -65,12 +66,13 @@ impl Reload {
         parts: Parts,
         running: Arc<ArcSwap<Config>>,
         webhooks: Arc<Server<Webhooks>>,
-        admin: Arc<Server<Arc<Admin>>>,
+        inside: (Arc<Server<Arc<Admin>>>, Arc<Server<Probes>>),
     ) -> Self {
         parts.metrics.configured(None, 0);
         let found = Found::Right(running.load().sources.digests.clone());
         let (unconfirmed, late, temporary) = (None, None, None);
-        let mut reload = Self { parts, running, webhooks, admin, found, unconfirmed, next_look: None, late, temporary };
+        let mut reload =
+            Self { parts, running, webhooks, inside, found, unconfirmed, next_look: None, late, temporary };
         reload.next_look = reload.after(Duration::MAX);
         reload
     }
@@ -233,7 +235,9 @@ impl Reload {
             tracing::error!(%failure, "the former certificates stay"); // they were read and checked: only the system's resources are left
         }
         self.webhooks.set(server.listener.limits.clone(), server.clients.clone());
-        self.admin.set(config.admin.limits.clone(), client::Config::default());
+        let (admin, probes) = &self.inside;
+        admin.set(config.admin.limits.clone(), client::Config::default());
+        probes.set(config.admin.limits.clone(), client::Config::default());
         if self.temporary.is_none() {
             telemetry::set_filter(&config.log.filter);
         }
