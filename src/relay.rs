@@ -85,7 +85,13 @@ impl Policy {
         self.apps.len() > 1
     }
 
-    /// The topics that only one of several apps has, each with the app's name.
+    /// The rules that are not over yet.
+    fn active_rules(&self) -> impl Iterator<Item = &Rule> {
+        let now = Timestamp::now();
+        self.rules.iter().filter(move |rule| rule.is_active(now))
+    }
+
+    /// The topics that only one of several apps has, each with the app's name: by its routes, and by rules for that app alone.
     pub fn topics_by_app(&self) -> HashMap<Arc<str>, Arc<str>> {
         let mut by_topic: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::new();
         for app in self.all_apps().filter(|_| self.has_several_apps()) {
@@ -94,6 +100,12 @@ impl Policy {
                 let owner = by_topic.entry(Arc::clone(topic));
                 owner.and_modify(|owner| *owner = None).or_insert_with(|| Some(Arc::clone(&name)));
             }
+        }
+        for rule in self.active_rules().filter(|_| self.has_several_apps()) {
+            let Some(topic) = rule.topic() else { continue };
+            let app = rule.criteria.only_app();
+            let owner = by_topic.entry(Arc::clone(topic)).or_insert_with(|| app.map(Arc::from));
+            *owner = owner.take().filter(|owner| app == Some(&**owner));
         }
         by_topic.into_iter().filter_map(|(topic, owner)| Some((topic, owner?))).collect()
     }
@@ -121,7 +133,7 @@ impl Policy {
     /// Every topic that events may go to, once, sorted.
     pub fn topics(&self) -> Vec<Arc<str>> {
         let names = self.all_apps().flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
-        let names = names.chain(self.rules.iter().filter_map(Rule::topic));
+        let names = names.chain(self.active_rules().filter_map(Rule::topic));
         let mut names: Vec<_> = names.cloned().collect();
         names.sort();
         names.dedup();

@@ -363,6 +363,41 @@ fn of_several_apps_each_owns_the_topics_that_no_other_has() {
 }
 
 #[test]
+fn a_topic_that_a_rule_names_is_an_apps_only_where_its_rules_name_that_app_alone() {
+    let app = |name: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\ntopic_prefix = \"{name}.\"\nsecret_keys = [{{ name = \"k\", value = \"hunter2hunter2\" }}]\n"
+        )
+    };
+    let rules = [
+        ("app = \"b\"", "a.livechat.incoming_event"),
+        ("app = \"a\"", "a.livechat.incoming_chat"),
+        ("app = \"b\"", "of-b"),
+        ("app = [\"b\"]\nchat = \"C\"", "of-b"),
+        ("app = \"b\"", "of-both"),
+        ("app = \"a\"", "of-both"),
+        ("app = \"b\"", "of-both"),
+        ("app = [\"a\", \"b\"]", "of-several"),
+        ("chat = \"C\"", "of-a-chat"),
+        ("chat = \"C\"\nuntil = 2020-01-01T00:00:00Z", "a.livechat.agent_created"),
+        ("app = \"a\"\nuntil = 2020-01-01T00:00:00Z", "past"),
+    ];
+    let rule = |(i, (criteria, topic)): (usize, (&str, &str))| {
+        format!("[[rules]]\nname = \"{i}\"\n{criteria}\ndo = \"topic\"\ntopic = \"{topic}\"\n")
+    };
+    let rules: String = rules.into_iter().enumerate().map(rule).collect();
+    let policy = load(&[app("a"), app("b"), rules].concat(), &[]).expect("a configuration").policy;
+    let owners = policy.topics_by_app();
+    let owner = |topic: &str| owners.get(topic).map(|app| &**app);
+    assert_eq!(["a.livechat.incoming_chat", "a.livechat.agent_created"].map(owner), [Some("a"); 2]);
+    assert_eq!(owner("of-b"), Some("b"));
+    assert_eq!(["a.livechat.incoming_event", "of-both", "of-several", "of-a-chat"].map(owner), [None; 4]);
+    let topics = policy.topics();
+    let has = |name: &str| topics.iter().any(|topic| &**topic == name);
+    assert!(has("of-b") && !has("past"), "a rule that is over needs no topic");
+}
+
+#[test]
 fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     let hashed = |secret: &str| mistakes(&format!("[topics]\nkey = \"hashed\"\n{secret}"));
     assert_eq!(hashed("key_secret = \"0123456789abcdef\""), Vec::<String>::new());

@@ -119,8 +119,10 @@ impl Criteria {
         [("app", &self.app), ("action", &self.action), ("organization", &self.organization), ("chat", &self.chat)]
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.by_name().iter().all(|(_, values)| values.is_none())
+    /// The app, where events of one app only are meant.
+    pub fn only_app(&self) -> Option<&str> {
+        let apps = self.app.as_ref().filter(|apps| apps.len() == 1)?;
+        apps.first().map(String::as_str)
     }
 
     fn hold(&self, event: &Event<'_>, topics: &Topics) -> bool {

@@ -54,6 +54,9 @@ struct Lane {
     gauges: [IntGauge; 2],
 }
 
+/// An app, and whether it is the share of its topics that wait for more than their turn.
+pub(super) type Share = (Arc<str>, bool);
+
 /// All lanes.
 pub struct Lanes {
     by_topic: HashMap<Arc<str>, Lane>,
@@ -77,8 +80,10 @@ pub struct Lanes {
     troubled: BTreeMap<Arc<str>, bool>,
     /// The topics that only one of several apps has, each with the app.
     apps: HashMap<Arc<str>, Arc<str>>,
-    /// Apps of which an event was refused for the app's share.
-    refused_apps: BTreeSet<Arc<str>>,
+    /// Topics that took nothing while others did, and have taken nothing since, be it because all of Kafka went away.
+    stuck: BTreeSet<Arc<str>>,
+    /// Those of which an event was refused.
+    refused_shares: BTreeSet<Share>,
     are_dead_letters_full: bool,
     metrics: Arc<Metrics>,
     news: Vec<News>,
@@ -149,7 +154,8 @@ impl Lanes {
             was_failing_over: false,
             troubled: BTreeMap::new(),
             apps: HashMap::new(),
-            refused_apps: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            refused_shares: BTreeSet::new(),
             are_dead_letters_full: false,
             metrics,
             news: Vec::new(),
@@ -262,6 +268,7 @@ impl Lanes {
     pub(super) fn ack(&mut self, topic: &Arc<str>, number: u64) -> bool {
         let is_new = self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number));
         if is_new {
+            self.stuck.remove(topic);
             self.changed(topic);
         }
         is_new
@@ -326,6 +333,7 @@ impl Lanes {
     pub fn set_troubled(&mut self, topic: &Arc<str>, is_troubled: bool) {
         if is_troubled {
             self.troubled.entry(Arc::clone(topic)).or_default();
+            self.stuck.insert(Arc::clone(topic));
         } else {
             self.troubled.remove(topic);
         }
@@ -346,39 +354,46 @@ impl Lanes {
         self.apps = apps;
     }
 
-    /// Bytes that wait of each app that has topics of its own.
-    pub(super) fn bytes_by_app(&self) -> HashMap<Arc<str>, u64> {
-        let mut bytes: HashMap<Arc<str>, u64> = HashMap::new();
+    /// Whose share of the budget a topic's events use, where they are one app's alone. What Kafka does not take, or an operator has paused,
+    /// has a share of its own, so that it takes no room from the app's other topics.
+    fn share(&self, topic: &str) -> Option<Share> {
+        let app = self.apps.get(topic)?;
+        Some((Arc::clone(app), self.stuck.contains(topic) || self.is_paused(topic)))
+    }
+
+    /// Bytes that wait, by share.
+    pub(super) fn bytes_by_share(&self) -> HashMap<Share, u64> {
+        let mut bytes = HashMap::new();
         if self.apps.is_empty() {
             return bytes;
         }
         for (topic, size) in self.sizes() {
-            if let Some(app) = self.apps.get(&*topic) {
-                *bytes.entry(Arc::clone(app)).or_default() += size.bytes;
+            if let Some(share) = self.share(&topic) {
+                *bytes.entry(share).or_default() += size.bytes;
             }
         }
         bytes
     }
 
-    /// Adds an entry of a topic to what its app has, if the app may have more while so many bytes of the budget are free: it leaves as much
-    /// to the others as it has, whether Kafka takes events or not.
-    pub(super) fn add_to_app(
+    /// Adds an entry of a topic to its app's share, if that may grow while so many bytes of the budget are free: it leaves as much to the
+    /// others as it has, whether Kafka takes events or not.
+    pub(super) fn add_to_share(
         &mut self,
         topic: &str,
         entry: u64,
         free: u64,
-        by_app: &mut HashMap<Arc<str>, u64>,
+        by_share: &mut HashMap<Share, u64>,
     ) -> bool {
-        let Some(app) = self.apps.get(topic) else { return true };
-        let bytes = by_app.entry(Arc::clone(app)).or_default();
+        let Some(share) = self.share(topic) else { return true };
+        let bytes = by_share.entry(share.clone()).or_default();
         if *bytes >= free {
-            if self.refused_apps.insert(Arc::clone(app)) {
-                self.news.push(News::AppShare(Arc::clone(app)));
+            if self.refused_shares.insert(share.clone()) {
+                self.news.push(News::AppShare(share.0));
             }
             return false;
         }
         if *bytes < free / 2 {
-            self.refused_apps.remove(app); // said again only after this, or it would be said all the time
+            self.refused_shares.remove(&share); // said again only after this, or it would be said all the time
         }
         *bytes += entry;
         true

@@ -4,11 +4,11 @@
 //! meanwhile. A directory that was removed is read on until all of it is on the brokers, because there is no other copy.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::lanes::Share;
 use super::log::{self, DiskError, Entry, Kind, Log};
 use super::{DEAD_LETTERS, Health, Job, Lanes, Refused, Reply, Spool, room};
 
@@ -111,8 +111,8 @@ impl Writer {
 
     fn write(&mut self, jobs: Vec<(Job, Reply)>) {
         let mut room = self.room();
-        let mut by_app = self.spool.lanes(|lanes| lanes.bytes_by_app());
-        let mut results: Vec<_> = jobs.iter().map(|(job, _)| self.admit(job, &mut room, &mut by_app)).collect();
+        let mut by_share = self.spool.lanes(|lanes| lanes.bytes_by_share());
+        let mut results: Vec<_> = jobs.iter().map(|(job, _)| self.admit(job, &mut room, &mut by_share)).collect();
         let admitted = jobs.iter().zip(&results).filter(|(_, result)| result.is_ok());
         let entries = admitted.filter_map(|((job, _), _)| job.entry.as_ref());
         let entries: Vec<_> = entries.map(|(lane, entry)| (&**lane, entry)).collect();
@@ -148,7 +148,7 @@ impl Writer {
         &mut self,
         job: &Job,
         room: &mut Result<u64, Refused>,
-        by_app: &mut HashMap<Arc<str>, u64>,
+        by_share: &mut HashMap<Share, u64>,
     ) -> Result<(), Refused> {
         let Some((lane, _)) = &job.entry else { return Ok(()) };
         let dead_letters_bytes_max = self.spool.config().dead_letters_bytes_max;
@@ -164,8 +164,9 @@ impl Writer {
                 Err(Refused::Full)
             }
             Ok(left) => {
-                let may_grow =
-                    |lanes: &mut Lanes| lanes.may_grow(lane, *left) && lanes.add_to_app(lane, job.bytes, *left, by_app);
+                let may_grow = |lanes: &mut Lanes| {
+                    lanes.may_grow(lane, *left) && lanes.add_to_share(lane, job.bytes, *left, by_share)
+                };
                 if !self.spool.lanes(may_grow) {
                     return Err(Refused::Full);
                 }

@@ -172,6 +172,34 @@ fn an_app_with_topics_of_its_own_leaves_as_much_of_the_budget_to_the_others_as_i
 }
 
 #[test]
+fn a_topic_that_is_stuck_takes_no_room_from_the_others_of_its_app() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = start(Config { bytes_max: 20_000, ..config(directory.path()) });
+    let [stuck, healthy, other] = [0, 1, 2].map(lane_name);
+    let (one, another): (Arc<str>, Arc<str>) = ("one".into(), "another".into());
+    let apps = [(&stuck, &one), (&healthy, &one), (&other, &another)];
+    let apps = apps.into_iter().map(|(topic, app)| (Arc::clone(topic), Arc::clone(app))).collect();
+    spool.lanes(|lanes| lanes.set_apps(apps));
+    let fill = |topic: &Arc<str>| {
+        while append(&spool, topic, 100).is_ok() {}
+        spool.lanes(|lanes| lanes.sizes().get(&**topic).map_or(0, |size| size.bytes))
+    };
+    assert_eq!(append(&spool, &stuck, 100), Ok(()));
+    spool.lanes(|lanes| lanes.set_troubled(&stuck, true));
+    assert!((9_500..10_500).contains(&fill(&stuck)));
+    spool.lanes(|lanes| lanes.set_troubled(&stuck, false)); // all of Kafka went away
+    assert_eq!(append(&spool, &stuck, 100), Err(Refused::Full), "its share is used up all the same");
+    let of_healthy = fill(&healthy);
+    assert!((4_500..5_500).contains(&of_healthy), "half of what is free: {of_healthy}");
+    assert!(fill(&other) > 2_000, "another app has room");
+
+    let first = spool.page(&stuck, 0, 1, 1)[0].number;
+    spool.acked(&stuck, first); // it takes events again
+    assert_eq!(append(&spool, &healthy, 100), Err(Refused::Full), "both are the app's");
+    spool.close();
+}
+
+#[test]
 fn new_events_of_a_topic_that_is_paused_wait_even_where_all_before_them_are_published() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = start(config(directory.path()));
