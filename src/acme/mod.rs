@@ -18,7 +18,10 @@ use rustls::RootCertStore;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
-use tokio::time::{Instant, sleep, timeout};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::http::tls::{Certificate, Issued};
 use crate::metrics::Metrics;
@@ -46,6 +49,12 @@ pub const PORT: u16 = 443;
 /// How often the cache is looked at: another relay may have renewed the certificate in it.
 const POLL: Duration = Duration::from_secs(10);
 
+/// Where a renewal fails because the disk hangs.
+const NO_ANSWER: &str = "the cache does not answer: does the file system of server.tls.acme.cache?";
+
+/// It would be ordered again and again.
+const ALREADY_DUE: &str = "the certificate that was issued is already due for renewal: is the clock right?";
+
 /// From here on it takes an operator.
 const URGENT_DAYS: i64 = 14;
 
@@ -59,6 +68,10 @@ pub struct Acme {
     lock: Option<Lock>,
     /// What was said last of who orders, so that it is said once.
     is_other_ordering: bool,
+    /// Work on the cache that has not ended. No other begins before it has.
+    late: Option<JoinHandle<()>>,
+    /// The damaged certificate that was said of last.
+    damaged: Option<[u8; 32]>,
     /// Orders that have failed since the last one that did not.
     failures: u32,
     retry_at: Instant,
@@ -68,7 +81,8 @@ impl Acme {
     pub fn new(config: Config, issued: Arc<Issued>, metrics: Arc<Metrics>) -> Self {
         let cache = Cache::new(&config);
         let (lock, is_other_ordering, failures, retry_at) = (None, false, 0, Instant::now());
-        Self { config, cache, issued, metrics, lock, is_other_ordering, failures, retry_at }
+        let (late, damaged) = (None, None);
+        Self { config, cache, issued, metrics, lock, is_other_ordering, late, damaged, failures, retry_at }
     }
 
     /// Where the certificate is, and the challenges.
@@ -111,7 +125,11 @@ impl Acme {
             }
         }
         // The relay that had the lock before may have renewed it.
-        if self.take_from_cache().await.is_ok() && !self.until_due().is_zero() {
+        if let Err(why) = self.take_from_cache().await {
+            self.failed(&why, None);
+            return Duration::ZERO;
+        }
+        if !self.until_due().is_zero() {
             return Duration::ZERO;
         }
         let client = Client::new(self.config.roots.clone());
@@ -133,22 +151,26 @@ impl Acme {
 
     /// Serves the certificate in the cache, where it is another one than that which is served.
     async fn take_from_cache(&mut self) -> Result<(), String> {
-        let cache = self.cache.clone();
-        let Some(pem) = blocking(move || cache.certificate()).await? else { return Ok(()) };
+        let Some(pem) = self.on_disk(Cache::certificate).await? else { return Ok(()) };
         let certificate = match Certificate::read(&self.cache.source(), &pem, &pem) {
             Ok(certificate) => certificate,
-            Err(wrong) if self.issued.certificate().is_none() && self.failures == 0 => {
-                tracing::warn!(?wrong, "the certificate in the ACME cache is damaged: another one is ordered");
+            Err(wrong) => {
+                let damaged = Some(Sha256::digest(&pem).into());
+                if self.damaged != damaged {
+                    tracing::warn!(?wrong, "the certificate in the ACME cache is damaged: it counts as none");
+                }
+                self.damaged = damaged;
                 return Ok(());
             }
-            Err(_) => return Ok(()), // as when there is none
         };
         let is_new = self.issued.certificate().is_none_or(|served| served.not_after < certificate.not_after);
         if is_new {
             let (name, not_after) = (certificate.name(), certificate.not_after);
             tracing::info!(name, %not_after, "TLS certificate taken from the ACME cache");
             self.issued.replace(Arc::new(certificate));
-            self.succeeded();
+            if !self.until_due().is_zero() {
+                self.succeeded();
+            }
         }
         Ok(())
     }
@@ -156,8 +178,7 @@ impl Acme {
     /// Whether this relay is the one that orders.
     async fn take_lock(&mut self) -> Result<bool, String> {
         if self.lock.is_none() {
-            let cache = self.cache.clone();
-            self.lock = blocking(move || cache.lock()).await?;
+            self.lock = self.on_disk(Cache::lock).await?;
         }
         let is_other_ordering = self.lock.is_none();
         if is_other_ordering && !self.is_other_ordering {
@@ -178,16 +199,19 @@ impl Acme {
             }
             Err(wrong) => return self.failed(&format!("the certificate issued is no good: {wrong:?}"), None),
         }
-        self.metrics.acme_orders.with_label_values(&["issued"]).inc();
-        self.succeeded();
-        let cache = self.cache.clone();
-        if let Err(why) = blocking(move || cache.keep_certificate(pem.as_bytes())).await {
+        if self.until_due().is_zero() {
+            self.failed(ALREADY_DUE, None);
+        } else {
+            self.metrics.acme_orders.with_label_values(&["issued"]).inc();
+            self.succeeded();
+        }
+        if let Err(why) = self.on_disk(move |cache| cache.keep_certificate(pem.as_bytes())).await {
             tracing::error!(why, "the TLS certificate cannot be kept: the next start orders another one");
         }
     }
 
     fn succeeded(&mut self) {
-        (self.failures, self.retry_at) = (0, Instant::now());
+        (self.failures, self.retry_at) = (0, Instant::now() + self.config.retry_min);
         self.metrics.acme_failures.set(0);
     }
 
@@ -210,6 +234,23 @@ impl Acme {
         } else {
             tracing::warn!(domains, why, failures, %not_after, days_left, next_order_in = ?pause, "the TLS certificate was not renewed: the old one serves on");
         }
+    }
+
+    /// Works on the cache for as long as until the next look at most: its disk may hang, and then holds one thread and no more.
+    async fn on_disk<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Cache) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let until = Instant::now() + POLL;
+        if let Some(late) = &mut self.late {
+            let _ = timeout_at(until, late).await.map_err(|_| NO_ANSWER)?; // what it has found may be old
+        }
+        let (cache, (answer, answered)) = (self.cache.clone(), oneshot::channel());
+        // Noted before it is awaited: `begin` does not wait for all of it.
+        self.late = Some(spawn_blocking(move || drop(answer.send(work(&cache)))));
+        let answered = timeout_at(until, answered).await.map_err(|_| NO_ANSWER)?;
+        self.late = None;
+        answered.map_err(|_| "the work on the cache has panicked".to_owned())?
     }
 
     /// Orders a certificate: its key and its chain in PEM.
@@ -336,14 +377,94 @@ fn said(error: &Error) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(1000).collect()
 }
 
-/// Runs what waits for a disk where it may.
+/// Runs what waits for a disk where it may: a part of an order, which has its timeout.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|panic| panic.to_string())?
+    spawn_blocking(work).await.map_err(|panic| panic.to_string())?
 }
 
 #[cfg(test)]
 mod tests {
+    use rcgen::date_time_ymd;
+
     use super::*;
+    use crate::http::tls::certificate::tests::issue_with;
+
+    /// With a cache in this directory.
+    fn acme(directory: &std::path::Path) -> Acme {
+        let seconds = Duration::from_secs;
+        let config = Config {
+            domains: vec!["hooks.example.com".to_owned()],
+            contact: Vec::new(),
+            directory: "https://authority.example/directory".to_owned(),
+            cache: directory.to_owned(),
+            roots: None,
+            order_timeout: seconds(1),
+            retry_min: seconds(60),
+            retry_max: seconds(600),
+        };
+        Acme::new(config, Arc::default(), Arc::new(Metrics::new()))
+    }
+
+    /// Valid in these years.
+    fn pem(from: i32, to: i32) -> String {
+        let (chain, key) = issue_with(&["hooks.example.com"], |params| {
+            (params.not_before, params.not_after) = (date_time_ymd(from, 1, 1), date_time_ymd(to, 1, 1));
+        });
+        key + &chain
+    }
+
+    #[tokio::test]
+    async fn after_a_certificate_the_next_order_waits_and_one_that_is_due_already_is_a_failure() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut acme = acme(directory.path());
+        for (to, failures, orders) in [(2021, 1, [0, 1]), (2021, 2, [0, 2]), (3000, 0, [1, 2])] {
+            let before = Instant::now();
+            acme.take_issued(pem(2020, to)).await;
+            assert_eq!(acme.failures, failures);
+            assert!(acme.retry_at >= before + acme.config.retry_min);
+            let counted =
+                ["issued", "failed"].map(|result| acme.metrics.acme_orders.with_label_values(&[result]).get());
+            assert_eq!(counted, orders);
+            assert!(acme.issued.certificate().is_some() && acme.cache.certificate().is_ok_and(|kept| kept.is_some()));
+            assert!(!acme.step().await.is_zero(), "nothing is ordered now");
+            assert_eq!(acme.failures, failures, "what was kept is no news");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cache_that_hangs_is_a_failure_where_a_certificate_is_due_and_holds_one_thread() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut acme = acme(directory.path());
+        // No thread: while one is blocked, the paused clock stands still.
+        let (go_on, hanging) = oneshot::channel::<()>();
+        acme.late = Some(tokio::spawn(async move { drop(hanging.await) }));
+        for failures in 1..=2 {
+            acme.step().await;
+            assert_eq!(acme.failures, failures);
+            acme.retry_at = Instant::now();
+        }
+        assert_eq!(acme.on_disk(|_| Ok(())).await, Err(NO_ANSWER.to_owned()));
+        drop(go_on);
+        assert_eq!(acme.on_disk(|_| Ok(())).await, Ok(()));
+        assert!(acme.late.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_certificate_in_the_cache_counts_as_none_and_is_news_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut acme = acme(directory.path());
+        let mut said = Vec::new();
+        for content in ["damaged", "damaged", "damaged otherwise"] {
+            acme.cache.keep_certificate(content.as_bytes()).expect("kept");
+            acme.take_from_cache().await.expect("as when there is none");
+            said.push(acme.damaged.expect("damaged"));
+        }
+        assert!(said[0] == said[1] && said[1] != said[2]);
+        assert!(acme.issued.certificate().is_none());
+        acme.cache.keep_certificate(pem(2020, 3000).as_bytes()).expect("kept");
+        acme.take_from_cache().await.expect("read");
+        assert!(acme.issued.certificate().is_some());
+    }
 
     #[test]
     fn orders_that_fail_come_less_often_and_never_sooner_than_the_authority_says() {

@@ -362,6 +362,16 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_names_each_key_that_needs_a_restart_and_no_other() {
+        let (_, rest) = DEFAULTS.split_once("but for these keys:").expect("the sentence");
+        let (sentence, _) = rest.split_once("; and whether").expect("its end");
+        let words = sentence.split(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)));
+        let named: BTreeSet<_> = words.filter(|word| !["", "and", "all", "of"].contains(word)).collect();
+        let rows = EFFECTS.iter().filter(|(_, effect)| *effect == Effect::Restart).map(|(key, _)| *key);
+        assert_eq!(named, rows.chain(["kafka.properties"]).collect());
+    }
+
+    #[test]
     fn a_reload_applies_what_is_live_and_names_what_needs_a_restart() {
         let place = Place::new();
         place.configure("log.filter = \"warn\"\nkafka.brokers = \"a:1\"\nserver.retry_after = \"7s\"");

@@ -195,7 +195,8 @@ pub mod tests {
         issue_with(names, |_| {})
     }
 
-    fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+    /// The same, with parameters of its own.
+    pub fn issue_with(names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
