@@ -244,7 +244,7 @@ async fn running_relay(socket: Option<&Path>, report: &Report) {
     const CHECK: &str = "running relay";
     let Some(socket) = socket else { return };
     let Ok(access) = running(socket).await else { return };
-    let Reloaded { file, changed, needs_restart, mistakes, .. } =
+    let Reloaded { file, changed, needs_restart, warnings, mistakes, .. } =
         match access.ask(Request::Reload { dry_run: true }, |_| Ok(())).await {
             Ok(Answer::Reloaded(reloaded)) => reloaded,
             Ok(other) => return report.warn(CHECK, unexpected(&other).to_string()),
@@ -255,6 +255,7 @@ async fn running_relay(socket: Option<&Path>, report: &Report) {
         let mistakes = mistakes.join("; ");
         return report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
     }
+    warnings.into_iter().for_each(|warning| report.warn(CHECK, warning));
     if !changed.is_empty() {
         let changed = changed.join(", ");
         report.warn(CHECK, format!("it has not loaded the changes in {file}; `livechat-relay reload` does: {changed}"));

@@ -30,7 +30,7 @@ pub async fn run(Arguments { place, dry_run, json }: Arguments) -> Result<(), Fa
     if json {
         print_json(&reloaded)?;
     }
-    let Reloaded { file, changed, needs_restart, mistakes, may_pass } = reloaded;
+    let Reloaded { file, changed, needs_restart, warnings, mistakes, may_pass } = reloaded;
     if !mistakes.is_empty() {
         return Err(Mistakes { lines: mistakes, may_pass, socket: None }.into());
     }
@@ -43,6 +43,9 @@ pub async fn run(Arguments { place, dry_run, json }: Arguments) -> Result<(), Fa
         (true, _) => out(format_args!("{GOOD}nothing to apply in {file}{GOOD:#}"))?,
         (false, true) => out(format_args!("would be reloaded from {file}; changed:{}", list(&changed)))?,
         (false, false) => out(format_args!("{GOOD}reloaded from {file}{GOOD:#}; changed:{}", list(&changed)))?,
+    }
+    for warning in &warnings {
+        out(format_args!("{WARNING}warning{WARNING:#}: {}", visible(warning)))?;
     }
     if !needs_restart.is_empty() {
         out(format_args!("{WARNING}changed, but in force only after a restart{WARNING:#}:{}", list(&needs_restart)))?;

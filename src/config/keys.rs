@@ -66,7 +66,8 @@ fn in_directory(r: &mut Reader, place: &str, directory: &str) -> Keys {
     }
     let Some(files) = r.files_in(directory, Path::new(&path), KEYS_MAX) else { return keys };
     if files.is_empty() {
-        r.mistake(directory, "has no keys: give it a file for each, named as metrics should call the key");
+        let why = "has no keys: give it a file for each, named as metrics should call the key";
+        r.note(directory, why, true); // its volume may not be mounted yet
     }
     for (name, path) in &files {
         let date = |dates: &Dates| dates.iter().find(|(of, ..)| of == name).and_then(|(.., date)| *date);

@@ -148,7 +148,8 @@ impl Reader {
         self.note(key, why, false);
     }
 
-    fn note(&mut self, key: &str, why: &str, may_pass: bool) {
+    /// As `mistake`; `may_pass`: another try may find it right.
+    pub fn note(&mut self, key: &str, why: &str, may_pass: bool) {
         let variable = self.variables.get(key).map(|name| format!(" ({name})")).unwrap_or_default();
         self.mistakes.insert(format!("{key}{variable}: {why}"), may_pass);
     }

@@ -241,6 +241,11 @@ pub struct Reloaded {
 }
 
 impl Config {
+    /// The warnings that `former` did not have.
+    pub fn new_warnings(&self, former: &Self) -> Vec<String> {
+        self.warnings.iter().filter(|warning| !former.warnings.contains(warning)).cloned().collect()
+    }
+
     /// Reads the sources of this configuration again. Blocks for as long as their file systems do.
     ///
     /// # Errors
@@ -249,7 +254,13 @@ impl Config {
         let Sources { file, environment, digests, .. } = &self.sources;
         let reader = Reader::new(file.as_deref(), environment.clone(), Need::Everything)?;
         let values = reader.values().clone();
-        let config = Self::read(reader)?;
+        let mut config = Self::read(reader)?;
+        if let (Some(name), 1, true) =
+            (self.policy.apps.keys().next(), self.policy.apps.len(), config.policy.has_several_apps())
+        {
+            let why = format!("webhooks at /webhooks are answered 404 from now on; register /webhooks/{name}");
+            config.warnings.push(format!("apps: there are several now: {why}"));
+        }
         let found = config.sources.digests.clone();
         let values = |kept| self.sources.keeping(kept, &values);
         let reader = |values, need| Reader::of_values(values, file.clone(), environment.clone(), need);
@@ -447,6 +458,20 @@ mod tests {
         std::fs::remove_file(place.path("chain.pem")).expect("removed");
         place.configure(&acme);
         assert_eq!(tls_of(&reload(&running).config), [Some(1), None]);
+    }
+
+    #[test]
+    fn a_second_app_warns_of_webhooks_that_name_no_app() {
+        let place = Place::new();
+        place.configure("");
+        let running = place.load(&[]);
+        place.configure(
+            "[[apps]]\nname = \"two\"\nsecret_keys = [{ name = \"k\", value = \"hunter2hunter2hunter2\" }]\n",
+        );
+        let both = reload(&running).config;
+        let warnings = both.new_warnings(&running);
+        assert!(warnings.len() == 1 && warnings[0].ends_with("register /webhooks/one"), "{warnings:?}");
+        assert!(reload(&both).config.new_warnings(&both).is_empty(), "it was said");
     }
 
     #[test]

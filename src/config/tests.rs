@@ -659,6 +659,8 @@ fn a_directory_of_keys_has_its_limits_and_may_be_late() {
     };
     assert!(listed(64) && !listed(65));
 
+    let empty = tempfile::tempdir().expect("a directory");
+    assert!(refused(&with_directory(empty.path(), ""), &[]).may_pass, "its volume may not be mounted yet");
     let missing = refused(&with_directory(Path::new("/no/such/directory"), ""), &[]);
     assert!(missing.may_pass && missing.lines[0].contains("directory: the directory cannot be read: No such"));
     let file = refused(&with_directory(Path::new("/dev/null"), ""), &[]);

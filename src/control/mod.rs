@@ -221,6 +221,8 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// What has changed and takes effect with the next start.
     pub needs_restart: Vec<String>,
+    /// What may not be as it was meant, and was not so before.
+    pub warnings: Vec<String>,
     /// Where there are any, nothing is applied.
     pub mistakes: Vec<String>,
     /// All mistakes are files that cannot be read now: another try may find them.

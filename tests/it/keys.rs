@@ -130,7 +130,7 @@ fn check_shows_the_dates_warns_of_an_end_and_fails_where_no_key_is_left() {
     assert!(code == Some(0) && text.contains("these are not read as keys: 2026-11~"), "{text}");
     std::fs::remove_file(keys.path().join("2026-11")).expect("removed");
     let (text, code) = check(&format!("{{ directory = {:?} }}", keys.path()));
-    assert!(code == Some(64) && text.contains("has no keys: give it a file for each"), "{text}");
+    assert!(code == Some(1) && text.contains("has no keys: give it a file for each"), "{text}");
 }
 
 /// What an operator waits for before a key is removed.

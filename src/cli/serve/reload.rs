@@ -211,8 +211,10 @@ impl Reload {
     async fn apply(&mut self, mut config: Config, changed: &[String]) {
         const CONNECTIONS_MAX: &str = "server.connections_max";
         let before = self.running.load_full();
-        let new_warnings = config.warnings.iter().filter(|warning| !before.warnings.contains(warning));
-        new_warnings.for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
+        config
+            .new_warnings(&before)
+            .iter()
+            .for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
         if changed.iter().any(|key| key == CONNECTIONS_MAX) {
             make_do_with_open_files(&mut config);
         } else {
@@ -283,8 +285,9 @@ fn answer(running: &Config, look: &Look) -> control::Reloaded {
     let file = running.sources.file.as_ref();
     let file = file.map(|file| std::path::absolute(file).unwrap_or_else(|_| file.clone()));
     match look {
-        Ok(Reloaded { changed, needs_restart, .. }) => control::Reloaded {
+        Ok(Reloaded { config, changed, needs_restart, .. }) => control::Reloaded {
             file,
+            warnings: config.new_warnings(running),
             changed: changed.clone(),
             needs_restart: needs_restart.clone(),
             ..control::Reloaded::default()
