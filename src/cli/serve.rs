@@ -164,7 +164,7 @@ struct Replay {
 }
 
 impl Daemon {
-    /// Starts in this order: ports, producer, spool, listeners, brokers and topics, replay, control socket. Webhooks are taken from the
+    /// Starts in this order: ports, producer, spool, listeners, control socket, brokers and topics, replay. Webhooks are taken from the
     /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Brokers that are away are no reason not
     /// to start: until they are back, events are spooled, or answered 503 where there is no spool. From then on
     /// each `hangup` has the configuration read again.
@@ -214,11 +214,11 @@ impl Daemon {
         let (operations, requests) = mpsc::channel(16);
         parts.spawn_until_closing("reload", reload.run(hangup, requests));
         parts.spawn_until_closing("notices", notices::log(Arc::clone(&running)));
-        let control = parts.control(config.control.clone(), operations, dead_letters.clone());
         parts.notify_systemd(server);
         if let Some(opened) = opened {
             parts.opened(opened).await?;
         }
+        let control = parts.control(config.control.clone(), operations, dead_letters.clone());
         let brokers_answered = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic)).await;
         let replay = config.spool.clone();
         let replay = replay.and_then(|spool| parts.replay(spool, dead_letters, brokers_answered));
