@@ -420,3 +420,73 @@ fn check_says_whether_the_running_relay_has_the_configuration_as_it_is() {
     assert!(text.contains("FAIL running relay it cannot load") && text.contains("no such variable"), "{text}");
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// While webhooks come, another key is added, the senders change to it, the old one gets its end, and its file is removed.
+#[test]
+fn a_whole_rotation_under_load_refuses_no_webhook_with_the_key_of_its_time() {
+    const SENDERS: usize = 4;
+    let keys = tempfile::tempdir().expect("a directory");
+    let add = |name: &str| {
+        let hidden = keys.path().join(format!(".{name}"));
+        std::fs::write(&hidden, format!("the-key-of-{name}\n")).expect("written");
+        std::fs::rename(hidden, keys.path().join(name)).expect("renamed");
+    };
+    let apps =
+        |dates: &str| format!(r#"[{{ name = "default", secret_keys = {{ directory = {:?}{dates} }} }}]"#, keys.path());
+    add("2026-10");
+    let place = Place::start(&[("apps", &apps(""))]);
+    let webhooks = place.relay.webhooks;
+    let post = |key: &str| {
+        let body = with_secret(&data(&chat_id(), 1), &format!("the-key-of-{key}"));
+        http::post_to(webhooks, "/webhooks/default", body).status
+    };
+    let reload = |dates: &str| {
+        place.configure(&[("apps", &apps(dates))]);
+        let (answer, code) = place.reload(&[]);
+        assert_eq!(code, Some(0), "{answer}");
+    };
+    let metric = |series: &str| place.relay.metric(&format!("livechat_relay_{series}"));
+    let used = |key: &str| metric(&format!(r#"secret_key_used_total{{app="default",key="{key}"}}"#));
+
+    let (is_new, is_over, changed) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+    let send = || {
+        let mut last = "2026-10";
+        while !is_over.load(Ordering::SeqCst) {
+            let key = if is_new.load(Ordering::SeqCst) { "2026-11" } else { "2026-10" };
+            let status = post(key);
+            if status != 200 {
+                is_over.store(true, Ordering::SeqCst); // who waits for something must not wait in vain
+            }
+            assert_eq!(status, 200, "{key}");
+            changed.fetch_add(u64::from(last != key), Ordering::SeqCst);
+            last = key;
+        }
+    };
+    std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
+        let await_that = |what: &str, condition: &dyn Fn() -> bool| {
+            await_that(what, || is_over.load(Ordering::SeqCst) || condition());
+        };
+        await_that("the old key is used", &|| used("2026-10") > 20.0);
+        add("2026-11");
+        reload("");
+        is_new.store(true, Ordering::SeqCst);
+        await_that("all senders have changed", &|| changed.load(Ordering::SeqCst) == SENDERS as u64);
+        let end = jiff::Timestamp::now();
+        reload(&format!(", not_after = {{ \"2026-10\" = {end} }}"));
+        assert_eq!((post("2026-10"), metric(r#"rejected_total{reason="expired"}"#)), (401, 1.0));
+        let before = used("2026-11");
+        std::fs::remove_file(keys.path().join("2026-10")).expect("removed");
+        reload("");
+        assert_eq!((post("2026-10"), metric(r#"rejected_total{reason="unauthorized"}"#)), (401, 1.0));
+        await_that("webhooks go on", &|| used("2026-11") > before + 20.0);
+        is_over.store(true, Ordering::SeqCst);
+        senders.into_iter().for_each(|sender| sender.join().expect("every answer was 200"));
+    });
+    let text = http::get(place.relay.admin, "/metrics").body;
+    assert!(
+        text.contains(r#"key="2026-11""#) && !text.contains(r#"key="2026-10""#),
+        "the removed key is shown no more"
+    );
+    assert!(!place.relay.log().contains("the-key-of"));
+}
