@@ -60,7 +60,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
         lifetime: None,
     };
     let (tls, acme, handshakes) = tls::server(r);
-    let clients = clients(r);
+    let (clients, linger_timeout) = (clients(r), limits.linger_timeout);
     let server = Server {
         listener: Listener {
             listen: r.address("server.listen"),
@@ -75,6 +75,7 @@ pub fn server(r: &mut Reader) -> (Server, http::tls::Limits) {
             body_timeout: r.time("server.body_timeout", 10 * MILLISECOND..=60 * SECOND),
             response_deadline: r.time("server.response_deadline", 100 * MILLISECOND..=60 * SECOND),
             retry_after: r.time("server.retry_after", SECOND..=3600 * SECOND),
+            linger_timeout,
             client_networks: r.networks("server.client_networks"),
             clients: clients.clone(),
             failed_verifications: failures::Config {

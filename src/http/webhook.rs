@@ -11,14 +11,14 @@ use bytes::BytesMut;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, FORWARDED, HeaderMap, HeaderValue, RETRY_AFTER};
-use hyper::{Method, Request, StatusCode};
-use tokio::time::{Instant, sleep_until};
+use hyper::{Method, Request, StatusCode, Version};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::client::{self, Networks, Source, X_FORWARDED_FOR};
 use super::failures::{self, Failures};
 use super::refusals::{Place, Refusals, SEPARATORS, begins_key};
 use super::{Answer, Exchange, Handler, answer_with};
-use crate::budget::{Budget, Held};
+use crate::budget::{Budget, Held, SMALL_BODY_BYTES_MAX};
 use crate::event::{Rejection, explain, traceparent};
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
@@ -32,6 +32,8 @@ pub struct Config {
     pub body_timeout: Duration,
     pub response_deadline: Duration,
     pub retry_after: Duration,
+    /// How long what is left of a body is awaited that is not needed, so that its sender is not cut off before it has its answer.
+    pub linger_timeout: Duration,
     /// Where there are any, requests of others are refused.
     pub client_networks: Networks,
     pub clients: client::Config,
@@ -177,13 +179,13 @@ impl Webhooks {
             }
             Ok((bytes, reading.complete().map_err(Outcome::Unavailable)?))
         };
-        let timeout = config.body_timeout;
+        let most = config.body_timeout;
         tokio::select! {
             biased;
             read = read => read,
             () = evicted => Err(Outcome::Unavailable(SlowBody).into()),
-            () = sleep_until(received + timeout) => {
-                let line = format!("the body was not complete within server.body_timeout, {timeout:?}\n");
+            () = sleep_until(received + most) => {
+                let line = format!("the body was not complete within server.body_timeout, {most:?}\n");
                 Err(Reply::because(Refusal::BodyTooSlow, Some(line)))
             }
         }
@@ -281,11 +283,17 @@ impl Handler for Webhooks {
         let place = Place::new(endpoint.as_ref(), request.uri().path());
         let sender = Sender::new(&live.config, exchange, Some(request.headers()));
         let head = self.head(&live, &request, &sender, endpoint.as_ref());
+        let is_http2 = request.version() == Version::HTTP_2;
         let body = request.into_body();
         let has_body = !body.is_end_stream();
         let outcome = match head {
             Ok(head) => self.outcome(&live, &head, body, &sender).await,
-            Err(reply) => Err(reply),
+            Err(reply) => {
+                if is_http2 {
+                    let _ = timeout(live.config.linger_timeout, discard(body)).await; // then it is answered all the same
+                }
+                Err(reply)
+            }
         };
         let reply = outcome.map_or_else(|reply| reply, Reply::from);
         let outcome = reply.outcome;
@@ -317,6 +325,17 @@ impl Handler for Webhooks {
 
     fn ended(&self, end: ConnectionEnd) {
         self.metrics.connection_ended(end);
+    }
+}
+
+/// Reads a short body to its end. Over HTTP/2 an answer that is earlier than that ends with a reset of its stream, and some clients, curl
+/// 7.88 among them, then lose the answer. (Over HTTP/1.1 the connection lingers.)
+async fn discard(mut body: Incoming) {
+    let mut left = SMALL_BODY_BYTES_MAX;
+    while body.size_hint().lower() <= left as u64
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Refusals that a person understands: what the sender is told, what the log has, and what becomes of wrong keys without end.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use crate::support::http::{Answer, connect, post, post_to, raw, read, request};
 use crate::support::mock::Mock;
@@ -216,4 +216,40 @@ fn at_debug_each_webhook_has_a_line_that_identifies_it() {
     assert_eq!(line["id"], event["id"]);
     assert!(line["ms"].is_u64(), "{line}");
     assert!(!relay.log().contains(SECRET) && !relay.log().contains(&quiet), "nothing unverified is logged");
+}
+
+/// Over HTTP/2 an answer before the end of a request ends in a reset of its stream, with which some clients lose the answer.
+#[test]
+fn over_http2_a_refusal_comes_after_the_body_that_is_on_its_way() {
+    let mock = Mock::start();
+    let relay = mock.relay(&[("server.linger_timeout", "\"30s\"")]);
+    let mut stream = connect(relay.webhooks);
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).expect("a short frame");
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    // RFC 7541: :method POST, :scheme http, and literals of :path, :authority and content-type.
+    let head = b"\x83\x86\x04\x09/webhooks\x01\x05relay\x0f\x10\x0atext/plain";
+    let (settings, ping) = (frame(4, 0, 0, b""), frame(6, 0, 0, b"as-a-bar"));
+    let request = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &settings, &frame(1, 4, 1, head), &ping].concat();
+    stream.write_all(&request).expect("written");
+    let mut reader = stream.try_clone().expect("a socket");
+    let mut next = || {
+        let mut header = [0; 9];
+        reader.read_exact(&mut header).expect("a frame");
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([header[1], header[2]]))];
+        reader.read_exact(&mut payload).expect("a payload");
+        (header[3], header[8], payload)
+    };
+    // Time enough for an answer to the head alone.
+    for _ in 0..100 {
+        let before: Vec<_> = std::iter::repeat_with(&mut next).take_while(|(kind, ..)| *kind != 6).collect();
+        assert!(before.iter().all(|(_, stream, _)| *stream == 0), "{before:?}");
+        stream.write_all(&ping).expect("written");
+    }
+    stream.write_all(&frame(0, 1, 1, b"{}")).expect("written");
+    let (kind, ..) = std::iter::repeat_with(&mut next).find(|(_, stream, _)| *stream == 1).expect("an answer");
+    assert_eq!(kind, 1, "HEADERS, not RST_STREAM");
+    let (kind, _, text) = std::iter::repeat_with(&mut next).find(|(_, stream, _)| *stream == 1).expect("an answer");
+    assert_eq!((kind, String::from_utf8_lossy(&text).starts_with("Content-Type is text/plain; send")), (0, true));
 }
