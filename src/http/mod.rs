@@ -290,33 +290,35 @@ impl<H: Handler> Server<H> {
     async fn drive(self: &Arc<Self>, stream: TcpStream, tls: Option<Arc<Tls>>, connection: &Arc<Connection>) -> End {
         let _ = stream.set_nodelay(true); // a socket that is gone already ends by itself
         let settings = &self.settings.load_full();
-        let peer = connection.peer().ip().to_canonical();
+        self.try_drive(stream, tls, connection, settings).await.unwrap_or_else(|end| end)
+    }
+
+    /// The error is an end before HTTP has begun.
+    async fn try_drive(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        tls: Option<Arc<Tls>>,
+        connection: &Arc<Connection>,
+        settings: &Settings,
+    ) -> Result<End, End> {
         let is_behind_proxy = settings.clients.source == client::Source::ProxyProtocol;
-        let begun = if tls.is_none() || is_behind_proxy {
-            connection.in_time(&settings.limits, self.begin(stream, connection, settings)).await
+        let (stream, client) = if tls.is_none() || is_behind_proxy {
+            connection.in_time(&settings.limits, self.begin(stream, connection, settings)).await??
         } else {
-            Ok(Ok((stream, peer))) // its first byte is looked at where the handshake begins
+            (stream, connection.peer().ip().to_canonical()) // its first byte is looked at where the handshake begins
         };
-        let (stream, client) = match begun {
-            Ok(Ok(begun)) => begun,
-            Ok(Err(end)) | Err(end) => return end,
-        };
-        let Some(tls) = tls else { return self.speak_http(stream, connection, client, settings, None).await };
-        match tls.shake_hands(stream, connection, settings.limits.connections_max).await {
+        let Some(tls) = tls else { return Ok(self.speak_http(stream, connection, client, settings, None).await) };
+        Ok(match tls.shake_hands(stream, connection, settings.limits.connections_max).await {
             Ok(Handshake::Done(stream)) => {
                 connection.secured();
                 self.handler.secured(tls::is_resumed(&stream));
                 self.speak_http(stream, connection, client, settings, None).await
             }
             Ok(Handshake::PlainHttp(stream)) => {
-                let begun = if is_behind_proxy {
-                    Ok(Ok((stream, client)))
+                let (stream, client) = if is_behind_proxy {
+                    (stream, client)
                 } else {
-                    connection.in_time(&settings.limits, self.begin(stream, connection, settings)).await
-                };
-                let (stream, client) = match begun {
-                    Ok(Ok(begun)) => begun,
-                    Ok(Err(end)) | Err(end) => return end,
+                    connection.in_time(&settings.limits, self.begin(stream, connection, settings)).await??
                 };
                 self.speak_http(stream, connection, client, settings, Some(Refusal::PlainHttp)).await
             }
@@ -337,7 +339,7 @@ impl<H: Handler> Server<H> {
                 }
                 failed.end
             }
-        }
+        })
     }
 
     /// What strangers send is no reason for more than a line in ten seconds for each kind, and a health check that only connects for none.
