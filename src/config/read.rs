@@ -339,11 +339,13 @@ impl Reader {
         text
     }
 
-    /// Texts that may be absent: one, or several in an array.
+    /// Texts that may be absent: one, or several in an array; in a variable with commas between them.
     pub fn optional_texts(&mut self, key: &str) -> Option<Vec<String>> {
         self.asked.insert(key.to_owned());
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-        let texts = match self.values.get(key)? {
+        let listed = |text: &str| self.variables.contains_key(key).then(|| list(text));
+        let value = self.values.get(key)?;
+        let texts = match &value.as_str().and_then(listed).unwrap_or_else(|| value.clone()) {
             Value::Array(values) if !values.is_empty() => values.iter().map(text).collect::<Option<Vec<_>>>(),
             value => text(value).map(|text| vec![text]),
         };
@@ -373,21 +375,6 @@ impl Reader {
         };
         let why = "must be a date with a time and its offset, such as 2026-12-31T00:00:00Z";
         instant.map_err(|_: jiff::Error| self.mistake(key, why)).ok()
-    }
-
-    /// Texts that may be absent: an array of them, or one text with commas, as variables have it.
-    pub fn texts(&mut self, key: &str) -> Vec<String> {
-        self.asked.insert(key.to_owned());
-        let text = |value: &Value| value.as_str().map(str::to_owned);
-        let found = match self.values.get(key) {
-            None => return Vec::new(),
-            Some(Value::Array(array)) => array.iter().map(text).collect::<Option<Vec<_>>>(),
-            Some(value) => value.as_str().map(|text| text.split(',').map(|text| text.trim().to_owned()).collect()),
-        };
-        found.unwrap_or_else(|| {
-            self.mistake(key, "must be an array of texts in quotes, such as [\"a\", \"b\"]");
-            Vec::new()
-        })
     }
 
     /// The names in a table, each with its key.

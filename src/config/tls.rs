@@ -95,14 +95,8 @@ fn roots(r: &mut Reader, key: &str, path: &str) -> Option<RootCertStore> {
 /// Looks at every key, whether ACME is on or not.
 fn acme(r: &mut Reader) -> Option<acme::Config> {
     let key = |name: &str| format!("{ACME}.{name}");
-    let domains = r.texts(&key("domains"));
+    let domains = r.optional_texts(&key("domains")).unwrap_or_default();
     let is_on = r.has(&key("domains"));
-    if is_on && domains.is_empty() {
-        r.mistake(
-            &key("domains"),
-            "names no domain; name those of the webhook's address: domains = [\"hooks.example.com\"]",
-        );
-    }
     let domains: Vec<_> = domains.into_iter().map(|domain| domain.trim_end_matches('.').to_ascii_lowercase()).collect();
     for domain in &domains {
         if domain.starts_with("*.") {
@@ -123,7 +117,7 @@ fn acme(r: &mut Reader) -> Option<acme::Config> {
     let roots = ca.and_then(|path| roots(r, &key("ca"), &path)).map(Arc::new);
     let config = acme::Config {
         domains,
-        contact: r.texts(&key("contact")).into_iter().map(contact).collect(),
+        contact: r.optional_texts(&key("contact")).into_iter().flatten().map(contact).collect(),
         directory: r.text_that(&key("directory"), "a URL that begins with https://", |url| url.starts_with("https://")),
         cache: cache.unwrap_or_default(),
         roots,
@@ -168,7 +162,10 @@ mod tests {
         assert!(config.listener.tls.is_some_and(|tls| tls.certificates.is_empty()));
         for (settings, mistake) in [
             ("domains = [\"hooks.example.com\"]".to_owned(), "server.tls.acme.cache: is missing"),
-            ("domains = []\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: names no domain"),
+            (
+                "domains = []\ncache = \"/a\"".to_owned(),
+                "server.tls.acme.domains: must be a text in quotes, or several",
+            ),
             ("domains = [\"*.example.com\"]\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: has a wildcard"),
             (
                 "domains = [\"https://example.com\"]\ncache = \"/a\"".to_owned(),
@@ -178,7 +175,10 @@ mod tests {
                 "domains = [\"192.0.2.1\"]\ncache = \"/a\"".to_owned(),
                 "server.tls.acme.domains: has a name that is no DNS name",
             ),
-            ("domains = [1]\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: must be an array of texts"),
+            (
+                "domains = [1]\ncache = \"/a\"".to_owned(),
+                "server.tls.acme.domains: must be a text in quotes, or several",
+            ),
             (
                 format!("{complete}\ndirectory = \"http://a\""),
                 "server.tls.acme.directory: must be a URL that begins with https://",
