@@ -262,12 +262,15 @@ impl Config {
             config.warnings.push(format!("apps: there are several now: {why}"));
         }
         let found = config.sources.digests.clone();
+        let differences = digests.differences(&found);
+        if differences.is_empty() {
+            return Ok(Reloaded { config, changed: Vec::new(), needs_restart: Vec::new(), found });
+        }
         let values = |kept| self.sources.keeping(kept, &values);
         let reader = |values, need| Reader::of_values(values, file.clone(), environment.clone(), need);
         // Whether there is TLS depends on what is kept, too: ACME.
         let kept = Kept::new(self, &build(&mut reader(values(Kept::default()), Need::Settings)));
-        let (mut needs_restart, changed): (Vec<_>, Vec<_>) =
-            digests.differences(&found).into_iter().partition(|key| kept.has(key));
+        let (mut needs_restart, changed): (Vec<_>, Vec<_>) = differences.into_iter().partition(|key| kept.has(key));
         let whole_table = |key: &mut String| *key = kept.table(key).map_or_else(|| take(key), str::to_owned);
         needs_restart.iter_mut().for_each(whole_table);
         needs_restart.dedup(); // they are sorted
