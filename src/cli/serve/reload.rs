@@ -134,7 +134,7 @@ impl Reload {
         (!interval.is_zero()).then(|| Instant::now() + interval.min(most))
     }
 
-    /// Reads the configuration on a thread of its own, which a file system may hold up for ever.
+    /// Reads the configuration on a thread of its own, which a file system may hold up without end.
     async fn read(&mut self) -> Look {
         let running = self.running.load_full();
         let most = running.reload.timeout;
@@ -160,6 +160,11 @@ impl Reload {
 
     /// Applies what was read, where it is right and has changed, and says what has become of it: once, unless it `is_asked` for.
     async fn take(&mut self, look: Look, is_asked: bool) -> control::Reloaded {
+        // TLS comes first: it is the one part that the system can refuse, and nothing is changed then.
+        let look = look.and_then(|reloaded| match self.parts.tls.set(&reloaded.config) {
+            Ok(()) => Ok(reloaded),
+            Err(failure) => Err(Mistakes { lines: vec![failure.to_string()], may_pass: true, socket: None }),
+        });
         let found = Found::of(&look);
         let is_news = found != self.found;
         let was_wrong = matches!(self.found, Found::Wrong(_));
@@ -233,9 +238,6 @@ impl Reload {
         relay.set_retries(policy.retries);
         budget.set(server.budget);
         live.store(Arc::new(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }));
-        if let Err(failure) = self.parts.tls.set(&config) {
-            tracing::error!(%failure, "the former certificates stay"); // they were read and checked: only the system's resources are left
-        }
         self.webhooks.set(server.listener.limits.clone(), server.clients.clone());
         let (admin, probes) = &self.inside;
         admin.set(config.admin.limits.clone(), client::Config::default());
