@@ -76,7 +76,7 @@ sandbox() {
   systemd-analyze security --offline=yes --threshold=20 "$deploy/systemd/livechat-relay.service"
 }
 
-# A metric that was renamed would leave its alert silent for ever.
+# A metric that was renamed would leave its alert silent.
 alerts_name_our_metrics() {
   local name known=yes
   while IFS= read -r name; do

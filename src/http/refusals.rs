@@ -138,7 +138,7 @@ mod tests {
         assert!(not_found("/webhook"), "a mistake in a registration");
         assert!(!not_found("/webhook"));
         assert_eq!((0..1000).filter(|n| not_found(&format!("/webhook/{n}"))).count(), 16 - 1 + 1);
-        assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/nobody")), Some(0));
+        assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/unknown")), Some(0));
         for app in ["east", "west"] {
             let passed = |reason| refusals.pass(reason, &Place::App(app));
             assert_eq!((passed("app_share"), passed("app_share")), (Some(0), None), "{app}");

@@ -181,7 +181,7 @@ fn past_a_limit_wrong_keys_are_answered_429_and_a_right_key_is_never_limited() {
 
     // Nor is anything else that is wrong; and an unknown app is as a wrong key.
     assert_eq!(post(relay.webhooks, "{").status, 400);
-    assert_eq!(post_to(relay.webhooks, "/webhooks/nobody", incoming_event("C", 1)).status, 429);
+    assert_eq!(post_to(relay.webhooks, "/webhooks/unknown", incoming_event("C", 1)).status, 429);
     assert_eq!(post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
     assert_eq!(relay.metric(r#"livechat_relay_rejected_total{reason="unauthorized"}"#), 3.0);
     assert_eq!(relay.metric(r#"livechat_relay_rejected_total{reason="too_many_failures"}"#), 7.0);

@@ -270,7 +270,7 @@ fn a_file_system_that_hangs_holds_up_no_request_and_is_read_when_it_answers() {
     let apps = apps(&[("default", &file)]);
     let settings = [("apps", apps.as_str()), ("reload.timeout", "\"200ms\""), ("reload.check_interval", "\"100ms\"")];
     let mut place = Place::start(&settings);
-    // To open a pipe that no one writes to takes for ever, as a file does whose server is gone.
+    // To open a pipe that no one writes to never ends, as that of a file whose server is gone.
     std::fs::remove_file(&file).expect("removed");
     let made = Command::new("mkfifo").arg(&file).status().expect("mkfifo can be run");
     assert!(made.success());

@@ -73,7 +73,7 @@ impl Pebble {
         let mut command = Command::new(tool("pebble"));
         command.arg("-config").arg(self.authority.directory.join("pebble.json"));
         command.args(["-dnsserver", &format!("127.0.0.1:{}", self.dns_port)]);
-        // It looks at the challenge at once, and at each order's anew.
+        // It looks at the challenge at once, and at that of each order again.
         command.envs([("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_AUTHZREUSE", "0")]);
         self.acme = Some(Process::start(command, &self.authority.directory, &[self.api, self.management]));
     }
