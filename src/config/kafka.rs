@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::read::{PROPERTIES, Reader, SETTINGS};
+use super::flat::{PROPERTIES, SETTINGS};
+use super::read::Reader;
 use super::server::body_bytes_max;
 use super::{LINGER_MAX, MILLISECOND, SECOND};
 use crate::event::route::ENVELOPE_BYTES_MAX;

@@ -5,7 +5,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::read::{Reader, nearest};
+use super::flat::nearest;
+use super::read::Reader;
 use crate::event::{Keyring, Validity};
 
 /// With fewer bytes a key can be guessed, or might be with patience.

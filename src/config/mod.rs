@@ -1,6 +1,7 @@
 //! Defaults < file < environment → a checked [`Config`], or every mistake at once, each with its key.
 
 mod file_system;
+mod flat;
 mod kafka;
 mod keys;
 mod policy;

@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 use toml::Value;
 
-use super::read::{Reader, Values};
+use super::flat::Values;
+use super::read::Reader;
 use super::{Config, Mistakes, Need, build};
 
 /// When a key takes effect.
@@ -308,7 +309,7 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     use super::super::DEFAULTS;
-    use super::super::read::flat;
+    use super::super::flat::flat;
     use super::*;
     use crate::http::tls::certificate;
 

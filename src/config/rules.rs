@@ -4,8 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use super::flat::nearest;
 use super::policy::bad_topic;
-use super::read::{Reader, nearest};
+use super::read::Reader;
 use crate::event::actions;
 use crate::event::normalize::APP_EVENTS;
 use crate::event::route::UNLISTED;
