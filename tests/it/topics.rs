@@ -186,11 +186,10 @@ fn sizes_that_the_brokers_do_not_show_are_a_warning_and_no_good_news() {
     kafka.tool("acls", &[&["--add"], &allowed[..]].concat());
     kafka.tool("acls", &[&["--add"], &hidden[..]].concat());
     let stage = Stage::start(kafka, "hidden.", &[]).ready();
-    let log = stage.relay.log();
-    assert!(
-        log.contains("the topics' max.message.bytes could not be read") && log.contains("DescribeConfigs"),
-        "{log}"
-    );
+    await_that("the log names what is missing", || {
+        let log = stage.relay.log();
+        log.contains("the topics' max.message.bytes could not be read") && log.contains("DescribeConfigs")
+    });
     stage.others_are_direct();
 }
 
