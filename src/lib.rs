@@ -33,7 +33,8 @@ pub mod replay;
 pub mod spool;
 pub mod topics;
 
-// side: what the daemon tells of itself, and how it ends
+// side: LiveChat's own side, what the daemon tells of itself, and how it ends
+pub mod livechat;
 pub mod metrics;
 pub mod shutdown;
 pub mod systemd;

@@ -10,7 +10,7 @@ const ROWS: [&[&str]; 10] = [
     &["http"],
     &["control", "relay", "replay"],
     &["dead_letter"],
-    &["publish", "spool", "topics", "dedup"],
+    &["publish", "spool", "topics", "dedup", "livechat"],
     &["metrics", "shutdown", "systemd"],
     &["outcome", "budget", "telemetry"],
     &["event"],
@@ -20,9 +20,10 @@ const ROWS: [&[&str]; 10] = [
 const WITHIN: [(&str, &str); 2] = [("topics", "publish"), ("budget", "outcome")];
 
 /// What the lower layers must not know.
-const FORBIDDEN: [(&str, &[&str]); 2] = [
+const FORBIDDEN: [(&str, &[&str]); 3] = [
     ("event", &["tokio", "hyper", "rdkafka", "std::fs", "std::net", "Timestamp::now", "Instant::now"]),
     ("http", &["rdkafka"]),
+    ("livechat", &["rdkafka", "crate::spool", "crate::publish", "crate::relay"]),
 ];
 
 fn sources() -> Vec<(PathBuf, String)> {
