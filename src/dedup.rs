@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::deliveries::COPY_WITHIN;
 use crate::event::RetryKey;
 use crate::outcome::Unavailable;
 
@@ -72,11 +73,6 @@ struct Unnamed {
     /// Which registrations have delivered it.
     delivered_by: Vec<[u8; 16]>,
 }
-
-/// How far apart two registrations deliver one event at most, but for LiveChat's retries: LiveChat sends both at once, and waits about so
-/// long for an answer. What comes later is published: else the event that one registration delivers after the other was removed could be
-/// taken for a copy of an earlier one. Whoever removes a registration waits so long after the first delivery through its successor.
-pub const COPY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Equal events that are compared with a delivery, so that a flood of them costs no more than this. An older one is published twice where
 /// two registrations deliver it.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,11 @@ use serde::{Deserialize, Serialize};
 /// The most registrations that are remembered; the one that has been silent longest is forgotten first. LiveChat takes three of each action
 /// for an app, and has about 46 actions.
 pub const REGISTRATIONS_MAX: usize = 1000;
+
+/// How far apart two registrations deliver one event at most, but for LiveChat's retries: LiveChat sends both at once, and waits about so
+/// long for an answer. What comes later is published: else the event that one registration delivers after the other was removed could be
+/// taken for a copy of an earlier one. Whoever removes a registration waits so long after the first delivery through its successor.
+pub const COPY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a registration has delivered since the start. Only verified webhooks count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

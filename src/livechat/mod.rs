@@ -2,12 +2,14 @@
 
 mod accounts;
 mod api;
+pub mod apply;
 mod archives;
 mod call;
 pub mod catalogue;
 mod failure;
 mod http;
 mod registration;
+pub mod rotate;
 mod tokens;
 
 use std::collections::BTreeSet;
