@@ -7,6 +7,7 @@ mod call;
 pub mod catalogue;
 mod failure;
 mod http;
+pub mod plan;
 mod registration;
 mod tokens;
 
