@@ -8,6 +8,7 @@ mod call;
 pub mod catalogue;
 mod failure;
 mod http;
+pub mod plan;
 mod registration;
 pub mod rotate;
 mod tokens;
