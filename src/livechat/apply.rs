@@ -8,12 +8,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
 
 use super::catalogue::REGISTRATIONS_MAX;
-use super::{Api, Failure, Registration, Wanted};
-use crate::deliveries::{COPY_WITHIN, Seen};
+use super::plan::{Facts, Plan, plan};
+use super::{Api, App, Failure, Registration, Wanted};
+use crate::deliveries::{COPY_WITHIN, Delivered, Seen};
 
 /// What is done about one action, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +74,53 @@ pub fn changes(Target { register, remove, keep, foreign }: Target<'_>) -> Result
     actions.into_iter().map(change).collect()
 }
 
-/// What LiveChat does for [`run`].
+/// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen.
+///
+/// # Errors
+/// As [`changes`].
+pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<Change>, String> {
+    let delivered = delivered(app, seen, |_| true);
+    let Plan { add, remove, unchanged, foreign, .. } = plan(app, listed, &facts(&delivered));
+    let mut remove: Vec<_> = remove.into_iter().map(|removal| removal.registration).collect();
+    remove.sort_by_key(|one| !delivered.contains(&one.id)); // what has delivered nothing is the first that may go
+    changes(Target { register: &add, remove: &remove, keep: &unchanged, foreign: &foreign })
+}
+
+/// What is to be done so that each webhook that is wanted is registered with the key of this name: all that were not `made` with it, or
+/// have not delivered with it, are replaced.
+///
+/// # Errors
+/// As [`changes`].
+pub fn to_rotate(
+    app: &App,
+    listed: &[Registration],
+    made: &BTreeSet<String>,
+    seen: &Seen,
+    key: &str,
+) -> Result<Vec<Change>, String> {
+    let mut new = delivered(app, seen, |one| one.key == key);
+    new.extend(made.iter().cloned());
+    let Plan { remove, unchanged, foreign, .. } = plan(app, listed, &facts(&new));
+    let (keep, old): (Vec<_>, Vec<_>) = unchanged.into_iter().partition(|one| new.contains(&one.id));
+    let is_kept = |wanted: &&Wanted| keep.iter().any(|kept| kept.action == wanted.action);
+    let register: Vec<_> = app.wanted.iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
+    let remove: Vec<_> = old.into_iter().chain(remove.into_iter().map(|removal| removal.registration)).collect();
+    changes(Target { register: &register, remove: &remove, keep: &keep, foreign: &foreign })
+}
+
+/// The registrations of an app through which the relay got webhooks.
+fn delivered(app: &App, seen: &Seen, which: impl Fn(&&Delivered) -> bool) -> BTreeSet<String> {
+    let of_app = seen.registrations.iter().filter(|one| one.app == app.name).filter(which);
+    of_app.map(|one| one.webhook_id.clone()).collect()
+}
+
+/// Of registrations that are the same and have delivered, two runs at once keep the same one: so none is later than another.
+fn facts(delivered: &BTreeSet<String>) -> Facts {
+    let delivered = delivered.iter().map(|id| (id.clone(), Timestamp::UNIX_EPOCH)).collect();
+    Facts { delivered, ..Facts::default() }
+}
+
+/// What LiveChat does for [`Run`].
 pub trait LiveChat {
     fn list(&self) -> impl Future<Output = Result<Vec<Registration>, Failure>>;
     /// `known`: all ids that were there before.
@@ -162,7 +210,7 @@ pub struct Run<'a, L, R, P> {
     pub propagation: Duration,
     pub progress: P,
     /// What this run has registered.
-    registered: BTreeMap<String, Wanted>,
+    registered: BTreeSet<String>,
     unregistered: BTreeSet<String>,
     /// When the relay was first seen to have a delivery through a registration.
     delivers: BTreeMap<String, Instant>,
@@ -180,18 +228,19 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         Self { livechat, relay, secret_key, propagation, progress, registered, unregistered, delivers }
     }
 
-    /// Does what `plan` says of what is listed, until that is nothing. `plan` is told which registrations this run has made.
+    /// Does what `plan` says of what is listed, until that is nothing. `plan` is told which registrations this run has made, and what the
+    /// relay has seen.
     ///
     /// # Errors
     /// [`Stopped`]: what was done was reported; another run goes on from there.
     pub async fn to_end(
         mut self,
         mut listed: Vec<Registration>,
-        plan: impl Fn(&[Registration], &BTreeSet<String>) -> Result<Vec<Change>, String>,
+        plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
     ) -> Result<(), Stopped> {
         for _ in 0..PASSES_MAX {
-            let made = self.registered.keys().cloned().collect();
-            let changes = plan(&listed, &made).map_err(Stopped::Blocked)?;
+            let seen = self.look().await;
+            let changes = plan(&listed, &self.registered, &seen).map_err(Stopped::Blocked)?;
             if changes.is_empty() {
                 return Ok(());
             }
@@ -213,7 +262,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             if let Some(wanted) = &change.register {
                 let id = self.livechat.register(wanted, self.secret_key, &known).await?;
                 known.insert(id.clone());
-                self.registered.insert(id.clone(), wanted.clone());
+                self.registered.insert(id.clone());
                 (self.progress)(Progress::Registered { action: change.action.clone(), id: id.clone() });
                 successor = Some(id);
             }
@@ -243,10 +292,12 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
     }
 
     /// Notes which registrations have delivered.
-    async fn look(&mut self) {
-        for seen in self.relay.seen().await.into_iter().flat_map(|seen| seen.registrations) {
-            self.delivers.entry(seen.webhook_id).or_insert_with(Instant::now);
+    async fn look(&mut self) -> Seen {
+        let seen = self.relay.seen().await.unwrap_or_default();
+        for one in &seen.registrations {
+            self.delivers.entry(one.webhook_id.clone()).or_insert_with(Instant::now);
         }
+        seen
     }
 
     /// Whether a registration delivers: the relay has seen that, and long enough ago for [`COPY_WITHIN`]; or LiveChat has had its time.
@@ -267,7 +318,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         for n in 0..=LISTINGS {
             let listed = self.livechat.list().await?;
             let has = |id: &String| listed.iter().any(|one| one.id == *id);
-            let is_settled = self.registered.keys().all(|id| has(id) || self.unregistered.contains(id))
+            let is_settled = self.registered.iter().all(|id| has(id) || self.unregistered.contains(id))
                 && !self.unregistered.iter().any(has);
             if is_settled {
                 return Ok(listed);

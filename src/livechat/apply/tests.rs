@@ -3,11 +3,9 @@
 
 use std::cell::{Cell, RefCell};
 
-use jiff::Timestamp;
 use tokio::time::timeout;
 
 use super::*;
-use crate::deliveries::Delivered;
 use crate::livechat::{Filters, Kind, Level};
 
 const PROPAGATION: Duration = Duration::from_secs(130);
@@ -125,7 +123,7 @@ impl Fake {
         let run = Run::new(self, self, &key, PROPAGATION, |step| progress.push(step));
         let all = async {
             let listed = self.list().await?;
-            run.to_end(listed, |listed, _| self.plan(listed, actions)).await
+            run.to_end(listed, |listed, _, _| self.plan(listed, actions)).await
         };
         let ended = timeout(Duration::from_secs(3600), all).await.ok();
         (ended, progress)
@@ -235,7 +233,7 @@ async fn killed_at_any_step_and_run_again_it_ends_in_the_wanted_state_without_a_
                     let key = SecretString::from("the secret key");
                     let run = Run::new(&fake, &fake, &key, PROPAGATION, |step| progress.push(step));
                     let listed = fake.list().await?;
-                    run.to_end(listed, |listed, _| fake.plan(listed, &ACTIONS)).await
+                    run.to_end(listed, |listed, _, _| fake.plan(listed, &ACTIONS)).await
                 };
                 tokio::pin!(killed);
                 // It hangs in the call that it is killed in; all else is awaited.
