@@ -1,10 +1,13 @@
 //! `webhooks`: what is registered at LiveChat, what the configuration wants there, and the way from the one to the other.
 
 mod adopt;
+mod apply;
 mod change;
 mod console;
 mod list;
 mod plan;
+mod relay;
+mod rotate;
 mod show;
 
 use std::io::IsTerminal as _;
@@ -32,6 +35,10 @@ enum Command {
     Names(Common),
     /// Compare what is registered with the configuration; changes nothing
     Plan(plan::Arguments),
+    /// Do what `plan` says: register what is missing, and unregister what it replaces when the new one delivers
+    Apply(apply::Arguments),
+    /// Replace the secret key: a new one for all webhooks, and the old one deleted when nothing uses it
+    Rotate(rotate::Arguments),
     /// Print what is registered for the relay as configuration, such as what was made in Developer Console
     Adopt(Common),
     /// Say whether LiveChat sends the app's webhooks for the license of the credentials
@@ -62,6 +69,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::List(common) => list::list(&common).await,
         Command::Names(common) => list::names(&common).await,
         Command::Plan(arguments) => plan::run(&arguments).await,
+        Command::Apply(arguments) => apply::run(&arguments).await,
+        Command::Rotate(arguments) => rotate::run(&arguments).await,
         Command::Adopt(common) => adopt::run(&common).await,
         Command::State(common) => change::state(&common).await,
         Command::Enable(common) => change::enable(&common).await,
