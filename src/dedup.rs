@@ -1,8 +1,12 @@
-//! The deliveries of the last minutes whose payload names its event, so that a retry is told from a new event.
+//! The deliveries of the last minutes, so that a retry is told from a new event where the payload names it, and the copies that two
+//! registrations of one action deliver where it does not.
 //!
 //! A retry of what is durable is not published again, and a copy that comes while the first is in flight waits for the first one's
 //! outcome: it never gets a 200 for something that then failed. What failed is forgotten at once, so that the next retry is an event
 //! again. Bounded in time and number; losing an entry costs a duplicate, never an event.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::deliveries::COPY_WITHIN;
 use crate::event::RetryKey;
 use crate::outcome::Unavailable;
 
@@ -46,10 +51,32 @@ pub struct Dedup {
 
 struct State {
     config: Config,
-    by_key: HashMap<RetryKey, Entry>,
-    /// Those that are durable, the oldest first.
-    durable: VecDeque<(Instant, RetryKey)>,
+    by_key: HashMap<Key, Entry>,
+    /// Those that are durable, the oldest first: of events that their payload names, and of the others.
+    durable: [VecDeque<(Instant, Key)>; 2],
+    /// Events that their payload does not name, by their content, the oldest first. Each has an entry in `by_key`.
+    unnamed: HashMap<[u8; 16], VecDeque<Unnamed>>,
+    /// How many of them there have been.
+    unnamed_total: u64,
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Named([u8; 16]),
+    /// A content, and the number of this event among all that have no name.
+    Unnamed([u8; 16], u64),
+}
+
+struct Unnamed {
+    number: u64,
+    since: Instant,
+    /// Which registrations have delivered it.
+    delivered_by: Vec<[u8; 16]>,
+}
+
+/// Equal events that are compared with a delivery, so that a flood of them costs no more than this. An older one is published twice where
+/// two registrations deliver it.
+const EQUAL_MAX: usize = 64;
 
 enum Entry {
     /// The copies that wait for its outcome, if there are any.
@@ -59,8 +86,8 @@ enum Entry {
 
 impl Dedup {
     pub fn new(config: Config) -> Self {
-        let state = State { config, by_key: HashMap::new(), durable: VecDeque::new() };
-        Self { state: Arc::new(Mutex::new(state)) }
+        let (by_key, durable, unnamed, unnamed_total) = Default::default();
+        Self { state: Arc::new(Mutex::new(State { config, by_key, durable, unnamed, unnamed_total })) }
     }
 
     /// Changes the limits. What they have no room for is forgotten; what is in flight is not.
@@ -78,7 +105,8 @@ impl Dedup {
             return Check::Untracked;
         }
         state.forget_outdated();
-        match state.by_key.get_mut(&key) {
+        let known = state.known(key);
+        match known.and_then(|key| state.by_key.get_mut(&key)) {
             Some(Entry::Durable) => return Check::Durable,
             Some(Entry::InFlight(outcome)) => {
                 let outcome = outcome.get_or_insert_with(|| watch::channel(None).0);
@@ -89,6 +117,7 @@ impl Dedup {
         if state.by_key.len() >= state.config.entries_max && !state.forget_oldest() {
             return Check::Untracked;
         }
+        let key = state.new_key(key);
         state.by_key.insert(key, Entry::InFlight(None));
         Check::New(Claim { dedup: self.clone(), key, settled: None })
     }
@@ -99,23 +128,73 @@ impl Dedup {
 }
 
 impl State {
+    /// The event that this is another delivery of. Of equal events without a name it is the oldest that the registration has not delivered
+    /// yet: where two registrations both deliver two equal events, the first copy is of the first event, and the second of the second.
+    fn known(&mut self, key: RetryKey) -> Option<Key> {
+        let (content, registration) = match key {
+            RetryKey::Named(key) => return Some(Key::Named(key)),
+            RetryKey::Unnamed { content, registration } => (content, registration),
+        };
+        let is_copy =
+            |event: &&mut Unnamed| event.since.elapsed() <= COPY_WITHIN && !event.delivered_by.contains(&registration);
+        let event = self.unnamed.get_mut(&content)?.iter_mut().find(is_copy)?;
+        event.delivered_by.push(registration);
+        Some(Key::Unnamed(content, event.number))
+    }
+
+    fn new_key(&mut self, key: RetryKey) -> Key {
+        let (content, registration) = match key {
+            RetryKey::Named(key) => return Key::Named(key),
+            RetryKey::Unnamed { content, registration } => (content, registration),
+        };
+        self.unnamed_total += 1;
+        let number = self.unnamed_total;
+        let equal = self.unnamed.entry(content).or_default();
+        if equal.len() == EQUAL_MAX {
+            equal.pop_front(); // its entry in `by_key` ends by itself
+        }
+        equal.push_back(Unnamed { number, since: Instant::now(), delivered_by: vec![registration] });
+        Key::Unnamed(content, number)
+    }
+
     fn forget_outdated(&mut self) {
-        let time = Instant::now().checked_sub(self.config.window);
-        while self.durable.front().is_some_and(|(since, _)| Some(*since) < time) {
-            self.forget_oldest();
+        let now = Instant::now();
+        for (queue, most) in [self.config.window, COPY_WITHIN.min(self.config.window)].into_iter().enumerate() {
+            let time = now.checked_sub(most);
+            while self.durable[queue].front().is_some_and(|(since, _)| Some(*since) < time) {
+                self.forget_first(queue);
+            }
         }
     }
 
     /// Forgets the oldest that is durable, if any is.
     fn forget_oldest(&mut self) -> bool {
-        self.durable.pop_front().is_some_and(|(_, key)| self.by_key.remove(&key).is_some())
+        let oldest =
+            (0..2).filter(|queue| !self.durable[*queue].is_empty()).min_by_key(|queue| self.durable[*queue][0].0);
+        oldest.is_some_and(|queue| self.forget_first(queue))
+    }
+
+    fn forget_first(&mut self, queue: usize) -> bool {
+        self.durable[queue].pop_front().is_some_and(|(_, key)| self.forget(key).is_some())
+    }
+
+    fn forget(&mut self, key: Key) -> Option<Entry> {
+        if let Key::Unnamed(content, number) = key
+            && let Some(equal) = self.unnamed.get_mut(&content)
+        {
+            equal.retain(|event| event.number != number);
+            if equal.is_empty() {
+                self.unnamed.remove(&content);
+            }
+        }
+        self.by_key.remove(&key)
     }
 }
 
 /// The duty to tell how the first delivery of an event ended. Dropped untold, it counts as failed.
 pub struct Claim {
     dedup: Dedup,
-    key: RetryKey,
+    key: Key,
     settled: Option<Settled>,
 }
 
@@ -130,10 +209,10 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let mut state = self.dedup.state();
         let entry = if self.settled == Some(Ok(())) {
-            state.durable.push_back((Instant::now(), self.key));
+            state.durable[usize::from(matches!(self.key, Key::Unnamed(..)))].push_back((Instant::now(), self.key));
             state.by_key.insert(self.key, Entry::Durable)
         } else {
-            state.by_key.remove(&self.key)
+            state.forget(self.key)
         };
         if let Some(Entry::InFlight(Some(copies))) = entry {
             let _ = copies.send(self.settled); // they may have gone
@@ -148,125 +227,5 @@ impl FirstOutcome {
     /// Waits for it; `None` when the first one's claim was dropped untold: the copy has to try itself.
     pub async fn outcome(mut self) -> Option<Settled> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|settled| *settled)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn dedup(seconds: u64, entries_max: usize) -> Dedup {
-        Dedup::new(Config { window: Duration::from_secs(seconds), entries_max })
-    }
-
-    fn claim(dedup: &Dedup, key: u8) -> Claim {
-        match dedup.check([key; 16]) {
-            Check::New(claim) => claim,
-            _ => panic!("not new"),
-        }
-    }
-
-    fn is_durable(dedup: &Dedup, key: u8) -> bool {
-        matches!(dedup.check([key; 16]), Check::Durable)
-    }
-
-    #[tokio::test]
-    async fn a_copy_gets_the_first_ones_outcome() {
-        let dedup = dedup(60, 10);
-        for settled in [Err(Unavailable::Kafka), Ok(())] {
-            let first = claim(&dedup, 1);
-            let Check::InFlight(copy) = dedup.check([1; 16]) else { panic!("not in flight") };
-            first.settle(settled);
-            assert_eq!(copy.outcome().await, Some(settled));
-        }
-        assert!(is_durable(&dedup, 1));
-    }
-
-    #[tokio::test]
-    async fn what_failed_or_was_dropped_is_new_again() {
-        let dedup = dedup(60, 10);
-        claim(&dedup, 1).settle(Err(Unavailable::Kafka));
-        let dropped = claim(&dedup, 1);
-        let Check::InFlight(copy) = dedup.check([1; 16]) else { panic!("not in flight") };
-        drop(dropped);
-        assert_eq!(copy.outcome().await, None);
-        claim(&dedup, 1).settle(Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn entries_are_forgotten_by_age_and_by_number_but_not_while_they_are_in_flight() {
-        let dedup = dedup(60, 2);
-        claim(&dedup, 1).settle(Ok(()));
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(is_durable(&dedup, 1));
-        tokio::time::advance(Duration::from_millis(1)).await;
-        claim(&dedup, 1).settle(Ok(()));
-        claim(&dedup, 2).settle(Ok(()));
-        claim(&dedup, 3).settle(Ok(()));
-        assert!(is_durable(&dedup, 2) && is_durable(&dedup, 3));
-        let in_flight = [claim(&dedup, 4), claim(&dedup, 5)];
-        assert!(matches!(dedup.check([6; 16]), Check::Untracked));
-        assert!(matches!(dedup.check([4; 16]), Check::InFlight(_)));
-        drop(in_flight);
-        claim(&dedup, 4).settle(Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_change_of_the_limits_keeps_what_they_have_room_for_and_all_that_is_in_flight() {
-        let dedup = dedup(60, 4);
-        let set = |seconds, entries_max| dedup.set(Config { window: Duration::from_secs(seconds), entries_max });
-        (1..=3).for_each(|key| claim(&dedup, key).settle(Ok(())));
-        let first = claim(&dedup, 4);
-        set(60, 2);
-        assert!(is_durable(&dedup, 3) && !dedup.state().by_key.contains_key(&[2; 16]));
-        set(0, 2);
-        let Check::Untracked = dedup.check([3; 16]) else { panic!("it is off") };
-        set(60, 2);
-        let Check::InFlight(copy) = dedup.check([4; 16]) else { panic!("it is in flight") };
-        first.settle(Ok(()));
-        assert_eq!(copy.outcome().await, Some(Ok(())));
-        claim(&dedup, 3).settle(Ok(()));
-        tokio::time::advance(Duration::from_secs(30)).await;
-        set(20, 2);
-        claim(&dedup, 3).settle(Ok(()));
-        assert!(is_durable(&dedup, 3) && !dedup.state().by_key.contains_key(&[4; 16]));
-    }
-
-    #[test]
-    fn off_is_off() {
-        assert!(matches!(dedup(0, 10).check([1; 16]), Check::Untracked));
-        assert!(matches!(dedup(60, 0).check([1; 16]), Check::Untracked));
-    }
-
-    proptest! {
-        /// Against a model that is a list: what it calls durable was settled so within the window, and the bound holds.
-        #[test]
-        fn it_never_invents_a_durable_event(steps in proptest::collection::vec((0_u8..6, 0_u8..4, 0_u64..30), 0..80)) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
-            runtime.block_on(async {
-                let dedup = dedup(40, 4);
-                let (mut durable, mut claims) = (Vec::<(u8, Instant)>::new(), Vec::<(u8, Claim)>::new());
-                for (key, step, seconds) in steps {
-                    tokio::time::advance(Duration::from_secs(seconds)).await;
-                    match (step, claims.iter().position(|(k, _)| *k == key)) {
-                        (0, Some(i)) => { claims.remove(i).1.settle(Ok(())); durable.push((key, Instant::now())); }
-                        (1, Some(i)) => claims.remove(i).1.settle(Err(Unavailable::Kafka)),
-                        (2, Some(i)) => drop(claims.remove(i)),
-                        (_, in_flight) => match dedup.check([key; 16]) {
-                            Check::New(claim) => { prop_assert!(in_flight.is_none()); claims.push((key, claim)); }
-                            Check::InFlight(_) => prop_assert!(in_flight.is_some()),
-                            Check::Durable => prop_assert!(durable.iter().any(|(k, at)| *k == key && at.elapsed().as_secs() <= 40)),
-                            Check::Untracked => prop_assert!(claims.len() == 4),
-                        },
-                    }
-                    let state = dedup.state();
-                    prop_assert!(state.by_key.len() <= 4);
-                    prop_assert_eq!(state.by_key.len(), state.durable.len() + claims.len());
-                }
-                Ok(())
-            })?;
-        }
     }
 }

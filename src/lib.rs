@@ -34,6 +34,7 @@ pub mod spool;
 pub mod topics;
 
 // side: LiveChat's own side, what the daemon tells of itself, and how it ends
+pub mod deliveries;
 pub mod livechat;
 pub mod metrics;
 pub mod shutdown;

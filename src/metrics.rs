@@ -12,6 +12,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::deliveries::Delivered;
 use crate::event::{Fault, Key, Rejection, Rules, actions, route::UNLISTED};
 use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Reload, Unavailable};
 use crate::telemetry;
@@ -31,6 +32,7 @@ pub struct Metrics {
     secret_keys_not_after: GaugeVec,
     /// The secret keys that are shown, each with its app.
     secret_keys: Mutex<BTreeSet<[String; 2]>>,
+    last_deliveries: GaugeVec,
     rule_matches: IntCounterVec,
     /// The rules that are shown.
     rules: Mutex<BTreeSet<String>>,
@@ -86,11 +88,12 @@ impl Metrics {
             refused: counters(r, "rejected_total", "Requests answered 4xx, by reason. Increases with a wrong registration at LiveChat, or with strangers. too_many_failures: one source has sent many wrong secret keys.", &["reason"]),
             unavailable: counters(r, "unavailable_total", "Webhooks answered 503 because they could not be made durable, by reason. Increases when events may be lost soon.", &["reason"]),
             faults: counters(r, "payload_faults_total", "Members of webhooks that were not as documented; the event was published without an attribute. Increases when LiveChat changes its payloads.", &["reason"]),
-            retries: counters(r, "retries_total", "Deliveries that were not published again: dropped because the event was durable already, joined because it was in flight. Increases when LiveChat does not get our 200 in time.", &["result"]),
+            retries: counters(r, "retries_total", "Deliveries that were not published again: dropped because the event was durable already, joined because it was in flight, copy because another registration had delivered an equal event. dropped and joined increase when LiveChat does not get our 200 in time, and with copy while two registrations of one action deliver.", &["result"]),
             secret_keys_used: counters(r, "secret_key_used_total", "Webhooks verified by each secret key, by its name. Once this stops increasing, the key can be removed.", &["app", "key"]),
             secret_keys_last_used: register(r, GaugeVec::new(opts("secret_key_last_used_timestamp_seconds", "When each secret key last verified a webhook, in seconds since 1970; 0: not since the start. A key that lags behind the others is used by few registrations, or by none."), &["app", "key"])),
             secret_keys_not_after: register(r, GaugeVec::new(opts("secret_key_not_after_timestamp_seconds", "When each secret key that has a not_after expires, in seconds since 1970. From then on its webhooks are answered 401."), &["app", "key"])),
             secret_keys: Mutex::default(),
+            last_deliveries: register(r, GaugeVec::new(opts("webhook_last_delivery_timestamp_seconds", "When each registration at LiveChat last delivered a verified webhook, in seconds since 1970, by its webhook_id. One that lags behind the others of its action was removed there, or gets nothing; one that has delivered nothing since the start is not here."), &["app", "webhook_id", "action"])),
             rule_matches: counters(r, "rule_matches_total", "Events that each rule was the first to match, those that a sample has kept included. Once this stops increasing, the rule can be removed.", &["rule"]),
             rules: Mutex::default(),
             kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. The log has the details.", &["code"]),
@@ -146,7 +149,7 @@ impl Metrics {
         let rejections = Rejection::ALL.iter().map(|rejection| rejection.label());
         refusals.chain(rejections).for_each(|reason| start(&self.refused, &[reason]));
         Fault::ALL.iter().for_each(|fault| start(&self.faults, &[fault.label()]));
-        ["dropped", "joined"].iter().for_each(|result| start(&self.retries, &[result]));
+        ["dropped", "joined", "copy"].iter().for_each(|result| start(&self.retries, &[result]));
         for (to, reason) in
             ["topic", "disk"].into_iter().flat_map(|to| DeadLetterReason::ALL.iter().map(move |r| (to, r)))
         {
@@ -204,7 +207,7 @@ impl Metrics {
         self.faults.with_label_values(&[fault.label()]).inc();
     }
 
-    /// A delivery that was not published again: `dropped` or `joined`.
+    /// A delivery that was not published again: `dropped`, `joined` or `copy`.
     pub fn retry(&self, result: &str) {
         self.retries.with_label_values(&[result]).inc();
     }
@@ -239,6 +242,15 @@ impl Metrics {
             let _ = self.secret_keys_used.remove_label_values(&labels); // it was set above
             let _ = self.secret_keys_last_used.remove_label_values(&labels);
             let _ = self.secret_keys_not_after.remove_label_values(&labels); // mostly there is none
+        }
+    }
+
+    /// What each registration has delivered: all of them, so that one that is forgotten is shown no more.
+    pub fn deliveries(&self, all: &[Delivered]) {
+        self.last_deliveries.reset();
+        for Delivered { app, webhook_id, action, last, .. } in all {
+            let last = last.as_millisecond() as f64 / 1000.0;
+            self.last_deliveries.with_label_values(&[app, webhook_id, action]).set(last);
         }
     }
 

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::budget::Held;
 use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
+use crate::deliveries::{Deliveries, Delivery};
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
@@ -211,6 +212,7 @@ pub struct Relay<B = Durable>(Arc<Inner<B>>);
 struct Inner<B> {
     backend: B,
     dedup: Dedup,
+    deliveries: Deliveries,
     metrics: Arc<Metrics>,
     shutdown: Shutdown,
     /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost. No one has its key.
@@ -230,7 +232,13 @@ impl<B: Backend> Relay<B> {
         let key = SecretString::from(Uuid::new_v4().to_string());
         let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(retries));
         let expired = Throttles::new(Duration::from_secs(10));
-        Self(Arc::new(Inner { backend, dedup, metrics, shutdown, unknown, expired }))
+        let deliveries = Deliveries::default();
+        Self(Arc::new(Inner { backend, dedup, deliveries, metrics, shutdown, unknown, expired }))
+    }
+
+    /// What each registration has delivered.
+    pub fn deliveries(&self) -> &Deliveries {
+        &self.0.deliveries
     }
 
     pub fn backend(&self) -> &B {
@@ -275,6 +283,9 @@ impl<B: Backend> Relay<B> {
         let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
+        if let Some(webhook_id) = &event.webhook_id {
+            self.0.deliveries.count(Delivery { app: &app.name, webhook_id, action, key: key.name(), time: now });
+        }
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());
         let records = route(event, &app.routing, rule, traceparent).into_iter().collect();
@@ -346,13 +357,14 @@ impl<B: Backend> Relay<B> {
 
     /// Looks whether the record is new, and hands it to the brokers where nothing of its topic is in the spool.
     fn start(&self, record: Record, retry_key: Option<RetryKey>, held: &Arc<Held>) -> Start {
+        let is_copy = matches!(retry_key, Some(RetryKey::Unnamed { .. })).then_some("copy");
         let claim = match retry_key.map(|key| self.0.dedup.check(key)) {
             Some(Check::Durable) => {
-                self.0.metrics.retry("dropped");
+                self.0.metrics.retry(is_copy.unwrap_or("dropped"));
                 return Start::Durable;
             }
             Some(Check::InFlight(first)) => {
-                self.0.metrics.retry("joined");
+                self.0.metrics.retry(is_copy.unwrap_or("joined"));
                 return Start::Join(first, record);
             }
             Some(Check::New(claim)) => Some(claim),

@@ -382,6 +382,7 @@ impl Parts {
         metrics.records_in_flight.set(signed(self.publisher.records_in_flight()));
         metrics.secret_keys(config.policy.keys());
         metrics.rules(&config.policy.rules);
+        metrics.deliveries(&webhooks.handler.relay.deliveries().all());
         metrics.text()
     }
 

@@ -18,6 +18,7 @@ pub use item::{Filter, Item};
 pub use socket::serve;
 
 use crate::dead_letter::DeadLetters;
+use crate::deliveries::Seen;
 use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.
@@ -73,6 +74,8 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Which registrations have delivered, and which secret keys have verified, and when last.
+    Deliveries,
     /// Replaces the log's filter for a time; without one the configured filter is back at once.
     LogLevel {
         #[serde(default)]
@@ -92,7 +95,7 @@ impl Request {
     /// What a request that changes something is called in the log.
     pub const fn change(&self) -> Option<&'static str> {
         match self {
-            Self::Status | Self::List(_) | Self::Verify | Self::Reload { dry_run: true } => None,
+            Self::Status | Self::List(_) | Self::Verify | Self::Deliveries | Self::Reload { dry_run: true } => None,
             Self::Drop { .. } => Some("spool drop"),
             Self::DropDeadLetters { .. } => Some("dead-letters drop"),
             Self::ReplayDeadLetters { .. } => Some("dead-letters replay"),
@@ -163,6 +166,7 @@ pub enum Answer {
     Paused(Paused),
     Reloaded(Reloaded),
     LogLevel(LogLevel),
+    Deliveries(Seen),
     Error(String),
 }
 
@@ -283,7 +287,7 @@ impl Control {
     /// # Errors
     /// [`Gone`]: a line was not taken.
     pub fn answer(&self, request: Request, out: Out<'_>) -> Result<(), Gone> {
-        if matches!(request, Request::Reload { .. } | Request::LogLevel { .. }) {
+        if matches!(request, Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries) {
             return out(self.of_process(request));
         }
         let Some(spool) = &self.spool else {
@@ -311,7 +315,7 @@ impl Control {
             }
             Request::Pause { topic } => pause(spool, topic, true),
             Request::Resume { topic } => pause(spool, topic, false),
-            Request::Reload { .. } | Request::LogLevel { .. } => self.of_process(request),
+            Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries => self.of_process(request),
         };
         out(last)
     }

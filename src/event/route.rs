@@ -133,15 +133,21 @@ pub struct PreparedRecord {
     pub id: Uuid,
     /// See [`Event::action_label`].
     pub action: &'static str,
-    /// `None` if the payload does not name its event: then a retry cannot be told from a second event.
+    /// `None` if neither the payload names its event nor the body its registration: then all that comes is a new event.
     pub retry_key: Option<RetryKey>,
     /// A rule sends it to the dead letters.
     pub is_dead_letter: bool,
 }
 
-/// Equal for two deliveries of one event to one destination: the same app, topic, key and id, the same payload, and the same
-/// additional data. The registration (`webhook_id`) may differ.
-pub type RetryKey = [u8; 16];
+/// What two deliveries of one event to one destination have in common: app, topic, key, payload and additional data, as a hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryKey {
+    /// The payload names its event, and the hash is of its id, too. Whatever equals it is the same event; the registration (`webhook_id`)
+    /// may differ.
+    Named([u8; 16]),
+    /// It does not. What one registration delivers twice may be two events; what another one delivers, too, is a copy.
+    Unnamed { content: [u8; 16], registration: [u8; 16] },
+}
 
 /// The headers that a dead letter has besides those of its event: its own topic, why it is one, and what Kafka has said, or the name of the
 /// rule.
@@ -172,7 +178,7 @@ pub fn route(
         Some((Effect::Sample { .. }, _)) | None => (own_topic?, None),
     };
     let key = routing.keys.of(event.key());
-    let retry_key = event.is_id_derived.then(|| retry_key(&event, topic, &key));
+    let retry_key = retry_key(&event, topic, &key);
     let (content_type, mut headers, value) = match routing.mode {
         Mode::Structured => ("application/cloudevents+json", Vec::with_capacity(2), envelope(&event, routing, &key)),
         Mode::Binary => ("application/json", ce_headers(&event, routing, &key), event.data().concat().into_bytes()),
@@ -192,10 +198,15 @@ pub fn route(
     })
 }
 
-fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> RetryKey {
+fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> Option<RetryKey> {
     let additional_data = event.additional_data.unwrap_or_default();
     let [app, topic, key, additional_data] = [event.app, topic, key, additional_data].map(str::as_bytes);
-    hash([app, topic, key, event.id.as_bytes(), &event.content_hash, additional_data])
+    if event.is_id_derived {
+        let id = event.id.as_bytes();
+        return Some(RetryKey::Named(hash([app, topic, key, id, &event.content_hash, additional_data])));
+    }
+    let registration = hash([event.webhook_id.as_deref()?.as_bytes()]);
+    Some(RetryKey::Unnamed { content: hash([app, topic, key, &event.content_hash, additional_data]), registration })
 }
 
 /// The structured mode's value.
@@ -349,6 +360,28 @@ mod tests {
     }
 
     #[test]
+    fn an_event_without_a_name_is_told_by_its_content_and_its_registration() {
+        let retry_key = |body: &str| {
+            prepared(body, "default", "livechat.", Mode::Structured, Keys::Plain).expect("a record").retry_key
+        };
+        let parts = |body: &str| match retry_key(body) {
+            Some(RetryKey::Unnamed { content, registration }) => (content, registration),
+            other => panic!("{other:?}"),
+        };
+        let updated = EVENT.replace("incoming_event", "event_updated");
+        let (content, registration) = parts(&updated);
+        let other_registration = parts(&updated.replace(r#""w1""#, r#""w2""#));
+        assert!(other_registration.0 == content && other_registration.1 != registration);
+        for other in
+            [updated.replace("C1", "C2"), updated.replace(r#""additional_data":{}"#, r#""additional_data":{"a":1}"#)]
+        {
+            assert!(parts(&other).0 != content && parts(&other).1 == registration, "{other}");
+        }
+        assert_eq!(retry_key(&updated.replace(r#""webhook_id":"w1","#, "")), None);
+        assert!(matches!(retry_key(EVENT), Some(RetryKey::Named(_))));
+    }
+
+    #[test]
     fn ids_in_source_and_subject_are_percent_encoded_with_upper_case_digits() {
         let written = |action: &str, payload: &str, tenant: &str| {
             let body = format!(r#"{{"secret_key":"k","action":"{action}","payload":{payload},{tenant}}}"#);
@@ -448,7 +481,6 @@ mod tests {
         ] {
             assert!(other.is_some() && other != first, "{what}");
         }
-        assert_eq!(plain(&EVENT.replace("incoming_event", "event_updated")), None, "it does not name its event");
     }
 
     #[test]

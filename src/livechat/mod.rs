@@ -2,12 +2,15 @@
 
 mod accounts;
 mod api;
+pub mod apply;
 mod archives;
 mod call;
 pub mod catalogue;
 mod failure;
 mod http;
+pub mod plan;
 mod registration;
+pub mod rotate;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -19,9 +22,9 @@ use rustls::RootCertStore;
 use secrecy::SecretString;
 
 pub use accounts::{Accounts, Info, Login};
-pub use api::{Api, Offered};
+pub use api::{Api, Offered, filters};
 pub use archives::{ArchivePage, Archives};
-pub use call::Notices;
+pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{TokenFile, TokenPair};

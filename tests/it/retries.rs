@@ -1,6 +1,9 @@
 //! Retries and copies of one event: one record where the relay can tell, and never a 200 for what then failed.
 
+use rustix::process::Signal;
+
 use crate::support::kafka::Kafka;
+use crate::support::mock::Mock;
 use crate::support::relay::{Relay, SECRET, await_that};
 use crate::support::{chat_id, data, http, incoming_event, kafka, with_secret};
 
@@ -37,6 +40,38 @@ fn what_only_looks_like_a_retry_is_published() {
     let tagged = with_secret(&data(&chat, 1).replace("incoming_event", "thread_tagged"), SECRET);
     assert_eq!((http::post(relay.webhooks, &tagged).status, http::post(relay.webhooks, &tagged).status), (200, 200));
     assert_eq!(copies(kafka, "livechat.thread_tagged", &chat), 2);
+}
+
+/// Two registrations of one action, as while one replaces the other: each event comes twice, and two equal events are two.
+#[test]
+fn what_two_registrations_deliver_is_published_once_for_each_event() {
+    let mock = Mock::start();
+    let relay = Relay::start(&mock.bootstrap(), &[("kafka.start_timeout", "\"1s\"")]).ready();
+    let old = with_secret(&data(&chat_id(), 1).replace("incoming_event", "thread_tagged"), SECRET);
+    let new = old.replace("7b2f", "8c30");
+    for body in [&old, &new, &new, &old, &old, &new] {
+        assert_eq!(http::post(relay.webhooks, body).status, 200);
+    }
+    let events = |outcome: &str| {
+        relay.metric(&format!(r#"livechat_relay_events_total{{action="thread_tagged",outcome="{outcome}"}}"#))
+    };
+    assert_eq!((events("published"), events("duplicate")), (3.0, 3.0));
+    assert_eq!(relay.metric(r#"livechat_relay_retries_total{result="copy"}"#), 3.0);
+
+    // What each registration has delivered is in the metrics, and a reload does not change that.
+    let metrics = || http::get(relay.admin, "/metrics").body;
+    let series = |text: &str| {
+        let is_series = |line: &&str| line.starts_with("livechat_relay_webhook_last_delivery_timestamp_seconds{");
+        text.lines().filter(is_series).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = series(&metrics());
+    assert!(
+        before.len() == 2 && before.iter().all(|line| line.contains(r#"action="thread_tagged",app="default""#)),
+        "{before:?}"
+    );
+    relay.signal(Signal::HUP);
+    assert!(relay.has_logged("the configuration has not changed"), "{}", relay.log());
+    assert_eq!(series(&metrics()), before);
 }
 
 #[test]

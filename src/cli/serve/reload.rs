@@ -14,6 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Parts, make_do_with_open_files};
 use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
+use crate::deliveries::{KeyUse, Seen};
+use crate::event::Key;
 use crate::http::{Server, admin::Admin, admin::Probes, client, webhook::Live, webhook::Webhooks};
 use crate::outcome;
 use crate::systemd;
@@ -103,7 +105,23 @@ impl Reload {
         match request {
             Request::Reload { dry_run } => Answer::Reloaded(self.load(dry_run).await),
             Request::LogLevel { temporary } => self.log_level(temporary),
+            Request::Deliveries => Answer::Deliveries(self.seen()),
             _ => Answer::Error("the relay itself is not asked this".to_owned()),
+        }
+    }
+
+    /// What registrations have delivered, and secret keys verified.
+    fn seen(&self) -> Seen {
+        let running = self.running.load();
+        let of_key = |(app, key): (&str, &Key)| KeyUse {
+            app: app.to_owned(),
+            key: key.name().to_owned(),
+            uses: key.uses(),
+            last: Timestamp::from_millisecond(key.last_use_ms()).ok().filter(|_| key.uses() > 0),
+        };
+        Seen {
+            registrations: self.webhooks.handler.relay.deliveries().all(),
+            keys: running.policy.keys().map(of_key).collect(),
         }
     }
 
@@ -236,6 +254,7 @@ impl Reload {
         self.parts.spool.iter().for_each(|spool| spool.lanes(|lanes| lanes.set_apps(policy.topics_by_app())));
         let Webhooks { relay, budget, live, .. } = &self.webhooks.handler;
         relay.set_retries(policy.retries);
+        relay.deliveries().retain(|app| policy.all_apps().any(|configured| configured.name == app));
         budget.set(server.budget);
         live.store(Arc::new(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }));
         self.webhooks.set(server.listener.limits.clone(), server.clients.clone());

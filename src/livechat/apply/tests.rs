@@ -1,0 +1,322 @@
+//! Runs against a LiveChat in memory that is as slow as LiveChat may be, on a clock that goes as fast as the tests like. Each run is ended
+//! after each of its calls, too.
+
+use std::cell::{Cell, RefCell};
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::livechat::{Filters, Kind, Level};
+
+const PROPAGATION: Duration = Duration::from_secs(130);
+const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "thread_tagged"];
+
+fn wanted(action: &str) -> Wanted {
+    Wanted {
+        action: action.to_owned(),
+        url: "https://relay/webhooks/a".to_owned(),
+        level: Level::License,
+        filters: Filters::default(),
+        additional_data: BTreeSet::new(),
+        description: "new".to_owned(),
+    }
+}
+
+fn registration(id: &str, wanted: Wanted) -> Registration {
+    let Wanted { action, url, level, filters, description, .. } = wanted;
+    let (unknown_filters, additional_data) = (None, None);
+    Registration { id: id.to_owned(), action, url, level, filters, unknown_filters, additional_data, description }
+}
+
+fn old(id: &str, action: &str) -> Registration {
+    registration(id, Wanted { description: "old".to_owned(), ..wanted(action) })
+}
+
+/// When a call does not come back, or not even reach LiveChat: the run is killed there.
+#[derive(Clone, Copy)]
+struct Kill {
+    call: usize,
+    is_done: bool,
+}
+
+/// LiveChat, and the relay that it delivers to.
+struct Fake {
+    registered: RefCell<Vec<Registered>>,
+    /// From a registration to its first delivery, and from a change to the listing that has it.
+    start: Duration,
+    lag: Duration,
+    /// Whether there are events.
+    has_events: bool,
+    calls: Cell<usize>,
+    kill: Cell<Option<Kill>>,
+    /// Of the registration of this action.
+    fails: Cell<Option<&'static str>>,
+    /// Actions that had no registration in force for a moment.
+    gaps: RefCell<Vec<String>>,
+}
+
+struct Registered {
+    registration: Registration,
+    made: Instant,
+    ended: Option<Instant>,
+}
+
+impl Fake {
+    fn new(before: &[Registration], start: u64, lag: u64, has_events: bool) -> Self {
+        let long_ago = Instant::now();
+        let registered = before.iter().map(|one| Registered { registration: one.clone(), made: long_ago, ended: None });
+        Self {
+            registered: RefCell::new(registered.collect()),
+            start: Duration::from_secs(start),
+            lag: Duration::from_secs(lag),
+            has_events,
+            calls: Cell::new(0),
+            kill: Cell::new(None),
+            fails: Cell::new(None),
+            gaps: RefCell::default(),
+        }
+    }
+
+    async fn call<T>(&self, effect: impl FnOnce() -> T) -> T {
+        self.calls.set(self.calls.get() + 1);
+        let kill = self.kill.get().filter(|kill| kill.call == self.calls.get());
+        if kill.is_some_and(|kill| !kill.is_done) {
+            return std::future::pending().await;
+        }
+        let effect = effect();
+        if kill.is_some() {
+            return std::future::pending().await;
+        }
+        effect
+    }
+
+    fn now(&self) -> Vec<Registration> {
+        let registered = self.registered.borrow();
+        registered.iter().filter(|one| one.ended.is_none()).map(|one| one.registration.clone()).collect()
+    }
+
+    fn delivering(&self) -> Vec<Registration> {
+        let registered = self.registered.borrow();
+        let delivers = |one: &&Registered| one.ended.is_none() && one.made.elapsed() >= self.start;
+        registered.iter().filter(delivers).map(|one| one.registration.clone()).collect()
+    }
+
+    fn plan(&self, listed: &[Registration], actions: &[&str]) -> Result<Vec<Change>, String> {
+        let delivers = |one: &Registration| self.has_events && self.delivering().iter().any(|of| of.id == one.id);
+        let (mut register, mut keep, mut remove) = (Vec::new(), Vec::new(), Vec::new());
+        for wanted in actions.iter().map(|action| wanted(action)) {
+            let same: Vec<_> = listed.iter().filter(|one| one.is_as(&wanted)).cloned().collect();
+            match same.iter().rfind(|one| delivers(one)).cloned() {
+                _ if same.is_empty() => register.push(wanted),
+                Some(kept) => keep.push(kept),
+                None => keep.extend(same),
+            }
+        }
+        remove.extend(listed.iter().filter(|one| !keep.contains(one)).cloned());
+        changes(Target { register: &register, remove: &remove, keep: &keep, foreign: &[] })
+    }
+
+    /// Runs to the end, or to where it is killed.
+    async fn run(&self, actions: &[&str]) -> (Option<Result<(), Stopped>>, Vec<Progress>) {
+        let mut progress = Vec::new();
+        let key = SecretString::from("the secret key");
+        let run = Run::new(self, self, &key, PROPAGATION, |step| progress.push(step));
+        let all = async {
+            let listed = self.list().await?;
+            run.to_end(listed, |listed, _, _| self.plan(listed, actions)).await
+        };
+        let ended = timeout(Duration::from_secs(3600), all).await.ok();
+        (ended, progress)
+    }
+}
+
+impl LiveChat for Fake {
+    async fn list(&self) -> Result<Vec<Registration>, Failure> {
+        self.call(|| {
+            let is_listed = |one: &&Registered| {
+                one.made.elapsed() >= self.lag && one.ended.is_none_or(|ended| ended.elapsed() < self.lag)
+            };
+            Ok(self.registered.borrow().iter().filter(is_listed).map(|one| one.registration.clone()).collect())
+        })
+        .await
+    }
+
+    async fn register(&self, wanted: &Wanted, _: &SecretString, known: &BTreeSet<String>) -> Result<String, Failure> {
+        if self.fails.get() == Some(wanted.action.as_str()) {
+            return Err(Failure { kind: Kind::Unavailable, what: "it fails".to_owned(), remedy: "wait".to_owned() });
+        }
+        assert!(self.now().iter().filter(|one| one.action == wanted.action).count() < REGISTRATIONS_MAX, "the limit");
+        self.call(|| {
+            let mut registered = self.registered.borrow_mut();
+            let id = format!("new-{}", registered.len());
+            assert!(!known.contains(&id));
+            let registration = registration(&id, wanted.clone());
+            registered.push(Registered { registration, made: Instant::now(), ended: None });
+            Ok(id)
+        })
+        .await
+    }
+
+    async fn unregister(&self, id: &str) -> Result<(), Failure> {
+        self.call(|| {
+            let of = |one: &&mut Registered| one.registration.id == id && one.ended.is_none();
+            let ended = self.registered.borrow_mut().iter_mut().find(of).map(|one| {
+                one.ended = Some(Instant::now());
+                one.registration.action.clone()
+            });
+            let Some(action) = ended else { return Ok(()) };
+            if !self.delivering().iter().any(|one| one.action == action) {
+                self.gaps.borrow_mut().push(action);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Relay for Fake {
+    async fn seen(&self) -> Option<Seen> {
+        let seen = |one: Registration| {
+            let (app, key, now) = ("a".to_owned(), "k".to_owned(), Timestamp::now());
+            Delivered { app, webhook_id: one.id, action: one.action, key, deliveries: 1, first: now, last: now }
+        };
+        let registrations = self.delivering().into_iter().filter(|_| self.has_events).map(seen).collect();
+        Some(Seen { registrations, keys: Vec::new() })
+    }
+}
+
+fn are_wanted(fake: &Fake) -> bool {
+    let now = fake.now();
+    now.len() == ACTIONS.len() && ACTIONS.iter().all(|action| now.iter().any(|one| one.is_as(&wanted(action))))
+}
+
+fn before() -> Vec<Registration> {
+    ACTIONS.iter().enumerate().map(|(n, action)| old(&format!("old-{n}"), action)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_registration_is_replaced_when_its_successor_delivers_or_livechat_has_had_its_time() {
+    for (start, lag, has_events, took) in [
+        (0, 0, true, 10..=15),
+        (60, 0, true, 70..=75),
+        (129, 0, false, 130..=135),
+        (60, 100, true, 100..=200),
+        (129, 120, false, 130..=400),
+    ] {
+        let fake = Fake::new(&before(), start, lag, has_events);
+        tokio::time::advance(PROPAGATION).await;
+        let began = Instant::now();
+        let (ended, progress) = fake.run(&ACTIONS).await;
+        assert!(matches!(ended, Some(Ok(()))), "{ended:?}");
+        assert!(are_wanted(&fake) && fake.gaps.borrow().is_empty(), "{progress:?}");
+        assert!(took.contains(&began.elapsed().as_secs()), "{start} {lag}: {:?}", began.elapsed());
+        let count = |is: fn(&Progress) -> bool| progress.iter().filter(|step| is(step)).count();
+        let made = count(|step| matches!(step, Progress::Registered { .. }));
+        assert_eq!((made, count(|step| matches!(step, Progress::Unregistered { .. }))), (3, 3));
+    }
+}
+
+/// Killed after each of its calls, or before LiveChat has it, and begun again at once.
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_step_and_run_again_it_ends_in_the_wanted_state_without_a_gap() {
+    for (start, lag, has_events) in [(0, 0, true), (60, 0, true), (129, 0, false), (60, 110, true), (129, 110, false)] {
+        let mut call = 0;
+        loop {
+            call += 1;
+            let mut was_killed = false;
+            for is_done in [false, true] {
+                let fake = Fake::new(&before(), start, lag, has_events);
+                tokio::time::advance(PROPAGATION).await;
+                fake.kill.set(Some(Kill { call, is_done }));
+                let killed = async {
+                    let mut progress = Vec::new();
+                    let key = SecretString::from("the secret key");
+                    let run = Run::new(&fake, &fake, &key, PROPAGATION, |step| progress.push(step));
+                    let listed = fake.list().await?;
+                    run.to_end(listed, |listed, _, _| fake.plan(listed, &ACTIONS)).await
+                };
+                tokio::pin!(killed);
+                // It hangs in the call that it is killed in; all else is awaited.
+                let hangs = async {
+                    while fake.calls.get() < call {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                };
+                was_killed = tokio::select! {
+                    biased;
+                    ended = &mut killed => { assert!(ended.is_ok(), "{ended:?}"); false }
+                    () = hangs => true,
+                };
+                fake.kill.set(None);
+                let (ended, progress) = fake.run(&ACTIONS).await;
+                assert!(matches!(ended, Some(Ok(()))), "call {call}: {ended:?}");
+                assert!(fake.gaps.borrow().is_empty(), "call {call}: a gap: {progress:?}");
+                let now = fake.now();
+                if lag == 0 || has_events {
+                    assert!(are_wanted(&fake), "call {call}, lag {lag}: {now:?}");
+                } else {
+                    // Of two that are alike and have not delivered nothing says which is right: both stay, and the plan says so.
+                    assert!(ACTIONS.iter().all(|action| now.iter().any(|one| one.is_as(&wanted(action)))));
+                    assert!(now.iter().all(|one| one.is_as(&wanted(&one.action))) && now.len() <= 6, "{now:?}");
+                }
+            }
+            if !was_killed {
+                break;
+            }
+        }
+        assert!(call > 8, "{call} calls: a listing, three registrations and three removals at least");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_runs_at_once_end_in_the_wanted_state() {
+    let fake = Fake::new(&before(), 5, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    let ((one, _), (other, _)) = tokio::join!(fake.run(&ACTIONS), fake.run(&ACTIONS));
+    assert!(matches!((&one, &other), (Some(Ok(())), Some(Ok(())))), "{one:?} {other:?}");
+    assert!(are_wanted(&fake) && fake.gaps.borrow().is_empty(), "{:?}", fake.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_is_no_longer_wanted_goes_at_once() {
+    let fake = Fake::new(&before(), 0, 0, true);
+    let began = Instant::now();
+    let (ended, _) = fake.run(&[]).await;
+    assert!(matches!(ended, Some(Ok(()))) && fake.now().is_empty() && began.elapsed().as_secs() < 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_one_goes_first_and_the_others_when_the_new_one_delivers() {
+    let three = ["a", "b", "c"].map(|id| old(id, "incoming_chat"));
+    let fake = Fake::new(&three, 5, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    let plan = fake.plan(&three, &["incoming_chat"]).expect("a plan");
+    let [change] = plan.as_slice() else { panic!("{plan:?}") };
+    assert!(change.first.as_ref().is_some_and(|first| first.id == "c") && change.then.len() == 2 && !change.has_gap());
+    let (ended, _) = fake.run(&["incoming_chat"]).await;
+    assert!(matches!(ended, Some(Ok(()))) && fake.now().len() == 1 && fake.gaps.borrow().is_empty());
+}
+
+#[test]
+fn where_three_of_others_stand_a_person_has_to_say_which_one_goes() {
+    let foreign = ["a", "b", "c"].map(|id| old(id, "incoming_chat"));
+    let (register, ours) = ([wanted("incoming_chat")], old("ours", "incoming_chat"));
+    let target = |remove, foreign| changes(Target { register: &register, remove, keep: &[], foreign });
+    let refused = target(&[], &foreign).expect_err("three stand");
+    assert!(refused.contains("incoming_chat") && refused.contains("(a, b, c)"), "{refused}");
+    let with_gap = target(std::slice::from_ref(&ours), &foreign[1..]).expect("a plan");
+    assert!(with_gap[0].has_gap() && with_gap[0].first == Some(ours));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_ends_the_run_and_leaves_what_it_would_have_replaced() {
+    let fake = Fake::new(&before(), 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    fake.fails.set(Some("incoming_event"));
+    let (ended, progress) = fake.run(&ACTIONS).await;
+    assert!(matches!(ended, Some(Err(Stopped::Failed(_)))), "{ended:?}");
+    assert!(matches!(progress.as_slice(), [Progress::Registered { action, .. }] if action == "incoming_chat"));
+    assert_eq!(fake.now().len(), 4, "nothing was removed");
+    fake.fails.set(None);
+    assert!(matches!(fake.run(&ACTIONS).await.0, Some(Ok(()))) && are_wanted(&fake));
+}
