@@ -12,12 +12,10 @@ mod log_level;
 mod print;
 mod reach;
 mod reload;
-mod samples;
 mod send;
 mod serve;
 mod spool;
 mod tail;
-pub mod traffic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ const ROWS: [&[&str]; 10] = [
     &["dead_letter"],
     &["publish", "spool", "topics", "dedup", "livechat"],
     &["metrics", "shutdown", "systemd"],
-    &["outcome", "budget", "telemetry"],
+    &["outcome", "budget", "telemetry", "samples"],
     &["event"],
 ];
 

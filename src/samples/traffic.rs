@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::samples::scene::{Account, CHAT_ID_LEN, Random, Scene, Story, rfc3339};
-use super::samples::{CATALOGUE, Role, Source, TEMPLATES};
+use super::scene::{Account, CHAT_ID_LEN, Random, Scene, Story, rfc3339};
+use super::{CATALOGUE, Role, Source, TEMPLATES};
 
 /// Chats in progress at any time.
 const OPEN_CHATS: usize = 30;
