@@ -38,5 +38,6 @@ pub mod livechat;
 pub mod metrics;
 pub mod samples;
 pub mod shutdown;
+pub mod simulate;
 pub mod systemd;
 pub mod telemetry;
