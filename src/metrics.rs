@@ -158,7 +158,8 @@ impl Metrics {
         Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
         ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
         Outcome::statuses().iter().for_each(|status| start(&self.requests, &[&status.to_string()]));
-        for action in actions::names().chain([UNLISTED, actions::APP_WEBHOOK.name]) {
+        let not_listed = [UNLISTED, actions::APP_WEBHOOK.name, actions::APP_INSTALLED.name];
+        for action in actions::names().chain(not_listed) {
             Outcome::LABELS.iter().for_each(|outcome| start(&self.events, &[action, outcome]));
         }
         let info = Opts::new("livechat_relay_build_info", "Always 1; the label has the version.");
@@ -209,7 +210,8 @@ impl Metrics {
         self.retries.with_label_values(&[result]).inc();
     }
 
-    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`], or that of App Webhooks.
+    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`], or that of App Webhooks
+    /// or of installations.
     pub fn event(&self, action: &str, outcome: Outcome, took: Duration) {
         self.events.with_label_values(&[action, outcome.label()]).inc();
         let path = match outcome {
