@@ -1,7 +1,13 @@
 //! LiveChat's side: the webhooks that are registered there, and whom LiveChat lets do what. It knows nothing of Kafka and of the spool.
 
+mod accounts;
+mod api;
+mod archives;
+mod call;
 mod failure;
+mod http;
 mod registration;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,8 +17,13 @@ use std::time::Duration;
 use rustls::RootCertStore;
 use secrecy::SecretString;
 
+pub use accounts::{Accounts, Info, Login};
+pub use api::{Api, Offered};
+pub use archives::{ArchivePage, Archives};
+pub use call::Notices;
 pub use failure::{Failure, Kind};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
+pub use tokens::{TokenFile, TokenPair};
 
 /// `[livechat]`: how LiveChat is reached, and how often it is asked.
 #[derive(Clone, Debug)]
