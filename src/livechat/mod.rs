@@ -4,6 +4,7 @@ mod accounts;
 mod api;
 mod archives;
 mod call;
+pub mod catalogue;
 mod failure;
 mod http;
 mod registration;
@@ -70,6 +71,10 @@ pub struct App {
     pub credential: Option<Credential>,
     /// One for each action.
     pub wanted: Vec<Wanted>,
+    /// What new registrations get. Absent where it could not be found without reading secrets.
+    pub secret_key: Option<SecretKey>,
+    /// Where the secret keys stand in a directory.
+    pub key_directory: Option<PathBuf>,
     /// The installation page, where it is on.
     pub install: Option<Install>,
     /// Whether `GET /app/{app}` is on.
@@ -93,6 +98,16 @@ impl App {
     pub fn page_url(&self) -> String {
         format!("{}/app/{}", self.public_url, self.name)
     }
+}
+
+/// Of the keys that the relay accepts for an app, the last one that is valid.
+#[derive(Clone, Debug)]
+pub struct SecretKey {
+    pub name: String,
+    /// For people: `the file /run/secrets/livechat`.
+    pub place: String,
+    /// Absent where the command does not need it.
+    pub secret: Option<SecretString>,
 }
 
 /// `[apps.livechat.install]`.
