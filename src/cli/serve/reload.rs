@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::{Parts, make_do_with_open_files};
 use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
-use crate::http::{Server, admin::Admin, admin::Probes, client, webhook::Live, webhook::Webhooks};
+use crate::http::{Server, admin::Admin, admin::Probes, client, webhook::Webhooks};
 use crate::outcome;
 use crate::systemd;
 use crate::telemetry;
@@ -237,7 +237,7 @@ impl Reload {
         let Webhooks { relay, budget, live, .. } = &self.webhooks.handler;
         relay.set_retries(policy.retries);
         budget.set(server.budget);
-        live.store(Arc::new(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }));
+        live.store(Arc::new(super::live(&config)));
         self.webhooks.set(server.listener.limits.clone(), server.clients.clone());
         let (admin, probes) = &self.inside;
         admin.set(config.admin.limits.clone(), client::Config::default());
