@@ -6,6 +6,7 @@ pub mod livechat;
 pub mod mock;
 pub mod pebble;
 pub mod relay;
+pub mod simulator;
 pub mod tls;
 
 /// A chat id that no other test uses.
