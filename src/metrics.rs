@@ -14,7 +14,7 @@ use prometheus::{
 
 use crate::deliveries::Delivered;
 use crate::event::{Fault, Key, Rejection, Rules, actions, route::UNLISTED};
-use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, Refusal, Reload, Unavailable};
+use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, PageEnd, Refusal, Reload, Unavailable};
 use crate::telemetry;
 
 /// The metrics of one relay, in a registry of their own. Those with a method are counted by it.
@@ -25,6 +25,7 @@ pub struct Metrics {
     pub publish_seconds: Histogram,
     refused: IntCounterVec,
     unavailable: IntCounterVec,
+    pages: IntCounterVec,
     faults: IntCounterVec,
     retries: IntCounterVec,
     secret_keys_used: IntCounterVec,
@@ -87,6 +88,7 @@ impl Metrics {
             publish_seconds: histogram(r, "publish_duration_seconds", "From hand-over to the Kafka client to the delivery report. Increases when brokers are slow or unreachable."),
             refused: counters(r, "rejected_total", "Requests answered 4xx, by reason. Increases with a wrong registration at LiveChat, or with strangers. too_many_failures: one source has sent many wrong secret keys.", &["reason"]),
             unavailable: counters(r, "unavailable_total", "Webhooks answered 503 because they could not be made durable, by reason. Increases when events may be lost soon.", &["reason"]),
+            pages: counters(r, "page_requests_total", "Requests of the installation page and of the app's page, by what became of them. unreachable increases when LiveChat fails, misconfigured when it does not know the app as it is configured, too_many with strangers; the log has the details.", &["result"]),
             faults: counters(r, "payload_faults_total", "Members of webhooks that were not as documented; the event was published without an attribute. Increases when LiveChat changes its payloads.", &["reason"]),
             retries: counters(r, "retries_total", "Deliveries that were not published again: dropped because the event was durable already, joined because it was in flight, copy because another registration had delivered an equal event. dropped and joined increase when LiveChat does not get our 200 in time, and with copy while two registrations of one action deliver.", &["result"]),
             secret_keys_used: counters(r, "secret_key_used_total", "Webhooks verified by each secret key, by its name. Once this stops increasing, the key can be removed.", &["app", "key"]),
@@ -159,9 +161,11 @@ impl Metrics {
         ["full", "resumed"].iter().for_each(|session| start(&self.tls_handshakes, &[session]));
         ["issued", "failed"].iter().for_each(|result| start(&self.acme_orders, &[result]));
         Unavailable::ALL.iter().for_each(|reason| start(&self.unavailable, &[reason.label()]));
+        PageEnd::ALL.iter().for_each(|end| start(&self.pages, &[end.label()]));
         ConnectionEnd::ALL.iter().for_each(|end| start(&self.connections_ended, &[end.label()]));
         Outcome::statuses().iter().for_each(|status| start(&self.requests, &[&status.to_string()]));
-        for action in actions::names().chain([UNLISTED, actions::APP_WEBHOOK.name]) {
+        let not_listed = [UNLISTED, actions::APP_WEBHOOK.name, actions::APP_INSTALLED.name];
+        for action in actions::names().chain(not_listed) {
             Outcome::LABELS.iter().for_each(|outcome| start(&self.events, &[action, outcome]));
         }
         let info = Opts::new("livechat_relay_build_info", "Always 1; the label has the version.");
@@ -183,6 +187,10 @@ impl Metrics {
 
     pub fn unavailable(&self, reason: Unavailable) {
         self.unavailable.with_label_values(&[reason.label()]).inc();
+    }
+
+    pub fn page(&self, end: PageEnd) {
+        self.pages.with_label_values(&[end.label()]).inc();
     }
 
     pub fn connection_ended(&self, end: ConnectionEnd) {
@@ -212,7 +220,8 @@ impl Metrics {
         self.retries.with_label_values(&[result]).inc();
     }
 
-    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`], or that of App Webhooks.
+    /// What has become of an event and how long it took; `action` is a name of the catalogue, [`UNLISTED`], or that of App Webhooks
+    /// or of installations.
     pub fn event(&self, action: &str, outcome: Outcome, took: Duration) {
         self.events.with_label_values(&[action, outcome.label()]).inc();
         let path = match outcome {

@@ -81,6 +81,57 @@ labels! {
 }
 
 labels! {
+    /// What became of a request of a page, or of what the page of an app asks for. The label also stands in answers to the page.
+    PageEnd {
+        Shown => "shown",
+        /// An app was installed, and the event is durable.
+        Installed => "installed",
+        /// A token was given to a page.
+        SignedIn => "signed_in",
+        /// There is no code, or it is none.
+        NoCode => "no_code",
+        /// LiveChat has sent the browser with an error.
+        Declined => "declined",
+        /// The code was used before.
+        CodeUsed => "code_used",
+        /// LiveChat does not take the code.
+        CodeRefused => "code_refused",
+        /// The token is none, or has expired.
+        Unauthorized => "unauthorized",
+        /// The organization may not use the page, or the token is another app's.
+        NotAllowed => "not_allowed",
+        /// The installation lacks scopes.
+        MissingScopes => "missing_scopes",
+        /// The source, or all together, have asked too often.
+        TooMany => "too_many",
+        /// As many as may do are calling LiveChat already.
+        Busy => "busy",
+        /// LiveChat cannot be reached, or fails.
+        Unreachable => "unreachable",
+        /// LiveChat does not know the app as it is configured.
+        Misconfigured => "misconfigured",
+        /// The event of an installation could not be made durable.
+        NotDurable => "not_durable",
+        /// The relay has a fault.
+        Panic => "panic",
+    }
+}
+
+impl PageEnd {
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Shown | Self::Installed | Self::SignedIn => 200,
+            Self::NoCode | Self::Declined | Self::CodeUsed | Self::CodeRefused => 400,
+            Self::Unauthorized => 401,
+            Self::NotAllowed | Self::MissingScopes => 403,
+            Self::TooMany => 429,
+            Self::Busy | Self::Unreachable | Self::Misconfigured | Self::NotDurable | Self::Panic => 503,
+        }
+    }
+}
+
+labels! {
     /// What became of a configuration that was read again.
     Reload {
         Applied => "applied",

@@ -25,7 +25,7 @@ use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
 use crate::event::rules::Rule;
-use crate::event::verify::{Unverified, verify, verify_app_webhook};
+use crate::event::verify::{Unverified, Verified, confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity};
 use crate::metrics::Metrics;
 use crate::outcome::{DeadLetterReason, Outcome, Unavailable};
@@ -185,7 +185,7 @@ pub struct Accepted {
 #[derive(Clone)]
 struct Origin {
     app: String,
-    /// The name of the secret key.
+    /// The name of the secret key, or `installation`.
     key: String,
     /// Of the body.
     bytes: usize,
@@ -274,10 +274,31 @@ impl<B: Backend> Relay<B> {
             return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
         };
         key.count_use(now);
+        Ok(self.prepare(policy, app, webhook, (key.name(), body.len()), now, traceparent))
+    }
+
+    /// As [`Relay::accept`], for an installation that LiveChat has confirmed; the relay has written its body itself.
+    ///
+    /// # Errors
+    /// The body is none: a fault of the relay.
+    pub fn accept_installation(&self, policy: &Policy, app: &App, body: &[u8]) -> Result<Accepted, Rejection> {
+        let webhook = confirmed_installation(body)?;
+        Ok(self.prepare(policy, app, webhook, ("installation", body.len()), Timestamp::now(), None))
+    }
+
+    fn prepare(
+        &self,
+        policy: &Policy,
+        app: &App,
+        webhook: Verified<'_>,
+        (key, bytes): (&str, usize),
+        now: Timestamp,
+        traceparent: Option<&str>,
+    ) -> Accepted {
         let origin = tracing::enabled!(tracing::Level::DEBUG).then(|| Origin {
             app: app.name.clone(),
-            key: key.name().to_owned(),
-            bytes: body.len(),
+            key: key.to_owned(),
+            bytes,
             client: None,
         });
         let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
@@ -289,7 +310,7 @@ impl<B: Backend> Relay<B> {
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());
         let records = route(event, &app.routing, rule, traceparent).into_iter().collect();
-        Ok(Accepted { action, records, origin })
+        Accepted { action, records, origin }
     }
 
     /// Names the key to the operator where a webhook has one that is not valid now: its sender is told no more than a stranger.

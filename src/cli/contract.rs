@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::actions::{Derivation, Listed, TOPIC_PREFIX, listed};
 use super::{Failure, print};
 use crate::event::actions::Slot;
-use crate::event::normalize::APP_EVENTS;
+use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::UNLISTED;
 
 #[derive(clap::Args)]
@@ -26,6 +26,7 @@ const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 const ENVELOPE: &str = "envelope.schema.json";
 const DEFS: &str = "defs.schema.json";
 const APP_WEBHOOK: &str = "app_webhook.schema.json";
+const INSTALLED: &str = "app_installed.schema.json";
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let files = files();
@@ -48,7 +49,9 @@ fn files() -> BTreeMap<String, String> {
     files.insert(DEFS.to_owned(), pretty(&schema(fragment(include_str!("contract/defs.json")))));
     let app_webhook = schema(fragment(include_str!("contract/app_webhook.json")));
     files.insert(APP_WEBHOOK.to_owned(), pretty(&app_webhook));
-    files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi(&listed, &words, &app_webhook)));
+    let installed = schema(fragment(include_str!("contract/app_installed.json")));
+    files.insert(INSTALLED.to_owned(), pretty(&installed));
+    files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi(&listed, &words, &app_webhook, &installed)));
     files.insert("actions.md".to_owned(), table(&listed, &words));
     files
 }
@@ -131,7 +134,7 @@ struct Channel<'a> {
 }
 
 /// The topics as a consumer finds them: the document describes the relay, which sends.
-fn asyncapi(listed: &[Listed], words: &Value, app_webhook: &Value) -> Value {
+fn asyncapi(listed: &[Listed], words: &Value, app_webhook: &Value, installed: &Value) -> Value {
     let actions = listed.iter().map(|l| Channel {
         name: l.action,
         title: &words[l.action]["title"],
@@ -139,16 +142,17 @@ fn asyncapi(listed: &[Listed], words: &Value, app_webhook: &Value) -> Value {
         key: &l.key,
         schema: path_of(l.action),
     });
-    let app_webhooks = APP_EVENTS.into_iter().map(|name| Channel {
+    let of_apps = APP_EVENTS.into_iter().map(|name| (name, app_webhook, APP_WEBHOOK));
+    let of_apps = of_apps.chain([(APP_INSTALLED, installed, INSTALLED)]).map(|(name, words, schema)| Channel {
         name,
-        title: &app_webhook["title"],
-        description: &app_webhook["description"],
+        title: &words["title"],
+        description: &words["description"],
         key: &[],
-        schema: APP_WEBHOOK.to_owned(),
+        schema: schema.to_owned(),
     });
     let mut document = fragment(include_str!("contract/asyncapi.json"));
     document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
-    for channel in actions.chain(app_webhooks) {
+    for channel in actions.chain(of_apps) {
         let Channel { name, title, description, .. } = channel;
         let topic = format!("{TOPIC_PREFIX}{name}");
         document["channels"][name] = json!({

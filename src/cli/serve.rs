@@ -27,6 +27,7 @@ use crate::dead_letter::DeadLetters;
 use crate::http::admin::{Admin, Probes, Readiness};
 use crate::http::client;
 use crate::http::failures::Failures;
+use crate::http::pages::Pages;
 use crate::http::webhook::{Live, Webhooks};
 use crate::http::{Handler, Refusals, Server};
 use crate::metrics::Metrics;
@@ -338,11 +339,15 @@ impl Parts {
     fn webhooks(&self, config: &Config, dead_letters: DeadLetters) -> Arc<Server<Webhooks>> {
         let Config { server, policy, .. } = config;
         let durable = Durable(dead_letters);
+        let relay = Relay::new(policy.retries, durable, Arc::clone(&self.metrics), self.shutdown.clone());
+        let budget = Budget::new(server.budget);
+        let pages = Pages::new(relay.clone(), Arc::clone(&budget), Arc::clone(&self.metrics), Box::new(|_| Vec::new()));
         let handler = Webhooks {
-            relay: Relay::new(policy.retries, durable, Arc::clone(&self.metrics), self.shutdown.clone()),
-            budget: Budget::new(server.budget),
+            relay,
+            budget,
+            pages,
             metrics: Arc::clone(&self.metrics),
-            live: ArcSwap::from_pointee(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }),
+            live: ArcSwap::from_pointee(live(config)),
             failures: Failures::default(),
             refusals: Refusals::default(),
             is_proxy_noticed: AtomicBool::default(),
@@ -522,6 +527,12 @@ impl Parts {
     fn meanwhile(&self) -> &'static str {
         if self.spool.is_some() { "events are spooled" } else { "webhooks are answered 503" }
     }
+}
+
+/// What a request is answered by.
+fn live(config: &Config) -> Live {
+    let Config { policy, livechat, .. } = config;
+    Live { policy: Arc::clone(policy), config: config.server.webhooks.clone(), livechat: livechat.clone() }
 }
 
 fn signed(number: usize) -> i64 {

@@ -11,7 +11,7 @@ use super::keys::{Keys as SecretKeys, keys};
 use super::read::Reader;
 use super::rules::rules;
 use crate::dedup;
-use crate::event::normalize::APP_EVENTS;
+use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::{Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
 use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
@@ -54,9 +54,12 @@ struct Routes {
 }
 
 impl Routes {
-    fn of_app(&self, topic_prefix: &str, api_version: Option<String>) -> Arc<Routing> {
+    /// With `is_installable` the app has an installation page, and its installations a topic.
+    fn of_app(&self, topic_prefix: &str, api_version: Option<String>, is_installable: bool) -> Arc<Routing> {
         let prefix = format!("{topic_prefix}{}", self.prefix);
-        self.routing(Topics::new(&prefix, |name| self.own.get(name).cloned()), api_version)
+        let own = |name: &str| self.own.get(name).cloned();
+        let topics = Topics::new(&prefix, own);
+        self.routing(if is_installable { topics.with_installations(&prefix, own) } else { topics }, api_version)
     }
 
     fn routing(&self, topics: Topics, api_version: Option<String>) -> Arc<Routing> {
@@ -69,7 +72,7 @@ fn routes(r: &mut Reader) -> Routes {
     check_prefix(r, "topics.prefix", &prefix);
     let mut own = HashMap::new();
     for (action, key) in r.names("topics.actions") {
-        if !actions::names().chain(APP_EVENTS).chain([UNLISTED]).any(|name| name == action) {
+        if !actions::names().chain(APP_EVENTS).chain([APP_INSTALLED, UNLISTED]).any(|name| name == action) {
             r.mistake(&key, "is no action of LiveChat; `unlisted` stands for those that the relay does not know");
         }
         match r.optional_text(&key) {
@@ -182,7 +185,8 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> (App, ReadApp) {
         check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
     }
     let keys = keys(r, &key("secret_keys"));
-    let routing = routes.of_app(&topic_prefix, api_version.clone());
+    let is_installable = r.has(&key("livechat.install"));
+    let routing = routes.of_app(&topic_prefix, api_version.clone(), is_installable);
     let app = App { name: name.clone(), keyring: keys.keyring(), routing };
     (app, ReadApp { place: place.to_owned(), name, api_version, keys })
 }

@@ -8,7 +8,7 @@ use super::flat::nearest;
 use super::policy::bad_topic;
 use super::read::Reader;
 use crate::event::actions;
-use crate::event::normalize::APP_EVENTS;
+use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::UNLISTED;
 use crate::event::rules::{Criteria, Effect, Rule, Rules, SampleBy};
 use crate::relay::{APP_WEBHOOKS, App};
@@ -60,7 +60,7 @@ fn rule(r: &mut Reader, place: &str, apps: &HashMap<String, Arc<App>>, dead_lett
     for app in criteria.app.iter().flatten().filter(|app| !known().any(|name| name == *app)) {
         r.mistake(&key("app"), &format!("there is no app of such a name{}", meant(nearest(app, known()))));
     }
-    let known = || actions::names().chain(APP_EVENTS).chain([UNLISTED]);
+    let known = || actions::names().chain(APP_EVENTS).chain([APP_INSTALLED, UNLISTED]);
     for action in criteria.action.iter().flatten().filter(|action| !known().any(|name| name == *action)) {
         let current = actions::find(action).map(|action| action.name).or_else(|| nearest(action, known()));
         r.mistake(

@@ -125,6 +125,9 @@ impl Action {
 /// Stands for all App Webhooks, which are no actions of the catalogue. Their time is beside the payload.
 pub static APP_WEBHOOK: Action = action("app_webhook", &[(Time, &["date"])], &[], Weak);
 
+/// An installation that went through the relay's own page. The relay writes its body, in the shape of an App Webhook's.
+pub static APP_INSTALLED: Action = action("app_installed", &[(Time, &["date"])], &[], Weak);
+
 /// Every action of API 3.1 to 3.7, by category as LiveChat lists them.
 pub static ACTIONS: &[Action] = &[
     // chats

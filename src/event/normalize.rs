@@ -45,7 +45,8 @@ labels! {
 
 /// An event with its attributes. `data` is still borrowed from the body.
 pub struct Event<'a> {
-    /// The catalogue's entry for the action, or [`APP_WEBHOOK`](super::actions::APP_WEBHOOK).
+    /// The catalogue's entry for the action, [`APP_WEBHOOK`](super::actions::APP_WEBHOOK) or
+    /// [`APP_INSTALLED`](super::actions::APP_INSTALLED).
     pub action: Option<&'static Action>,
     /// The end of the attribute `type`: the action's current name; for an unknown action the delivered name, if it can be one.
     pub name: Cow<'a, str>,
@@ -161,6 +162,9 @@ pub const APP_EVENTS: [&str; 6] = [
     "app.payment_collected",
     "app.payment_cancelled",
 ];
+
+/// The name of an installation that went through the relay's own page.
+pub const APP_INSTALLED: &str = "app.installed";
 
 /// The text of each slot. If a pointer leads to nothing usable, the next pointer of the same slot counts.
 fn slots<'a>(pointers: &[Pointer], found: Found<'a>, faults: &mut Vec<Fault>) -> Slots<'a> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::actions::{self, Slot};
 use super::hash::{first_half, hash};
-use super::normalize::{APP_EVENTS, Event, Tenant};
+use super::normalize::{APP_EVENTS, APP_INSTALLED, Event, Tenant};
 use super::rules::{Effect, Rule};
 
 /// How much the envelope may add to `data`, in bytes: sixteen attributes at their longest, with escapes, and their names.
@@ -87,6 +87,13 @@ impl Topics {
     /// As [`Topics::new`], for the events of App Webhooks.
     pub fn of_app_webhooks(prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
         Self::of_names(APP_EVENTS.into_iter(), prefix, route)
+    }
+
+    /// Routes installations, too, which only apps with an installation page have.
+    #[must_use]
+    pub fn with_installations(mut self, prefix: &str, route: impl Fn(&str) -> Option<Route>) -> Self {
+        self.by_name.extend(Self::of_names([APP_INSTALLED].into_iter(), prefix, route).by_name);
+        self
     }
 
     fn of_names(

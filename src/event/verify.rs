@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
+use super::actions::APP_INSTALLED;
 use super::receive::{Webhook, receive_app_webhook};
 use super::{Delivery, Rejection, json};
 
@@ -173,8 +174,8 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks. Only this file makes one. It does not contain the
-/// key.
+/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks; or an installation that LiveChat has confirmed. Only
+/// this file makes one. It does not contain the key.
 pub struct Verified<'a>(Webhook<'a>);
 
 impl<'a> Verified<'a> {
@@ -210,6 +211,15 @@ pub fn verify_app_webhook<'a, 'k>(
 ) -> Result<(Verified<'a>, &'k Key), Unverified<'k>> {
     let key = keyring.find_valid(token, now)?;
     Ok((Verified(receive_app_webhook(body)?), key))
+}
+
+/// Reads an installation, which the relay has written itself after LiveChat has exchanged its code. It has the shape of an App Webhook, with
+/// the `event` `installed`.
+///
+/// # Errors
+/// As of [`verify_app_webhook`]'s body.
+pub fn confirmed_installation(body: &[u8]) -> Result<Verified<'_>, Rejection> {
+    Ok(Verified(Webhook { action: Some(&APP_INSTALLED), ..receive_app_webhook(body)? }))
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 
-use super::{Answer, Exchange, Handler, text};
+use super::{Answer, Exchange, Handler, bearer, text};
 use crate::event::Token;
 use crate::telemetry::Throttle;
 
@@ -96,12 +96,8 @@ impl Handler for Admin {
     }
 }
 
-/// RFC 6750, section 2.1: one `Authorization`, its scheme in any case, one space or more, the token.
 fn is_authorized(headers: &HeaderMap, token: &Token) -> bool {
-    let mut credentials = headers.get_all(AUTHORIZATION).iter();
-    let (Some(only), None) = (credentials.next(), credentials.next()) else { return false };
-    let Some((scheme, delivered)) = only.to_str().ok().and_then(|text| text.split_once(' ')) else { return false };
-    scheme.eq_ignore_ascii_case("bearer") && token.equals(delivered.trim())
+    bearer(headers).is_some_and(|delivered| token.equals(delivered))
 }
 
 fn typed(mut answer: Answer, content_type: &'static str) -> Answer {
@@ -111,6 +107,7 @@ fn typed(mut answer: Answer, content_type: &'static str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::AUTHORIZATION;
     use secrecy::SecretString;
 
     use super::*;

@@ -3,10 +3,13 @@
 pub mod admin;
 pub mod client;
 pub mod failures;
+pub mod pages;
 pub mod tls;
 pub mod webhook;
 
+mod app_page;
 mod connection;
+mod install;
 mod proxy_protocol;
 mod refusals;
 
@@ -26,7 +29,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
+};
 use hyper::http::uri::Authority;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Version};
@@ -483,6 +489,14 @@ fn answer_with(outcome: Outcome, line: impl Into<Bytes>) -> Answer {
     };
     answer.headers_mut().extend(header);
     answer
+}
+
+/// RFC 6750, section 2.1: one `Authorization`, its scheme in any case, one space or more, the token.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut credentials = headers.get_all(AUTHORIZATION).iter();
+    let (Some(only), None) = (credentials.next(), credentials.next()) else { return None };
+    let (scheme, token) = only.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {

@@ -28,6 +28,8 @@ pub enum Place<'a> {
     /// An app's webhooks.
     App(&'a str),
     AppWebhooks,
+    /// A page, and its app.
+    Page(&'static str, &'a str),
     /// The beginning of a path that leads to an unknown app, or to nothing.
     Strange(String),
 }
@@ -43,7 +45,7 @@ impl<'a> Place<'a> {
 
     pub const fn app(&self) -> &str {
         match self {
-            Self::App(app) => app,
+            Self::App(app) | Self::Page(_, app) => app,
             Self::AppWebhooks => APP_WEBHOOKS,
             Self::Strange(_) => "unknown",
         }
@@ -54,6 +56,7 @@ impl<'a> Place<'a> {
         match self {
             Self::App(app) => format!("/webhooks/{app}"),
             Self::AppWebhooks => format!("/{APP_WEBHOOKS}/…"),
+            Self::Page(page, app) => format!("/{page}/{app}"),
             Self::Strange(path) => shown(path, is_key),
         }
     }
@@ -62,6 +65,7 @@ impl<'a> Place<'a> {
     fn name(&self) -> (usize, &str) {
         match self {
             Self::App(app) => (0, app),
+            Self::Page(page, _) => (0, page),
             Self::AppWebhooks => (0, APP_WEBHOOKS),
             Self::Strange(path) if path.to_ascii_lowercase().contains("webhook") => (1, path),
             Self::Strange(path) => (2, path),

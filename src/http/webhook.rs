@@ -16,10 +16,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::client::{self, Networks, Source, X_FORWARDED_FOR};
 use super::failures::{self, Failures};
+use super::pages::{Page, Pages};
 use super::refusals::{Place, Refusals, SEPARATORS, begins_key};
 use super::{Answer, Exchange, Handler, answer_with};
 use crate::budget::{Budget, Held, SMALL_BODY_BYTES_MAX};
 use crate::event::{Rejection, explain, traceparent};
+use crate::livechat;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
@@ -44,9 +46,11 @@ pub struct Config {
 pub struct Live {
     pub policy: Arc<Policy>,
     pub config: Config,
+    /// For the pages.
+    pub livechat: livechat::Config,
 }
 
-/// Answers `POST /webhooks/{app}`.
+/// Answers `POST /webhooks/{app}`, and the pages of apps that have some.
 pub struct Webhooks {
     pub relay: Relay,
     pub budget: Arc<Budget>,
@@ -54,24 +58,33 @@ pub struct Webhooks {
     pub live: ArcSwap<Live>,
     pub failures: Failures,
     pub refusals: Refusals,
+    pub pages: Arc<Pages>,
     /// The log has it that webhooks come through a proxy that is not configured.
     pub is_proxy_noticed: AtomicBool,
 }
 
 /// Who has sent a request.
-struct Sender<'a> {
+pub(super) struct Sender<'a> {
     exchange: &'a Exchange,
     /// By `server.client_address` as it is when the request comes, as all else about it.
-    client: IpAddr,
+    pub(super) client: IpAddr,
     /// `client` may be wrong: since the connection began, `client_address` has changed to or from "proxy-protocol".
     is_outdated: bool,
 }
 
 impl<'a> Sender<'a> {
-    fn new(config: &Config, exchange: &'a Exchange, headers: Option<&HeaderMap>) -> Self {
+    pub(super) fn new(config: &Config, exchange: &'a Exchange, headers: Option<&HeaderMap>) -> Self {
         let origin = exchange.origin();
         let client = headers.map_or(origin.address, |headers| config.clients.address(origin.address, headers));
         Self { exchange, client, is_outdated: !config.clients.fits(origin) }
+    }
+
+    pub(super) fn check_network(&self, Config { client_networks, .. }: &Config) -> Result<(), Reply> {
+        // Such a connection may bring one more webhook, which is not lost: its secret key decides alone.
+        if client_networks.is_empty() || self.is_outdated || client_networks.contains(self.client) {
+            return Ok(());
+        }
+        Err(Refusal::ClientNetwork.into())
     }
 }
 
@@ -84,7 +97,7 @@ struct Head<'a> {
 }
 
 /// What has become of a request, and what is said of it.
-struct Reply {
+pub(super) struct Reply {
     outcome: Outcome,
     /// What the sender is told, where that is more than the outcome's own line.
     line: Option<String>,
@@ -105,7 +118,7 @@ impl From<Refusal> for Reply {
 }
 
 impl Reply {
-    fn because(refusal: Refusal, line: Option<String>) -> Self {
+    pub(super) fn because(refusal: Refusal, line: Option<String>) -> Self {
         Self { line, ..refusal.into() }
     }
 
@@ -120,16 +133,13 @@ impl Webhooks {
     /// posted.
     fn head<'a>(
         &self,
-        Live { policy, config }: &Live,
+        Live { policy, config, .. }: &Live,
         request: &Request<Incoming>,
         sender: &Sender<'_>,
         endpoint: Option<&'a Endpoint>,
     ) -> Result<Head<'a>, Reply> {
-        let Config { client_networks, body_bytes_max, .. } = config;
-        // Such a connection may bring one more webhook, which is not lost: its secret key decides alone.
-        if !client_networks.is_empty() && !sender.is_outdated && !client_networks.contains(sender.client) {
-            return Err(Refusal::ClientNetwork.into());
-        }
+        let Config { body_bytes_max, .. } = config;
+        sender.check_network(config)?;
         let endpoint = endpoint.ok_or(Refusal::NotFound)?;
         let (headers, declared) = (request.headers(), request.body().size_hint().lower());
         if request.method() != Method::POST {
@@ -162,7 +172,12 @@ impl Webhooks {
     }
 
     /// The whole body, and its part of the budget, of which it has what has come.
-    async fn body(&self, mut body: Incoming, received: Instant, config: &Config) -> Result<(BytesMut, Held), Reply> {
+    pub(super) async fn body(
+        &self,
+        mut body: Incoming,
+        received: Instant,
+        config: &Config,
+    ) -> Result<(BytesMut, Held), Reply> {
         let mut reading = self.budget.begin().map_err(Outcome::Unavailable)?;
         let evicted = reading.evicted();
         let read = async {
@@ -198,7 +213,7 @@ impl Webhooks {
         body: Incoming,
         sender: &Sender<'_>,
     ) -> Result<Outcome, Reply> {
-        let Live { policy, config } = live;
+        let Live { policy, config, .. } = live;
         let received = Instant::now();
         let (body, held) = self.body(body, received, config).await?;
         let accepted = self.relay.accept(policy, head.endpoint, &body, head.traceparent.as_deref());
@@ -234,7 +249,7 @@ impl Webhooks {
     }
 
     /// Counts and logs what has become of a request, and makes its answer.
-    fn conclude(&self, live: &Live, reply: Reply, place: &Place<'_>, sender: &Sender<'_>) -> Answer {
+    pub(super) fn conclude(&self, live: &Live, reply: Reply, place: &Place<'_>, sender: &Sender<'_>) -> Answer {
         let Reply { outcome, line, retry_after, is_logged } = reply;
         let line = line.map_or(Cow::Borrowed(outcome.answer().1), Cow::Owned);
         let mut answer = answer_with(outcome, line.clone().into_owned());
@@ -279,6 +294,9 @@ impl Handler for Webhooks {
     async fn answer(&self, request: Request<Incoming>, exchange: &Exchange) -> Answer {
         let began = Instant::now();
         let live = self.live.load_full();
+        if let Some(page) = Page::find(&live, request.uri().path()) {
+            return self.page(&page, request, exchange).await;
+        }
         let endpoint = live.policy.endpoint(request.uri().path());
         let place = Place::new(endpoint.as_ref(), request.uri().path());
         let sender = Sender::new(&live.config, exchange, Some(request.headers()));
@@ -356,7 +374,7 @@ fn short<'v>(policy: &Policy, value: &'v [u8]) -> Option<&'v str> {
 }
 
 /// `application/json`, in UTF-8 where a charset is named.
-fn is_json(content_type: &HeaderValue) -> bool {
+pub(super) fn is_json(content_type: &HeaderValue) -> bool {
     let Some(content_type) = content_type.to_str().ok().and_then(|text| text.parse::<mime::Mime>().ok()) else {
         return false;
     };

@@ -25,6 +25,7 @@ mod layers;
 mod logging;
 mod observability;
 mod outage;
+mod pages;
 mod producer;
 mod proxies;
 mod refusals;

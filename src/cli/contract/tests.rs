@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::event::receive::receive;
-use crate::event::verify::{verify, verify_app_webhook};
+use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
 use crate::samples::traffic::{Traffic, one_of_each};
 
@@ -62,6 +62,7 @@ struct Contract {
     envelope: Validator,
     actions: BTreeMap<&'static str, Validator>,
     app_webhook: Validator,
+    installed: Validator,
 }
 
 impl Contract {
@@ -82,7 +83,8 @@ impl Contract {
             options.should_validate_formats(true).build(&json(&files[name])).expect(name)
         };
         let actions = listed().map(|l| (l.action, validator(&path_of(l.action)))).collect();
-        Self { envelope: validator(ENVELOPE), actions, app_webhook: validator(APP_WEBHOOK) }
+        let [envelope, app_webhook, installed] = [ENVELOPE, APP_WEBHOOK, INSTALLED].map(validator);
+        Self { envelope, actions, app_webhook, installed }
     }
 
     /// What is wrong with an event, by the envelope's schema and by its action's.
@@ -90,6 +92,7 @@ impl Contract {
         let name = event["type"].as_str().and_then(|name| name.strip_prefix("com.livechat.")).unwrap_or_default();
         let action = match self.actions.get(name) {
             Some(action) => action,
+            None if name == APP_INSTALLED => &self.installed,
             None if name.starts_with("app.") => &self.app_webhook,
             None => &self.actions[UNLISTED],
         };
@@ -191,6 +194,28 @@ fn app_webhooks_are_valid() {
         assert_eq!(event["type"], format!("com.livechat.{name}"));
         assert_eq!(contract.faults(&event), [""; 0]);
     }
+}
+
+#[test]
+fn installations_are_valid() {
+    let contract = Contract::load();
+    let body = json!({
+        "event": "installed", "date": "2026-11-28T12:00:00Z", "clientID": "c", "organizationID": "o-1", "accountID": "a",
+        "payload": { "scopes": ["webhooks.state:ro"], "licenseWebhooksEnabled": true },
+    });
+    let body = body.to_string();
+    let verified = confirmed_installation(body.as_bytes()).expect("an installation");
+    let none = |_: &str| None;
+    let topics = Topics::new(TOPIC_PREFIX, none).with_installations(TOPIC_PREFIX, none);
+    let event = published(normalize::normalize(verified, receipt()), topics);
+    assert_eq!(
+        [&event["type"], &event["time"], &event["organizationid"], &event["partitionkey"]],
+        ["com.livechat.app.installed", "2026-11-28T12:00:00Z", "o-1", "o-1"]
+    );
+    assert_eq!(contract.faults(&event), [""; 0]);
+    let mut bad = event;
+    bad["data"]["payload"]["licenseWebhooksEnabled"] = "yes".into();
+    assert!(!contract.faults(&bad).is_empty());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
 use crate::deliveries::{KeyUse, Seen};
 use crate::event::Key;
-use crate::http::{Server, admin::Admin, admin::Probes, client, webhook::Live, webhook::Webhooks};
+use crate::http::{Server, admin::Admin, admin::Probes, client, webhook::Webhooks};
 use crate::outcome;
 use crate::systemd;
 use crate::telemetry;
@@ -256,7 +256,7 @@ impl Reload {
         relay.set_retries(policy.retries);
         relay.deliveries().retain(|app| policy.all_apps().any(|configured| configured.name == app));
         budget.set(server.budget);
-        live.store(Arc::new(Live { policy: Arc::clone(policy), config: server.webhooks.clone() }));
+        live.store(Arc::new(super::live(&config)));
         self.webhooks.set(server.listener.limits.clone(), server.clients.clone());
         let (admin, probes) = &self.inside;
         admin.set(config.admin.limits.clone(), client::Config::default());

@@ -1,0 +1,185 @@
+//! What LiveChat sends a browser back with: the query of a redirect, read strictly, and what an error in it means. None of it is ever shown
+//! or logged.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use secrecy::SecretString;
+
+/// The longest query that is read, its parameters, and the longest code. A code has about 100 bytes.
+const QUERY_BYTES_MAX: usize = 4096;
+const PARAMETERS_MAX: usize = 32;
+const CODE_BYTES_MAX: usize = 1024;
+
+/// What a redirect brings.
+#[derive(Debug)]
+pub enum Redirect {
+    Code(SecretString),
+    /// LiveChat has refused, for this reason.
+    Error(Reason),
+    /// There is no code, and no error either.
+    NoCode,
+    /// It is no query that LiveChat sends.
+    Malformed,
+}
+
+/// Why LiveChat has sent the browser back without a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The user, or LiveChat, has said no.
+    Denied,
+    /// The account may not grant what the app asks for.
+    Scope,
+    /// The Client ID, or the redirect whitelist, is wrong.
+    Client,
+    /// The browser was sent to and fro too often.
+    TooManyRedirects,
+    /// The user has to sign in once more.
+    SignIn,
+    /// LiveChat itself.
+    Server,
+    /// The relay does not know it.
+    Unknown,
+}
+
+impl Reason {
+    /// By LiveChat's names for errors of authorization (`oauth_exception`, `exception_details`, `error`) and of the login
+    /// (`identity_exception`).
+    fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "access_denied" | "missing_grant" => Self::Denied,
+            "invalid_scope" => Self::Scope,
+            "client_id_not_found"
+            | "redirect_uri_not_set"
+            | "invalid_redirect_uri"
+            | "unauthorized_client"
+            | "invalid_client"
+            | "unsupported_response_type"
+            | "invalid_request" => Self::Client,
+            "too_many_redirects" => Self::TooManyRedirects,
+            "identity_lost" | "unauthorized" | "credentials_login_disabled" => Self::SignIn,
+            "server_error" | "temporarily_unavailable" => Self::Server,
+            _ => return None,
+        })
+    }
+}
+
+impl Redirect {
+    pub fn read(query: Option<&str>) -> Self {
+        let Some(parameters) = parameters(query.unwrap_or_default()) else { return Self::Malformed };
+        let value = |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
+        // The most exact one comes first.
+        let names = ["exception_details", "oauth_exception", "identity_exception", "error"];
+        let mut errors = names.into_iter().filter_map(value).peekable();
+        if errors.peek().is_some() {
+            return Self::Error(errors.find_map(Reason::of).unwrap_or(Reason::Unknown));
+        }
+        match value("code").map(code) {
+            Some(Some(code)) => Self::Code(code),
+            Some(None) => Self::Malformed,
+            None => Self::NoCode,
+        }
+    }
+}
+
+/// A code as LiveChat's token endpoint wants it: visible ASCII. Some of LiveChat's own programs meet codes that are encoded twice; as no
+/// code has a `%` in it, it is decoded once more where there is one.
+pub fn code(text: &str) -> Option<SecretString> {
+    let decoded = if text.contains('%') { decode(text)? } else { Cow::Borrowed(text) };
+    let is_code = (1..=CODE_BYTES_MAX).contains(&decoded.len()) && decoded.bytes().all(|byte| byte.is_ascii_graphic());
+    (is_code && !decoded.contains('%')).then(|| SecretString::from(decoded.into_owned()))
+}
+
+/// The parameters, decoded; none of those that count may be there twice. A `+` is one: no value that LiveChat sends has blanks.
+fn parameters(query: &str) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
+    if query.len() > QUERY_BYTES_MAX {
+        return None;
+    }
+    let mut parameters: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let name = decode(name)?;
+        if parameters.len() == PARAMETERS_MAX || parameters.iter().any(|(known, _)| *known == name) {
+            return None;
+        }
+        parameters.push((name, decode(value)?));
+    }
+    Some(parameters)
+}
+
+/// Percent-decodes a text; none where a `%` begins no byte, or the bytes are not UTF-8.
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    let is_hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
+    let is_encoded = text.match_indices('%').all(|(at, _)| is_hex(at + 1) && is_hex(at + 2));
+    if is_encoded { percent_decode_str(text).decode_utf8().ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_however_often_it_was_encoded() {
+        for (query, expected) in [
+            ("code=dal:x_-~.1", "dal:x_-~.1"),
+            ("code=dal%3Ax&state=", "dal:x"),
+            ("state=&code=dal%253Ax", "dal:x"),
+            ("utm_source=a+b&code=plain", "plain"),
+            ("&&code=a+b/c=&x", "a+b/c="),
+        ] {
+            match Redirect::read(Some(query)) {
+                Redirect::Code(code) => assert_eq!(code.expose_secret(), expected, "{query}"),
+                other => panic!("{query}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_query_of_livechat_is_refused() {
+        let long = format!("code={}", "x".repeat(CODE_BYTES_MAX + 1));
+        let many = "a".to_owned() + &(0..PARAMETERS_MAX).map(|n| format!("&a{n}=")).collect::<String>();
+        let longer = "x".repeat(QUERY_BYTES_MAX + 1);
+        for query in [
+            "code=a&code=b",
+            "code=",
+            "code=%",
+            "code=%4",
+            "code=%zz",
+            "code=%ff",
+            "code=%25%20",
+            "code=a%20b",
+            "code=a%0d%0ab",
+            "code=%25252525",
+            "code=%C3%A9",
+            &long,
+            &many,
+            &longer,
+        ] {
+            assert!(matches!(Redirect::read(Some(query)), Redirect::Malformed), "{query}");
+        }
+        for query in [None, Some(""), Some("state=x"), Some("CODE=x"), Some("token=x")] {
+            assert!(matches!(Redirect::read(query), Redirect::NoCode), "{query:?}");
+        }
+    }
+
+    #[test]
+    fn errors_come_from_a_closed_table_and_the_most_exact_one_counts() {
+        for (query, expected) in [
+            ("error=access_denied&error_description=%3Cscript%3E", Reason::Denied),
+            ("oauth_exception=invalid_request&exception_details=invalid_redirect_uri", Reason::Client),
+            ("oauth_exception=temporarily_unavailable&exception_details=too_many_redirects", Reason::TooManyRedirects),
+            ("oauth_exception=invalid_scope&exception_details=made_up", Reason::Scope),
+            ("identity_exception=identity_lost", Reason::SignIn),
+            ("oauth_exception=server_error&code=x", Reason::Server),
+            ("error=%3Cimg%20src=x%3E", Reason::Unknown),
+            ("error=", Reason::Unknown),
+        ] {
+            match Redirect::read(Some(query)) {
+                Redirect::Error(reason) => assert_eq!(reason, expected, "{query}"),
+                other => panic!("{query}: {other:?}"),
+            }
+        }
+    }
+}
