@@ -215,8 +215,8 @@ struct Inner<B> {
     shutdown: Shutdown,
     /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost. No one has its key.
     unknown: Keyring,
-    /// One line in ten seconds for each key that has expired and is still in use.
-    expired: Throttles,
+    /// One line in ten seconds for each known key that is used where, or when, it does not verify.
+    misplaced: Throttles,
 }
 
 impl<B> Clone for Relay<B> {
@@ -229,8 +229,8 @@ impl<B: Backend> Relay<B> {
     pub fn new(retries: dedup::Config, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let key = SecretString::from(Uuid::new_v4().to_string());
         let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(retries));
-        let expired = Throttles::new(Duration::from_secs(10));
-        Self(Arc::new(Inner { backend, dedup, metrics, shutdown, unknown, expired }))
+        let misplaced = Throttles::new(Duration::from_secs(10));
+        Self(Arc::new(Inner { backend, dedup, metrics, shutdown, unknown, misplaced }))
     }
 
     pub fn backend(&self) -> &B {
@@ -255,13 +255,16 @@ impl<B: Backend> Relay<B> {
         traceparent: Option<&str>,
     ) -> Result<Accepted, Rejection> {
         let now = Timestamp::now();
-        let verified = match endpoint {
+        let (webhook, key) = match endpoint {
             Endpoint::Webhook(app) => {
-                verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring), now)
+                let keyring = app.as_ref().map_or(&self.0.unknown, |app| &app.keyring);
+                let verified = verify(receive(body)?, keyring, now);
+                verified.map_err(|unverified| self.refused(policy, app.as_deref(), unverified))?
             }
-            Endpoint::AppWebhook(app, token) => verify_app_webhook(token, body, &app.keyring, now),
+            Endpoint::AppWebhook(app, token) => {
+                verify_app_webhook(token, body, &app.keyring, now).map_err(|unverified| unverified.rejection)?
+            }
         };
-        let (webhook, key) = verified.map_err(|unverified| self.refused(endpoint.app(), &unverified))?;
         let (Endpoint::Webhook(Some(app)) | Endpoint::AppWebhook(app, _)) = endpoint else {
             return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
         };
@@ -281,23 +284,29 @@ impl<B: Backend> Relay<B> {
         Ok(Accepted { action, records, origin })
     }
 
-    /// Names the key to the operator where a webhook has one that is not valid now: its sender is told no more than a stranger.
-    fn refused(&self, app: &str, Unverified { rejection, expired }: &Unverified<'_>) -> Rejection {
-        if let Some(key) = expired
-            && let Some(suppressed) = self.0.expired.pass(&format!("{app} {}", key.name()))
-        {
-            let (key, Validity { not_before, not_after }) = (key.name(), key.validity());
+    /// Names the key to the operator where a webhook has one that does not fit: its sender is told no more than a stranger.
+    fn refused(&self, policy: &Policy, app: Option<&App>, unverified: Unverified<'_>) -> Rejection {
+        let app = app.map(|app| &*app.name);
+        let (rejection, found) = unverified.diagnose(app, policy.keys());
+        let app = app.unwrap_or("unknown");
+        let Some((app_of_key, key)) = found else { return rejection };
+        if let Some(suppressed) = self.0.misplaced.pass(&format!("{app} {app_of_key} {}", key.name())) {
+            let (key, reason, Validity { not_before, not_after }) = (key.name(), rejection.label(), key.validity());
             let [not_before, not_after] = [not_before, not_after].map(|date| date.map(tracing::field::display));
-            tracing::warn!(
-                app,
-                key,
-                not_before,
-                not_after,
-                suppressed,
-                "a webhook has a secret key that is not valid now: it is answered 401; was it registered with an old one?"
-            );
+            let what = match rejection {
+                Rejection::UnknownApp => {
+                    "a webhook has the secret key of an app, and its path names another one that is unknown: it is answered 401; correct the URL of its registration"
+                }
+                Rejection::OtherApp => {
+                    "a webhook has the secret key of another app than its path: it is answered 401; correct the URL of its registration, or its key"
+                }
+                _ => {
+                    "a webhook has a secret key that is not valid now: it is answered 401; was it registered with an old one?"
+                }
+            };
+            tracing::warn!(app, app_of_key, key, reason, not_before, not_after, suppressed, "{what}");
         }
-        *rejection
+        rejection
     }
 
     /// Begins to make a webhook's records durable; the outcome is there by `deadline`.

@@ -217,12 +217,13 @@ impl Webhooks {
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
-    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count. One that was right once
-    /// is no guess: its sender is told 401, and `expired` counts it, however often it comes. (Who has found an old key sees by that,
-    /// after many tries, that it was one. It opens nothing.)
+    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count. A key of the app outside of
+    /// its dates is no guess: its sender is told 401, and `expired` or `not_yet_valid` counts it, however often it comes. (Who has found such
+    /// a key sees by that, after many tries, that it is one. It opens nothing now.) That of another app is as wrong as any: it opens that app.
     fn rejected(&self, rejection: Rejection, body: &[u8], sender: &Sender<'_>, config: &Config) -> Reply {
         let rejected = Reply { line: explain(rejection, body), ..Outcome::Rejected(rejection).into() };
-        if rejection != Rejection::Unauthorized {
+        use Rejection::{NoSecretKey, OtherApp, Unauthorized, UnknownApp};
+        if !matches!(rejection, Unauthorized | NoSecretKey | UnknownApp | OtherApp) {
             return rejected;
         }
         let failed = self.failures.count(sender.client, &config.failed_verifications, Instant::now());

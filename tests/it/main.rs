@@ -4,6 +4,7 @@ mod acme;
 mod app_webhooks;
 mod apps;
 mod bad_input;
+mod check_request;
 mod client_address;
 mod commands;
 mod configuration;
