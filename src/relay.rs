@@ -20,12 +20,15 @@ use uuid::Uuid;
 
 use crate::budget::Held;
 use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
+use crate::event::initial::Initial;
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
 use crate::event::rules::Rule;
 use crate::event::verify::{Unverified, verify, verify_app_webhook};
-use crate::event::{Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity};
+use crate::event::{
+    Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity, Verified,
+};
 use crate::metrics::Metrics;
 use crate::outcome::{DeadLetterReason, Outcome, Unavailable};
 use crate::publish::{Failure, Report};
@@ -46,6 +49,8 @@ pub struct Policy {
     pub dead_letter: Arc<str>,
     /// What goes before the routes.
     pub rules: Rules,
+    /// Whether the events inside an `incoming_chat` become records of their own.
+    pub initial: bool,
 }
 
 /// One app: its name, which is the last part of its webhooks' path, its secret keys, and where its events go.
@@ -174,9 +179,9 @@ impl Endpoint {
 
 /// A verified webhook, as the records that it becomes; none where it is dropped.
 pub struct Accepted {
-    /// The action, as metrics call it.
-    action: &'static str,
     records: Vec<PreparedRecord>,
+    /// The actions, as metrics call them, of the events that are dropped.
+    dropped: Vec<&'static str>,
     origin: Option<Origin>,
 }
 
@@ -275,13 +280,34 @@ impl<B: Backend> Relay<B> {
             bytes: body.len(),
             client: None,
         });
-        let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
+        let initial = if policy.initial { Initial::of(&webhook) } else { Initial::default() };
+        self.0.metrics.initial_events_left_out.inc_by(initial.left_out);
+        let mut accepted = Accepted { records: Vec::with_capacity(1), dropped: Vec::new(), origin };
+        // The chat before its events: where they share a topic they stand in this order.
+        for webhook in [webhook].into_iter().chain(initial.webhooks()) {
+            self.prepare(policy, app, webhook, traceparent, &mut accepted);
+        }
+        Ok(accepted)
+    }
+
+    /// Makes the record of a verified webhook, or notes that it is dropped.
+    fn prepare(
+        &self,
+        policy: &Policy,
+        app: &App,
+        webhook: Verified<'_>,
+        traceparent: Option<&str>,
+        accepted: &mut Accepted,
+    ) {
+        let event = normalize(webhook, Receipt { app: &app.name, time: Timestamp::now(), fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());
-        let records = route(event, &app.routing, rule, traceparent).into_iter().collect();
-        Ok(Accepted { action, records, origin })
+        match route(event, &app.routing, rule, traceparent) {
+            Some(record) => accepted.records.push(record),
+            None => accepted.dropped.push(action),
+        }
     }
 
     /// Names the key to the operator where a webhook has one that does not fit: its sender is told no more than a stranger.
@@ -313,8 +339,8 @@ impl<B: Backend> Relay<B> {
     ///
     /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
     /// the caller waits or not: a client that hangs up cancels no publish.
-    pub fn deliver(&self, Accepted { action, records, origin }: Accepted, held: Held, deadline: Instant) -> Pending {
-        if records.is_empty() {
+    pub fn deliver(&self, Accepted { records, dropped, origin }: Accepted, held: Held, deadline: Instant) -> Pending {
+        for action in dropped {
             self.0.metrics.event(action, Outcome::Dropped, Duration::ZERO);
             if let Some(Origin { app, key, bytes, client }) = &origin {
                 let client = client.map(tracing::field::display);

@@ -31,6 +31,7 @@ pub fn policy(r: &mut Reader) -> Arc<Policy> {
             entries_max: r.number("retries.entries_max", 0..=10_000_000),
         },
         dead_letter,
+        initial: r.flag("events.initial"),
     })
 }
 

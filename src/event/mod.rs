@@ -16,6 +16,8 @@ pub mod receive;
 
 pub mod verify;
 
+pub mod initial;
+
 pub mod normalize;
 
 pub mod rules;
@@ -31,7 +33,7 @@ mod pointers;
 mod traceparent;
 
 pub(crate) use labels::labels;
-pub use normalize::{Event, Fault, Receipt};
+pub use normalize::{Author, Event, Fault, Origin, Receipt};
 pub use receive::{Delivery, explain};
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use rules::Rules;

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
+use super::normalize::{Author, Origin};
 use super::receive::{Webhook, receive_app_webhook};
 use super::{Delivery, Rejection, json};
 
@@ -200,11 +201,20 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks. Only this file makes one. It does not contain the
-/// key.
+/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks; or one that the relay has made itself. Only this file
+/// makes one. It does not contain the key.
 pub struct Verified<'a>(Webhook<'a>);
 
 impl<'a> Verified<'a> {
+    /// A webhook that the relay has made of what it trusts: of an event inside a verified webhook, or of LiveChat's archive.
+    pub(crate) fn made(delivery: Delivery<'a>, origin: Origin, author: Option<Author>) -> Self {
+        Self(Webhook { origin, author, ..delivery.webhook })
+    }
+
+    pub(super) fn webhook(&self) -> &Webhook<'a> {
+        &self.0
+    }
+
     pub(super) fn into_webhook(self) -> Webhook<'a> {
         self.0
     }
