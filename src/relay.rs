@@ -2,6 +2,7 @@
 //! says what has become of it.
 
 mod backend;
+mod backfill;
 mod dates;
 mod detached;
 
@@ -36,6 +37,7 @@ use crate::shutdown::Shutdown;
 use crate::spool::Way;
 use crate::telemetry::Throttles;
 pub use backend::{Backend, Durable};
+pub use backfill::{Archived, Backfilled};
 pub use dates::Notice;
 use detached::Detached;
 
@@ -196,6 +198,13 @@ struct Origin {
     client: Option<IpAddr>,
 }
 
+impl Origin {
+    fn at_debug(app: &str, key: &str, bytes: usize) -> Option<Self> {
+        let origin = || Self { app: app.to_owned(), key: key.to_owned(), bytes, client: None };
+        tracing::enabled!(tracing::Level::DEBUG).then(origin)
+    }
+}
+
 impl Accepted {
     /// Names the client, for the log.
     #[must_use]
@@ -207,6 +216,11 @@ impl Accepted {
     /// Whether nothing is published.
     pub fn is_dropped(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// How many events are dropped.
+    pub fn dropped(&self) -> usize {
+        self.dropped.len()
     }
 }
 
@@ -274,12 +288,7 @@ impl<B: Backend> Relay<B> {
             return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
         };
         key.count_use(now);
-        let origin = tracing::enabled!(tracing::Level::DEBUG).then(|| Origin {
-            app: app.name.clone(),
-            key: key.name().to_owned(),
-            bytes: body.len(),
-            client: None,
-        });
+        let origin = Origin::at_debug(&app.name, key.name(), body.len());
         let initial = if policy.initial { Initial::of(&webhook) } else { Initial::default() };
         self.0.metrics.initial_events_left_out.inc_by(initial.left_out);
         let mut accepted = Accepted { records: Vec::with_capacity(1), dropped: Vec::new(), origin };
@@ -494,15 +503,9 @@ pub struct Pending {
 impl Pending {
     /// One outcome for all; a success only when all are durable.
     pub async fn outcome(self) -> Outcome {
-        let mut outcome = Outcome::Dropped;
-        for delivery in self.deliveries {
-            let late = Outcome::Unavailable(Unavailable::Deadline);
-            let next = timeout_at(self.deadline, delivery).await.unwrap_or(late);
-            if !matches!(outcome, Outcome::Unavailable(_)) {
-                outcome = next;
-            }
-        }
-        outcome
+        let outcomes = self.outcomes().await;
+        let failed = outcomes.iter().find(|outcome| matches!(outcome, Outcome::Unavailable(_)));
+        failed.or(outcomes.last()).copied().unwrap_or(Outcome::Dropped)
     }
 }
 

@@ -1,11 +1,9 @@
 //! The events inside an `incoming_chat`: LiveChat sends a chat's first message and its pre-chat form there, and not as `incoming_event`.
 //! Each becomes the body that LiveChat would have sent, around the bytes that it did send.
 
-use std::collections::HashMap;
-
 use serde_json::value::RawValue;
 
-use super::json;
+use super::json::{self, list, members, object};
 use super::normalize::{Author, Origin};
 use super::receive::{Webhook, receive};
 use super::verify::Verified;
@@ -33,7 +31,7 @@ impl Initial {
         let payload = object(webhook.payload);
         let chat = payload.get("chat").map(|chat| object(chat.get())).unwrap_or_default();
         let thread = chat.get("thread").map(|thread| object(thread.get())).unwrap_or_default();
-        let kinds = kinds(chat.get("users").copied());
+        let authors = Author::of_users(chat.get("users").copied());
         let mut initial = Self::default();
         let mut bytes = 0;
         for event in list(thread.get("events").copied()) {
@@ -44,9 +42,7 @@ impl Initial {
                 continue;
             }
             bytes += size;
-            let members = object(event);
-            let author = members.get("author_id").and_then(|id| json::string(id.get()));
-            let author = author.and_then(|id| kinds.get(&*id).copied());
+            let author = json::text(&object(event), "author_id").and_then(|id| authors.get(&*id).copied());
             initial.bodies.push((body(webhook, chat.get("id").copied(), thread.get("id").copied(), event), author));
         }
         initial
@@ -61,27 +57,6 @@ impl Initial {
     }
 }
 
-/// The members of an object, the last one of a name as most parsers have it; none of anything else.
-fn object(raw: &str) -> HashMap<String, &RawValue> {
-    serde_json::from_str(raw).unwrap_or_default()
-}
-
-fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
-}
-
-/// Which kind of author each of the chat's users is, by id.
-fn kinds(users: Option<&RawValue>) -> HashMap<String, Author> {
-    let kind = |user: &RawValue| {
-        let user = object(user.get());
-        let text = |name: &str| user.get(name).and_then(|raw| json::string(raw.get()));
-        let id = text("id")?.into_owned();
-        let author = Author::of_user(&id, &text("type")?)?;
-        Some((id, author))
-    };
-    list(users).into_iter().filter_map(kind).collect()
-}
-
 /// The webhook that LiveChat would have sent for an event of a chat.
 fn body(webhook: &Webhook<'_>, chat: Option<&RawValue>, thread: Option<&RawValue>, event: &str) -> String {
     let (chat, thread) = (chat.map(RawValue::get), thread.map(RawValue::get));
@@ -94,12 +69,6 @@ fn body(webhook: &Webhook<'_>, chat: Option<&RawValue>, thread: Option<&RawValue
         ("payload", Some(&payload)),
         ("additional_data", webhook.additional_data),
     ])
-}
-
-/// An object of raw values.
-fn members<const N: usize>(members: [(&str, Option<&str>); N]) -> String {
-    let members = members.iter().filter_map(|(name, raw)| Some(format!("\"{name}\":{}", (*raw)?)));
-    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub mod route;
 // What they use.
 pub mod actions;
 mod hash;
-mod json;
+pub(crate) mod json;
 mod labels;
 mod pointers;
 mod traceparent;

@@ -3,9 +3,11 @@
 //! A payload that is not as LiveChat documents it costs attributes, never the event: LiveChat changes payloads without notice.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::Verified;
@@ -77,13 +79,24 @@ impl Author {
 
     /// By a user of the chat. LiveChat documents the types `customer` and `agent`, and a bot is an agent there, too; but a person's id is an
     /// e-mail address, and a bot's is not. An agent without one may be either.
-    pub fn of_user(id: &str, kind: &str) -> Option<Self> {
+    fn of_user(id: &str, kind: &str) -> Option<Self> {
         match kind {
             "customer" => Some(Self::Customer),
             "agent" if id.contains('@') => Some(Self::Agent),
             "bot" => Some(Self::Bot),
             _ => None,
         }
+    }
+
+    /// Each of a chat's users, raw, by id.
+    pub fn of_users(users: Option<&RawValue>) -> HashMap<String, Self> {
+        let author = |user: &RawValue| {
+            let user = json::object(user.get());
+            let id = json::text(&user, "id")?;
+            let author = Self::of_user(&id, &json::text(&user, "type")?)?;
+            Some((id.into_owned(), author))
+        };
+        json::list(users).into_iter().filter_map(author).collect()
     }
 
     /// By the type of the event: nothing else in a webhook of one event proves it.

@@ -1,7 +1,15 @@
 //! LiveChat's side: the webhooks that are registered there, and whom LiveChat lets do what. It knows nothing of Kafka and of the spool.
 
+mod accounts;
+mod api;
+mod archives;
+mod call;
+pub mod catalogue;
 mod failure;
+mod http;
+pub mod plan;
 mod registration;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,8 +19,13 @@ use std::time::Duration;
 use rustls::RootCertStore;
 use secrecy::SecretString;
 
+pub use accounts::{Accounts, Info, Login};
+pub use api::{Api, Offered};
+pub use archives::{ArchivePage, Archives};
+pub use call::Notices;
 pub use failure::{Failure, Kind};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
+pub use tokens::{TokenFile, TokenPair};
 
 /// `[livechat]`: how LiveChat is reached, and how often it is asked.
 #[derive(Clone, Debug)]
@@ -59,6 +72,10 @@ pub struct App {
     pub credential: Option<Credential>,
     /// One for each action.
     pub wanted: Vec<Wanted>,
+    /// What new registrations get. Absent where it could not be found without reading secrets.
+    pub secret_key: Option<SecretKey>,
+    /// Where the secret keys stand in a directory.
+    pub key_directory: Option<PathBuf>,
     /// The installation page, where it is on.
     pub install: Option<Install>,
     /// Whether `GET /app/{app}` is on.
@@ -82,6 +99,16 @@ impl App {
     pub fn page_url(&self) -> String {
         format!("{}/app/{}", self.public_url, self.name)
     }
+}
+
+/// Of the keys that the relay accepts for an app, the last one that is valid.
+#[derive(Clone, Debug)]
+pub struct SecretKey {
+    pub name: String,
+    /// For people: `the file /run/secrets/livechat`.
+    pub place: String,
+    /// Absent where the command does not need it.
+    pub secret: Option<SecretString>,
 }
 
 /// `[apps.livechat.install]`.

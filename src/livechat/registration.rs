@@ -121,3 +121,16 @@ pub struct Registration {
     pub additional_data: Option<BTreeSet<String>>,
     pub description: String,
 }
+
+impl Registration {
+    /// Whether it is what `wanted` would be, once registered. Its secret key cannot be compared.
+    pub fn is_as(&self, wanted: &Wanted) -> bool {
+        self.action == wanted.action
+            && self.url == wanted.url
+            && self.level == wanted.level
+            && self.filters == wanted.filters
+            && self.unknown_filters.is_none()
+            && self.additional_data.as_ref().is_none_or(|data| *data == wanted.additional_data)
+            && self.description == wanted.description
+    }
+}

@@ -1,0 +1,314 @@
+//! OAuth tokens in a file that several processes share: each new pair is on the disk before it is used, and one process refreshes at a time.
+
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::accounts::Accounts;
+use super::http::FailedAttempt;
+use super::{App, Config, Failure, Kind};
+
+/// A token that ends within this time is refreshed before it is used.
+const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_secs(60);
+
+/// Another process has the lock for one request to LiveChat, which `livechat.timeout` limits.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// A pair of tokens is shorter. So much room is taken before a refresh, so that a full disk is met before the old pair has ended.
+const ROOM: usize = 16 << 10;
+
+/// An access token, and what refreshes it.
+#[derive(Clone, Debug)]
+pub struct TokenPair {
+    pub client_id: String,
+    pub access_token: SecretString,
+    pub refresh_token: Option<SecretString>,
+    /// Whose rights the token has.
+    pub account_id: String,
+    pub organization_id: String,
+    pub scopes: BTreeSet<String>,
+    /// Absent: LiveChat did not say.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// As the file has it.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    client_id: String,
+    access_token: String,
+    refresh_token: Option<String>,
+    account_id: String,
+    organization_id: String,
+    scopes: BTreeSet<String>,
+    expires_at: Option<Timestamp>,
+}
+
+/// `apps.livechat.tokens`.
+#[derive(Clone, Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+}
+
+/// The right to change the file: one process has it. It ends with the value.
+#[derive(Debug)]
+pub struct LockedFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// Room for a new pair, beside the old one.
+#[derive(Debug)]
+pub struct Reserved {
+    new: PathBuf,
+    path: PathBuf,
+    file: File,
+}
+
+impl TokenFile {
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// `None`: it is not there.
+    ///
+    /// # Errors
+    /// It cannot be read, or is damaged.
+    pub fn read(&self) -> Result<Option<TokenPair>, Failure> {
+        let bytes = match std::fs::read(&self.path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|e| cannot(&self.path, "read", &e))?,
+        };
+        let stored: Stored = serde_json::from_slice(&bytes).map_err(|_| Failure {
+            kind: Kind::Local,
+            what: format!("{} is no file of tokens, or is damaged", self.path.display()),
+            remedy: "remove it, and log in again: livechat-relay auth login".to_owned(),
+        })?;
+        Ok(Some(TokenPair {
+            client_id: stored.client_id,
+            access_token: stored.access_token.into(),
+            refresh_token: stored.refresh_token.map(SecretString::from),
+            account_id: stored.account_id,
+            organization_id: stored.organization_id,
+            scopes: stored.scopes,
+            expires_at: stored.expires_at,
+        }))
+    }
+
+    /// Waits until no other process has the lock.
+    ///
+    /// # Errors
+    /// The directory cannot be written, or another process goes on refreshing.
+    pub async fn lock(&self) -> Result<LockedFile, Failure> {
+        let path = beside(&self.path, "lock");
+        let open = || OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = open().map_err(|e| cannot(&path, "written", &e))?;
+        let locked = async {
+            loop {
+                match file.try_lock() {
+                    Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
+                    Err(TryLockError::Error(error)) => return Err(cannot(&path, "locked", &error)),
+                    Ok(()) => return Ok(()),
+                }
+            }
+        };
+        tokio::time::timeout(LOCK_WAIT_MAX, locked).await.unwrap_or_else(|_| {
+            Err(Failure {
+                kind: Kind::Local,
+                what: format!("{} has been locked by another process for {LOCK_WAIT_MAX:?}", path.display()),
+                remedy: "end the process of livechat-relay that hangs".to_owned(),
+            })
+        })?;
+        Ok(LockedFile { path: self.path.clone(), _lock: file })
+    }
+}
+
+impl LockedFile {
+    /// Takes room on the disk for a new pair.
+    ///
+    /// # Errors
+    /// There is none, or the directory cannot be written. The old pair stands.
+    pub fn reserve(&self) -> Result<Reserved, Failure> {
+        let new = beside(&self.path, "new");
+        let reserve = || {
+            // What a crash has left.
+            match std::fs::remove_file(&new) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
+            file.write_all(&[b' '; ROOM])?;
+            file.sync_all()?;
+            Ok(file)
+        };
+        let reserved = reserve().inspect_err(|_| drop(std::fs::remove_file(&new)));
+        let file = reserved.map_err(|e| cannot(&new, "written", &e))?;
+        Ok(Reserved { new, path: self.path.clone(), file })
+    }
+
+    /// # Errors
+    /// It cannot be removed; one that is not there is no error.
+    pub fn remove(&self) -> Result<(), Failure> {
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(cannot(&self.path, "removed", &e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Reserved {
+    /// Replaces the old pair. A crash leaves one or the other.
+    ///
+    /// # Errors
+    /// It cannot. The old pair stands.
+    pub fn replace(mut self, pair: &TokenPair) -> Result<(), Failure> {
+        let stored = Stored {
+            client_id: pair.client_id.clone(),
+            access_token: pair.access_token.expose_secret().to_owned(),
+            refresh_token: pair.refresh_token.as_ref().map(|token| token.expose_secret().to_owned()),
+            account_id: pair.account_id.clone(),
+            organization_id: pair.organization_id.clone(),
+            scopes: pair.scopes.clone(),
+            expires_at: pair.expires_at,
+        };
+        let json = serde_json::to_vec_pretty(&stored).expect("texts and a time are JSON");
+        let mut replace = || {
+            self.file.rewind()?;
+            self.file.write_all(&json)?;
+            self.file.set_len(json.len() as u64)?;
+            self.file.sync_all()?;
+            std::fs::rename(&self.new, &self.path)?;
+            let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
+            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        };
+        replace().map_err(|e| cannot(&self.path, "written", &e))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.new); // it is in its place, or the next one removes it
+    }
+}
+
+/// `tokens.json.lock` for `tokens.json`.
+fn beside(path: &Path, extension: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{extension}"));
+    path.with_file_name(name)
+}
+
+fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
+    let what = format!("{} cannot be {what}: {error}", path.display());
+    let remedy = "the directory of apps.livechat.tokens needs room, and the relay's user has to own it".to_owned();
+    Failure { kind: Kind::Local, what, remedy }
+}
+
+/// The tokens of one app in this process.
+#[derive(Debug)]
+pub struct Session {
+    accounts: Accounts,
+    app: App,
+    file: TokenFile,
+    /// What was read or refreshed last.
+    current: tokio::sync::Mutex<Option<TokenPair>>,
+}
+
+impl Session {
+    /// # Errors
+    /// As [`Accounts::new`].
+    pub fn new(config: &Config, app: &App, path: &Path) -> Result<Self, Failure> {
+        let (accounts, file) = (Accounts::new(config)?, TokenFile::new(path));
+        Ok(Self { accounts, app: app.clone(), file, current: tokio::sync::Mutex::default() })
+    }
+
+    /// The access token; refreshed, where it is at its end.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be refreshed.
+    pub async fn token(&self) -> Result<SecretString, FailedAttempt> {
+        let mut current = self.current.lock().await;
+        let pair = match current.take() {
+            Some(pair) => pair,
+            None => self.read()?,
+        };
+        let is_current = pair.expires_at.is_none_or(|end| end > Timestamp::now() + EXPIRY_MARGIN);
+        let pair = if is_current { pair } else { self.refreshed(&pair.access_token).await? };
+        Ok(current.insert(pair).access_token.clone())
+    }
+
+    /// Replaces a token that LiveChat does not take, unless another task or process has done so.
+    ///
+    /// # Errors
+    /// It cannot be refreshed.
+    pub async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
+        let mut current = self.current.lock().await;
+        if current.take_if(|pair| pair.access_token.expose_secret() == stale.expose_secret()).is_some()
+            || current.is_none()
+        {
+            *current = Some(self.refreshed(stale).await?);
+        }
+        Ok(())
+    }
+
+    /// In a task of its own: who does not wait for it any longer ends no refresh half way, of which the new pair would be lost.
+    async fn refreshed(&self, stale: &SecretString) -> Result<TokenPair, FailedAttempt> {
+        let (accounts, app, file) = (self.accounts.clone(), self.app.clone(), self.file.clone());
+        let refreshed = tokio::spawn(refreshed(accounts, app, file, stale.clone())).await;
+        refreshed.map_err(stopped)?
+    }
+
+    fn read(&self) -> Result<TokenPair, FailedAttempt> {
+        read(&self.file, &self.app)
+    }
+}
+
+/// One try: the caller has its own.
+async fn refreshed(
+    accounts: Accounts,
+    app: App,
+    file: TokenFile,
+    stale: SecretString,
+) -> Result<TokenPair, FailedAttempt> {
+    let locked = file.lock().await.map_err(local)?;
+    let pair = read(&file, &app)?;
+    if pair.access_token.expose_secret() != stale.expose_secret() {
+        return Ok(pair); // another process was faster
+    }
+    let (locked, reserved) = blocking(move || locked.reserve().map(|reserved| (locked, reserved))).await?;
+    let pair = accounts.refreshed(&app, &pair).await?;
+    let pair = blocking(move || reserved.replace(&pair).map(|()| pair)).await;
+    drop(locked);
+    pair
+}
+
+fn read(file: &TokenFile, app: &App) -> Result<TokenPair, FailedAttempt> {
+    let pair = file.read().map_err(local)?.filter(|pair| pair.client_id == app.client_id);
+    pair.ok_or_else(|| {
+        let what = format!("{} has no tokens for client_id {}", file.path.display(), app.client_id);
+        let remedy = format!("log in: livechat-relay auth login --app {}", app.name);
+        FailedAttempt::undone(Kind::Authentication, what, remedy)
+    })
+}
+
+/// Writes to the disk without holding up what else the thread has to do.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, FailedAttempt> {
+    tokio::task::spawn_blocking(act).await.map_err(stopped)?.map_err(local)
+}
+
+fn stopped(error: tokio::task::JoinError) -> FailedAttempt {
+    FailedAttempt::undone(Kind::Local, format!("the tokens were not refreshed: {error}"), "try again")
+}
+
+fn local(failure: Failure) -> FailedAttempt {
+    FailedAttempt::undone(failure.kind, failure.what, failure.remedy)
+}
