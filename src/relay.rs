@@ -2,6 +2,7 @@
 //! says what has become of it.
 
 mod backend;
+mod backfill;
 mod dates;
 mod detached;
 
@@ -21,12 +22,15 @@ use uuid::Uuid;
 use crate::budget::Held;
 use crate::dedup::{self, Check, Claim, Dedup, FirstOutcome};
 use crate::deliveries::{Deliveries, Delivery};
+use crate::event::initial::Initial;
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
 use crate::event::rules::Rule;
-use crate::event::verify::{Unverified, Verified, confirmed_installation, verify, verify_app_webhook};
-use crate::event::{Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity};
+use crate::event::verify::{Unverified, confirmed_installation, verify, verify_app_webhook};
+use crate::event::{
+    self, Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity, Verified,
+};
 use crate::metrics::Metrics;
 use crate::outcome::{DeadLetterReason, Outcome, Unavailable};
 use crate::publish::{Failure, Report};
@@ -34,6 +38,7 @@ use crate::shutdown::Shutdown;
 use crate::spool::Way;
 use crate::telemetry::Throttles;
 pub use backend::{Backend, Durable};
+pub use backfill::{Archived, Backfilled};
 pub use dates::Notice;
 use detached::Detached;
 
@@ -47,6 +52,8 @@ pub struct Policy {
     pub dead_letter: Arc<str>,
     /// What goes before the routes.
     pub rules: Rules,
+    /// Whether the events inside an `incoming_chat` become records of their own.
+    pub initial: bool,
 }
 
 /// One app: its name, which is the last part of its webhooks' path, its secret keys, and where its events go.
@@ -175,9 +182,9 @@ impl Endpoint {
 
 /// A verified webhook, as the records that it becomes; none where it is dropped.
 pub struct Accepted {
-    /// The action, as metrics call it.
-    action: &'static str,
     records: Vec<PreparedRecord>,
+    /// The actions, as metrics call them, of the events that are dropped.
+    dropped: Vec<&'static str>,
     origin: Option<Origin>,
 }
 
@@ -193,6 +200,13 @@ struct Origin {
 }
 
 impl Accepted {
+    /// Nothing yet, of a body of so many bytes that came with this key.
+    fn new(app: &App, key: &str, bytes: usize) -> Self {
+        let origin = || Origin { app: app.name.clone(), key: key.to_owned(), bytes, client: None };
+        let origin = tracing::enabled!(tracing::Level::DEBUG).then(origin);
+        Self { records: Vec::with_capacity(1), dropped: Vec::new(), origin }
+    }
+
     /// Names the client, for the log.
     #[must_use]
     pub fn from_client(mut self, client: IpAddr) -> Self {
@@ -203,6 +217,11 @@ impl Accepted {
     /// Whether nothing is published.
     pub fn is_dropped(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// How many events are dropped.
+    pub fn dropped(&self) -> usize {
+        self.dropped.len()
     }
 }
 
@@ -217,8 +236,8 @@ struct Inner<B> {
     shutdown: Shutdown,
     /// Stands for every unknown app, so that it is refused as a wrong key is: the same way, at the same cost. No one has its key.
     unknown: Keyring,
-    /// One line in ten seconds for each key that has expired and is still in use.
-    expired: Throttles,
+    /// One line in ten seconds for each known key that is used where, or when, it does not verify.
+    misplaced: Throttles,
 }
 
 impl<B> Clone for Relay<B> {
@@ -231,9 +250,9 @@ impl<B: Backend> Relay<B> {
     pub fn new(retries: dedup::Config, backend: B, metrics: Arc<Metrics>, shutdown: Shutdown) -> Self {
         let key = SecretString::from(Uuid::new_v4().to_string());
         let (unknown, dedup) = (Keyring::new([(String::new(), &key)]), Dedup::new(retries));
-        let expired = Throttles::new(Duration::from_secs(10));
+        let misplaced = Throttles::new(Duration::from_secs(10));
         let deliveries = Deliveries::default();
-        Self(Arc::new(Inner { backend, dedup, deliveries, metrics, shutdown, unknown, expired }))
+        Self(Arc::new(Inner { backend, dedup, deliveries, metrics, shutdown, unknown, misplaced }))
     }
 
     /// What each registration has delivered.
@@ -263,18 +282,28 @@ impl<B: Backend> Relay<B> {
         traceparent: Option<&str>,
     ) -> Result<Accepted, Rejection> {
         let now = Timestamp::now();
-        let verified = match endpoint {
+        let (webhook, key) = match endpoint {
             Endpoint::Webhook(app) => {
-                verify(receive(body)?, app.as_ref().map_or(&self.0.unknown, |app| &app.keyring), now)
+                let keyring = app.as_ref().map_or(&self.0.unknown, |app| &app.keyring);
+                let verified = verify(receive(body)?, keyring, now);
+                verified.map_err(|unverified| self.refused(policy, app.as_deref(), unverified))?
             }
-            Endpoint::AppWebhook(app, token) => verify_app_webhook(token, body, &app.keyring, now),
+            Endpoint::AppWebhook(app, token) => {
+                verify_app_webhook(token, body, &app.keyring, now).map_err(|unverified| unverified.rejection)?
+            }
         };
-        let (webhook, key) = verified.map_err(|unverified| self.refused(endpoint.app(), &unverified))?;
         let (Endpoint::Webhook(Some(app)) | Endpoint::AppWebhook(app, _)) = endpoint else {
             return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
         };
         key.count_use(now);
-        Ok(self.prepare(policy, app, webhook, (key.name(), body.len()), now, traceparent))
+        let mut accepted = Accepted::new(app, key.name(), body.len());
+        let initial = if policy.initial { Initial::of(&webhook) } else { Initial::default() };
+        self.0.metrics.initial_events_left_out.inc_by(initial.left_out);
+        // The chat before its events: where they share a topic they stand in this order.
+        for webhook in [webhook].into_iter().chain(initial.webhooks()) {
+            self.prepare(policy, app, webhook, key.name(), traceparent, &mut accepted);
+        }
+        Ok(accepted)
     }
 
     /// As [`Relay::accept`], for an installation that LiveChat has confirmed; the relay has written its body itself.
@@ -282,62 +311,68 @@ impl<B: Backend> Relay<B> {
     /// # Errors
     /// The body is none: a fault of the relay.
     pub fn accept_installation(&self, policy: &Policy, app: &App, body: &[u8]) -> Result<Accepted, Rejection> {
-        let webhook = confirmed_installation(body)?;
-        Ok(self.prepare(policy, app, webhook, ("installation", body.len()), Timestamp::now(), None))
+        const KEY: &str = "installation";
+        let mut accepted = Accepted::new(app, KEY, body.len());
+        self.prepare(policy, app, confirmed_installation(body)?, KEY, None, &mut accepted);
+        Ok(accepted)
     }
 
+    /// Makes the record of a verified webhook, or notes that it is dropped. `key` names the secret key that it came with.
     fn prepare(
         &self,
         policy: &Policy,
         app: &App,
         webhook: Verified<'_>,
-        (key, bytes): (&str, usize),
-        now: Timestamp,
+        key: &str,
         traceparent: Option<&str>,
-    ) -> Accepted {
-        let origin = tracing::enabled!(tracing::Level::DEBUG).then(|| Origin {
-            app: app.name.clone(),
-            key: key.to_owned(),
-            bytes,
-            client: None,
-        });
+        accepted: &mut Accepted,
+    ) {
+        let now = Timestamp::now();
         let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
-        if let Some(webhook_id) = &event.webhook_id {
-            self.0.deliveries.count(Delivery { app: &app.name, webhook_id, action, key: key.name(), time: now });
+        if let (Some(webhook_id), event::Origin::Delivered) = (&event.webhook_id, event.origin) {
+            self.0.deliveries.count(Delivery { app: &app.name, webhook_id, action, key, time: now });
         }
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());
-        let records = route(event, &app.routing, rule, traceparent).into_iter().collect();
-        Accepted { action, records, origin }
+        match route(event, &app.routing, rule, traceparent) {
+            Some(record) => accepted.records.push(record),
+            None => accepted.dropped.push(action),
+        }
     }
 
-    /// Names the key to the operator where a webhook has one that is not valid now: its sender is told no more than a stranger.
-    fn refused(&self, app: &str, Unverified { rejection, expired }: &Unverified<'_>) -> Rejection {
-        if let Some(key) = expired
-            && let Some(suppressed) = self.0.expired.pass(&format!("{app} {}", key.name()))
-        {
-            let (key, Validity { not_before, not_after }) = (key.name(), key.validity());
+    /// Names the key to the operator where a webhook has one that does not fit: its sender is told no more than a stranger.
+    fn refused(&self, policy: &Policy, app: Option<&App>, unverified: Unverified<'_>) -> Rejection {
+        let app = app.map(|app| &*app.name);
+        let (rejection, found) = unverified.diagnose(app, policy.keys());
+        let app = app.unwrap_or("unknown");
+        let Some((app_of_key, key)) = found else { return rejection };
+        if let Some(suppressed) = self.0.misplaced.pass(&format!("{app} {app_of_key} {}", key.name())) {
+            let (key, reason, Validity { not_before, not_after }) = (key.name(), rejection.label(), key.validity());
             let [not_before, not_after] = [not_before, not_after].map(|date| date.map(tracing::field::display));
-            tracing::warn!(
-                app,
-                key,
-                not_before,
-                not_after,
-                suppressed,
-                "a webhook has a secret key that is not valid now: it is answered 401; was it registered with an old one?"
-            );
+            let what = match rejection {
+                Rejection::UnknownApp => {
+                    "a webhook has the secret key of an app, and its path names another one that is unknown: it is answered 401; correct the URL of its registration"
+                }
+                Rejection::OtherApp => {
+                    "a webhook has the secret key of another app than its path: it is answered 401; correct the URL of its registration, or its key"
+                }
+                _ => {
+                    "a webhook has a secret key that is not valid now: it is answered 401; was it registered with an old one?"
+                }
+            };
+            tracing::warn!(app, app_of_key, key, reason, not_before, not_after, suppressed, "{what}");
         }
-        *rejection
+        rejection
     }
 
     /// Begins to make a webhook's records durable; the outcome is there by `deadline`.
     ///
     /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
     /// the caller waits or not: a client that hangs up cancels no publish.
-    pub fn deliver(&self, Accepted { action, records, origin }: Accepted, held: Held, deadline: Instant) -> Pending {
-        if records.is_empty() {
+    pub fn deliver(&self, Accepted { records, dropped, origin }: Accepted, held: Held, deadline: Instant) -> Pending {
+        for action in dropped {
             self.0.metrics.event(action, Outcome::Dropped, Duration::ZERO);
             if let Some(Origin { app, key, bytes, client }) = &origin {
                 let client = client.map(tracing::field::display);
@@ -492,15 +527,9 @@ pub struct Pending {
 impl Pending {
     /// One outcome for all; a success only when all are durable.
     pub async fn outcome(self) -> Outcome {
-        let mut outcome = Outcome::Dropped;
-        for delivery in self.deliveries {
-            let late = Outcome::Unavailable(Unavailable::Deadline);
-            let next = timeout_at(self.deadline, delivery).await.unwrap_or(late);
-            if !matches!(outcome, Outcome::Unavailable(_)) {
-                outcome = next;
-            }
-        }
-        outcome
+        let outcomes = self.outcomes().await;
+        let failed = outcomes.iter().find(|outcome| matches!(outcome, Outcome::Unavailable(_)));
+        failed.or(outcomes.last()).copied().unwrap_or(Outcome::Dropped)
     }
 }
 

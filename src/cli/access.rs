@@ -252,7 +252,7 @@ enum Answers {
 impl Stopped {
     fn answers(&self, request: Request) -> Answers {
         let spool = Some(self.spool.clone());
-        let control = Control { operations: None, spool, dead_letters: self.dead_letters.clone() };
+        let control = Control { backfill: None, operations: None, spool, dead_letters: self.dead_letters.clone() };
         let (sender, answers) = mpsc::channel(16);
         tokio::task::spawn_blocking(move || {
             // The command that has ended needs no answer.

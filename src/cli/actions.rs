@@ -77,6 +77,7 @@ impl Listed {
             let pointer = format!("/payload/{}", path.join("/"));
             match slot {
                 Slot::Time | Slot::UnixTime => listed.time.push(pointer),
+                Slot::EventType => {} // no attribute: it proves who wrote an event
                 _ => listed.attributes.entry(attribute(slot)).or_default().push(pointer),
             }
         }

@@ -1,5 +1,7 @@
 //! `check`: everything that `serve` would stumble over, found before it does, step by step.
 
+mod request;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub struct Arguments {
     /// Check the configuration, the secrets and the spool only, without Kafka
     #[arg(long)]
     offline: bool,
+    #[command(flatten)]
+    request: request::Request,
     /// How long all of it may take
     #[arg(long, default_value = "30s", value_parser = super::send::duration, value_name = "TIME")]
     timeout: Duration,
@@ -190,6 +194,10 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         }
     };
     report.ok("configuration", format!("complete; webhooks on {}", config.server.listener.listen));
+    if arguments.request.is_given() {
+        tokio::task::block_in_place(|| arguments.request.look(&config, &report));
+        return false;
+    }
     config.warnings.iter().for_each(|warning| report.warn("configuration", warning));
     let mut apps: Vec<_> = config.policy.apps.values().collect();
     apps.sort_by(|one, other| one.name.cmp(&other.name));

@@ -215,11 +215,16 @@ impl Daemon {
         let (operations, requests) = mpsc::channel(16);
         parts.spawn_until_closing("reload", reload.run(hangup, requests));
         parts.spawn_until_closing("notices", notices::log(Arc::clone(&running)));
+        let webhooks_of_backfill = Arc::clone(&server);
+        let backfill: control::Backfill = Arc::new(move |app, events| {
+            let server = Arc::clone(&webhooks_of_backfill);
+            Box::pin(async move { server.handler.backfill(&app, &events).await })
+        });
         parts.notify_systemd(server);
         if let Some(opened) = opened {
             parts.opened(opened).await?;
         }
-        let control = parts.control(config.control.clone(), operations, dead_letters.clone());
+        let control = parts.control(config.control.clone(), operations, backfill, dead_letters.clone());
         let brokers_answered = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic)).await;
         let replay = config.spool.clone();
         let replay = replay.and_then(|spool| parts.replay(spool, dead_letters, brokers_answered));
@@ -405,11 +410,16 @@ impl Parts {
         &self,
         config: control::Config,
         operations: control::Operations,
+        backfill: control::Backfill,
         dead_letters: DeadLetters,
     ) -> (JoinHandle<()>, CancellationToken) {
         let stop = CancellationToken::new();
-        let control =
-            Control { operations: Some(operations), spool: self.spool.clone(), dead_letters: Some(dead_letters) };
+        let control = Control {
+            backfill: Some(backfill),
+            operations: Some(operations),
+            spool: self.spool.clone(),
+            dead_letters: Some(dead_letters),
+        };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let Some(path) = config.socket.clone() else { return };

@@ -41,6 +41,7 @@ pub fn policy(r: &mut Reader) -> (Arc<Policy>, Vec<ReadApp>) {
             entries_max: r.number("retries.entries_max", 0..=10_000_000),
         },
         dead_letter,
+        initial: r.flag("events.initial"),
     };
     (Arc::new(policy), read)
 }

@@ -21,7 +21,7 @@ enum Effect {
 }
 
 /// Every key, or the table that it is in. A test holds it against `config/default.toml`, so that each new key is decided on.
-const EFFECTS: [(&str, Effect); 58] = {
+const EFFECTS: [(&str, Effect); 59] = {
     use Effect::{Reload, Restart};
     [
         // A socket is bound once.
@@ -69,6 +69,7 @@ const EFFECTS: [(&str, Effect); 58] = {
         ("topics.key_secret", Reload),
         ("retries.window", Reload),
         ("retries.entries_max", Reload),
+        ("events.initial", Reload),
         ("events.mode", Reload),
         ("log.filter", Reload),
         ("log.temporary_max", Reload),

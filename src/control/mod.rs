@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +20,7 @@ pub use socket::serve;
 
 use crate::dead_letter::DeadLetters;
 use crate::deliveries::Seen;
+use crate::relay::{Archived, Backfilled};
 use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.
@@ -76,6 +78,11 @@ pub enum Request {
     },
     /// Which registrations have delivered, and which secret keys have verified, and when last.
     Deliveries,
+    /// Publishes events that were made of LiveChat's archive, in this order. The answer comes when they are durable.
+    Backfill {
+        app: String,
+        events: Vec<Archived>,
+    },
     /// Replaces the log's filter for a time; without one the configured filter is back at once.
     LogLevel {
         #[serde(default)]
@@ -102,6 +109,7 @@ impl Request {
             Self::Pause { .. } => Some("spool pause"),
             Self::Resume { .. } => Some("spool resume"),
             Self::Reload { .. } => Some("reload"),
+            Self::Backfill { .. } => Some("backfill"),
             Self::LogLevel { .. } => Some("log-level"),
         }
     }
@@ -167,6 +175,7 @@ pub enum Answer {
     Reloaded(Reloaded),
     LogLevel(LogLevel),
     Deliveries(Seen),
+    Backfilled(Backfilled),
     Error(String),
 }
 
@@ -264,9 +273,14 @@ pub type Out<'a> = &'a mut dyn FnMut(Answer) -> Result<(), Gone>;
 /// Hands what is asked of the process itself to the task that answers it.
 pub type Operations = mpsc::Sender<(Request, oneshot::Sender<Answer>)>;
 
+/// Delivers archived events to an app; an error says what is wrong with them.
+pub type Backfill = Arc<dyn Fn(String, Vec<Archived>) -> BoxFuture<'static, Result<Backfilled, String>> + Send + Sync>;
+
 /// Answers.
 #[derive(Clone)]
 pub struct Control {
+    /// Of a running relay.
+    pub backfill: Option<Backfill>,
     /// Of a running relay.
     pub operations: Option<Operations>,
     /// Where there is one.
@@ -289,6 +303,9 @@ impl Control {
     pub fn answer(&self, request: Request, out: Out<'_>) -> Result<(), Gone> {
         if matches!(request, Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries) {
             return out(self.of_process(request));
+        }
+        if let Request::Backfill { app, events } = request {
+            return out(self.backfilled(app, events));
         }
         let Some(spool) = &self.spool else {
             return out(Answer::Error("this relay has no spool: spool.directory is not configured".to_owned()));
@@ -316,8 +333,17 @@ impl Control {
             Request::Pause { topic } => pause(spool, topic, true),
             Request::Resume { topic } => pause(spool, topic, false),
             Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries => self.of_process(request),
+            Request::Backfill { app, events } => self.backfilled(app, events),
         };
         out(last)
+    }
+
+    fn backfilled(&self, app: String, events: Vec<Archived>) -> Answer {
+        let Some(backfill) = &self.backfill else { return Answer::Error("no relay runs".to_owned()) };
+        match tokio::runtime::Handle::current().block_on(backfill(app, events)) {
+            Ok(done) => Answer::Backfilled(done),
+            Err(why) => Answer::Error(why),
+        }
     }
 
     fn of_process(&self, request: Request) -> Answer {

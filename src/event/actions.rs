@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-/// What a pointer leads to. All but the times become attributes of the event.
+/// What a pointer leads to. All but the times and the event's type become attributes of the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Slot {
     Chat,
@@ -25,11 +25,13 @@ pub enum Slot {
     Time,
     /// Seconds since 1970: only `thread.timestamp` of API 3.1.
     UnixTime,
+    /// LiveChat's type of event: `message`, `system_message` and so on.
+    EventType,
 }
 
 impl Slot {
     /// The length of a table indexed by slot.
-    pub const COUNT: usize = Self::UnixTime as usize + 1;
+    pub const COUNT: usize = Self::EventType as usize + 1;
 
     /// The slots that become attributes, in the order of the envelope.
     pub const ATTRIBUTES: [(Self, &'static str); 12] = [
@@ -101,6 +103,15 @@ const THREAD: Pointer = (Thread, &["thread_id"]);
 const USER: Pointer = (User, &["user_id"]);
 const EVENT: Pointer = (Event, &["event_id"]);
 
+const EVENT_OF_THREAD: &[Pointer] = &[
+    CHAT,
+    THREAD,
+    (Event, &["event", "id"]),
+    (EventType, &["event", "type"]),
+    (Author, &["event", "author_id"]),
+    (Time, &["event", "created_at"]),
+];
+
 const fn action(name: &'static str, pointers: &'static [Pointer], key: &'static [Slot], identity: Identity) -> Action {
     Action { name, older: &[], only_older: false, pointers, key, identity }
 }
@@ -163,19 +174,9 @@ pub static ACTIONS: &[Action] = &[
         .with_older(&["chat_user_added"]),
     action("user_removed_from_chat", &[CHAT, THREAD, USER], &[Chat], Weak).with_older(&["chat_user_removed"]),
     // events
-    action(
-        "incoming_event",
-        &[CHAT, THREAD, (Event, &["event", "id"]), (Author, &["event", "author_id"]), (Time, &["event", "created_at"])],
-        &[Chat],
-        Strong(&[Chat, Thread, Event]),
-    ),
+    action("incoming_event", EVENT_OF_THREAD, &[Chat], Strong(&[Chat, Thread, Event])),
     // `created_at` is when the event was made, not when it was changed: LiveChat does not say when that was
-    action(
-        "event_updated",
-        &[CHAT, THREAD, (Event, &["event", "id"]), (Author, &["event", "author_id"]), (Time, &["event", "created_at"])],
-        &[Chat],
-        Weak,
-    ),
+    action("event_updated", EVENT_OF_THREAD, &[Chat], Weak),
     action("event_deleted", &[CHAT, THREAD, EVENT], &[Chat], Strong(&[Chat, Thread, Event])),
     action("incoming_rich_message_postback", &[CHAT, THREAD, EVENT, USER], &[Chat], Weak),
     // properties

@@ -1,6 +1,7 @@
 //! Raw JSON beside serde_json: the text of a raw string, and where a raw value is in the text around it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
@@ -30,4 +31,25 @@ pub fn is_object(text: &str, name: &RawValue) -> bool {
 /// The raw value between the end of its name and the start of the next name, or the end of the object.
 pub fn value_between(text: &str, name_end: usize, next: usize) -> &str {
     text[name_end..next].trim_start_matches(SPACE_AND_COLON).trim_end_matches(SPACE_AND_COMMA)
+}
+
+/// The members of an object, raw, the last one of a name as most parsers have it; none of anything else.
+pub fn object(raw: &str) -> HashMap<String, &RawValue> {
+    serde_json::from_str(raw).unwrap_or_default()
+}
+
+/// The items of an array, raw; none of anything else.
+pub fn list(raw: Option<&RawValue>) -> Vec<&RawValue> {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+}
+
+/// A member that is a text.
+pub fn text<'a>(object: &HashMap<String, &'a RawValue>, name: &str) -> Option<Cow<'a, str>> {
+    object.get(name).and_then(|raw| string(raw.get()))
+}
+
+/// An object of raw values, in this order; those that are absent are left out.
+pub fn members<const N: usize>(members: [(&str, Option<&str>); N]) -> String {
+    let members = members.iter().filter_map(|(name, raw)| Some(format!("\"{name}\":{}", (*raw)?)));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }

@@ -16,6 +16,8 @@ pub mod receive;
 
 pub mod verify;
 
+pub mod initial;
+
 pub mod normalize;
 
 pub mod rules;
@@ -25,13 +27,13 @@ pub mod route;
 // What they use.
 pub mod actions;
 mod hash;
-mod json;
+pub(crate) mod json;
 mod labels;
 mod pointers;
 mod traceparent;
 
 pub(crate) use labels::labels;
-pub use normalize::{Event, Fault, Receipt};
+pub use normalize::{Author, Event, Fault, Origin, Receipt};
 pub use receive::{Delivery, explain};
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use rules::Rules;
@@ -51,11 +53,19 @@ labels! {
         /// `action` (in an App Webhook: `event`) is missing or not a string.
         NoAction => "no_action",
         NoPayload => "no_payload",
-        /// `secret_key` is missing or wrong, or the app is unknown. All three get the same answer, so that it does not tell a stranger
-        /// which apps there are.
+        /// `secret_key` is no app's. This and all that follow get the same answer, so that it tells a stranger neither which apps there are
+        /// nor whether a key is one.
         Unauthorized => "unauthorized",
-        /// `secret_key` is one of the app's, but not valid at the time. The answer is that of a wrong one.
+        /// `secret_key` is missing, or no text.
+        NoSecretKey => "no_secret_key",
+        /// The path names an app that is unknown.
+        UnknownApp => "unknown_app",
+        /// `secret_key` is that of another app.
+        OtherApp => "key_of_another_app",
+        /// `secret_key` is one of the app's, and past its `not_after`.
         Expired => "expired",
+        /// `secret_key` is one of the app's, and before its `not_before`.
+        NotYetValid => "not_yet_valid",
     }
 }
 
@@ -70,7 +80,12 @@ impl Rejection {
             Self::TooManyMembers => (400, "the body has more than 64 members\n"),
             Self::NoAction => (400, "the body has no text as its member \"action\" (\"event\" in an App Webhook)\n"),
             Self::NoPayload => (400, "the body has no member \"payload\"\n"),
-            Self::Unauthorized | Self::Expired => (401, "unauthorized\n"),
+            Self::Unauthorized
+            | Self::NoSecretKey
+            | Self::UnknownApp
+            | Self::OtherApp
+            | Self::Expired
+            | Self::NotYetValid => (401, "unauthorized\n"),
         }
     }
 }

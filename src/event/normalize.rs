@@ -3,8 +3,11 @@
 //! A payload that is not as LiveChat documents it costs attributes, never the event: LiveChat changes payloads without notice.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::Verified;
@@ -43,6 +46,65 @@ labels! {
     }
 }
 
+/// Where the relay has a webhook from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Delivered,
+    /// It was an event inside an `incoming_chat`.
+    Initial,
+    /// It was made of LiveChat's archive.
+    Backfill,
+}
+
+/// Who wrote an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Author {
+    Customer,
+    Agent,
+    Bot,
+    /// LiveChat itself.
+    System,
+}
+
+impl Author {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Customer => "customer",
+            Self::Agent => "agent",
+            Self::Bot => "bot",
+            Self::System => "system",
+        }
+    }
+
+    /// By a user of the chat. LiveChat documents the types `customer` and `agent`, and a bot is an agent there, too; but a person's id is an
+    /// e-mail address, and a bot's is not. An agent without one may be either.
+    fn of_user(id: &str, kind: &str) -> Option<Self> {
+        match kind {
+            "customer" => Some(Self::Customer),
+            "agent" if id.contains('@') => Some(Self::Agent),
+            "bot" => Some(Self::Bot),
+            _ => None,
+        }
+    }
+
+    /// Each of a chat's users, raw, by id.
+    pub fn of_users(users: Option<&RawValue>) -> HashMap<String, Self> {
+        let author = |user: &RawValue| {
+            let user = json::object(user.get());
+            let id = json::text(&user, "id")?;
+            let author = Self::of_user(&id, &json::text(&user, "type")?)?;
+            Some((id.into_owned(), author))
+        };
+        json::list(users).into_iter().filter_map(author).collect()
+    }
+
+    /// By the type of the event: nothing else in a webhook of one event proves it.
+    fn of_type(kind: &str) -> Option<Self> {
+        matches!(kind, "system_message" | "system").then_some(Self::System)
+    }
+}
+
 /// An event with its attributes. `data` is still borrowed from the body.
 pub struct Event<'a> {
     /// The catalogue's entry for the action, [`APP_WEBHOOK`](super::actions::APP_WEBHOOK) or
@@ -63,6 +125,9 @@ pub struct Event<'a> {
     /// Half of the SHA-256 over tenant, name and payload: equal for the retries of one event.
     pub content_hash: [u8; 16],
     pub faults: Vec<Fault>,
+    pub origin: Origin,
+    /// Who wrote it, where that is proved.
+    pub author: Option<Author>,
     pub(super) slots: Slots<'a>,
     pub(super) data: [&'a str; 2],
     /// Raw, as delivered.
@@ -126,6 +191,7 @@ pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
     let slots = action.map_or_else(Slots::default, |action| slots(action.pointers, webhook.found, &mut faults));
     let time = time(&slots, &mut faults);
     let derived_id = derived_id(action, &tenant, &slots);
+    let author = slots[Slot::EventType as usize].as_deref().and_then(Author::of_type);
     let mut event = Event {
         id: derived_id.unwrap_or_else(receipt.fresh_id),
         is_id_derived: derived_id.is_some(),
@@ -136,6 +202,8 @@ pub fn normalize<'a>(webhook: Verified<'a>, receipt: Receipt<'a>) -> Event<'a> {
         data: webhook.data,
         additional_data: webhook.additional_data,
         action,
+        origin: webhook.origin,
+        author: author.or(webhook.author),
         name: webhook.name,
         tenant,
         time,

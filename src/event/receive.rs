@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::Rejection;
 use super::actions::{self, APP_WEBHOOK, Action};
 use super::json;
+use super::normalize::{Author, Origin};
 use super::pointers::{Found, Walk};
 use super::route::UNLISTED;
 
@@ -40,6 +41,9 @@ pub(super) struct Webhook<'a> {
     pub(super) organization_id: Option<&'a str>,
     pub(super) license_id: Option<&'a str>,
     pub(super) additional_data: Option<&'a str>,
+    pub(super) origin: Origin,
+    /// Who wrote the event, where something beside the webhook proves it.
+    pub(super) author: Option<Author>,
 }
 
 /// Reads a webhook out of `body` without copying it.
@@ -66,6 +70,8 @@ pub fn receive(body: &[u8]) -> Result<Delivery<'_>, Rejection> {
         organization_id: object.value("organization_id"),
         license_id: object.value("license_id"),
         additional_data: object.value("additional_data"),
+        origin: Origin::Delivered,
+        author: None,
     };
     Ok(Delivery { secret_key: object.value("secret_key"), webhook })
 }
@@ -87,6 +93,8 @@ pub(super) fn receive_app_webhook(body: &[u8]) -> Result<Webhook<'_>, Rejection>
         organization_id: object.value("organizationID"),
         license_id: object.value("licenseID"),
         additional_data: None,
+        origin: Origin::Delivered,
+        author: None,
     })
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::actions::{self, Slot};
 use super::hash::{first_half, hash};
-use super::normalize::{APP_EVENTS, APP_INSTALLED, Event, Tenant};
+use super::normalize::{APP_EVENTS, APP_INSTALLED, Event, Origin, Tenant};
 use super::rules::{Effect, Rule};
 
 /// How much the envelope may add to `data`, in bytes: sixteen attributes at their longest, with escapes, and their names.
@@ -268,7 +268,14 @@ fn attributes<'e>(
         ("apiversion", routing.api_version.as_deref().map(Cow::from)),
     ];
     let slots = Slot::ATTRIBUTES.map(|(slot, name)| (name, event.slot(slot).map(Cow::from)));
-    let after_slots = [("partitionkey", Some(key.into())), ("contenthash", Some(hex(event.content_hash).into()))];
+    let is_from = |origin| (event.origin == origin).then_some("true".into());
+    let after_slots = [
+        ("authorkind", event.author.map(|author| author.name().into())),
+        ("initial", is_from(Origin::Initial)),
+        ("backfill", is_from(Origin::Backfill)),
+        ("partitionkey", Some(key.into())),
+        ("contenthash", Some(hex(event.content_hash).into())),
+    ];
     let all = before_slots.into_iter().chain(slots).chain(after_slots);
     all.filter_map(|(name, text)| Some((name, text?)))
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::actions::APP_INSTALLED;
+use super::normalize::{Author, Origin};
 use super::receive::{Webhook, receive_app_webhook};
 use super::{Delivery, Rejection, json};
 
@@ -91,28 +92,31 @@ impl Keyring {
 
     /// Whether a text is one of the keys, wherever it stands: then it may not be shown.
     pub fn has(&self, text: &str) -> bool {
-        self.find(text).is_some()
+        find(self.keys.iter(), &digest(text)).is_some()
     }
 
-    /// The key that equals `delivered`. Compares digests, and with every key even after a match, so that the time shows neither
-    /// the length of a key nor its position.
-    fn find(&self, delivered: &str) -> Option<&Key> {
-        let delivered = digest(delivered);
-        let mut found = u64::MAX;
-        for (i, key) in self.keys.iter().enumerate() {
-            found.conditional_assign(&(i as u64), key.digest.ct_eq(&delivered));
-        }
-        self.keys.get(usize::try_from(found).ok()?)
-    }
-
-    /// As [`Keyring::find`], of the keys that are valid at `now`.
+    /// The key that equals `delivered`, if it is valid at `now`.
     fn find_valid(&self, delivered: &str, now: Timestamp) -> Result<&Key, Unverified<'_>> {
-        let key = self.find(delivered).ok_or(Rejection::Unauthorized)?;
-        if !key.validity.covers(now) {
-            return Err(Unverified { rejection: Rejection::Expired, expired: Some(key) });
-        }
-        Ok(key)
+        let delivered = digest(delivered);
+        let key = find(self.keys.iter(), &delivered).map(|i| &self.keys[i]);
+        let rejection = match key.map(|key| (key, key.validity)) {
+            Some((key, validity)) if validity.covers(now) => return Ok(key),
+            Some((_, Validity { not_before: Some(from), .. })) if now < from => Rejection::NotYetValid,
+            Some(_) => Rejection::Expired,
+            None => Rejection::Unauthorized,
+        };
+        Err(Unverified { rejection, key, delivered })
     }
+}
+
+/// Which of the keys has the digest. Compares with every key even after a match, so that the time shows neither the length of a key nor its
+/// position.
+fn find<'k>(keys: impl Iterator<Item = &'k Key>, delivered: &[u8; 32]) -> Option<usize> {
+    let mut found = u64::MAX;
+    for (i, key) in keys.enumerate() {
+        found.conditional_assign(&(i as u64), key.digest.ct_eq(delivered));
+    }
+    usize::try_from(found).ok().filter(|found| *found != usize::MAX)
 }
 
 impl Key {
@@ -142,16 +146,40 @@ impl Key {
     }
 }
 
-/// Why a webhook is not verified.
+/// Why a webhook is not verified. All of it but the answer is for the operator: a stranger must not learn that a key is one.
 pub struct Unverified<'k> {
     pub rejection: Rejection,
-    /// The key that it has, where that is not valid at the time. For the operator only: a stranger must not learn that it was one.
-    pub expired: Option<&'k Key>,
+    /// The key that it has, where that is not valid at the time.
+    pub key: Option<&'k Key>,
+    /// The digest of the key that was delivered.
+    delivered: [u8; 32],
+}
+
+/// So many keys of all apps a wrong key is compared with at most: it bounds what a stranger's webhook can cost.
+const COMPARED_MAX: usize = 4096;
+
+impl<'k> Unverified<'k> {
+    /// The reason, and the key that was delivered with the name of its app, where it is one of `all` keys. `app` is the one that the path
+    /// names, if there is such an app. The comparisons are the same for all reasons, so that the time tells a stranger none of them.
+    pub fn diagnose(
+        self,
+        app: Option<&'k str>,
+        all: impl Iterator<Item = (&'k str, &'k Key)>,
+    ) -> (Rejection, Option<(&'k str, &'k Key)>) {
+        let all: Vec<_> = all.take(COMPARED_MAX).collect();
+        let found = find(all.iter().map(|(_, key)| *key), &self.delivered).map(|i| all[i]);
+        match (app, self.rejection, self.key) {
+            (None, ..) => (Rejection::UnknownApp, found),
+            (Some(app), rejection, Some(key)) => (rejection, Some((app, key))),
+            (Some(_), Rejection::Unauthorized, None) if found.is_some() => (Rejection::OtherApp, found),
+            (Some(_), rejection, None) => (rejection, None),
+        }
+    }
 }
 
 impl From<Rejection> for Unverified<'_> {
     fn from(rejection: Rejection) -> Self {
-        Self { rejection, expired: None }
+        Self { rejection, key: None, delivered: digest("") }
     }
 }
 
@@ -174,11 +202,20 @@ fn digest(secret: &str) -> [u8; 32] {
     Sha256::digest(secret.as_bytes()).into()
 }
 
-/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks; or an installation that LiveChat has confirmed. Only
-/// this file makes one. It does not contain the key.
+/// A webhook whose sender knows a secret key of the app, or the token of App Webhooks; or one that the relay has made itself, as of an
+/// installation that LiveChat has confirmed. Only this file makes one. It does not contain the key.
 pub struct Verified<'a>(Webhook<'a>);
 
 impl<'a> Verified<'a> {
+    /// A webhook that the relay has made of what it trusts: of an event inside a verified webhook, or of LiveChat's archive.
+    pub(crate) fn made(delivery: Delivery<'a>, origin: Origin, author: Option<Author>) -> Self {
+        Self(Webhook { origin, author, ..delivery.webhook })
+    }
+
+    pub(super) fn webhook(&self) -> &Webhook<'a> {
+        &self.0
+    }
+
     pub(super) fn into_webhook(self) -> Webhook<'a> {
         self.0
     }
@@ -187,14 +224,14 @@ impl<'a> Verified<'a> {
 /// Checks the secret key; also returns which of the app's keys it is.
 ///
 /// # Errors
-/// [`Rejection::Unauthorized`] when `secret_key` is missing, not a string, or not one of the keys; [`Rejection::Expired`] when it is one
-/// that is not valid at `now`.
+/// [`Rejection::NoSecretKey`] when `secret_key` is missing or not a string, [`Rejection::Unauthorized`] when it is not one of the keys;
+/// [`Rejection::Expired`] or [`Rejection::NotYetValid`] when it is one that is not valid at `now`.
 pub fn verify<'a, 'k>(
     delivery: Delivery<'a>,
     keyring: &'k Keyring,
     now: Timestamp,
 ) -> Result<(Verified<'a>, &'k Key), Unverified<'k>> {
-    let secret_key = delivery.secret_key.and_then(json::string).ok_or(Rejection::Unauthorized)?;
+    let secret_key = delivery.secret_key.and_then(json::string).ok_or(Rejection::NoSecretKey)?;
     let key = keyring.find_valid(&secret_key, now)?;
     Ok((Verified(delivery.webhook), key))
 }
@@ -287,15 +324,16 @@ mod tests {
             let body = format!(r#"{{"secret_key":"{key}","action":"a","payload":{{}}}}"#);
             match verify(receive(body.as_bytes()).expect("well-formed"), &keyring, at(second)) {
                 Ok((_, key)) => Ok(key.name().to_owned()),
-                Err(Unverified { rejection, expired }) => Err((rejection, expired.map(|key| key.name().to_owned()))),
+                Err(Unverified { rejection, key, .. }) => Err((rejection, key.map(|key| key.name().to_owned()))),
             }
         };
-        let expired = |key: &str| Err((Rejection::Expired, Some(key.to_owned())));
+        let [expired, not_yet] = [Rejection::Expired, Rejection::NotYetValid]
+            .map(|rejection| move |key: &str| Err((rejection, Some(key.to_owned()))));
         for (key, second, expected) in [
             ("old", -1, Ok("old".to_owned())),
             ("old", 99, Ok("old".to_owned())),
             ("old", 100, expired("old")),
-            ("new", 49, expired("new")),
+            ("new", 49, not_yet("new")),
             ("new", 50, Ok("new".to_owned())),
             ("new", 199, Ok("new".to_owned())),
             ("new", 200, expired("new")),
@@ -304,7 +342,42 @@ mod tests {
         ] {
             assert_eq!(verified(key, second), expected, "{key} at {second}");
         }
-        assert_eq!(Rejection::Expired.answer(), Rejection::Unauthorized.answer());
+    }
+
+    #[test]
+    fn the_operator_is_told_why_a_key_is_refused_and_the_sender_is_told_the_same_for_all_reasons() {
+        let east = dated(&[("east-old", None, Some(100)), ("east-next", Some(200), None), ("east", None, None)]);
+        let west = dated(&[("west", None, Some(100))]);
+        let all = || {
+            [("east", &east), ("west", &west)]
+                .into_iter()
+                .flat_map(|(app, ring)| ring.keys().map(move |key| (app, key)))
+        };
+        let unknown = ring(&[("", "no-one-has-it")]);
+        let why = |app: Option<&'static str>, member: &str| {
+            let body = format!(r#"{{{member}"action":"a","payload":{{}}}}"#);
+            let ring = app.map_or(&unknown, |app| if app == "east" { &east } else { &west });
+            let unverified =
+                verify(receive(body.as_bytes()).expect("well-formed"), ring, at(150)).err().expect("refused");
+            let (rejection, key) = unverified.diagnose(app, all());
+            assert_eq!(rejection.answer(), (401, "unauthorized\n"));
+            (rejection.label(), key.map(|(app, key)| format!("{app}/{}", key.name())))
+        };
+        let key = |text: &str| Some(text.to_owned());
+        for (app, member, expected) in [
+            (Some("east"), r#""secret_key":"wrong","#, ("unauthorized", None)),
+            (Some("east"), "", ("no_secret_key", None)),
+            (Some("east"), r#""secret_key":7,"#, ("no_secret_key", None)),
+            (Some("east"), r#""secret_key":"east-old","#, ("expired", key("east/east-old"))),
+            (Some("east"), r#""secret_key":"east-next","#, ("not_yet_valid", key("east/east-next"))),
+            (Some("east"), r#""secret_key":"west","#, ("key_of_another_app", key("west/west"))),
+            (Some("west"), r#""secret_key":"east","#, ("key_of_another_app", key("east/east"))),
+            (None, r#""secret_key":"east","#, ("unknown_app", key("east/east"))),
+            (None, r#""secret_key":"wrong","#, ("unknown_app", None)),
+            (None, "", ("unknown_app", None)),
+        ] {
+            assert_eq!(why(app, member), expected, "{app:?} {member}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::livechat;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
-use crate::relay::{Endpoint, Policy, Relay};
+use crate::relay::{Archived, Backfilled, Endpoint, Policy, Relay};
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]
@@ -232,12 +232,39 @@ impl Webhooks {
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
-    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count. One that was right once
-    /// is no guess: its sender is told 401, and `expired` counts it, however often it comes. (Who has found an old key sees by that,
-    /// after many tries, that it was one. It opens nothing.)
+    /// Delivers events of LiveChat's archive as webhooks are, and within the same limits.
+    ///
+    /// # Errors
+    /// As [`Relay::accept_archived`].
+    pub async fn backfill(&self, app: &str, events: &[Archived]) -> Result<Backfilled, String> {
+        let live = self.live.load_full();
+        let accepted = self.relay.accept_archived(&live.policy, app, events)?;
+        let bytes = events.iter().map(|event| event.body.len()).sum();
+        let hold = || {
+            let mut reading = self.budget.begin()?;
+            reading.grow_to(bytes)?;
+            let held = reading.complete()?;
+            if live.policy.has_several_apps() { held.of_app(app) } else { Ok(held) }
+        };
+        let (mut done, dropped) = (Backfilled::default(), accepted.dropped());
+        match hold() {
+            Ok(held) => {
+                let delivered = self.relay.deliver(accepted, held, Instant::now() + BACKFILL_DEADLINE);
+                delivered.outcomes().await.into_iter().for_each(|outcome| done.count(outcome));
+                done.dropped += dropped as u64;
+            }
+            Err(reason) => events.iter().for_each(|_| done.count(Outcome::Unavailable(reason))),
+        }
+        Ok(done)
+    }
+
+    /// A webhook that was read and not accepted. Where its key is wrong, its client's earlier wrong keys count. A key of the app outside of
+    /// its dates is no guess: its sender is told 401, and `expired` or `not_yet_valid` counts it, however often it comes. (Who has found such
+    /// a key sees by that, after many tries, that it is one. It opens nothing now.) That of another app is as wrong as any: it opens that app.
     fn rejected(&self, rejection: Rejection, body: &[u8], sender: &Sender<'_>, config: &Config) -> Reply {
         let rejected = Reply { line: explain(rejection, body), ..Outcome::Rejected(rejection).into() };
-        if rejection != Rejection::Unauthorized {
+        use Rejection::{NoSecretKey, OtherApp, Unauthorized, UnknownApp};
+        if !matches!(rejection, Unauthorized | NoSecretKey | UnknownApp | OtherApp) {
             return rejected;
         }
         let failed = self.failures.count(sender.client, &config.failed_verifications, Instant::now());
@@ -356,6 +383,9 @@ async fn discard(mut body: Incoming) {
         left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
     }
 }
+
+/// How long the events of one request of a backfill may take to become durable. No LiveChat waits for them, and a person may.
+const BACKFILL_DEADLINE: Duration = Duration::from_secs(30);
 
 const JSON: &str = "application/json";
 

@@ -118,6 +118,7 @@ fn policy() -> Policy {
         retries: dedup::Config { window: Duration::from_secs(120), entries_max: 100 },
         dead_letter: "livechat.dead-letter".into(),
         rules: Rules::default(),
+        initial: true,
     }
 }
 
@@ -144,9 +145,15 @@ impl Stage {
 
     /// Begins the delivery of event `n` to an app.
     fn post_to(&self, app: &str, n: u64) -> Pending {
-        let body = format!(
-            r#"{{"secret_key":"{app}","action":"incoming_event","organization_id":"o","payload":{{"chat_id":"C","thread_id":"T","event":{{"id":"T_{n}"}}}}}}"#
-        );
+        self.post_body(
+            app,
+            &format!(
+                r#"{{"secret_key":"{app}","action":"incoming_event","organization_id":"o","payload":{{"chat_id":"C","thread_id":"T","event":{{"id":"T_{n}"}}}}}}"#
+            ),
+        )
+    }
+
+    fn post_body(&self, app: &str, body: &str) -> Pending {
         let endpoint = self.policy.endpoint(&format!("/webhooks/{app}")).expect("a path");
         let accepted = self.relay.accept(&self.policy, &endpoint, body.as_bytes(), None).expect("verified");
         let held = self.budget.begin().and_then(budget::Reading::complete).expect("room");
@@ -440,4 +447,42 @@ fn a_path_that_is_longer_than_any_that_is_taken_is_not_found() {
     assert!(is_taken(&longest) && !is_taken(&format!("{longest}t")));
     let longest = format!("/webhooks/{}", "a".repeat(longest.len() - "/webhooks/".len()));
     assert!(is_taken(&longest) && !is_taken(&format!("{longest}ü")), "an unknown app is refused by its key");
+}
+
+/// A chat with two initial events.
+const CHAT: &str = r#"{"secret_key":"production","action":"incoming_chat","organization_id":"o","payload":{"chat":{"id":"C","thread":{"id":"T","events":[{"id":"T_1"},{"id":"T_2"}]}}}}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_is_answered_when_all_its_initial_events_are_durable_in_their_order() {
+    let stage = Stage::new(Fake::without_spool());
+    let mut answer = std::pin::pin!(stage.post_body("production", CHAT).outcome());
+    let values: Vec<_> = {
+        let published = stage.fake().published.lock().expect("no panic");
+        published.iter().map(|(record, _)| String::from_utf8_lossy(&record.value).into_owned()).collect()
+    };
+    assert!(values[1].contains("\"eventid\":\"T_1\"") && values[2].contains("\"eventid\":\"T_2\""), "{values:?}");
+    assert!(
+        !values[0].contains("\"initial\"") && values[1..].iter().all(|value| value.contains("\"initial\":\"true\""))
+    );
+    for topic in ["livechat.incoming_chat", "livechat.incoming_event", "livechat.incoming_event"] {
+        assert_eq!(answer.as_mut().now_or_never(), None);
+        assert_eq!(stage.fake().report(Ok(())), topic);
+    }
+    assert_eq!(answer.await, Outcome::Published);
+    // The same event as `incoming_event`, should LiveChat send it after all, is a retry; so is the chat, in whole.
+    assert_eq!(stage.post(1).outcome().await, Outcome::Duplicate);
+    assert_eq!(stage.post_body("production", CHAT).outcome().await, Outcome::Duplicate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_one_initial_event_is_not_durable_the_sender_tries_again_and_the_others_are_not_published_twice() {
+    let stage = Stage::new(Fake::without_spool());
+    let answer = stage.post_body("production", CHAT).outcome();
+    for outcome in [Ok(()), Err(TIMED_OUT), Ok(())] {
+        stage.fake().report(outcome);
+    }
+    assert_eq!(answer.await, Outcome::Unavailable(Unavailable::Kafka));
+    let retry = stage.post_body("production", CHAT).outcome();
+    assert_eq!((stage.fake().in_flight(), stage.fake().report(Ok(()))), (1, "livechat.incoming_event".to_owned()));
+    assert_eq!(retry.await, Outcome::Duplicate);
 }

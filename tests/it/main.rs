@@ -4,6 +4,7 @@ mod acme;
 mod app_webhooks;
 mod apps;
 mod bad_input;
+mod check_request;
 mod client_address;
 mod commands;
 mod configuration;
@@ -17,6 +18,7 @@ mod disk;
 mod end_to_end;
 mod http_table;
 // The judge of tests/chaos: its own tests run here, because that binary has no harness.
+mod initial;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 #[path = "../chaos/judge.rs"]
 mod judge;

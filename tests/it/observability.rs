@@ -35,7 +35,8 @@ fn promtool_accepts_the_metrics() {
     exercise(&relay);
     let metrics = http::get(relay.admin, "/metrics");
     assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    assert_eq!(relay.metric(r#"livechat_relay_rejected_total{reason="unauthorized"}"#), 2.0);
+    let refused = |reason| relay.metric(&format!(r#"livechat_relay_rejected_total{{reason="{reason}"}}"#));
+    assert_eq!(["unauthorized", "unknown_app", "no_secret_key"].map(refused), [1.0, 1.0, 0.0]);
     assert_eq!(relay.metric(r#"livechat_relay_secret_key_used_total{app="default",key="test"}"#), 3.0);
     assert_eq!(relay.metric(r#"livechat_relay_events_total{action="unlisted",outcome="published"}"#), 1.0);
     assert_eq!(relay.metric(r#"livechat_relay_payload_faults_total{reason="no_key"}"#), 0.0);

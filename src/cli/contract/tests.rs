@@ -7,6 +7,7 @@ use jsonschema::{Registry, Resource, Validator};
 use secrecy::SecretString;
 
 use super::*;
+use crate::event::initial::Initial;
 use crate::event::receive::receive;
 use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
@@ -123,19 +124,28 @@ fn published(event: Event<'_>, topics: Topics) -> Value {
 
 /// The event that the relay makes of a webhook.
 fn event(body: &str) -> Value {
+    events(body).swap_remove(0)
+}
+
+/// That, and those that were inside of it.
+fn events(body: &str) -> Vec<Value> {
     let secret = serde_json::from_str::<Value>(body).expect("JSON")["secret_key"].as_str().expect("a key").to_owned();
     let keyring = Keyring::new([("only".to_owned(), &SecretString::from(secret))]);
     let (verified, _) =
         verify(receive(body.as_bytes()).expect("a webhook"), &keyring, receipt().time).ok().expect("its key");
-    published(normalize::normalize(verified, receipt()), Topics::new(TOPIC_PREFIX, |_| None))
+    let initial = Initial::of(&verified);
+    let webhooks = [verified].into_iter().chain(initial.webhooks());
+    webhooks
+        .map(|webhook| published(normalize::normalize(webhook, receipt()), Topics::new(TOPIC_PREFIX, |_| None)))
+        .collect()
 }
 
 #[test]
 fn our_own_samples_of_every_action_and_version_are_valid() {
     let contract = Contract::load();
     let (mut actions, mut types, mut faults, mut n) = (BTreeSet::new(), BTreeSet::new(), Vec::new(), 0);
-    for sample in one_of_each(1).into_iter().chain(Traffic::new(2).take(3000)) {
-        let event = event(&sample.body("k"));
+    let samples = one_of_each(1).into_iter().chain(Traffic::new(2).take(3000));
+    for event in samples.flat_map(|sample| events(&sample.body("k"))) {
         faults.extend(contract.faults(&event));
         actions.insert(event["type"].as_str().expect("a type").to_owned());
         types.extend(event["data"]["payload"]["event"]["type"].as_str().map(str::to_owned));
@@ -153,7 +163,7 @@ fn samples_that_livechat_has_published_are_valid() {
         return println!("skipped: LIVECHAT_SAMPLES_DIR is not set");
     };
     let contract = Contract::load();
-    let (mut faults, mut valid, mut skipped, mut actions) = (Vec::new(), 0, 0, BTreeSet::new());
+    let (mut faults, mut valid, mut initial, mut skipped, mut actions) = (Vec::new(), 0, 0, 0, BTreeSet::new());
     let versions = std::fs::read_dir(&directory).expect("the samples").map(|entry| entry.expect("an entry").path());
     let is_version = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("v3."));
     for version in versions.filter(is_version) {
@@ -165,13 +175,16 @@ fn samples_that_livechat_has_published_are_valid() {
                 continue;
             }
             body["secret_key"] = "k".into();
-            let event = event(&body.to_string());
-            let found = contract.faults(&event);
-            valid += usize::from(found.is_empty());
-            actions.insert(event["type"].as_str().expect("a type").to_owned());
-            faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", file.display())));
+            for event in events(&body.to_string()) {
+                let found = contract.faults(&event);
+                valid += usize::from(found.is_empty());
+                initial += usize::from(event["initial"] == "true");
+                actions.insert(event["type"].as_str().expect("a type").to_owned());
+                faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", file.display())));
+            }
         }
     }
+    assert!(initial > 0, "no sample of a chat with events");
     assert!(faults.is_empty(), "{valid} valid; faults:\n{}", faults.join("\n"));
     assert!(valid > 0, "no samples below {}", directory.display());
     println!("{valid} published samples of {} actions are valid, {skipped} without an envelope skipped", actions.len());
