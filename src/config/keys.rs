@@ -1,13 +1,15 @@
 //! The secret keys of an app: in the configuration, or in a directory with a file for each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
+use toml::Value;
 
 use super::flat::nearest;
 use super::read::Reader;
 use crate::event::{Keyring, Validity};
+use crate::livechat::SecretKey;
 
 /// With fewer bytes a key can be guessed, or might be with patience.
 pub const KEY_BYTES: (usize, usize) = (8, 16);
@@ -15,14 +17,36 @@ pub const KEY_BYTES: (usize, usize) = (8, 16);
 /// The most keys of an app.
 const KEYS_MAX: usize = 64;
 
-/// The names and secrets that were read until now, to tell when one comes a second time.
+/// What was read.
 #[derive(Default)]
-struct Keys(Vec<(String, SecretString, Validity)>);
+pub struct Keys {
+    secrets: Vec<(String, SecretString, Validity)>,
+    /// Where each stands, by name, for people; in the order of `secrets`, and there where the secrets are not needed.
+    places: Vec<(String, String)>,
+    pub directory: Option<PathBuf>,
+}
 
-pub fn keyring(r: &mut Reader, place: &str) -> Keyring {
+pub fn keys(r: &mut Reader, place: &str) -> Keys {
     let directory = format!("{place}.directory");
-    let keys = if r.has(&directory) { in_directory(r, place, &directory) } else { listed(r, place) };
-    Keyring::dated(keys.0.iter().map(|(name, secret, validity)| (name.clone(), secret, *validity)))
+    if r.has(&directory) { in_directory(r, place, &directory) } else { listed(r, place) }
+}
+
+impl Keys {
+    pub fn keyring(&self) -> Keyring {
+        Keyring::dated(self.secrets.iter().map(|(name, secret, validity)| (name.clone(), secret, *validity)))
+    }
+
+    /// The last one that is valid; where the secrets are not needed, the last one.
+    pub fn newest(&self, now: Timestamp) -> Option<SecretKey> {
+        let valid = self.secrets.iter().rfind(|(.., validity)| validity.covers(now));
+        let (name, secret) = match valid {
+            Some((name, secret, _)) => (name, Some(secret.clone())),
+            None if self.secrets.is_empty() => (&self.places.last()?.0, None),
+            None => return None,
+        };
+        let (_, place) = self.places.iter().find(|(of, _)| of == name)?;
+        Some(SecretKey { name: name.clone(), place: place.clone(), secret })
+    }
 }
 
 /// An array of tables: a key each, with its dates.
@@ -46,11 +70,19 @@ fn listed(r: &mut Reader, place: &str) -> Keys {
         let validity =
             Validity { not_before: r.optional_instant(&not_before), not_after: r.optional_instant(&not_after) };
         check_order(r, &not_after, validity);
+        keys.places.push((name.clone(), whereabouts(r, &key)));
         if let Some(secret) = r.secret(&key) {
             keys.add(r, &key, "", (name, secret, validity));
         }
     }
     keys
+}
+
+fn whereabouts(r: &Reader, key: &str) -> String {
+    let text = |place: &str| r.values().get(&format!("{key}.{place}")).and_then(Value::as_str);
+    let file = text("file").map(|path| format!("the file {path}"));
+    let variable = || text("env").map(|name| format!("the variable {name}"));
+    file.or_else(variable).unwrap_or_else(|| format!("the configuration, at {key}"))
 }
 
 /// A directory: a key a file, named by it. Files come and go without a change of the configuration; their dates, where they have any,
@@ -62,6 +94,7 @@ fn in_directory(r: &mut Reader, place: &str, directory: &str) -> Keys {
     let [not_before, not_after] = ["not_before", "not_after"].map(|table| dates(r, &format!("{place}.{table}")));
     let mut keys = Keys::default();
     let Some(path) = r.optional_text(directory) else { return keys };
+    keys.directory = Some(PathBuf::from(&path));
     if !r.needs(directory) {
         return keys;
     }
@@ -74,6 +107,7 @@ fn in_directory(r: &mut Reader, place: &str, directory: &str) -> Keys {
         let date = |dates: &Dates| dates.iter().find(|(of, ..)| of == name).and_then(|(.., date)| *date);
         let validity = Validity { not_before: date(&not_before), not_after: date(&not_after) };
         check_order(r, &format!("{place}.not_after.{name:?}"), validity);
+        keys.places.push((name.clone(), format!("the file {}", path.display())));
         if let Some(why) = bad_name(name) {
             r.mistake(directory, &format!("a file's name {why}"));
         } else if let Some(secret) = r.secret_in(directory, name, path) {
@@ -117,10 +151,10 @@ impl Keys {
         } else if secret.len() < enough {
             r.warn(place, &format!("{file}has fewer than {enough} bytes; a longer key is harder to guess"));
         }
-        if let Some((other, ..)) = self.0.iter().find(|(_, other, _)| other.expose_secret() == secret) {
+        if let Some((other, ..)) = self.secrets.iter().find(|(_, other, _)| other.expose_secret() == secret) {
             let other = if file.is_empty() { "one before it".to_owned() } else { other.clone() };
             r.mistake(place, &format!("{file}is the same key as {other}"));
         }
-        self.0.push(key);
+        self.secrets.push(key);
     }
 }

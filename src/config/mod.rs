@@ -4,12 +4,14 @@ mod file_system;
 mod flat;
 mod kafka;
 mod keys;
+mod livechat;
 mod policy;
 mod read;
 mod reload;
 mod rules;
 mod server;
 mod tls;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -25,6 +27,7 @@ use crate::relay::Policy;
 use crate::telemetry::Format;
 use crate::{acme, budget, control, http, publish, replay, spool, telemetry, topics};
 use kafka::{kafka, topics};
+use livechat::livechat;
 pub use policy::DEAD_LETTER;
 use policy::{colliding, policy};
 use read::{Reader, Remarks};
@@ -49,6 +52,7 @@ pub struct Config {
     pub log: telemetry::Config,
     pub reload: Reload,
     pub policy: Arc<Policy>,
+    pub livechat: crate::livechat::Config,
     /// Begins the name of every topic that the configuration does not name.
     pub topic_prefix: String,
     /// What is allowed, and probably not meant, a line each.
@@ -66,6 +70,10 @@ pub enum Need {
     Settings,
     /// What clients of Kafka need.
     Kafka,
+    /// What calls of LiveChat need: credentials.
+    LiveChat,
+    /// What registering webhooks needs: the secret keys, too.
+    Registration,
     /// All, the secret keys of at least one app included.
     Everything,
     /// What a running process takes without a restart.
@@ -158,7 +166,7 @@ impl Config {
 
 /// Reads every key. A default stands for what is wrong, so that all mistakes are found.
 fn build(r: &mut Reader) -> Config {
-    let ((server, handshakes), spool) = (server(r), spool(r));
+    let ((server, handshakes), spool, (policy, apps)) = (server(r), spool(r), policy(r));
     let config = Config {
         admin: admin(r, &server, handshakes),
         admin_token: admin_token(r),
@@ -172,7 +180,8 @@ fn build(r: &mut Reader) -> Config {
             check_interval: r.time("reload.check_interval", Duration::ZERO..=3600 * SECOND),
             timeout: r.time("reload.timeout", 100 * MILLISECOND..=20 * SECOND),
         },
-        policy: policy(r),
+        policy,
+        livechat: livechat(r, &apps),
         topic_prefix: r.text("topics.prefix"),
         warnings: Vec::new(),
         sources: Sources::default(),

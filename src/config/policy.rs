@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::SECOND;
-use super::keys::keyring;
+use super::keys::{Keys as SecretKeys, keys};
 use super::read::Reader;
 use super::rules::rules;
 use crate::dedup;
@@ -19,10 +19,20 @@ use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
 /// What stands after the prefix in the name of the dead letters' topic.
 pub const DEAD_LETTER: &str = "dead-letter";
 
-pub fn policy(r: &mut Reader) -> Arc<Policy> {
+/// An app as it was read, for what else belongs to it.
+pub struct ReadApp {
+    /// `apps[0]`.
+    pub place: String,
+    pub name: String,
+    pub api_version: Option<String>,
+    pub keys: SecretKeys,
+}
+
+/// The policy, and the apps in their order.
+pub fn policy(r: &mut Reader) -> (Arc<Policy>, Vec<ReadApp>) {
     let routes = routes(r);
-    let (apps, dead_letter) = (apps(r, &routes), Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)));
-    Arc::new(Policy {
+    let ((apps, read), dead_letter) = (apps(r, &routes), Arc::from(format!("{}{DEAD_LETTER}", routes.prefix)));
+    let policy = Policy {
         rules: rules(r, &apps, &dead_letter),
         apps,
         app_webhooks: app_webhooks(r, &routes),
@@ -31,7 +41,8 @@ pub fn policy(r: &mut Reader) -> Arc<Policy> {
             entries_max: r.number("retries.entries_max", 0..=10_000_000),
         },
         dead_letter,
-    })
+    };
+    (Arc::new(policy), read)
 }
 
 /// What decides where events go, but for an app's own prefix.
@@ -133,24 +144,25 @@ pub fn colliding(topics: Vec<Arc<str>>) -> Vec<[Arc<str>; 2]> {
     topics.into_iter().filter_map(collision).collect()
 }
 
-fn apps(r: &mut Reader, routes: &Routes) -> HashMap<String, Arc<App>> {
-    let mut apps = HashMap::new();
+fn apps(r: &mut Reader, routes: &Routes) -> (HashMap<String, Arc<App>>, Vec<ReadApp>) {
+    let (mut apps, mut all_read) = (HashMap::new(), Vec::new());
     const EXAMPLE: &str = "[[apps]] with a name and secret_keys";
     let no_file = " (no configuration file is given: --config, or LIVECHAT_RELAY_CONFIG)";
     let none = format!("is empty{}: give {EXAMPLE}", if r.has_file() { "" } else { no_file });
     let is_needed = r.needs("apps");
     let count = r.count("apps", EXAMPLE, is_needed.then_some(&*none));
     for place in (0..count).map(|i| format!("apps[{i}]")) {
-        let app = app(r, routes, &place);
+        let (app, read) = app(r, routes, &place);
         let name = app.name.clone();
         if apps.insert(name.clone(), Arc::new(app)).is_some() && !name.is_empty() {
             r.mistake(&format!("{place}.name"), "is the name of an app before it");
         }
+        all_read.push(read);
     }
-    apps
+    (apps, all_read)
 }
 
-fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
+fn app(r: &mut Reader, routes: &Routes, place: &str) -> (App, ReadApp) {
     let key = |name: &str| format!("{place}.{name}");
     let name = r.optional_text(&key("name")).unwrap_or_default();
     let topic_prefix = r.optional_text(&key("topic_prefix")).unwrap_or_default();
@@ -169,6 +181,8 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> App {
     if !topic_prefix.is_empty() {
         check_prefix(r, &key("topic_prefix"), &format!("{topic_prefix}{}", routes.prefix));
     }
-    let keyring = keyring(r, &key("secret_keys"));
-    App { name, keyring, routing: routes.of_app(&topic_prefix, api_version) }
+    let keys = keys(r, &key("secret_keys"));
+    let routing = routes.of_app(&topic_prefix, api_version.clone());
+    let app = App { name: name.clone(), keyring: keys.keyring(), routing };
+    (app, ReadApp { place: place.to_owned(), name, api_version, keys })
 }

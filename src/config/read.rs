@@ -227,6 +227,8 @@ impl Reader {
             Need::Everything => true,
             Need::Live(kept) => !kept.has(key),
             Need::Kafka => key.starts_with("kafka."),
+            Need::LiveChat => is_of_livechat(key),
+            Need::Registration => is_of_livechat(key) || key.contains("].secret_keys"),
             Need::Settings => false,
         }
     }
@@ -275,6 +277,16 @@ impl Reader {
     pub fn time(&mut self, key: &str, bounds: RangeInclusive<Duration>) -> Duration {
         let time = |value: &Value| duration(value.as_str()?).filter(|time| bounds.contains(time));
         self.read(key, &format!("a duration from {:?} to {:?}", bounds.start(), bounds.end()), time)
+    }
+
+    /// A duration that may be absent.
+    pub fn optional_time(&mut self, key: &str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
+        self.asked.insert(key.to_owned());
+        let time = self.values.get(key)?.as_str().and_then(duration).filter(|time| bounds.contains(time));
+        time.or_else(|| {
+            self.mistake(key, &format!("must be a duration from {:?} to {:?}", bounds.start(), bounds.end()));
+            None
+        })
     }
 
     pub fn address(&mut self, key: &str) -> SocketAddr {
@@ -463,6 +475,29 @@ impl Reader {
         Some((place, text?))
     }
 
+    /// True or false, that may be absent.
+    pub fn optional_flag(&mut self, key: &str) -> Option<bool> {
+        self.asked.insert(key.to_owned());
+        let value = self.values.get(key)?;
+        let typed =
+            self.variables.contains_key(key).then(|| value.as_str().and_then(|text| text.parse().ok())).flatten();
+        value.as_bool().or(typed).or_else(|| {
+            self.mistake(key, "must be true or false");
+            None
+        })
+    }
+
+    /// As [`Reader::optional_secret`], for one that only some commands need, whatever `needs` says of the others.
+    pub fn secret_for_livechat(&mut self, key: &str, is_used: bool) -> Option<SecretString> {
+        if is_used || matches!(self.need, Need::LiveChat | Need::Registration) {
+            return self.optional_secret(key);
+        }
+        if self.has(key) {
+            self.place(key);
+        }
+        None
+    }
+
     /// As [`Reader::secret`], for one that may be absent.
     pub fn optional_secret(&mut self, key: &str) -> Option<SecretString> {
         self.asked.insert(key.to_owned());
@@ -571,6 +606,11 @@ impl Reader {
             Err(e) => self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e)),
         }
     }
+}
+
+/// Whether a key is in `[livechat]`, or in that part of an app.
+fn is_of_livechat(key: &str) -> bool {
+    key.starts_with("livechat.") || key.contains("].livechat.")
 }
 
 /// # Errors

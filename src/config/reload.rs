@@ -21,7 +21,7 @@ enum Effect {
 }
 
 /// Every key, or the table that it is in. A test holds it against `config/default.toml`, so that each new key is decided on.
-const EFFECTS: [(&str, Effect); 57] = {
+const EFFECTS: [(&str, Effect); 58] = {
     use Effect::{Reload, Restart};
     [
         // A socket is bound once.
@@ -85,6 +85,7 @@ const EFFECTS: [(&str, Effect); 57] = {
         ("rules", Reload),
         ("app_webhooks", Reload),
         ("apps", Reload),
+        ("livechat", Reload),
     ]
 };
 

@@ -82,7 +82,7 @@ fn certificate_of(r: &mut Reader, table: &str, is_needed: bool) -> Option<Arc<Ce
 }
 
 /// The authorities of a PEM file.
-fn roots(r: &mut Reader, key: &str, path: &str) -> Option<RootCertStore> {
+pub fn roots(r: &mut Reader, key: &str, path: &str) -> Option<RootCertStore> {
     let pem = r.bytes_of(key, Path::new(path))?;
     let roots = certificates(&pem).and_then(|found| {
         let mut roots = RootCertStore::empty();

@@ -4,8 +4,10 @@ mod accounts;
 mod api;
 mod archives;
 mod call;
+pub mod catalogue;
 mod failure;
 mod http;
+pub mod plan;
 mod registration;
 mod tokens;
 
@@ -18,9 +20,9 @@ use rustls::RootCertStore;
 use secrecy::SecretString;
 
 pub use accounts::{Accounts, Info, Login};
-pub use api::{Api, Offered};
+pub use api::{Api, Offered, filters};
 pub use archives::{ArchivePage, Archives};
-pub use call::Notices;
+pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{TokenFile, TokenPair};
@@ -70,6 +72,10 @@ pub struct App {
     pub credential: Option<Credential>,
     /// One for each action.
     pub wanted: Vec<Wanted>,
+    /// What new registrations get. Absent where it could not be found without reading secrets.
+    pub secret_key: Option<SecretKey>,
+    /// Where the secret keys stand in a directory.
+    pub key_directory: Option<PathBuf>,
     /// The installation page, where it is on.
     pub install: Option<Install>,
     /// Whether `GET /app/{app}` is on.
@@ -93,6 +99,16 @@ impl App {
     pub fn page_url(&self) -> String {
         format!("{}/app/{}", self.public_url, self.name)
     }
+}
+
+/// Of the keys that the relay accepts for an app, the last one that is valid.
+#[derive(Clone, Debug)]
+pub struct SecretKey {
+    pub name: String,
+    /// For people: `the file /run/secrets/livechat`.
+    pub place: String,
+    /// Absent where the command does not need it.
+    pub secret: Option<SecretString>,
 }
 
 /// `[apps.livechat.install]`.
