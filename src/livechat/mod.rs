@@ -130,3 +130,6 @@ pub enum Credential {
     /// The file that `auth login` writes and each refresh replaces.
     Tokens(PathBuf),
 }
+
+#[cfg(test)]
+mod tests;
