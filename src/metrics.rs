@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder as _, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -16,6 +18,16 @@ use crate::deliveries::Delivered;
 use crate::event::{Fault, Key, Rejection, Rules, actions, route::UNLISTED};
 use crate::outcome::{ConnectionEnd, DeadLetterReason, Outcome, PageEnd, Refusal, Reload, Unavailable};
 use crate::telemetry;
+
+/// What a comparison has found of an app.
+pub struct Registered<'a> {
+    pub app: &'a str,
+    /// How many are in which state.
+    pub states: Vec<(&'static str, usize)>,
+    pub is_enabled: Option<bool>,
+    /// When its API version comes to its end.
+    pub ends: [(&'static str, Option<Date>); 2],
+}
 
 /// The metrics of one relay, in a registry of their own. Those with a method are counted by it.
 pub struct Metrics {
@@ -35,6 +47,10 @@ pub struct Metrics {
     /// The secret keys that are shown, each with its app.
     secret_keys: Mutex<BTreeSet<[String; 2]>>,
     last_deliveries: GaugeVec,
+    registrations: IntGaugeVec,
+    registrations_enabled: IntGaugeVec,
+    registrations_compared: IntCounterVec,
+    api_version_end: IntGaugeVec,
     rule_matches: IntCounterVec,
     /// The rules that are shown.
     rules: Mutex<BTreeSet<String>>,
@@ -98,6 +114,10 @@ impl Metrics {
             secret_keys_not_after: register(r, GaugeVec::new(opts("secret_key_not_after_timestamp_seconds", "When each secret key that has a not_after expires, in seconds since 1970. From then on its webhooks are answered 401."), &["app", "key"])),
             secret_keys: Mutex::default(),
             last_deliveries: register(r, GaugeVec::new(opts("webhook_last_delivery_timestamp_seconds", "When each registration at LiveChat last delivered a verified webhook, in seconds since 1970, by its webhook_id. One that lags behind the others of its action was removed there, or gets nothing; one that has delivered nothing since the start is not here."), &["app", "webhook_id", "action"])),
+            registrations: register(r, IntGaugeVec::new(opts("registrations", "Registrations at LiveChat by state, as of the last comparison (livechat.watch). missing, misaddressed: events are not delivered; not_wanted: `webhooks apply` removes it; foreign: it goes to another address, or its action is unknown."), &["app", "state"])),
+            registrations_enabled: register(r, IntGaugeVec::new(opts("license_webhooks_enabled", "1 while LiveChat sends the app's webhooks, as of the last comparison (livechat.watch). 0: they were disabled, or the app is not installed."), &["app"])),
+            registrations_compared: counters(r, "registration_checks_total", "Comparisons of what is registered at LiveChat with what is wanted (livechat.watch), by result. failed increases when LiveChat cannot be asked; the log has the reason.", &["result"]),
+            api_version_end: register(r, IntGaugeVec::new(opts("api_version_end_timestamp_seconds", "When LiveChat ends the app's api_version, as its answers say, in seconds since 1970: it becomes legacy, and later it is taken out of service (deprecation). Absent while LiveChat has no date."), &["app", "stage"])),
             rule_matches: counters(r, "rule_matches_total", "Events that each rule was the first to match, those that a sample has kept included. Once this stops increasing, the rule can be removed.", &["rule"]),
             rules: Mutex::default(),
             kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. The log has the details.", &["code"]),
@@ -159,6 +179,7 @@ impl Metrics {
         {
             start(&self.dead_letters, &[to, reason.label()]);
         }
+        ["compared", "failed"].iter().for_each(|result| start(&self.registrations_compared, &[result]));
         Reload::ALL.iter().for_each(|result| start(&self.reloads, &[result.label()]));
         ["full", "resumed"].iter().for_each(|session| start(&self.tls_handshakes, &[session]));
         ["issued", "failed"].iter().for_each(|result| start(&self.acme_orders, &[result]));
@@ -263,6 +284,30 @@ impl Metrics {
             let last = last.as_millisecond() as f64 / 1000.0;
             self.last_deliveries.with_label_values(&[app, webhook_id, action]).set(last);
         }
+    }
+
+    /// What is registered at LiveChat for each app: all of them, so that one that is no longer watched is shown no more.
+    pub fn registrations(&self, apps: &[Registered<'_>]) {
+        self.registrations.reset();
+        self.registrations_enabled.reset();
+        self.api_version_end.reset();
+        for Registered { app, states, is_enabled, ends } in apps {
+            for (state, count) in states {
+                self.registrations.with_label_values(&[app, state]).set(i64::try_from(*count).unwrap_or(i64::MAX));
+            }
+            is_enabled.iter().for_each(|is| self.registrations_enabled.with_label_values(&[app]).set((*is).into()));
+            for (stage, date) in ends {
+                let end = date.and_then(|date| date.to_zoned(TimeZone::UTC).ok());
+                let gauge = || self.api_version_end.with_label_values(&[app, stage]);
+                end.iter().for_each(|end| gauge().set(end.timestamp().as_second()));
+            }
+        }
+    }
+
+    /// A comparison was made, or could not be.
+    pub fn registrations_compared(&self, is_compared: bool) {
+        let result = if is_compared { "compared" } else { "failed" };
+        self.registrations_compared.with_label_values(&[result]).inc();
     }
 
     /// The configuration was read: at the start, or again, with this result.

@@ -144,6 +144,21 @@ labels! {
     }
 }
 
+labels! {
+    /// What a registration at LiveChat is, compared with what the configuration wants.
+    RegistrationState {
+        AsWanted => "as_wanted",
+        /// It is wanted, and not there.
+        Missing => "missing",
+        /// It comes to this relay, at another address than the app's.
+        Misaddressed => "misaddressed",
+        /// It comes to this relay, and is not wanted, or not so.
+        NotWanted => "not_wanted",
+        /// It has the app's Client ID, and comes to another address or is of an action that the relay does not know.
+        Foreign => "foreign",
+    }
+}
+
 impl Outcome {
     /// Every HTTP status that [`Outcome::answer`] has.
     pub fn statuses() -> BTreeSet<u16> {

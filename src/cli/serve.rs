@@ -3,6 +3,7 @@
 mod listeners;
 mod notices;
 mod notify;
+mod registrations;
 mod reload;
 mod watch;
 
@@ -40,6 +41,7 @@ use crate::systemd;
 use crate::telemetry::{self, Throttle};
 use crate::topics::Topics;
 use listeners::{Listeners, Plain, bind, both};
+use registrations::Registrations;
 use reload::Reload;
 use watch::Watch;
 
@@ -219,6 +221,12 @@ impl Daemon {
         let backfill: control::Backfill = Arc::new(move |app, events| {
             let server = Arc::clone(&webhooks_of_backfill);
             Box::pin(async move { server.handler.backfill(&app, &events).await })
+        });
+        let watched = Arc::clone(&server);
+        parts.watch_registrations(Registrations {
+            running: Arc::clone(&running),
+            webhooks: watched,
+            metrics: Arc::clone(&parts.metrics),
         });
         parts.notify_systemd(server);
         if let Some(opened) = opened {
@@ -426,6 +434,12 @@ impl Parts {
             control::serve(path, control, config, stopped).await;
         });
         (task, stop)
+    }
+
+    /// Begins to compare what is registered at LiveChat with what is wanted. It is not vital: a fault of it ends nothing else.
+    fn watch_registrations(&self, registrations: Registrations) {
+        let closing = self.shutdown.closing.clone();
+        tokio::spawn(async move { closing.run_until_cancelled(registrations.watch()).await });
     }
 
     /// Both listeners accept: systemd hears that, and from then on what has changed.

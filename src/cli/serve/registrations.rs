@@ -1,0 +1,168 @@
+//! `[livechat] watch`: compares now and then what is registered at LiveChat with what is wanted. A call that fails costs a comparison and
+//! nothing else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::http::Server;
+use crate::http::webhook::Webhooks;
+use crate::livechat::plan::{Facts, Plan, plan};
+use crate::livechat::{Api, App, Failure, Kind, Notices};
+use crate::metrics::{Metrics, Registered};
+use crate::outcome::RegistrationState;
+use crate::telemetry::Throttles;
+
+/// How often it is looked whether a comparison is due: a reload may change that.
+const TICK: Duration = Duration::from_secs(5);
+
+/// How often the same failure is said.
+const REPEAT: Duration = Duration::from_secs(24 * 3600);
+
+/// What was found of an app.
+#[derive(Clone, PartialEq, Eq)]
+struct Found {
+    /// Actions, by state.
+    actions: BTreeMap<&'static str, Vec<String>>,
+    /// Absent where the credentials may not ask.
+    is_enabled: Option<bool>,
+    notices: Notices,
+}
+
+pub struct Registrations {
+    pub running: Arc<ArcSwap<Config>>,
+    pub webhooks: Arc<Server<Webhooks>>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Registrations {
+    /// Never ends. The first comparison is at once.
+    pub async fn watch(self) {
+        let (mut found, failures) = (HashMap::new(), Throttles::new(REPEAT));
+        let mut last: Option<Instant> = None;
+        loop {
+            let config = self.running.load_full();
+            match config.livechat.watch {
+                Some(interval) if last.is_none_or(|last| last.elapsed() >= interval) => {
+                    last = Some(Instant::now());
+                    self.compare_all(&config, &mut found, &failures).await;
+                }
+                Some(_) => {}
+                None => {
+                    last = None;
+                    found.clear();
+                    self.metrics.registrations(&[]);
+                }
+            }
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn compare_all(&self, config: &Config, found: &mut HashMap<String, Found>, failures: &Throttles) {
+        let apps = || config.livechat.apps.iter().filter(|app| app.credential.is_some());
+        found.retain(|name, _| apps().any(|app| app.name == *name));
+        for app in apps() {
+            match self.compare(config, app).await {
+                Ok(now) => {
+                    self.metrics.registrations_compared(true);
+                    if found.get(&app.name) != Some(&now) {
+                        now.log(&app.name, found.contains_key(&app.name));
+                        found.insert(app.name.clone(), now);
+                    }
+                }
+                Err(failure) => {
+                    self.metrics.registrations_compared(false);
+                    if let Some(suppressed) = failures.pass(&format!("{} {:?}", app.name, failure.kind)) {
+                        tracing::warn!(app = app.name, %failure, suppressed, "what is registered at LiveChat could not be compared with what is wanted");
+                    }
+                }
+            }
+        }
+        let all: Vec<_> = found.iter().map(|(app, found)| found.metric(app)).collect();
+        self.metrics.registrations(&all);
+    }
+
+    async fn compare(&self, config: &Config, app: &App) -> Result<Found, Failure> {
+        let api = Api::new(&config.livechat, app)?;
+        let listed = api.list_webhooks().await?;
+        let is_enabled = match api.license_webhooks_enabled().await {
+            Ok(is_enabled) => Some(is_enabled),
+            Err(failure) => (failure.kind == Kind::NotFound).then_some(false), // the state has a scope of its own
+        };
+        let delivered = self.webhooks.handler.relay.deliveries().all();
+        let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| (one.webhook_id, one.last));
+        let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered: delivered.collect() };
+        Ok(Found::new(app, plan(app, &listed, &facts), is_enabled, facts.notices))
+    }
+}
+
+impl Found {
+    fn new(
+        app: &App,
+        Plan { add, remove, unchanged, foreign, .. }: Plan,
+        is_enabled: Option<bool>,
+        notices: Notices,
+    ) -> Self {
+        let mut actions: BTreeMap<&'static str, Vec<String>> =
+            RegistrationState::ALL.iter().map(|state| (state.label(), Vec::new())).collect();
+        let mut add_to = |state: RegistrationState, action: String| {
+            actions.entry(state.label()).or_default().push(action);
+        };
+        add.into_iter().for_each(|wanted| add_to(RegistrationState::Missing, wanted.action));
+        unchanged.into_iter().for_each(|one| add_to(RegistrationState::AsWanted, one.action));
+        foreign.into_iter().for_each(|one| add_to(RegistrationState::Foreign, one.action));
+        for removal in remove {
+            let is_addressed = removal.registration.url == app.webhook_url();
+            let state = if is_addressed { RegistrationState::NotWanted } else { RegistrationState::Misaddressed };
+            add_to(state, removal.registration.action);
+        }
+        actions.values_mut().for_each(|of| of.sort());
+        Self { actions, is_enabled, notices }
+    }
+
+    fn of(&self, state: RegistrationState) -> &[String] {
+        self.actions.get(state.label()).map_or(&[], Vec::as_slice)
+    }
+
+    fn metric<'a>(&self, app: &'a str) -> Registered<'a> {
+        let Notices { legacy, deprecation } = self.notices;
+        Registered {
+            app,
+            states: RegistrationState::ALL.iter().map(|state| (state.label(), self.of(*state).len())).collect(),
+            is_enabled: self.is_enabled,
+            ends: [("legacy", legacy), ("deprecation", deprecation)],
+        }
+    }
+
+    /// Says what has changed: once.
+    fn log(&self, app: &str, was_found_before: bool) {
+        use RegistrationState::{AsWanted, Foreign, Misaddressed, Missing, NotWanted};
+        let is_right = [Missing, Misaddressed, NotWanted, Foreign].iter().all(|state| self.of(*state).is_empty());
+        let Notices { legacy, deprecation } = self.notices;
+        if is_right && self.is_enabled != Some(false) && legacy.is_none() && deprecation.is_none() {
+            let webhooks = self.of(AsWanted).len();
+            if was_found_before {
+                tracing::info!(app, webhooks, "what is registered at LiveChat is as it is wanted again");
+            } else {
+                tracing::info!(app, webhooks, "what is registered at LiveChat is as it is wanted");
+            }
+            return;
+        }
+        let list = |state: RegistrationState| self.of(state).join(", ");
+        tracing::warn!(
+            app,
+            missing = list(Missing),
+            misaddressed = list(Misaddressed),
+            not_wanted = list(NotWanted),
+            foreign = list(Foreign),
+            enabled = self.is_enabled,
+            legacy = legacy.map(tracing::field::display),
+            deprecation = deprecation.map(tracing::field::display),
+            "what is registered at LiveChat is not as it is wanted, or LiveChat's API comes to an end: see `livechat-relay webhooks plan`"
+        );
+    }
+}
