@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract consumers kafka help
+.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract pages consumers kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -45,6 +45,10 @@ bench-growth: ## How cost grows, and the footprint (BENCH="--only body --runs 10
 	scripts/ensure.sh jdk maven
 	scripts/kafka.sh fetch
 	cargo bench --locked --bench throughput -- growth $(BENCH)
+
+pages: ## The installation page and the app's page in Chromium, against a simulated LiveChat; screenshots in target/pages (1 minute)
+	cargo build --locked
+	scripts/check-pages.sh
 
 consumers: ## The example consumers in four languages against a real Kafka and the real relay
 	cargo test --locked --no-run

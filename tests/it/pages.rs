@@ -62,7 +62,7 @@ fn an_installation_is_confirmed_once_published_and_leaves_no_token() {
 
     let installed = get(relay.webhooks, "/install/default?code=good-a%253A1&state=");
     assert_page(&installed);
-    assert_eq!((installed.status, title(&installed)), (200, "default is installed"));
+    assert_eq!((installed.status, title(&installed)), (200, "The app default is installed"));
     assert!(installed.body.contains("were off, and are on now") && installed.body.contains("data-end=\"yes\""));
     assert!(installed.header("content-security-policy").is_some_and(|p| p.ends_with("frame-ancestors 'none'")));
     assert!(livechat.are_webhooks_on());

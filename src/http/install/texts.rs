@@ -24,7 +24,7 @@ impl Text {
         const OFF: &str =
             "Webhooks of this license are off: LiveChat sends none until the operator of the relay enables them.";
         text(
-            "{app} is installed",
+            "The app {app} is installed",
             match (webhooks, is_enabled_now) {
                 (Some(true), true) => &["Webhooks of this license were off, and are on now.", TWO_MINUTES],
                 (Some(true), false) => &["Webhooks of this license are on.", TWO_MINUTES],
