@@ -33,9 +33,11 @@ pub mod replay;
 pub mod spool;
 pub mod topics;
 
-// side: LiveChat's own side, what the daemon tells of itself, and how it ends
+// side: LiveChat's own side, invented chats, what the daemon tells of itself, and how it ends
 pub mod livechat;
 pub mod metrics;
+pub mod samples;
 pub mod shutdown;
+pub mod simulate;
 pub mod systemd;
 pub mod telemetry;

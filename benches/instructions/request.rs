@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use livechat_relay::cli::traffic::Traffic;
 use livechat_relay::event::actions;
+use livechat_relay::samples::traffic::Traffic;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rustix::process::{Pid, Signal, kill_process};

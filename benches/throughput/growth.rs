@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum as _;
-use livechat_relay::cli::traffic::{Sample, one_of_each};
 use livechat_relay::event::actions;
+use livechat_relay::samples::traffic::{Sample, one_of_each};
 
 use crate::figures::{Quartiles, Report, thousands};
 use crate::footprint;

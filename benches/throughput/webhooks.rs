@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use livechat_relay::cli::traffic::{Sample, Traffic};
 use livechat_relay::event::actions;
+use livechat_relay::samples::traffic::{Sample, Traffic};
 use serde::{Deserialize, Serialize};
 
 /// The secret key that the relay and the floor expect.

@@ -12,11 +12,11 @@ use rdkafka::topic_partition_list::Offset;
 use super::print::{self, Found, out};
 use super::send::{Client, Target};
 use super::serve::Daemon;
-use super::traffic::{self, Sample};
 use super::{Failure, tail};
 use crate::config::{Config, DEAD_LETTER, Need};
 use crate::event::actions;
 use crate::event::route::UNLISTED;
+use crate::samples::traffic::{self, Sample};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 

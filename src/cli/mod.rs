@@ -13,12 +13,11 @@ mod log_level;
 mod print;
 mod reach;
 mod reload;
-mod samples;
 mod send;
 mod serve;
+mod simulate;
 mod spool;
 mod tail;
-pub mod traffic;
 mod webhooks;
 
 use std::path::PathBuf;
@@ -50,6 +49,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Send webhooks as LiveChat would, to try a relay or to load it
     Send(send::Arguments),
+    /// Be LiveChat on this machine: its APIs, and the webhooks that it sends
+    Simulate(simulate::Arguments),
     /// Apply the changed configuration to the running relay
     Reload(reload::Arguments),
     /// Give the running relay's log another filter for a time
@@ -176,6 +177,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Health(arguments) => health::run(arguments).await,
             Command::Demo(arguments) => demo::run(arguments).await,
             Command::Send(arguments) => send::run(arguments).await,
+            Command::Simulate(arguments) => simulate::run(arguments).await,
             Command::Reload(arguments) => reload::run(arguments).await,
             Command::LogLevel(arguments) => log_level::run(arguments).await,
             Command::Tail(arguments) => tail::run(arguments).await,

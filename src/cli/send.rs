@@ -18,8 +18,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::traffic::{Sample, Traffic};
 use super::{Failure, print};
+use crate::samples::traffic::{Sample, Traffic};
 
 #[derive(clap::Args)]
 pub struct Arguments {

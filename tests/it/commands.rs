@@ -64,7 +64,7 @@ fn the_demo_sends_all_and_finds_all() {
     let output = relay(&["demo", "--once", "--port", "0"]);
     let text = stdout(&output);
     assert!(output.status.success(), "{text}{}", stderr(&output));
-    let sent = livechat_relay::cli::traffic::actions().count();
+    let sent = livechat_relay::samples::traffic::actions().count();
     assert!(
         text.contains(&format!("{sent} webhooks sent, {sent} answered 200, {sent} events on 46 topics,")),
         "{text}"

@@ -36,7 +36,7 @@ fn every_sample_arrives_byte_for_byte_on_the_topic_of_its_current_name() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let relay = Relay::start(kafka.bootstrap(), &[]);
     let seed = u64::from(uuid::Uuid::now_v7().as_fields().1) << 8 | 1;
-    let samples = livechat_relay::cli::traffic::one_of_each(seed);
+    let samples = livechat_relay::samples::traffic::one_of_each(seed);
 
     for sample in &samples {
         let answer = http::post(relay.webhooks, sample.body(SECRET));

@@ -38,6 +38,7 @@ mod security;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
 #[path = "../chaos/shim.rs"]
 mod shim;
+mod simulate;
 mod spool;
 mod start;
 mod stopping;

@@ -174,7 +174,7 @@ fn samples_that_livechat_has_published_yield_what_the_catalogue_says() {
 #[test]
 fn samples_of_our_own_yield_chat_id_key_time_and_identity() {
     let seed = u64::from(uuid::Uuid::now_v7().as_fields().1) << 8 | 2;
-    let samples = livechat_relay::cli::traffic::one_of_each(seed);
+    let samples = livechat_relay::samples::traffic::one_of_each(seed);
     let expected = samples.iter().map(|sample| {
         let action = livechat_relay::event::actions::find(sample.action()).expect("in the catalogue");
         let data: Value = serde_json::from_str(sample.data()).expect("JSON");

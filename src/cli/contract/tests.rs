@@ -6,11 +6,11 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Registry, Resource, Validator};
 use secrecy::SecretString;
 
-use super::super::traffic::{Traffic, one_of_each};
 use super::*;
 use crate::event::receive::receive;
 use crate::event::verify::{verify, verify_app_webhook};
 use crate::event::{Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
+use crate::samples::traffic::{Traffic, one_of_each};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -50,6 +50,21 @@ pub fn read(stream: &mut impl Read) -> Option<Answer> {
     Some(answer)
 }
 
+/// Reads one request, and answers its body.
+pub fn read_request(stream: &mut impl Read) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())?;
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).ok()?;
+    String::from_utf8(body).ok()
+}
+
 /// Sends these bytes on a fresh connection, and reads one answer.
 pub fn raw(to: SocketAddr, bytes: impl AsRef<[u8]>) -> Option<Answer> {
     let mut stream = connect(to);

@@ -5,6 +5,7 @@ pub mod kafka;
 pub mod mock;
 pub mod pebble;
 pub mod relay;
+pub mod simulator;
 pub mod tls;
 
 /// A chat id that no other test uses.

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::samples::scene::{Account, CHAT_ID_LEN, Random, Scene, Story, rfc3339};
-use super::samples::{CATALOGUE, Role, Source, TEMPLATES};
+use super::scene::{Account, CHAT_ID_LEN, Random, Scene, Story, rfc3339};
+use super::{CATALOGUE, Role, Source, TEMPLATES, position};
 
 /// Chats in progress at any time.
 const OPEN_CHATS: usize = 30;
@@ -159,23 +159,37 @@ impl Traffic {
 
     fn tell(&mut self, template: usize, slot: usize) -> Sample {
         let time = (self.clock)();
-        let now = rfc3339(time);
-        self.stories[slot].remember(template, &now);
-        let source = &CATALOGUE[template];
-        let story = &self.stories[slot];
-        let data = Scene {
-            template,
-            story,
-            account: &self.account,
-            now,
-            unix: time.as_second(),
-            roll: self.random.below(usize::MAX),
-            random: &mut self.random,
-        }
-        .play();
-        let chat_at = (source.role != Role::Aside).then(|| data.find(&story.chat_id));
-        Sample { action: source.action(), data, chat_at: chat_at.flatten() }
+        tell(template, &mut self.stories[slot], &self.account, &mut self.random, time)
     }
+
+    /// Takes the account's names from an organization instead of chance.
+    #[must_use]
+    pub(crate) fn organization(mut self, organization_id: &str, license_id: u64, client_id: &str) -> Self {
+        self.account.rename(organization_id, license_id, client_id);
+        self
+    }
+
+    /// A chat beside those of the mix, which goes on as [`Self::tell_of`] says.
+    pub(crate) fn begin(&mut self, time: Timestamp) -> Story {
+        self.chats += 1;
+        Story::new(self.seed, self.chats - 1, time, &mut self.random)
+    }
+
+    /// What happens next in a chat that was begun: the name of a template. None where there is no such template.
+    pub(crate) fn tell_of(&mut self, story: &mut Story, name: &str, time: Timestamp) -> Option<Sample> {
+        let template = position(name)?;
+        Some(tell(template, story, &self.account, &mut self.random, time))
+    }
+}
+
+fn tell(template: usize, story: &mut Story, account: &Account, random: &mut Random, time: Timestamp) -> Sample {
+    let now = rfc3339(time);
+    story.remember(template, &now);
+    let source = &CATALOGUE[template];
+    let roll = random.below(usize::MAX);
+    let data = Scene { template, story, account, now, unix: time.as_second(), roll, random }.play();
+    let chat_at = (source.role != Role::Aside).then(|| data.find(&story.chat_id));
+    Sample { action: source.action(), data, chat_at: chat_at.flatten() }
 }
 
 impl Iterator for Traffic {

@@ -205,6 +205,12 @@ impl Account {
             auto_access_id: random.uuid().simple().to_string(),
         }
     }
+
+    pub(crate) fn rename(&mut self, organization_id: &str, license_id: u64, client_id: &str) {
+        organization_id.clone_into(&mut self.organization_id);
+        self.license_id = license_id.to_string();
+        client_id.clone_into(&mut self.client_id);
+    }
 }
 
 /// E-mail address (the agent's id) and name.

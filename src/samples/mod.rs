@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use scene::Fill;
 
 pub(crate) mod scene;
+pub mod traffic;
 
 /// Where in the story of a chat a webhook belongs.
 #[derive(Clone, Copy, Debug, PartialEq)]

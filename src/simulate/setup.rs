@@ -1,0 +1,201 @@
+//! Who there is at the simulated LiveChat: organizations, accounts, applications, personal access tokens. From a file, or the
+//! documented ones of a start without.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::switches::Switches;
+
+/// A setup file: TOML, or JSON where its name ends so.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Setup {
+    pub organizations: Vec<Organization>,
+    pub accounts: Vec<Account>,
+    pub clients: Vec<Client>,
+    #[serde(default)]
+    pub personal_access_tokens: Vec<PersonalAccessToken>,
+    #[serde(default)]
+    pub switches: Switches,
+    /// Where webhooks and installations for a URL's beginning really go, such as `"https://relay.example" = "http://127.0.0.1:8080"`.
+    #[serde(default)]
+    pub routes: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Organization {
+    pub id: String,
+    /// What API 3.3 has in its place.
+    pub license_id: u64,
+    /// The data centre, which codes and tokens begin with.
+    pub region: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Account {
+    pub id: String,
+    pub organization_id: String,
+    pub email: String,
+    #[serde(default)]
+    pub role: Role,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    #[default]
+    Administrator,
+    Agent,
+}
+
+/// An application.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    pub id: String,
+    /// Server-side apps have one; JavaScript apps, whose refresh tokens rotate, have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// The owner.
+    pub organization_id: String,
+    /// The redirect whitelist.
+    #[serde(default)]
+    pub redirect_uris: Vec<String>,
+    #[serde(default)]
+    pub scopes: BTreeSet<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct_installation_url: Option<String>,
+    /// Ids of its bots.
+    #[serde(default)]
+    pub bots: BTreeSet<String>,
+    /// Organizations that have it installed from the start.
+    #[serde(default)]
+    pub installed: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersonalAccessToken {
+    pub token: String,
+    pub account_id: String,
+    pub scopes: BTreeSet<String>,
+}
+
+const ORGANIZATION: &str = "0a1b2c3d-0000-4000-8000-000000000001";
+const ACCOUNT: &str = "0a1b2c3d-0000-4000-8000-0000000000a1";
+const CLIENT: &str = "0a1b2c3d0000400080000000000000c1";
+const CLIENT_SECRET: &str = "simulated-client-secret";
+const PERSONAL_ACCESS_TOKEN: &str = "dal:simulated-personal-access-token";
+const BOT: &str = "0a1b2c3d0000400080000000000000b1";
+
+impl Setup {
+    /// One of each, with every scope that the relay can use. The app is private, belongs to the organization and is installed there;
+    /// its redirect whitelist has the pages of a relay at `public_url`, and the port where `auth login` listens.
+    pub fn with_relay_at(public_url: &str) -> Self {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<BTreeSet<_>>();
+        let scopes = texts(&["webhooks.configuration:rw", "webhooks.state:rw", "chats--all:ro"]);
+        let install_url = format!("{public_url}/install/default");
+        Self {
+            organizations: vec![Organization { id: ORGANIZATION.into(), license_id: 10_000_001, region: "dal".into() }],
+            accounts: vec![Account {
+                id: ACCOUNT.into(),
+                organization_id: ORGANIZATION.into(),
+                email: "paula.wren@helpdesk.example".into(),
+                role: Role::Administrator,
+            }],
+            clients: vec![Client {
+                id: CLIENT.into(),
+                secret: Some(CLIENT_SECRET.into()),
+                organization_id: ORGANIZATION.into(),
+                redirect_uris: vec![
+                    "http://localhost:7413".into(),
+                    "http://127.0.0.1:7413".into(),
+                    install_url.clone(),
+                    format!("{public_url}/app/default"),
+                ],
+                scopes: scopes.clone(),
+                direct_installation_url: Some(install_url),
+                bots: texts(&[BOT]),
+                installed: texts(&[ORGANIZATION]),
+            }],
+            personal_access_tokens: vec![PersonalAccessToken {
+                token: PERSONAL_ACCESS_TOKEN.into(),
+                account_id: ACCOUNT.into(),
+                scopes,
+            }],
+            switches: Switches::default(),
+            routes: BTreeMap::new(),
+        }
+    }
+
+    /// # Errors
+    /// The file and what is wrong in it.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let wrong = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(&error))?;
+        let is_json = path.extension().is_some_and(|extension| extension == "json");
+        let setup: Self = if is_json {
+            serde_json::from_str(&text).map_err(|error| wrong(&error))?
+        } else {
+            toml::from_str(&text).map_err(|error| wrong(&error))?
+        };
+        setup.check().map_err(|why| wrong(&why))?;
+        Ok(setup)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let known = |id: &str| match self.organization(id) {
+            Some(_) => Ok(()),
+            None => Err(format!("there is no organization `{id}`")),
+        };
+        self.accounts.iter().try_for_each(|account| known(&account.organization_id))?;
+        for client in &self.clients {
+            known(&client.organization_id)?;
+            client.installed.iter().try_for_each(|id| known(id))?;
+        }
+        let stray = self.personal_access_tokens.iter().find(|token| self.account(&token.account_id).is_none());
+        stray.map_or(Ok(()), |token| Err(format!("there is no account `{}`", token.account_id)))
+    }
+
+    pub fn organization(&self, id: &str) -> Option<&Organization> {
+        self.organizations.iter().find(|organization| organization.id == id)
+    }
+
+    pub fn account(&self, id: &str) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.id == id)
+    }
+
+    pub fn client(&self, id: &str) -> Option<&Client> {
+        self.clients.iter().find(|client| client.id == id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setup_is_read_as_it_is_written() {
+        let setup = Setup::with_relay_at("https://relay.example");
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in
+            [("setup.toml", toml::to_string(&setup).unwrap()), ("setup.json", serde_json::to_string(&setup).unwrap())]
+        {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let read = Setup::read(&path).unwrap();
+            assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(&setup).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_nowhere_is_named() {
+        let mut setup = Setup::with_relay_at("https://relay.example");
+        setup.accounts[0].organization_id = "elsewhere".to_owned();
+        assert_eq!(setup.check(), Err("there is no organization `elsewhere`".to_owned()));
+    }
+}
