@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, Info};
 use super::http::FailedAttempt;
 use super::{App, Config, Failure, Kind};
 
@@ -233,7 +233,7 @@ impl Session {
     ///
     /// # Errors
     /// There is none, or it cannot be refreshed.
-    pub async fn token(&self) -> Result<SecretString, FailedAttempt> {
+    pub(super) async fn token(&self) -> Result<SecretString, FailedAttempt> {
         let mut current = self.current.lock().await;
         let pair = match current.take() {
             Some(pair) => pair,
@@ -248,7 +248,7 @@ impl Session {
     ///
     /// # Errors
     /// It cannot be refreshed.
-    pub async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
+    pub(super) async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
         let mut current = self.current.lock().await;
         if current.take_if(|pair| pair.access_token.expose_secret() == stale.expose_secret()).is_some()
             || current.is_none()
@@ -256,6 +256,21 @@ impl Session {
             *current = Some(self.refreshed(stale).await?);
         }
         Ok(())
+    }
+
+    /// What LiveChat says of the access token; of a new one, where it does not take the old one.
+    ///
+    /// # Errors
+    /// There is none, it cannot be refreshed, or LiveChat cannot be reached.
+    pub async fn info(&self) -> Result<Info, Failure> {
+        let token = self.token().await?;
+        match self.accounts.info(&token).await {
+            Err(failure) if failure.kind == Kind::Authentication => {
+                self.renew(&token).await?;
+                self.accounts.info(&self.token().await?).await
+            }
+            info => info,
+        }
     }
 
     /// In a task of its own: who does not wait for it any longer ends no refresh half way, of which the new pair would be lost.

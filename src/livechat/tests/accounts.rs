@@ -144,3 +144,19 @@ async fn a_token_that_livechat_does_not_know_is_revoked_already() {
         assert_eq!((&*seen.line, seen.header("authorization")), ("DELETE /v2/token", Some("Bearer access-0")));
     }
 }
+
+#[test]
+fn a_scope_has_those_that_are_part_of_it() {
+    for (have, needed, expected) in [
+        ("webhooks.state:rw", "webhooks.state:ro", true),
+        ("webhooks.state:ro", "webhooks.state:rw", false),
+        ("webhooks.state:rw", "webhooks.configuration:rw", false),
+        ("chats--all:rw", "chats--access:ro", true),
+        ("chats--access:ro", "chats--all:ro", false),
+        ("chats--my:rw", "chats--all:ro", false),
+        ("chats:manage", "chats:ro", false),
+        ("odd", "odd", true),
+    ] {
+        assert_eq!(covers(have, needed), expected, "{have} {needed}");
+    }
+}

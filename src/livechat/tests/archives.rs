@@ -49,9 +49,9 @@ async fn running_chats_and_one_chat_are_as_the_version_has_them() {
         (Version::V3_6, "active", "chats_summary"),
         (Version::V3_7, "active", "chats_info"),
     ] {
-        let server = Server::start(move |seen, _| match () {
-            () if seen.is("get_chat") => ok(json!({ "id": "c1" })),
-            () => ok(json!({ (member): [{ "id": "c1" }], "found_chats": 1 })),
+        let server = Server::start(move |seen, _| {
+            let chat = json!({ "id": "c1" });
+            ok(if seen.is("get_chat") { chat } else { json!({ (member): [chat], "found_chats": 1 }) })
         })
         .await;
         let archives = Archives::new(&server.config(), &App { version, ..app() }).expect("archives");

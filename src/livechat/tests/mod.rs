@@ -188,6 +188,8 @@ fn app() -> App {
         version: Version::V3_6,
         credential: Some(Credential::Personal { account_id: "account-1".to_owned(), token: SECRETS[0].into() }),
         wanted: Vec::new(),
+        secret_key: None,
+        key_directory: None,
         install: None,
         page: false,
         organizations: BTreeSet::new(),
