@@ -2,6 +2,7 @@
 
 mod access;
 mod actions;
+mod backfill;
 mod check;
 mod contract;
 mod dead_letters;
@@ -59,6 +60,8 @@ enum Command {
     Spool(spool::Arguments),
     /// See the events that their topic will never take, publish them again, or drop them
     DeadLetters(dead_letters::Arguments),
+    /// After downtime, read what was missed from LiveChat's archives, and hand it to the running relay
+    Backfill(backfill::Arguments),
     /// List LiveChat's actions, and what becomes of each
     Actions(actions::Arguments),
     /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
@@ -167,6 +170,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Tail(arguments) => tail::run(arguments).await,
             Command::Spool(arguments) => spool::run(arguments).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
+            Command::Backfill(arguments) => backfill::run(arguments).await,
             Command::Actions(arguments) => actions::run(&arguments),
             Command::Contract(arguments) => contract::run(&arguments),
         }

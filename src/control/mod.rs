@@ -19,7 +19,8 @@ pub use item::{Filter, Item};
 pub use socket::serve;
 
 use crate::dead_letter::DeadLetters;
-use crate::relay::{Archived, Backfilled};
+use crate::event::Archived;
+use crate::relay::Backfilled;
 use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.

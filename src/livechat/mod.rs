@@ -3,6 +3,7 @@
 mod accounts;
 mod api;
 mod archives;
+pub mod backfill;
 mod call;
 pub mod catalogue;
 mod failure;
