@@ -45,7 +45,8 @@ impl Filters {
     }
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
+/// A time, or how long ago it was.
+pub fn time(text: &str) -> Result<Timestamp, String> {
     let ago = |text: &str| Timestamp::now().checked_sub(text.parse::<jiff::SignedDuration>().ok()?.abs()).ok();
     let wrong = "no time; write for example 2026-11-22T14:00:00Z, or 2h for two hours ago";
     text.parse().ok().or_else(|| ago(text)).ok_or_else(|| wrong.to_owned())

@@ -20,7 +20,8 @@ pub use socket::serve;
 
 use crate::dead_letter::DeadLetters;
 use crate::deliveries::Seen;
-use crate::relay::{Archived, Backfilled};
+use crate::event::Archived;
+use crate::relay::Backfilled;
 use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.

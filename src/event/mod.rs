@@ -26,12 +26,14 @@ pub mod route;
 
 // What they use.
 pub mod actions;
+mod archived;
 mod hash;
 pub(crate) mod json;
 mod labels;
 mod pointers;
 mod traceparent;
 
+pub use archived::Archived;
 pub(crate) use labels::labels;
 pub use normalize::{Author, Event, Fault, Origin, Receipt};
 pub use receive::{Delivery, explain};

@@ -20,12 +20,12 @@ use super::pages::{Page, Pages};
 use super::refusals::{Place, Refusals, SEPARATORS, begins_key};
 use super::{Answer, Exchange, Handler, answer_with};
 use crate::budget::{Budget, Held, SMALL_BODY_BYTES_MAX};
-use crate::event::{Rejection, explain, traceparent};
+use crate::event::{Archived, Rejection, explain, traceparent};
 use crate::livechat;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{ConnectionEnd, Outcome, Refusal};
-use crate::relay::{Archived, Backfilled, Endpoint, Policy, Relay};
+use crate::relay::{Backfilled, Endpoint, Policy, Relay};
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@ mod accounts;
 mod api;
 pub mod apply;
 mod archives;
+pub mod backfill;
 mod call;
 pub mod catalogue;
 mod failure;

@@ -3,20 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Accepted, Backend, Pending, Policy, Relay};
-use crate::event::receive::receive;
-use crate::event::{self, Author, Verified};
+use crate::event::Archived;
 use crate::outcome::{Outcome, Unavailable};
-
-/// A webhook that LiveChat could have sent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Archived {
-    /// As a webhook's, without a secret key.
-    pub body: String,
-    /// Who wrote the event, where the archive proves it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub author: Option<Author>,
-}
 
 /// What has become of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,9 +58,8 @@ impl<B: Backend> Relay<B> {
         let app = policy.apps.get(app).ok_or_else(|| format!("the running relay has no app {app}"))?;
         let bytes = events.iter().map(|event| event.body.len()).sum();
         let mut accepted = Accepted::new(app, KEY, bytes);
-        for Archived { body, author } in events {
-            let delivery = receive(body.as_bytes()).map_err(|rejection| rejection.answer().1.trim_end().to_owned())?;
-            let webhook = Verified::made(delivery, event::Origin::Backfill, *author);
+        for event in events {
+            let webhook = event.webhook().map_err(|rejection| rejection.answer().1.trim_end().to_owned())?;
             self.prepare(policy, app, webhook, KEY, None, &mut accepted);
         }
         Ok(accepted)

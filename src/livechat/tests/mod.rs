@@ -179,8 +179,6 @@ async fn serve(
 
 fn app() -> App {
     App {
-        secret_key: None,
-        key_directory: None,
         name: "shop".to_owned(),
         client_id: "client-1".to_owned(),
         client_secret: Some(SECRETS[2].into()),

@@ -1,0 +1,170 @@
+//! After downtime: what LiveChat's archives have of it comes to Kafka, with the ids of LiveChat's own events.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::support::mock::Mock;
+use crate::support::relay::{Relay, SECRET, await_that};
+use crate::support::simulator::{CLIENT, ORGANIZATION, PUBLIC_URL, Simulator, apps};
+
+const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "chat_deactivated"];
+
+struct Place {
+    livechat: Simulator,
+    mock: Mock,
+    relay: Relay,
+    _spool: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let (livechat, mock) = (Simulator::start(), Mock::start());
+        let spool = tempfile::tempdir().expect("a directory");
+        let [url, directory] =
+            [livechat.url.clone(), spool.path().display().to_string()].map(|text| format!("{text:?}"));
+        let relay = mock.relay(&[
+            ("apps", &apps(&format!("organizations = [\"{ORGANIZATION}\"]"))),
+            ("livechat.api", &url),
+            ("livechat.accounts", &url),
+            ("livechat.attempts_max", "1"),
+            ("events.initial", "true"),
+            ("spool.directory", &directory),
+        ]);
+        livechat.route_to(relay.webhooks);
+        Self { livechat, mock, relay, _spool: spool }
+    }
+
+    /// A chat at this minute of an hour, which only the archive knows of unless it is delivered.
+    fn chat(&self, minute: u32, deliver: bool) -> String {
+        let told = json!({"at": at(minute), "deliver": deliver});
+        self.livechat.post("chats", told)["chat_id"].as_str().expect("a chat").to_owned()
+    }
+
+    fn go_on(&self, chat: &str, what: &str, minute: u32, deliver: bool) {
+        self.livechat.post(&format!("chats/{chat}/{what}"), json!({"at": at(minute), "deliver": deliver}));
+    }
+
+    fn backfill(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        command
+            .args(["backfill", "--json", "--config"])
+            .arg(self.relay.file())
+            .args(["--from", &at(0)])
+            .args(arguments);
+        let output = command.output().expect("the relay's binary");
+        assert!(!text(&output).contains("simulated-personal-access-token"), "{}", text(&output));
+        output
+    }
+
+    fn events(&self, action: &str) -> Vec<Value> {
+        let messages = self.mock.read(&format!("livechat.{action}"));
+        messages.iter().map(|message| serde_json::from_slice(&message.value).expect("JSON")).collect()
+    }
+}
+
+fn at(minute: u32) -> String {
+    format!("2026-11-22T10:{minute:02}:00Z")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+}
+
+fn counts(output: &Output) -> Value {
+    assert!(output.status.success(), "{}", text(output));
+    serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["counts"].take()
+}
+
+#[test]
+fn what_was_delivered_and_what_is_read_from_the_archive_have_the_same_ids() {
+    let place = Place::new();
+    for action in ACTIONS {
+        let url = format!("{PUBLIC_URL}/webhooks/default");
+        let wanted =
+            json!({"owner_client_id": CLIENT, "action": action, "type": "license", "url": url, "secret_key": SECRET});
+        assert_eq!(place.livechat.call("register_webhook", wanted).status, 200);
+    }
+    let [ended, running] = [1, 2].map(|minute| place.chat(minute, true));
+    for (chat, what) in [(&ended, "message"), (&running, "message"), (&ended, "message"), (&ended, "end")] {
+        place.go_on(chat, what, 5, true);
+    }
+    await_that("all is delivered", || place.livechat.report()["answered"] == 6);
+
+    let counts = counts(&place.backfill(&["--to", &at(10)]));
+    assert_eq!(
+        (&counts["threads"], &counts["running_chats"], &counts["chat_deactivated"]),
+        (&json!(1), &json!(1), &json!(1))
+    );
+    for action in ACTIONS {
+        let mut ids: BTreeMap<bool, BTreeSet<String>> = BTreeMap::new();
+        for event in place.events(action) {
+            let is_backfilled = event["backfill"] == "true";
+            assert_eq!(event["organizationid"], ORGANIZATION);
+            assert!(!is_backfilled || event["data"].get("webhook_id").is_none());
+            ids.entry(is_backfilled).or_default().insert(event["id"].as_str().expect("an id").to_owned());
+        }
+        assert_eq!(ids.len(), 2, "{action}");
+        assert_eq!(ids[&true], ids[&false], "{action}: the ids differ");
+    }
+    let authors: BTreeSet<_> =
+        place.events("incoming_event").iter().map(|event| event["authorkind"].to_string()).collect();
+    assert!(authors.contains("\"customer\""), "{authors:?}");
+}
+
+#[test]
+fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
+    let place = Place::new();
+    // 100 threads are a page. One began before the time, one ends after it.
+    let chats: Vec<_> = (0..101).map(|n| place.chat(1 + n / 10, false)).collect();
+    chats.iter().for_each(|chat| place.go_on(chat, "end", 20, false));
+    let late = place.chat(40, false);
+    place.go_on(&late, "end", 41, false);
+    place.livechat.fault(json!({"method": "list_archives", "skip": 1, "times": 0, "error": "internal", "status": 500}));
+
+    let dry = place.backfill(&["--to", &at(30), "--dry-run"]);
+    let estimate: Value = serde_json::from_slice(&dry.stdout).expect("JSON");
+    assert_eq!((&estimate["threads"], &estimate["calls"]), (&json!(101), &json!(3)), "{estimate}");
+    place.livechat.delete("faults");
+    place.livechat.fault(json!({"method": "list_archives", "skip": 1, "times": 0, "error": "internal", "status": 500}));
+
+    let ended = place.backfill(&["--to", &at(30)]);
+    assert_eq!(ended.status.code(), Some(1), "{}", text(&ended));
+    assert!(text(&ended).contains("the same command goes on where this one has ended"), "{}", text(&ended));
+    assert_eq!(place.events("incoming_chat").len(), 100);
+    let other = place.backfill(&["--to", &at(31)]);
+    assert!(other.status.code() == Some(64) && text(&other).contains("which is not complete"), "{}", text(&other));
+
+    place.livechat.delete("faults");
+    place.livechat.delete("requests");
+    let counts = counts(&place.backfill(&[]));
+    assert_eq!((&counts["threads"], &counts["incoming_chat"]), (&json!(101), &json!(101)), "{counts}");
+    let bodies: Vec<_> =
+        place.livechat.requests("list_archives").iter().map(|request| request["body"].to_string()).collect();
+    assert!(bodies.len() == 1 && bodies[0].contains("page_id"), "the first page was read again: {bodies:?}");
+    let found: BTreeSet<_> = place.events("incoming_chat").iter().map(|event| event["chatid"].to_string()).collect();
+    assert_eq!((found.len(), place.events("incoming_chat").len()), (101, 101));
+    assert!(!found.contains(&json!(late).to_string()));
+    let again = place.backfill(&[]);
+    assert!(again.status.code() == Some(1) && text(&again).contains("is complete"), "{}", text(&again));
+}
+
+#[test]
+fn without_a_relay_or_a_right_it_says_so_and_calls_nothing_more() {
+    let mut place = Place::new();
+    place.livechat.fault(json!({"method": "list_chats", "error": "authorization", "status": 403}));
+    let refused = place.backfill(&[]);
+    assert!(refused.status.code() == Some(1) && text(&refused).contains("authorization"), "{}", text(&refused));
+    place.relay.signal(rustix::process::Signal::TERM);
+    place.relay.end();
+    let calls = || place.livechat.get("requests").as_array().expect("a list").len();
+    let before = calls();
+    let unreached = place.backfill(&[]);
+    assert!(
+        unreached.status.code() == Some(1) && text(&unreached).contains("no relay answers at"),
+        "{}",
+        text(&unreached)
+    );
+    assert_eq!(calls(), before);
+}
