@@ -37,7 +37,7 @@ impl Scene {
         let scene = Self { livechat, directory, port };
         let secret =
             client_secret.map_or_else(String::new, |secret| format!("client_secret = {{ value = \"{secret}\" }}"));
-        scene.configure(&format!("tokens = {:?}\n{secret}", scene.tokens()));
+        scene.configure(&format!("tokens = \"{}\"\n{secret}", scene.tokens().display()));
         scene
     }
 
