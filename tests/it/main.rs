@@ -4,6 +4,7 @@ mod acme;
 mod app_webhooks;
 mod apply;
 mod apps;
+mod auth;
 mod backfill;
 mod bad_input;
 mod check_request;

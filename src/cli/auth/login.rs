@@ -168,9 +168,57 @@ fn report(pending: &Pending, pair: &TokenPair, is_json: bool) -> Result<(), Fail
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use secrecy::ExposeSecret as _;
 
     use super::*;
+    use crate::livechat::{Config, Version};
+
+    #[tokio::test]
+    async fn a_browser_that_does_not_come_back_is_waited_for_so_long_and_the_hint_names_the_whitelist() {
+        let config = Config {
+            api: "http://localhost:1".to_owned(),
+            accounts: "http://localhost:1".to_owned(),
+            roots: None,
+            timeout: Duration::from_secs(1),
+            attempts_max: 1,
+            retry_min: Duration::ZERO,
+            retry_max: Duration::ZERO,
+            propagation: Duration::ZERO,
+            watch: None,
+            login_port: 0,
+            login_timeout: Duration::ZERO,
+            apps: Vec::new(),
+        };
+        let app = App {
+            name: "shop".to_owned(),
+            client_id: "client-1".to_owned(),
+            client_secret: None,
+            public_url: "https://relay.example".to_owned(),
+            version: Version::V3_6,
+            credential: None,
+            wanted: Vec::new(),
+            secret_key: None,
+            key_directory: None,
+            install: None,
+            page: false,
+            organizations: std::collections::BTreeSet::new(),
+        };
+        let accounts = Accounts::new(&config).expect("accounts");
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let redirect_uri = format!("http://localhost:{free}/");
+        let login = accounts.login(&app, &redirect_uri).expect("a login");
+        let file = TokenFile::new(std::path::Path::new("/nonexistent/tokens.json"));
+        let pending = Pending { accounts, file, app, login, redirect_uri: redirect_uri.clone() };
+        let listener = Listener::bind(free).await.expect("the port");
+        let failure = pending.in_browser(listener, Duration::from_millis(5)).await.expect_err("no browser");
+        let told = failure.to_string();
+        assert!(
+            told.contains(&redirect_uri) && told.contains("look at the browser") && told.contains("--paste"),
+            "{told}"
+        );
+    }
 
     #[test]
     fn an_address_its_query_and_a_bare_code_are_understood_and_another_s_address_is_not() {

@@ -74,6 +74,17 @@ async fn where_neither_call_nor_listing_is_answered_the_text_says_that_it_is_not
 }
 
 #[tokio::test]
+async fn after_a_second_unclear_call_it_is_given_up_and_said() {
+    let server =
+        Server::start(|seen, _| if seen.is("register_webhook") { error(500, "internal") } else { ok(json!(null)) })
+            .await;
+    let failure = server.api().register_webhook(&wanted(), &key(), &known(&[])).await.expect_err("never");
+    assert!(failure.what.contains("no listing has incoming_event"), "{failure}");
+    assert_told(&failure);
+    assert_eq!((server.count("register_webhook"), server.count("list_webhooks")), (2, 10));
+}
+
+#[tokio::test]
 async fn a_refusal_is_clear_and_costs_no_listing() {
     for (refusal, kind) in [("limit_reached", Kind::LimitReached), ("authorization", Kind::Authorization)] {
         let server = Server::start(move |_, _| error(422, refusal)).await;

@@ -1,6 +1,6 @@
 //! Tokens in a file: replaced whole, refreshed once however many want it, and never used before they are on the disk.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
 use jiff::{SignedDuration, Timestamp};
@@ -188,4 +188,21 @@ async fn a_refresh_token_that_has_ended_says_to_log_in_again() {
     assert!(failure.kind == Kind::Authentication && failure.remedy.contains("auth login --app shop"), "{failure}");
     assert!(!failure.what.contains("refresh-0"), "{failure}");
     assert_eq!((server.seen().len(), kept(&app).as_str()), (1, "access-0"));
+}
+
+#[tokio::test]
+async fn what_root_writes_belongs_to_the_owner_of_the_directory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let owner = if rustix::process::geteuid().is_root() {
+        chown(directory.path(), Some(4242), Some(4243)).expect("another owner");
+        [4242, 4243]
+    } else {
+        let own = std::fs::metadata(&directory).expect("there");
+        [own.uid(), own.gid()]
+    };
+    write(&directory.path().join("tokens.json"), &pair(0, 60)).await.expect("written");
+    for name in ["tokens.json", "tokens.json.lock"] {
+        let file = std::fs::metadata(directory.path().join(name)).expect("there");
+        assert_eq!([file.uid(), file.gid()], owner, "{name}");
+    }
 }
