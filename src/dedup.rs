@@ -128,8 +128,9 @@ impl Dedup {
 }
 
 impl State {
-    /// The event that this is another delivery of. Of equal events without a name it is the oldest that the registration has not delivered
-    /// yet: where two registrations both deliver two equal events, the first copy is of the first event, and the second of the second.
+    /// The event that this is another delivery of. Of equal events without a name it is the latest that the registration has not delivered:
+    /// each copy is of one event, and what a registration has not delivered because it was not in force yet is left behind. Were it the
+    /// oldest, a registration would go on through those when the other one has ended, and events would be lost.
     fn known(&mut self, key: RetryKey) -> Option<Key> {
         let (content, registration) = match key {
             RetryKey::Named(key) => return Some(Key::Named(key)),
@@ -137,7 +138,7 @@ impl State {
         };
         let is_copy =
             |event: &&mut Unnamed| event.since.elapsed() <= COPY_WITHIN && !event.delivered_by.contains(&registration);
-        let event = self.unnamed.get_mut(&content)?.iter_mut().find(is_copy)?;
+        let event = self.unnamed.get_mut(&content)?.iter_mut().rfind(is_copy)?;
         event.delivered_by.push(registration);
         Some(Key::Unnamed(content, event.number))
     }

@@ -207,6 +207,30 @@ async fn a_late_copy_is_published_rather_than_an_event_lost() {
     claim_copy(&dedup, 'B').settle(Ok(()));
 }
 
+/// One registration replaces another while the same thing happens again and again: before, while both deliver, and after. What was
+/// delivered before the new one was in force takes no event from it.
+#[tokio::test(start_paused = true)]
+async fn equal_events_are_all_published_while_one_registration_replaces_another() {
+    for overlap in [COPY_WITHIN, COPY_WITHIN * 3] {
+        let dedup = dedup(60, 1000);
+        let (begin, end) = (COPY_WITHIN, COPY_WITHIN + overlap);
+        let (mut events, mut published) = (0, 0);
+        let began = Instant::now();
+        while began.elapsed() < end + COPY_WITHIN * 2 {
+            events += 1;
+            let of = [('A', began.elapsed() <= end), ('B', began.elapsed() > begin)];
+            for registration in of.into_iter().filter(|(_, is_in_force)| *is_in_force).map(|(of, _)| of) {
+                if let Check::New(claim) = check_copy(&dedup, registration) {
+                    claim.settle(Ok(()));
+                    published += 1;
+                }
+            }
+            tokio::time::advance(Duration::from_millis(200)).await;
+        }
+        assert_eq!(published, events, "{overlap:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_flood_of_equal_events_is_bounded_and_leaves_nothing_behind() {
     let dedup = dedup(60, 200);

@@ -139,13 +139,14 @@ pub struct PreparedRecord {
     pub is_dead_letter: bool,
 }
 
-/// What two deliveries of one event to one destination have in common: app, topic, key, payload and additional data, as a hash.
+/// What two deliveries of one event to one destination have in common: app, topic, key and payload, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryKey {
-    /// The payload names its event, and the hash is of its id, too. Whatever equals it is the same event; the registration (`webhook_id`)
-    /// may differ.
+    /// The payload names its event, and the hash is of its id and the additional data, too. Whatever equals it is the same event; the
+    /// registration (`webhook_id`) may differ.
     Named([u8; 16]),
-    /// It does not. What one registration delivers twice may be two events; what another one delivers, too, is a copy.
+    /// It does not. What one registration delivers twice may be two events; what another one delivers, too, is a copy, with whatever
+    /// additional data it was registered for.
     Unnamed { content: [u8; 16], registration: [u8; 16] },
 }
 
@@ -199,14 +200,14 @@ pub fn route(
 }
 
 fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> Option<RetryKey> {
-    let additional_data = event.additional_data.unwrap_or_default();
-    let [app, topic, key, additional_data] = [event.app, topic, key, additional_data].map(str::as_bytes);
+    let [app, topic, key] = [event.app, topic, key].map(str::as_bytes);
     if event.is_id_derived {
-        let id = event.id.as_bytes();
-        return Some(RetryKey::Named(hash([app, topic, key, id, &event.content_hash, additional_data])));
+        let (id, additional_data) = (event.id.as_bytes(), event.additional_data.unwrap_or_default());
+        let parts = [app, topic, key, id, &event.content_hash, additional_data.as_bytes()];
+        return Some(RetryKey::Named(hash(parts)));
     }
     let registration = hash([event.webhook_id.as_deref()?.as_bytes()]);
-    Some(RetryKey::Unnamed { content: hash([app, topic, key, &event.content_hash, additional_data]), registration })
+    Some(RetryKey::Unnamed { content: hash([app, topic, key, &event.content_hash]), registration })
 }
 
 /// The structured mode's value.
@@ -372,11 +373,10 @@ mod tests {
         let (content, registration) = parts(&updated);
         let other_registration = parts(&updated.replace(r#""w1""#, r#""w2""#));
         assert!(other_registration.0 == content && other_registration.1 != registration);
-        for other in
-            [updated.replace("C1", "C2"), updated.replace(r#""additional_data":{}"#, r#""additional_data":{"a":1}"#)]
-        {
-            assert!(parts(&other).0 != content && parts(&other).1 == registration, "{other}");
-        }
+        let more = parts(&updated.replace(r#""additional_data":{}"#, r#""additional_data":{"a":1}"#));
+        assert_eq!(more, (content, registration));
+        let other_chat = parts(&updated.replace("C1", "C2"));
+        assert!(other_chat.0 != content && other_chat.1 == registration);
         assert_eq!(retry_key(&updated.replace(r#""webhook_id":"w1","#, "")), None);
         assert!(matches!(retry_key(EVENT), Some(RetryKey::Named(_))));
     }

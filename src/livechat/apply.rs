@@ -302,7 +302,8 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
 
     /// Whether a registration delivers: the relay has seen that, and long enough ago for [`COPY_WITHIN`]; or LiveChat has had its time.
     fn is_in_force(&self, id: &str, since: Instant) -> bool {
-        self.delivers.get(id).is_some_and(|first| first.elapsed() >= COPY_WITHIN) || since.elapsed() >= self.propagation
+        let is_over = since.elapsed() >= self.propagation.max(COPY_WITHIN);
+        is_over || self.delivers.get(id).is_some_and(|first| first.elapsed() >= COPY_WITHIN)
     }
 
     async fn unregister(&mut self, old: &Registration) -> Result<(), Stopped> {

@@ -2,6 +2,7 @@
 
 mod acme;
 mod app_webhooks;
+mod apply;
 mod apps;
 mod bad_input;
 mod client_address;

@@ -1,0 +1,310 @@
+//! `webhooks apply` and `rotate` against a simulated LiveChat: what it has afterwards, also when they were killed, and that no event is lost,
+//! refused or published twice meanwhile.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::support::mock::Mock;
+use crate::support::relay::{Relay, SECRET, await_that, configuration};
+use crate::support::simulator::{self, Simulator};
+
+const ACTIONS: &str = r#"actions = ["incoming_chat", "incoming_event", "thread_tagged"]"#;
+
+/// `apps`, with the keys in a directory, and these webhooks.
+fn apps(keys: &Path, webhooks: &str) -> String {
+    let listed = format!(r#"secret_keys = [{{ name = "test", value = "{SECRET}" }}]"#);
+    let apps = simulator::apps(&format!("webhooks = [{{ {webhooks} }}]"));
+    assert!(apps.contains(&listed));
+    apps.replace(&listed, &format!("secret_keys = {{ directory = {keys:?} }}"))
+}
+
+/// A simulated LiveChat, a directory with one key, and what a relay is configured with.
+struct Place {
+    livechat: Simulator,
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(directory.path().join("keys")).expect("a directory");
+        std::fs::write(directory.path().join("keys/2026-10"), SECRET).expect("written");
+        Self { livechat: Simulator::start(), directory }
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.directory.path().join("keys")).expect("a directory");
+        let mut names: Vec<_> =
+            entries.map(|one| one.expect("an entry").file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    }
+
+    /// The text of a configuration.
+    fn configuration(&self, brokers: &str, webhooks: &str) -> String {
+        let [apps, api, socket] = [
+            apps(&self.directory.path().join("keys"), webhooks),
+            format!("{:?}", self.livechat.url),
+            format!("{:?}", self.directory.path().join("control.sock")),
+        ];
+        let settings = [
+            ("apps", apps.as_str()),
+            ("livechat.api", &api),
+            ("livechat.accounts", &api),
+            ("livechat.propagation", "\"2s\""),
+            ("livechat.retry_min", "\"10ms\""),
+            ("control.socket", &socket),
+            ("topics.create", "false"),
+            ("kafka.start_timeout", "\"200ms\""),
+        ];
+        configuration(brokers, &settings)
+    }
+
+    /// A file with it, for commands without a relay.
+    fn file(&self, webhooks: &str) -> std::path::PathBuf {
+        let file = self.directory.path().join("relay.toml");
+        std::fs::write(&file, self.configuration("127.0.0.1:1", webhooks)).expect("written");
+        file
+    }
+
+    /// What is registered: action, whether it is filtered, secret key.
+    fn registered(&self) -> Vec<(String, bool, String)> {
+        let text = |one: &Value, name: &str| one[name].as_str().expect("a text").to_owned();
+        let is_filtered = |one: &Value| one["filters"].as_object().is_some_and(|filters| !filters.is_empty());
+        let of = |one: &Value| (text(one, "action"), is_filtered(one), text(one, "secret_key"));
+        let mut registered: Vec<_> = self.livechat.registrations().iter().map(of).collect();
+        registered.sort();
+        registered
+    }
+}
+
+fn command(file: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+    command.arg("webhooks").args(arguments).arg("--config").arg(file).stdin(Stdio::null());
+    command
+}
+
+fn run(file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = command(file, arguments).output().expect("the binary");
+    (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
+}
+
+const FILTERED: &str = r#"actions = ["incoming_chat", "incoming_event", "thread_tagged"], filters = { source_type = ["my_client", "other_clients", "system"] }"#;
+
+fn wanted(is_filtered: bool, key: &str) -> Vec<(String, bool, String)> {
+    ["incoming_chat", "incoming_event", "thread_tagged"]
+        .map(|action| (action.to_owned(), is_filtered, key.to_owned()))
+        .into()
+}
+
+#[test]
+fn apply_registers_what_is_wanted_once_and_removes_what_is_not() {
+    let place = Place::new();
+    let file = place.file(ACTIONS);
+    let (code, text) = run(&file, &["apply"]);
+    assert!(code == Some(64) && text.contains("add --yes"), "{text}");
+    let (code, text) = run(&file, &["apply", "--dry-run"]);
+    assert!(code == Some(0) && text.contains("register thread_tagged") && place.registered().is_empty(), "{text}");
+    let (code, text) = run(&file, &["apply", "--yes"]);
+    assert_eq!((code, place.registered()), (Some(0), wanted(false, SECRET)), "{text}");
+    assert!(text.contains("3 registered, 0 unregistered") && !text.contains(SECRET), "{text}");
+    let (code, text) = run(&file, &["apply", "--yes"]);
+    assert!(code == Some(0) && place.livechat.requests("register_webhook").len() == 3, "{text}");
+
+    let file = place.file(r#"actions = ["incoming_event"]"#);
+    let (code, text) = run(&file, &["apply", "--yes", "--json"]);
+    let report: Value =
+        serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap_or(&text)).expect("JSON");
+    assert_eq!((code, report["done"].as_array().map(Vec::len)), (Some(0), Some(2)), "{text}");
+    assert_eq!(place.registered(), [("incoming_event".to_owned(), false, SECRET.to_owned())]);
+
+    // What fails half way is said.
+    let file = place.file(ACTIONS);
+    place.livechat.fault(json!({ "method": "register_webhook", "skip": 1, "times": 0, "error": "authorization" }));
+    let (code, text) = run(&file, &["apply", "--yes"]);
+    assert!(code == Some(1) && text.contains("1 registered and 0 unregistered before that"), "{text}");
+}
+
+/// A command that is ended with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
+}
+
+/// The second of two at once says so. Killed while LiveChat has a call, or has done it and the answer is on its way, and run again, `apply`
+/// ends in the wanted state.
+#[test]
+fn apply_killed_at_any_call_and_run_again_ends_in_the_wanted_state() {
+    let calls = [
+        ("list_webhooks", 0),
+        ("register_webhook", 0),
+        ("register_webhook", 1),
+        ("register_webhook", 2),
+        ("unregister_webhook", 0),
+        ("unregister_webhook", 2),
+        ("list_webhooks", 1),
+    ];
+    let kill = |(method, skip): (&str, usize), when: &str| {
+        let place = Place::new();
+        assert_eq!(run(&place.file(ACTIONS), &["apply", "--yes"]).0, Some(0));
+        let file = place.file(FILTERED);
+        place.livechat.delete("requests");
+        place.livechat.fault(json!({ "method": method, "skip": skip, "times": 1, "when": when, "answer": "hang" }));
+        let apply = command(&file, &["apply", "--yes"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut apply = Ended(apply.expect("the binary"));
+        await_that("the call has come", || place.livechat.requests(method).len() > skip);
+        if method == "register_webhook" && skip == 0 {
+            let (code, text) = run(&file, &["apply", "--yes"]);
+            assert!(code == Some(1) && text.contains("another `webhooks apply`"), "{text}");
+        }
+        apply.0.kill().expect("killed");
+        apply.0.wait().expect("ended");
+        place.livechat.delete("faults");
+        let (code, text) = run(&file, &["apply", "--yes"]);
+        assert_eq!(code, Some(0), "{method} {skip} {when}: {text}");
+        assert_eq!(place.registered(), wanted(true, SECRET), "{method} {skip} {when}: {text}");
+    };
+    let kill = &kill;
+    std::thread::scope(|scope| {
+        for call in calls {
+            ["before", "after"].map(|when| scope.spawn(move || kill(call, when)));
+        }
+    });
+}
+
+/// What has happened at LiveChat: how many chats, messages and tags.
+fn traffic(livechat: &Simulator, stop: &AtomicBool) -> BTreeMap<&'static str, usize> {
+    let mut counts = BTreeMap::new();
+    let mut chat = String::new();
+    while !stop.load(Ordering::Relaxed) {
+        if counts.get("thread_tagged").is_none_or(|tags| tags % 50 == 0) {
+            let begun = livechat.post("chats", json!({}));
+            chat = begun["chat_id"].as_str().expect("an id").to_owned();
+            *counts.entry("incoming_chat").or_default() += 1;
+        }
+        livechat.post(&format!("chats/{chat}/message"), json!({ "text": "Hello" }));
+        livechat.post(&format!("chats/{chat}/tag"), json!({ "tag": "the same" }));
+        *counts.entry("incoming_event").or_default() += 1;
+        *counts.entry("thread_tagged").or_default() += 1;
+        // LiveChat is not as fast as this machine.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    counts
+}
+
+/// Runs a command while things happen; what is published then is each of them once.
+fn under_load(place: &Place, mock: &Mock, relay: &Relay, arguments: &[&str]) -> String {
+    let stop = AtomicBool::new(false);
+    let events = |outcome: &str, action: &str| {
+        relay.metric(&format!(r#"livechat_relay_events_total{{action="{action}",outcome="{outcome}"}}"#))
+    };
+    let (happened, text) = std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| traffic(&place.livechat, &stop));
+        await_that("events come", || events("published", "thread_tagged") > 20.0);
+        let (code, text) = run(&relay.file(), arguments);
+        let published = events("published", "thread_tagged");
+        await_that("they go on", || events("published", "thread_tagged") > published + 20.0);
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(code, Some(0), "{text}\n{}", relay.log());
+        (traffic.join().expect("no panic"), text)
+    });
+    await_that("all is delivered", || place.livechat.report()["pending"] == 0);
+    let report = place.livechat.report();
+    assert_eq!((&report["failed"], &report["dropped"]), (&json!(0), &json!(0)), "refused or lost: {text}");
+    for (action, happened) in happened {
+        let records = mock.read(&format!("livechat.{action}"));
+        let ids: std::collections::BTreeSet<_> = records.iter().map(|record| record.json()["id"].to_string()).collect();
+        assert_eq!((records.len(), ids.len()), (happened, happened), "{action}: {text}");
+    }
+    assert!(relay.metric(r#"livechat_relay_retries_total{result="copy"}"#) > 0.0, "two registrations have delivered");
+    text
+}
+
+#[test]
+fn apply_under_load_loses_refuses_and_repeats_no_event() {
+    let (place, mock) = (Place::new(), Mock::start());
+    place.livechat.switch(json!({ "delivery_lag": 1.0 }));
+    let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+    place.livechat.route_to(relay.webhooks);
+    assert_eq!(run(&relay.file(), &["apply", "--yes"]).0, Some(0));
+    relay.configure(&place.configuration(&mock.bootstrap(), FILTERED));
+    let text = under_load(&place, &mock, &relay, &["apply", "--yes"]);
+    assert!(text.contains("3 registered, 3 unregistered"), "{text}");
+    assert_eq!(place.registered(), wanted(true, SECRET));
+    let (code, list) = run(&relay.file(), &["list"]);
+    assert!(code == Some(0) && list.matches("last delivery").count() == 3, "{list}");
+}
+
+#[test]
+fn rotate_under_load_loses_refuses_and_repeats_no_event() {
+    let (place, mock) = (Place::new(), Mock::start());
+    place.livechat.switch(json!({ "delivery_lag": 1.0 }));
+    let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+    place.livechat.route_to(relay.webhooks);
+    assert_eq!(run(&relay.file(), &["apply", "--yes"]).0, Some(0));
+    under_load(&place, &mock, &relay, &["rotate", "--yes"]);
+    let keys = place.keys();
+    assert!(keys.len() == 1 && keys[0] != "2026-10", "{keys:?}");
+    let key = std::fs::read_to_string(place.directory.path().join("keys").join(&keys[0])).expect("read");
+    assert_eq!(place.registered(), wanted(false, key.trim()));
+    assert!(key.trim() != SECRET && !relay.log().contains(key.trim()));
+}
+
+#[test]
+fn rotate_refuses_before_any_call_where_it_cannot_end() {
+    let (place, mock) = (Place::new(), Mock::start());
+    let file = place.file(ACTIONS);
+    let (code, text) = run(&file, &["rotate", "--yes"]);
+    assert!(code == Some(1) && text.contains("no relay answers"), "{text}");
+    let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+    // A directory where the new key would be written first: no user can write that file, not even root.
+    std::fs::create_dir(place.directory.path().join("keys/.livechat-relay.new")).expect("a directory");
+    let (code, text) = run(&relay.file(), &["rotate", "--yes"]);
+    assert!(code == Some(1) && text.contains("a new key cannot be written"), "{text}");
+    std::fs::remove_dir(place.directory.path().join("keys/.livechat-relay.new")).expect("removed");
+    // A relay that takes no configuration takes no key.
+    relay.configure(&format!("{}\n[nonsense]\nkey = 1\n", place.configuration(&mock.bootstrap(), ACTIONS)));
+    let (code, text) = run(&file, &["rotate", "--yes"]);
+    assert!(code == Some(1) && text.contains("keeps its former configuration"), "{text}");
+    assert_eq!((place.keys(), place.livechat.requests("*").len()), (vec!["2026-10".to_owned()], 0));
+    assert!(place.livechat.requests("list_webhooks").is_empty());
+}
+
+/// Killed after the new key was written, after a registration, and after the old ones are removed.
+#[test]
+fn rotate_killed_and_run_again_ends_with_one_key() {
+    let kill = |(method, skip): (&str, usize)| {
+        let (place, mock) = (Place::new(), Mock::start());
+        let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+        assert_eq!(run(&relay.file(), &["apply", "--yes"]).0, Some(0));
+        place.livechat.delete("requests");
+        place.livechat.fault(json!({ "method": method, "skip": skip, "times": 1, "when": "after", "answer": "hang" }));
+        let rotate = command(&relay.file(), &["rotate", "--yes"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut rotate = Ended(rotate.expect("the binary"));
+        await_that("the call has come", || place.livechat.requests(method).len() > skip);
+        rotate.0.kill().expect("killed");
+        rotate.0.wait().expect("ended");
+        place.livechat.delete("faults");
+        assert_eq!(place.keys().len(), 2, "{method} {skip}");
+        let (code, text) = run(&relay.file(), &["rotate", "--yes"]);
+        assert_eq!(code, Some(0), "{method} {skip}: {text}");
+        let keys = place.keys();
+        assert!(keys.len() == 1 && keys[0] != "2026-10" && text.contains("goes on"), "{keys:?}: {text}");
+        let key = std::fs::read_to_string(place.directory.path().join("keys").join(&keys[0])).expect("read");
+        assert_eq!(place.registered(), wanted(false, key.trim()), "{method} {skip}: {text}");
+    };
+    let kill = &kill;
+    std::thread::scope(|scope| {
+        for call in [("list_webhooks", 0), ("register_webhook", 1), ("unregister_webhook", 1), ("list_webhooks", 1)] {
+            scope.spawn(move || kill(call));
+        }
+    });
+}
