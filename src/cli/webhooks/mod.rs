@@ -9,6 +9,8 @@ mod plan;
 mod relay;
 mod rotate;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::io::IsTerminal as _;
 
