@@ -282,7 +282,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             let actions: Vec<_> = waiting.iter().map(|(change, ..)| change.action.clone()).collect();
             let Some(last) = waiting.iter().map(|(.., since)| *since).max() else { break };
             if actions != awaited {
-                let most = self.propagation.saturating_sub(last.elapsed());
+                let most = self.patience().saturating_sub(last.elapsed());
                 (self.progress)(Progress::Awaiting { actions: actions.clone(), most });
                 awaited = actions;
             }
@@ -302,8 +302,12 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
 
     /// Whether a registration delivers: the relay has seen that, and long enough ago for [`COPY_WITHIN`]; or LiveChat has had its time.
     fn is_in_force(&self, id: &str, since: Instant) -> bool {
-        let is_over = since.elapsed() >= self.propagation.max(COPY_WITHIN);
-        is_over || self.delivers.get(id).is_some_and(|first| first.elapsed() >= COPY_WITHIN)
+        since.elapsed() >= self.patience() || self.delivers.get(id).is_some_and(|first| first.elapsed() >= COPY_WITHIN)
+    }
+
+    /// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
+    fn patience(&self) -> Duration {
+        self.propagation.max(COPY_WITHIN)
     }
 
     async fn unregister(&mut self, old: &Registration) -> Result<(), Stopped> {

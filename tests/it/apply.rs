@@ -1,10 +1,11 @@
 //! `webhooks apply` and `rotate` against a simulated LiveChat: what it has afterwards, also when they were killed, and that no event is lost,
 //! refused or published twice meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -19,7 +20,7 @@ fn apps(keys: &Path, webhooks: &str) -> String {
     let listed = format!(r#"secret_keys = [{{ name = "test", value = "{SECRET}" }}]"#);
     let apps = simulator::apps(&format!("webhooks = [{{ {webhooks} }}]"));
     assert!(apps.contains(&listed));
-    apps.replace(&listed, &format!("secret_keys = {{ directory = {keys:?} }}"))
+    apps.replace(&listed, &format!("secret_keys = {{ directory = \"{}\" }}", keys.display()))
 }
 
 /// A simulated LiveChat, a directory with one key, and what a relay is configured with.
@@ -49,7 +50,7 @@ impl Place {
         let [apps, api, socket] = [
             apps(&self.directory.path().join("keys"), webhooks),
             format!("{:?}", self.livechat.url),
-            format!("{:?}", self.directory.path().join("control.sock")),
+            format!("\"{}\"", self.directory.path().join("control.sock").display()),
         ];
         let settings = [
             ("apps", apps.as_str()),
@@ -175,44 +176,50 @@ fn apply_killed_at_any_call_and_run_again_ends_in_the_wanted_state() {
     let kill = &kill;
     std::thread::scope(|scope| {
         for call in calls {
-            ["before", "after"].map(|when| scope.spawn(move || kill(call, when)));
+            for when in ["before", "after"] {
+                scope.spawn(move || kill(call, when));
+            }
         }
     });
 }
 
-/// What has happened at LiveChat: how many chats, messages and tags.
-fn traffic(livechat: &Simulator, stop: &AtomicBool) -> BTreeMap<&'static str, usize> {
-    let mut counts = BTreeMap::new();
-    let mut chat = String::new();
-    while !stop.load(Ordering::Relaxed) {
+/// Makes things happen at LiveChat, once what is registered is in force; how many chats, messages and tags, and the chats' ids.
+fn traffic(livechat: &Simulator, stop: &Receiver<()>) -> (BTreeMap<&'static str, usize>, BTreeSet<String>) {
+    let begin = || livechat.post("chats", json!({}))["chat_id"].as_str().expect("an id").to_owned();
+    await_that("the last webhook that was registered is in force", || {
+        livechat.post(&format!("chats/{}/tag", begin()), json!({}));
+        let sent = &livechat.report()["deliveries"];
+        sent.as_array().is_some_and(|sent| sent.iter().any(|one| one["action"] == "thread_tagged"))
+    });
+    let (mut counts, mut chats, mut chat) = (BTreeMap::new(), BTreeSet::new(), String::new());
+    // LiveChat is not as fast as this machine.
+    while stop.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout) {
         if counts.get("thread_tagged").is_none_or(|tags| tags % 50 == 0) {
-            let begun = livechat.post("chats", json!({}));
-            chat = begun["chat_id"].as_str().expect("an id").to_owned();
+            chat = begin();
+            chats.insert(chat.clone());
             *counts.entry("incoming_chat").or_default() += 1;
         }
         livechat.post(&format!("chats/{chat}/message"), json!({ "text": "Hello" }));
         livechat.post(&format!("chats/{chat}/tag"), json!({ "tag": "the same" }));
         *counts.entry("incoming_event").or_default() += 1;
         *counts.entry("thread_tagged").or_default() += 1;
-        // LiveChat is not as fast as this machine.
-        std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    counts
+    (counts, chats)
 }
 
 /// Runs a command while things happen; what is published then is each of them once.
 fn under_load(place: &Place, mock: &Mock, relay: &Relay, arguments: &[&str]) -> String {
-    let stop = AtomicBool::new(false);
+    let (stop, stopped) = mpsc::sync_channel(1);
     let events = |outcome: &str, action: &str| {
         relay.metric(&format!(r#"livechat_relay_events_total{{action="{action}",outcome="{outcome}"}}"#))
     };
-    let (happened, text) = std::thread::scope(|scope| {
-        let traffic = scope.spawn(|| traffic(&place.livechat, &stop));
+    let ((happened, chats), text) = std::thread::scope(|scope| {
+        let traffic = scope.spawn(move || traffic(&place.livechat, &stopped));
         await_that("events come", || events("published", "thread_tagged") > 20.0);
         let (code, text) = run(&relay.file(), arguments);
         let published = events("published", "thread_tagged");
         await_that("they go on", || events("published", "thread_tagged") > published + 20.0);
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         assert_eq!(code, Some(0), "{text}\n{}", relay.log());
         (traffic.join().expect("no panic"), text)
     });
@@ -220,8 +227,14 @@ fn under_load(place: &Place, mock: &Mock, relay: &Relay, arguments: &[&str]) -> 
     let report = place.livechat.report();
     assert_eq!((&report["failed"], &report["dropped"]), (&json!(0), &json!(0)), "refused or lost: {text}");
     for (action, happened) in happened {
-        let records = mock.read(&format!("livechat.{action}"));
-        let ids: std::collections::BTreeSet<_> = records.iter().map(|record| record.json()["id"].to_string()).collect();
+        let is_of_chat =
+            |key: &Option<Vec<u8>>| key.as_ref().is_some_and(|key| chats.contains(&*String::from_utf8_lossy(key)));
+        let mut records = mock.read(&format!("livechat.{action}"));
+        records.retain(|record| is_of_chat(&record.key));
+        let ids: BTreeSet<_> = records
+            .iter()
+            .map(|record| serde_json::from_slice::<Value>(&record.value).expect("JSON")["id"].to_string())
+            .collect();
         assert_eq!((records.len(), ids.len()), (happened, happened), "{action}: {text}");
     }
     assert!(relay.metric(r#"livechat_relay_retries_total{result="copy"}"#) > 0.0, "two registrations have delivered");

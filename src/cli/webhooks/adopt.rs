@@ -13,7 +13,7 @@ use crate::livechat::{App, Level, Registration, catalogue, filters};
 
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
-    let (registered, facts) = survey(&api).await?;
+    let (registered, facts) = survey(common, &app, &api).await?;
     let adopted = Adopted::new(&app, &registered, &facts);
     if common.json {
         return print_json(&adopted.json());

@@ -47,7 +47,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         )));
     }
     let api = Api::new(&livechat, app)?;
-    let (listed, facts) = survey(&api).await?;
+    let (listed, facts) = survey(common, app, &api).await?;
     let changes = to_apply(app, &listed, &seen.clone().unwrap_or_default()).map_err(Failure::Failed)?;
     if !common.json {
         out(format_args!("{}", plan_text::text(app, &plan(app, &listed, &facts)).trim_end()))?;

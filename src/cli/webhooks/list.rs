@@ -4,26 +4,29 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::Common;
 use super::show::{Shown, action, details, indented, title, wrapped};
+use super::{Common, relay};
 use crate::cli::Failure;
 use crate::cli::items::count;
 use crate::cli::print::{DIM, WARNING, out, visible};
 use crate::cli::spool::print_json;
+use crate::deliveries::Delivered;
 use crate::livechat::catalogue::{self, Filter};
 use crate::livechat::{App, Offered, Registration, Version};
 
 pub async fn list(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
     let registered = api.list_webhooks().await?;
+    let delivered = relay::delivered(&common.source, &app.name).await;
     if common.json {
-        return print_json(&registered.iter().map(|one| Shown::registered(one, None)).collect::<Vec<_>>());
+        let last = |one: &Registration| Some(delivered.as_ref()?.get(&one.id)?.last);
+        return print_json(&registered.iter().map(|one| Shown::registered(one, last(one))).collect::<Vec<_>>());
     }
-    out(format_args!("{}", listing(&app, &registered).trim_end()))
+    out(format_args!("{}", listing(&app, &registered, delivered.as_ref()).trim_end()))
 }
 
-/// By URL, in the order of the listing.
-pub fn listing(app: &App, registered: &[Registration]) -> String {
+/// By URL, in the order of the listing. `delivered`: what the running relay has seen.
+pub fn listing(app: &App, registered: &[Registration], delivered: Option<&BTreeMap<String, Delivered>>) -> String {
     let mut text = format!("{}\n{} registered\n", title(app), count(registered.len() as u64, "webhook"));
     let mut by_url: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
     registered.iter().for_each(|one| by_url.entry(&one.url).or_default().push(one));
@@ -36,6 +39,13 @@ pub fn listing(app: &App, registered: &[Registration]) -> String {
             if !registration.description.is_empty() {
                 text += &format!("      {DIM}{}{DIM:#}\n", visible(&registration.description));
             }
+            text += &match delivered.map(|delivered| delivered.get(&registration.id)) {
+                Some(Some(Delivered { last, key, .. })) => {
+                    format!("      {DIM}last delivery {last:.0}, with the secret key {}{DIM:#}\n", visible(key))
+                }
+                Some(None) => format!("      {DIM}no delivery since the relay's start{DIM:#}\n"),
+                None => String::new(),
+            };
         }
     }
     text

@@ -119,7 +119,7 @@ fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
 ///
 /// # Errors
 /// Without a listing.
-async fn survey(api: &Api) -> Result<(Vec<Registration>, Facts), Failure> {
+async fn survey(common: &Common, app: &App, api: &Api) -> Result<(Vec<Registration>, Facts), Failure> {
     let registered = api.list_webhooks().await?;
     let enabled = match api.license_webhooks_enabled().await {
         Ok(enabled) => Some(enabled),
@@ -130,7 +130,9 @@ async fn survey(api: &Api) -> Result<(Vec<Registration>, Facts), Failure> {
             None
         }
     };
-    Ok((registered, Facts { enabled, notices: api.notices(), ..Facts::default() }))
+    let delivered = relay::delivered(&common.source, &app.name).await.unwrap_or_default();
+    let delivered = delivered.into_iter().map(|(id, one)| (id, one.last)).collect();
+    Ok((registered, Facts { enabled, notices: api.notices(), delivered }))
 }
 
 /// Asks on the terminal whether to go on. `what` is a question.

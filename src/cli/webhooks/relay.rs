@@ -1,13 +1,15 @@
 //! The running relay, as `apply`, `rotate` and `list` ask it, and the lock that keeps two of them from running at once.
 
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use crate::cli::access::{Access, running, unexpected};
 use crate::cli::{Failure, Source};
+use crate::config::Need;
 use crate::control::{Answer, Reloaded, Request};
-use crate::deliveries::Seen;
-use crate::livechat::apply;
+use crate::deliveries::{Delivered, Seen};
+use crate::livechat::apply::{self, Relay as _};
 
 /// A relay; or none, where none answers.
 pub struct Relay(Option<Access>);
@@ -52,6 +54,14 @@ impl apply::Relay for Relay {
             _ => None, // it may be starting again: the time decides then
         }
     }
+}
+
+/// What the registrations of an app have delivered, by their ids; `None` where no relay answers.
+pub async fn delivered(source: &Source, app: &str) -> Option<BTreeMap<String, Delivered>> {
+    let socket = source.read(Need::Settings).ok()?.control.socket?; // what is wrong with it is said elsewhere
+    let seen = Relay::open(None, Some(&socket)).await.ok()?.seen().await?;
+    let of_app = seen.registrations.into_iter().filter(|one| one.app == app);
+    Some(of_app.map(|one| (one.webhook_id.clone(), one)).collect())
 }
 
 /// Whether the relay knows a secret key of an app by this name.

@@ -77,7 +77,8 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         out(format_args!("{what}"))?;
         return show(&changes);
     }
-    if !*yes && !confirm(&format!("{what} Do this?"))? {
+    note(format_args!("{what}"));
+    if !*yes && !confirm("Do this?")? {
         return Ok(());
     }
     let secret_key = rotation.begin(app, &relay).await?;

@@ -115,7 +115,7 @@ fn the_console_needs_one_step_after_the_other() {
 
 #[test]
 fn a_listing_shows_what_is_not_as_usual() {
-    assert_snapshot("list.txt", &list::listing(&app(WANTED), &messy()));
+    assert_snapshot("list.txt", &list::listing(&app(WANTED), &messy(), None));
 }
 
 #[test]
