@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, Info};
 use super::http::FailedAttempt;
 use super::{App, Config, Failure, Kind};
 
@@ -108,7 +108,10 @@ impl TokenFile {
     /// The directory cannot be written, or another process goes on refreshing.
     pub async fn lock(&self) -> Result<LockedFile, Failure> {
         let path = beside(&self.path, "lock");
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let open = || {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+            give_to_owner(&file, &path).map(|()| file)
+        };
         let file = open().map_err(|e| cannot(&path, "written", &e))?;
         let locked = async {
             loop {
@@ -144,6 +147,7 @@ impl LockedFile {
                 _ => {}
             }
             let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
+            give_to_owner(&file, &new)?;
             file.write_all(&[b' '; ROOM])?;
             file.sync_all()?;
             Ok(file)
@@ -185,8 +189,7 @@ impl Reserved {
             self.file.set_len(json.len() as u64)?;
             self.file.sync_all()?;
             std::fs::rename(&self.new, &self.path)?;
-            let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+            File::open(directory(&self.path))?.sync_all()
         };
         replace().map_err(|e| cannot(&self.path, "written", &e))
     }
@@ -196,6 +199,19 @@ impl Drop for Reserved {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.new); // it is in its place, or the next one removes it
     }
+}
+
+/// What root writes, as by `auth login`, the relay's user has to read: that is whose directory it is.
+fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let owner = std::fs::metadata(directory(path))?;
+    if rustix::process::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {
+        return fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
+    Ok(())
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// `tokens.json.lock` for `tokens.json`.
@@ -233,7 +249,7 @@ impl Session {
     ///
     /// # Errors
     /// There is none, or it cannot be refreshed.
-    pub async fn token(&self) -> Result<SecretString, FailedAttempt> {
+    pub(super) async fn token(&self) -> Result<SecretString, FailedAttempt> {
         let mut current = self.current.lock().await;
         let pair = match current.take() {
             Some(pair) => pair,
@@ -248,7 +264,7 @@ impl Session {
     ///
     /// # Errors
     /// It cannot be refreshed.
-    pub async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
+    pub(super) async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
         let mut current = self.current.lock().await;
         if current.take_if(|pair| pair.access_token.expose_secret() == stale.expose_secret()).is_some()
             || current.is_none()
@@ -256,6 +272,21 @@ impl Session {
             *current = Some(self.refreshed(stale).await?);
         }
         Ok(())
+    }
+
+    /// What LiveChat says of the access token; of a new one, where it does not take the old one.
+    ///
+    /// # Errors
+    /// There is none, it cannot be refreshed, or LiveChat cannot be reached.
+    pub async fn info(&self) -> Result<Info, Failure> {
+        let token = self.token().await?;
+        match self.accounts.info(&token).await {
+            Err(failure) if failure.kind == Kind::Authentication => {
+                self.renew(&token).await?;
+                self.accounts.info(&self.token().await?).await
+            }
+            info => info,
+        }
     }
 
     /// In a task of its own: who does not wait for it any longer ends no refresh half way, of which the new pair would be lost.

@@ -3,6 +3,7 @@
 mod acme;
 mod app_webhooks;
 mod apps;
+mod auth;
 mod bad_input;
 mod client_address;
 mod commands;

@@ -1,0 +1,233 @@
+//! Plans, as tables: what is wanted, what is registered, and what becomes of it.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::livechat::{Level, Users, Version};
+
+const URL: &str = "https://hooks.example.com/relay/webhooks/a";
+
+fn app(wanted: &[Wanted]) -> App {
+    App {
+        name: "a".to_owned(),
+        client_id: "c".to_owned(),
+        client_secret: None,
+        public_url: "https://hooks.example.com/relay".to_owned(),
+        version: Version::V3_5,
+        credential: None,
+        wanted: wanted.to_vec(),
+        secret_key: None,
+        key_directory: None,
+        install: None,
+        page: false,
+        organizations: BTreeSet::new(),
+    }
+}
+
+fn wanted(action: &str) -> Wanted {
+    Wanted {
+        action: action.to_owned(),
+        url: URL.to_owned(),
+        level: Level::License,
+        filters: Filters::default(),
+        additional_data: BTreeSet::new(),
+        description: "of the relay".to_owned(),
+    }
+}
+
+/// What is registered as `wanted`, with its id.
+fn registered(id: &str, wanted: Wanted) -> Registration {
+    Registration {
+        id: id.to_owned(),
+        action: wanted.action,
+        url: wanted.url,
+        level: wanted.level,
+        filters: wanted.filters,
+        unknown_filters: None,
+        additional_data: Some(wanted.additional_data),
+        description: wanted.description,
+    }
+}
+
+fn at(url: &str, id: &str, action: &str) -> Registration {
+    registered(id, Wanted { url: url.to_owned(), ..wanted(action) })
+}
+
+fn one(id: &str, action: &str) -> Registration {
+    at(URL, id, action)
+}
+
+/// A plan in words: `+action`, `-id why`, `=id`, `?id` (foreign).
+fn words(plan: &Plan) -> Vec<String> {
+    let why = |why| match why {
+        Why::NotWanted => "not wanted",
+        Why::Replaced => "replaced",
+        Why::Copy => "copy",
+    };
+    let add = plan.add.iter().map(|wanted| format!("+{}", wanted.action));
+    let remove = plan.remove.iter().map(|removal| format!("-{} {}", removal.registration.id, why(removal.why)));
+    let unchanged = plan.unchanged.iter().map(|kept| format!("={}", kept.id));
+    let foreign = plan.foreign.iter().map(|foreign| format!("?{}", foreign.id));
+    add.chain(remove).chain(unchanged).chain(foreign).collect()
+}
+
+fn delivered(ids: &[&str]) -> Facts {
+    let times = ids.iter().enumerate().map(|(n, id)| {
+        let second = i64::try_from(n).expect("few");
+        ((*id).to_owned(), Timestamp::from_second(second).expect("a time"))
+    });
+    Facts { delivered: times.collect(), ..Facts::default() }
+}
+
+#[test]
+fn what_is_missing_is_added_what_is_not_wanted_removed_and_the_rest_stays() {
+    let (chat, event) = (wanted("incoming_chat"), wanted("incoming_event"));
+    let others = "https://crm.example.com/webhooks/a";
+    for (wanted, registered, expected) in [
+        (vec![], vec![], vec![]),
+        (vec![&chat, &event], vec![], vec!["+incoming_chat", "+incoming_event"]),
+        (vec![&chat, &event], vec![one("1", "incoming_event")], vec!["+incoming_chat", "=1"]),
+        (vec![&event], vec![one("2", "thread_tagged"), one("1", "incoming_event")], vec!["-2 not wanted", "=1"]),
+        (vec![], vec![one("1", "incoming_event")], vec!["-1 not wanted"]),
+        (vec![&event], vec![at(others, "9", "incoming_event")], vec!["+incoming_event", "?9"]),
+        (vec![], vec![at(others, "9", "incoming_event"), one("8", "of_tomorrow")], vec!["?9", "?8"]),
+        // Of the catalogue, but not of this version.
+        (vec![], vec![one("1", "chat_access_granted")], vec!["-1 not wanted"]),
+    ] {
+        let wanted: Vec<_> = wanted.into_iter().cloned().collect();
+        assert_eq!(words(&plan(&app(&wanted), &registered, &Facts::default())), expected, "{wanted:?} {registered:?}");
+    }
+}
+
+#[test]
+fn ours_is_what_comes_to_the_relays_webhooks_whatever_app_or_scheme() {
+    for (url, is_ours) in [
+        (URL, true),
+        ("https://hooks.example.com/relay/webhooks", true),
+        ("https://hooks.example.com/relay/webhooks/of-before", true),
+        ("https://HOOKS.example.com:443/relay/webhooks/a", true),
+        ("http://hooks.example.com/relay/webhooks/a", true),
+        ("https://hooks.example.com/relay/webhooks/a?x=1", true),
+        ("https://hooks.example.com/relay/webhooksx", false),
+        ("https://hooks.example.com/relay/install/a", false),
+        ("https://hooks.example.com/webhooks/a", false),
+        ("https://hooks.example.com:8443/relay/webhooks/a", false),
+        ("https://hooks.example.com.evil.example/relay/webhooks/a", false),
+        ("https://other.example.com/relay/webhooks/a", false),
+        ("no URL", false),
+    ] {
+        let plan = plan(&app(&[]), &[at(url, "1", "incoming_chat")], &Facts::default());
+        assert_eq!((plan.remove.len(), plan.foreign.len()), if is_ours { (1, 0) } else { (0, 1) }, "{url}");
+    }
+}
+
+#[test]
+fn a_difference_that_matters_is_a_replacement() {
+    let set = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<BTreeSet<_>>();
+    let filters = Filters {
+        author_type: Some("customer".to_owned()),
+        present_users: Some(Users::Values(set(&["a", "b"]))),
+        source_type: Some(set(&["system"])),
+        ..Filters::default()
+    };
+    let event =
+        Wanted { filters: filters.clone(), additional_data: set(&["chat_properties"]), ..wanted("incoming_event") };
+    let same = registered("1", event.clone());
+    let with = |filters: Filters| Registration { filters, ..same.clone() };
+    for (registration, differs) in [
+        (same.clone(), vec![]),
+        (Registration { description: String::new(), ..same.clone() }, vec![]),
+        (Registration { additional_data: None, ..same.clone() }, vec![]),
+        (Registration { url: "https://hooks.EXAMPLE.com:443/relay/webhooks/a".to_owned(), ..same.clone() }, vec![]),
+        (with(Filters { only_my_chats: Some(false), my_bots: Some(false), ..filters.clone() }), vec![]),
+        (with(Filters { only_my_chats: Some(true), ..filters.clone() }), vec!["filters"]),
+        (with(Filters { my_bots: Some(true), ..filters.clone() }), vec!["filters"]),
+        (with(Filters { author_type: None, ..filters.clone() }), vec!["filters"]),
+        (
+            with(Filters { present_users: Some(Users::ExcludeValues(set(&["a", "b"]))), ..filters.clone() }),
+            vec!["filters"],
+        ),
+        (with(Filters { source_type: None, ..filters.clone() }), vec!["filters"]),
+        (Registration { unknown_filters: Some("{\"new\":1}".to_owned()), ..same.clone() }, vec!["filters"]),
+        (Registration { additional_data: Some(BTreeSet::new()), ..same.clone() }, vec!["additional_data"]),
+        (Registration { level: Level::Bot, ..same.clone() }, vec!["type"]),
+        (Registration { url: "https://hooks.example.com/relay/webhooks/b".to_owned(), ..same.clone() }, vec!["url"]),
+        (Registration { url: "http://hooks.example.com/relay/webhooks/a".to_owned(), ..same.clone() }, vec!["url"]),
+    ] {
+        assert_eq!(differences(&registration, &event), differs, "{registration:?}");
+        let found = words(&plan(&app(std::slice::from_ref(&event)), &[registration], &Facts::default()));
+        assert_eq!(found, if differs.is_empty() { vec!["=1"] } else { vec!["+incoming_event", "-1 replaced"] });
+    }
+}
+
+#[test]
+fn of_copies_only_what_is_known_to_deliver_makes_another_one_superfluous() {
+    let copies = [one("1", "incoming_event"), one("2", "incoming_event"), one("3", "thread_tagged")];
+    let event = [wanted("incoming_event")];
+    let of = |facts: &Facts| plan(&app(&event), &copies, facts);
+    let blind = of(&Facts::default());
+    assert_eq!(words(&blind), ["-3 not wanted", "=1", "=2"]);
+    let copies_stay =
+        Warning::Copies { action: "incoming_event".to_owned(), ids: vec!["1".to_owned(), "2".to_owned()] };
+    assert_eq!(blind.warnings, [copies_stay]);
+    for (ids, expected) in [
+        (vec!["2"], ["-1 copy", "-3 not wanted", "=2"]),
+        (vec!["2", "1"], ["-2 copy", "-3 not wanted", "=1"]),
+        (vec!["1", "2"], ["-1 copy", "-3 not wanted", "=2"]),
+    ] {
+        let plan = of(&delivered(&ids));
+        assert_eq!(words(&plan), expected, "{ids:?}");
+        assert!(matches!(&plan.warnings[..], [Warning::Several { action, .. }] if action == "incoming_event"));
+    }
+}
+
+#[test]
+fn where_three_stand_one_has_to_go_first() {
+    let event = [wanted("incoming_event")];
+    let old = |id: &str| at("https://hooks.example.com/relay/webhooks/old", id, "incoming_event");
+    let others = |id: &str| at("https://crm.example.com/", id, "incoming_event");
+    let first = |registered: [Registration; 3], facts: &Facts| {
+        let warnings = plan(&app(&event), &registered, facts).warnings;
+        warnings.into_iter().find_map(|warning| match warning {
+            Warning::Full { action, first } => Some((action, first)),
+            _ => None,
+        })
+    };
+    let full = |first: Option<&str>| Some(("incoming_event".to_owned(), first.map(str::to_owned)));
+    assert_eq!(first([old("1"), old("2"), old("3")], &delivered(&["1", "3"])), full(Some("2")), "it delivers nothing");
+    assert_eq!(first([old("1"), old("2"), old("3")], &delivered(&["2", "1", "3"])), full(Some("2")), "longest ago");
+    assert_eq!(first([others("1"), old("2"), others("3")], &delivered(&["2"])), full(Some("2")));
+    assert_eq!(first([others("1"), others("2"), others("3")], &Facts::default()), full(None));
+    assert_eq!(first([old("1"), old("2"), one("3", "thread_tagged")], &Facts::default()), None);
+    assert_eq!(first([old("1"), old("2"), one("3", "incoming_event")], &Facts::default()), None, "nothing is added");
+}
+
+#[test]
+fn what_a_person_should_know_is_a_warning() {
+    let event = [wanted("incoming_event")];
+    let notices = Notices { legacy: None, deprecation: Some("2027-01-31".parse().expect("a date")) };
+    let disabled = Facts { enabled: Some(false), notices, ..Facts::default() };
+    let plain = "http://hooks.example.com/relay/webhooks/a";
+    let registered = [
+        at(plain, "1", "incoming_event"),
+        one("2", "of_tomorrow"),
+        at("http://crm.example.com/", "3", "incoming_chat"),
+    ];
+    let expected = [
+        Warning::Disabled,
+        Warning::Ends { version: "3.5", notices },
+        Warning::Unknown { action: "of_tomorrow".to_owned(), id: "2".to_owned() },
+        Warning::Http { action: "incoming_event".to_owned(), id: "1".to_owned() },
+        Warning::Http { action: "incoming_chat".to_owned(), id: "3".to_owned() },
+    ];
+    assert_eq!(plan(&app(&event), &registered, &disabled).warnings, expected);
+    let right = Facts { enabled: Some(true), ..Facts::default() };
+    assert_eq!(plan(&app(&event), &[one("1", "incoming_event")], &right).warnings, []);
+    assert_eq!(plan(&app(&[]), &[], &right).warnings, [Warning::NothingWanted]);
+    // A simulated LiveChat on this machine is reached without TLS.
+    let mut local = app(&[]);
+    local.public_url = "http://127.0.0.1:8080".to_owned();
+    local.wanted = vec![Wanted { url: local.webhook_url(), ..wanted("incoming_event") }];
+    let own = plan(&local, &[at(&local.webhook_url(), "1", "incoming_event")], &right);
+    assert_eq!((words(&own), own.warnings), (vec!["=1".to_owned()], vec![]));
+}
