@@ -22,7 +22,7 @@ pub async fn list(common: &Common) -> Result<(), Failure> {
 }
 
 /// By URL, in the order of the listing.
-fn listing(app: &App, registered: &[Registration]) -> String {
+pub fn listing(app: &App, registered: &[Registration]) -> String {
     let mut text = format!("{}\n{} registered\n", title(app), count(registered.len() as u64, "webhook"));
     let mut by_url: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
     registered.iter().for_each(|one| by_url.entry(&one.url).or_default().push(one));
