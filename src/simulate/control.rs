@@ -47,10 +47,12 @@ fn try_answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: In
         ("GET", ["switches"]) => Ok(json!(state.switches)),
         ("POST", ["switches"]) => {
             state.switches.set(&body::<Value>(request)?)?;
+            state.settle(now);
             Ok(json!(state.switches))
         }
         ("DELETE", ["switches"]) => {
             state.switches = Switches::default();
+            state.settle(now);
             Ok(json!(state.switches))
         }
         ("GET", ["faults"]) => Ok(json!(state.faults)),
