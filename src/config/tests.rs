@@ -417,6 +417,20 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     assert!(load(APP, &[]).expect("a configuration").policy.app_webhooks.is_none());
 }
 
+#[test]
+fn only_an_app_with_an_installation_page_has_a_topic_for_installations() {
+    let livechat = "[apps.livechat]\nclient_id = \"c\"\nclient_secret = { value = \"s\" }\npublic_url = \"https://hooks.example.com\"\norganizations = [\"o\"]";
+    let topic = |more: &str| {
+        let config = load(&format!("{APP}\n{livechat}\n{more}"), &[]).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        config.policy.topics().iter().find(|topic| topic.contains("installed")).map(ToString::to_string)
+    };
+    assert_eq!(topic("page = true"), None);
+    assert_eq!(topic("install = { enable_webhooks = false }").as_deref(), Some("livechat.app.installed"));
+    let own = "topics.actions = { \"app.installed\" = \"who.has.installed\" }\n";
+    let config = load(&format!("{own}{APP}\n{livechat}\ninstall.enable_webhooks = true"), &[]);
+    assert!(config.expect("a configuration").policy.topics().contains(&"who.has.installed".into()));
+}
+
 /// As `load`, with variables of any name and any bytes.
 fn read(file: &str, env: &[(&str, &[u8])], need: Need) -> Result<Config, Mistakes> {
     use std::os::unix::ffi::OsStrExt as _;

@@ -31,7 +31,7 @@ use super::refusals::Place;
 use super::webhook::{Live, Reply, Sender, Webhooks, is_json};
 use super::{Answer, Exchange, bearer, install};
 use crate::budget::Budget;
-use crate::livechat::{App, Failure, Kind};
+use crate::livechat::{self, App, Failure, Kind};
 use crate::metrics::Metrics;
 use crate::outcome::{PageEnd, Refusal};
 use crate::relay::Relay;
@@ -54,6 +54,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// When it is worth to come back, where LiveChat, Kafka or too many others are the reason.
 const RETRY_AFTER_SECONDS: u64 = 10;
+
+/// A person waits for the answer: so a call of LiveChat takes no longer, and is tried no more often, than this, whatever is configured for
+/// commands.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const ATTEMPTS_MAX: u32 = 2;
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// `[livechat]` as the pages use it.
+pub fn for_people(config: &livechat::Config) -> livechat::Config {
+    livechat::Config {
+        timeout: config.timeout.min(TIMEOUT),
+        attempts_max: config.attempts_max.min(ATTEMPTS_MAX),
+        retry_min: config.retry_min.min(RETRY_MAX),
+        retry_max: config.retry_max.min(RETRY_MAX),
+        ..config.clone()
+    }
+}
 
 /// The longest body that a page sends: a code and its verifier.
 pub(super) const BODY_BYTES_MAX: usize = 4096;

@@ -5,39 +5,54 @@ use std::io::{Read as _, Write as _};
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, connect, get, post_to, raw, request};
-use crate::support::livechat::{CLIENT, LiveChat};
+use crate::support::incoming_event;
 use crate::support::mock::Mock;
-use crate::support::relay::{Relay, SECRET, Settings};
+use crate::support::relay::{Relay, Settings, await_that};
+use crate::support::simulator::{ACCOUNT, CLIENT, CLIENT_SECRET, ORGANIZATION, PUBLIC_URL, Simulator, apps};
 
-const CLIENT_SECRET: &str = "client-secret-of-the-tests-Zq7";
+const SCOPES: [&str; 3] = ["chats--all:ro", "webhooks.configuration:rw", "webhooks.state:rw"];
 
-/// An app with both pages.
-fn apps(livechat: &LiveChat, more: &str) -> [(&'static str, String); 4] {
-    let address = format!("\"http://{}\"", livechat.address);
-    let table = format!(
-        r#"client_id = "{CLIENT}", client_secret = {{ value = "{CLIENT_SECRET}" }}, public_url = "http://127.0.0.1/relay", organizations = ["org-1"]{more}"#
-    );
-    let key = format!(r#"secret_keys = [{{ name = "test", value = "{SECRET}" }}]"#);
-    [
-        ("apps", format!(r#"[{{ name = "default", {key}, livechat = {{ {table} }} }}]"#)),
-        ("livechat.api", address.clone()),
-        ("livechat.accounts", address),
-        ("livechat.attempts_max", "1".to_owned()),
-    ]
+/// A relay whose app has these lines in `[apps.livechat]`.
+fn start(mock: &Mock, livechat: &Simulator, more: &str, settings: Settings<'_>) -> Relay {
+    let (apps, address) =
+        (apps(&format!("organizations = [\"{ORGANIZATION}\"], {more}")), format!("{:?}", livechat.url));
+    let of_livechat = [("livechat.api", &*address), ("livechat.accounts", &*address), ("livechat.attempts_max", "1")];
+    mock.relay(&[settings, &[("apps", &*apps)], &of_livechat].concat())
 }
 
-const PAGES: &str = r#", page = true, install = { scopes = ["webhooks.state:ro"], enable_webhooks = true }"#;
-
-fn start(mock: &Mock, livechat: &LiveChat, more: &str, settings: Settings<'_>) -> Relay {
-    let apps = apps(livechat, more);
-    let apps = apps.iter().map(|(key, value)| (*key, value.as_str()));
-    mock.relay(&apps.chain(settings.iter().copied()).collect::<Vec<_>>())
-}
+const PAGES: &str = r#"page = true, install = { scopes = ["webhooks.state:ro"], enable_webhooks = true }"#;
 
 fn mock() -> Mock {
     let mock = Mock::start();
     mock.0.create_topic("livechat.app.installed", 1, 1).expect("a topic");
     mock
+}
+
+/// Presses Install, as `who` says; the query that the browser then comes with.
+fn pressed(livechat: &Simulator, who: Value) -> String {
+    let pressed = livechat.post("install", who);
+    let (_, query) = pressed["url"].as_str().and_then(|url| url.split_once('?')).expect("a query");
+    query.to_owned()
+}
+
+fn install(relay: &Relay, query: &str) -> Answer {
+    let answer = get(relay.webhooks, &format!("/install/default?{query}"));
+    assert_page(&answer);
+    answer
+}
+
+fn installed(mock: &Mock) -> Vec<Value> {
+    let records = mock.read("livechat.app.installed");
+    records.iter().map(|record| serde_json::from_slice(&record.value).expect("JSON")).collect()
+}
+
+/// The calls of these methods.
+fn calls<const N: usize>(livechat: &Simulator, methods: [&str; N]) -> [usize; N] {
+    methods.map(|method| livechat.requests(method).len())
+}
+
+fn tokens(livechat: &Simulator) -> usize {
+    livechat.get("state")["tokens"].as_array().map_or(0, Vec::len)
 }
 
 /// What all pages have, whatever they say.
@@ -57,130 +72,161 @@ fn title(answer: &Answer) -> &str {
 
 #[test]
 fn an_installation_is_confirmed_once_published_and_leaves_no_token() {
-    let (mock, livechat) = (mock(), LiveChat::start());
-    let relay = start(&mock, &livechat, PAGES, &[("log.filter", "\"debug\"")]);
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[("log.filter", "\"trace\"")]);
+    assert_eq!(livechat.call("disable_license_webhooks", json!({ "owner_client_id": CLIENT })).status, 200);
+    livechat.switch(json!({ "code_encoded_twice": true }));
+    let query = pressed(&livechat, json!({}));
+    assert!(query.contains("%253A"), "{query}");
 
-    let installed = get(relay.webhooks, "/install/default?code=good-a%253A1&state=");
-    assert_page(&installed);
-    assert_eq!((installed.status, title(&installed)), (200, "The app default is installed"));
-    assert!(installed.body.contains("were off, and are on now") && installed.body.contains("data-end=\"yes\""));
-    assert!(installed.header("content-security-policy").is_some_and(|p| p.ends_with("frame-ancestors 'none'")));
-    assert!(livechat.are_webhooks_on());
+    let page = install(&relay, &format!("{query}&state="));
+    assert_eq!((page.status, title(&page)), (200, "The app default is installed"));
+    assert!(page.body.contains("were off, and are on now") && page.body.contains("data-end=\"yes\""));
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.ends_with("frame-ancestors 'none'")));
+    assert_eq!(livechat.get("state")["installations"][0]["enabled"], true);
 
-    let records = mock.read("livechat.app.installed");
-    let [record] = records.as_slice() else { panic!("{} records", records.len()) };
-    let event: Value = serde_json::from_slice(&record.value).expect("JSON");
-    assert_eq!(
-        (&event["type"], &event["organizationid"], &event["app"]),
-        (&json!("com.livechat.app.installed"), &json!("org-1"), &json!("default"))
-    );
-    assert_eq!(record.key.as_deref(), Some("org-1".as_bytes()));
+    let events = installed(&mock);
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    let attributes = ["type", "organizationid", "app", "partitionkey"].map(|name| event[name].as_str().expect("text"));
+    assert_eq!(attributes, ["com.livechat.app.installed", ORGANIZATION, "default", ORGANIZATION]);
     let mut data = event["data"].clone();
     assert_eq!(data["date"].take(), event["time"]);
-    let scopes = json!(["webhooks.configuration:rw", "webhooks.state:rw"]);
     let expected = json!({
-        "event": "installed", "date": null, "clientID": CLIENT, "organizationID": "org-1", "accountID": "account-1",
-        "payload": { "scopes": scopes, "licenseWebhooksEnabled": true },
+        "event": "installed", "date": null, "clientID": CLIENT, "organizationID": ORGANIZATION, "accountID": ACCOUNT,
+        "payload": { "scopes": SCOPES, "licenseWebhooksEnabled": true },
     });
     assert_eq!(data, expected);
 
-    let exchange = livechat.requests().into_iter().find(|r| r.starts_with("POST /v2/token")).expect("an exchange");
-    assert!(exchange.contains("redirect_uri=http%3A%2F%2F127.0.0.1%2Frelay%2Finstall%2Fdefault"), "{exchange}");
-    assert!(exchange.contains("code=good-a%3A1") && !exchange.contains("verifier"), "{exchange}");
-    assert_eq!(livechat.count("DELETE /v2/token Bearer token-good-a%3A1"), 1, "{:?}", livechat.requests());
-
-    let again = get(relay.webhooks, "/install/default?code=good-a%3A1");
+    let again = install(&relay, &query.replace("%25", "%"));
     assert_eq!((again.status, title(&again)), (400, "This code was used already"));
     assert!(again.body.contains("only reloaded"));
-    assert_eq!((livechat.count("POST /v2/token"), mock.read("livechat.app.installed").len()), (1, 1));
+    assert_eq!(calls(&livechat, ["token", "revoke"]), [1, 1]);
+    assert_eq!((installed(&mock).len(), tokens(&livechat)), (1, 0));
 
     assert!(relay.has_logged("an organization has installed the app"));
-    for secret in ["good-a%3A1", "good-a:1", "good-a%253A1", "token-good", "refresh-good", CLIENT_SECRET] {
-        let metrics = get(relay.admin, "/metrics").body;
-        assert!(
-            ![relay.log(), installed.body.clone(), again.body.clone(), metrics]
-                .iter()
-                .any(|text| text.contains(secret)),
-            "{secret}"
-        );
+    let (metrics, code) = (get(relay.admin, "/metrics").body, query.rsplit("%253A").next().expect("a code"));
+    let token = livechat.requests("revoke")[0]["headers"]["authorization"].as_str().expect("a token").to_owned();
+    for secret in [code, token.trim_start_matches("Bearer "), CLIENT_SECRET] {
+        for text in [&relay.log(), &page.body, &again.body, &metrics] {
+            assert!(secret.len() > 20 && !text.contains(secret), "{secret} in {text}");
+        }
     }
     assert_eq!(relay.metric(r#"livechat_relay_page_requests_total{result="installed"}"#), 1.0);
     assert_eq!(relay.metric(r#"livechat_relay_events_total{action="app_installed",outcome="published"}"#), 1.0);
 }
 
 #[test]
-fn every_error_of_an_installation_has_its_page_and_reflects_nothing() {
-    let (mock, livechat) = (mock(), LiveChat::start());
+fn every_error_that_a_query_brings_has_its_page_and_nothing_of_it_is_reflected() {
+    let (mock, livechat) = (mock(), Simulator::start());
     let relay = start(&mock, &livechat, PAGES, &[]);
     let evil = "%3Cscript%3Ealert(1)%3C%2Fscript%3Eevil";
-    for (query, status, expected) in [
-        (String::new(), 400, "There is nothing to install"),
-        (format!("?state={evil}"), 400, "There is nothing to install"),
-        ("?code=good-1&code=good-2".to_owned(), 400, "There is nothing to install"),
-        ("?code=%zz".to_owned(), 400, "There is nothing to install"),
-        (format!("?error=access_denied&error_description={evil}"), 400, "The app was not installed"),
-        (format!("?oauth_exception={evil}"), 400, "The app was not installed"),
-        ("?oauth_exception=invalid_scope".to_owned(), 400, "The app was not installed"),
-        (
-            "?exception_details=invalid_redirect_uri&oauth_exception=invalid_request".to_owned(),
-            400,
-            "LiveChat does not know this app",
-        ),
-        ("?exception_details=too_many_redirects".to_owned(), 400, "Too many attempts"),
-        ("?identity_exception=identity_lost".to_owned(), 400, "You are not signed in"),
-        ("?error=server_error".to_owned(), 400, "LiveChat has trouble"),
-        ("?code=evil-1".to_owned(), 400, "LiveChat did not accept the code"),
-        ("?code=broken-1".to_owned(), 503, "LiveChat cannot be reached"),
-        ("?code=strange-1".to_owned(), 503, "The relay is not set up for this app"),
-        ("?code=elsewhere-1".to_owned(), 403, "Your organization may not install this app"),
-        ("?code=blind-1".to_owned(), 403, "Scopes are missing"),
+    for (query, expected) in [
+        ("", "There is nothing to install"),
+        ("state=EVIL", "There is nothing to install"),
+        ("code=one&code=two", "There is nothing to install"),
+        ("code=%zz", "There is nothing to install"),
+        ("error=access_denied&error_description=EVIL", "The app was not installed"),
+        ("oauth_exception=EVIL", "The app was not installed"),
+        ("oauth_exception=invalid_scope", "The app was not installed"),
+        ("oauth_exception=invalid_request&exception_details=invalid_redirect_uri", "LiveChat does not know this app"),
+        ("exception_details=too_many_redirects", "Too many attempts"),
+        ("identity_exception=identity_lost", "You are not signed in"),
+        ("error=server_error", "LiveChat has trouble"),
     ] {
-        let answer = get(relay.webhooks, &format!("/install/default{query}"));
-        assert_page(&answer);
-        assert_eq!((answer.status, title(&answer)), (status, expected), "{query}");
-        assert!(!answer.body.contains("evil") && !answer.body.contains("as it is"), "{}", answer.body);
-        assert_eq!(answer.header("retry-after").is_some(), status == 503, "{query}");
+        let answer = install(&relay, &query.replace("EVIL", evil));
+        assert_eq!((answer.status, title(&answer)), (400, expected), "{query}");
+        assert!(!answer.body.contains("evil") && answer.body.contains("data-end=\"no\""), "{}", answer.body);
     }
-    let missing = get(relay.webhooks, "/install/default?code=blind-2");
-    assert!(missing.body.contains("<code>webhooks.state:ro</code>"), "{}", missing.body);
-    for code in ["elsewhere-1", "blind-1"] {
-        assert_eq!(livechat.count(&format!("DELETE /v2/token Bearer token-{code}")), 1, "its token is revoked");
+    assert_eq!(calls(&livechat, ["token"]), [0]);
+    let answer = install(&relay, "code=evil-code");
+    assert_eq!((answer.status, title(&answer)), (400, "LiveChat did not accept the code"));
+    assert!(!answer.body.contains("evil"));
+    assert_eq!(title(&install(&relay, "code=evil-code")), "This code was used already");
+    assert_eq!((calls(&livechat, ["token"]), installed(&mock).len()), ([1], 0));
+}
+
+#[test]
+fn while_livechat_fails_nothing_is_lost_and_a_reload_tries_once_more() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    let query = pressed(&livechat, json!({}));
+    for (fault, status, expected) in [
+        (json!({ "error": "server_error" }), 503, "LiveChat cannot be reached"),
+        (json!({ "answer": "html" }), 503, "LiveChat cannot be reached"),
+        (json!({ "answer": "redirect" }), 503, "LiveChat cannot be reached"),
+        (json!({ "answer": "large" }), 503, "LiveChat cannot be reached"),
+        (json!({ "error": "temporarily_unavailable" }), 503, "LiveChat cannot be reached"),
+        (json!({ "error": "invalid_request" }), 503, "The relay is not set up for this app"),
+    ] {
+        let mut of_token = json!({ "method": "token" });
+        of_token.as_object_mut().expect("an object").extend(fault.as_object().expect("an object").clone());
+        livechat.fault(of_token);
+        let answer = install(&relay, &query);
+        assert_eq!((answer.status, title(&answer)), (status, expected), "{fault}");
+        assert!(answer.header("retry-after").is_some());
     }
-    let refused = get(relay.webhooks, "/install/default?code=evil-1");
-    assert_eq!(title(&refused), "This code was used already");
-    let before = livechat.count("POST /v2/token");
-    assert_eq!(title(&get(relay.webhooks, "/install/default?code=broken-1")), "LiveChat cannot be reached");
-    assert_eq!(livechat.count("POST /v2/token"), before + 1, "it is tried once more");
-    assert!(mock.read("livechat.app.installed").is_empty());
+    assert_eq!(install(&relay, &query).status, 200);
+    // A token that cannot be revoked ends by itself; the app is installed all the same.
+    livechat.fault(json!({ "method": "revoke", "answer": "close" }));
+    assert_eq!(install(&relay, &pressed(&livechat, json!({}))).status, 200);
+    assert!(relay.has_logged("could not be revoked"));
+    assert_eq!((installed(&mock).len(), tokens(&livechat)), (2, 1));
+    // Where the answer is lost, the code is used up all the same, which the page has foretold.
+    livechat.fault(json!({ "method": "token", "answer": "truncated" }));
+    let query = pressed(&livechat, json!({}));
+    let lost = install(&relay, &query);
+    assert!(lost.status == 503 && lost.body.contains("If LiveChat then does not accept the code"), "{}", lost.body);
+    assert_eq!(title(&install(&relay, &query)), "LiveChat did not accept the code");
+}
+
+#[test]
+fn an_organization_that_is_not_listed_and_one_without_the_scopes_are_turned_away_and_leave_no_token() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let wanted = r#"install = { scopes = ["chats--all:ro", "webhooks.state:rw", "agents--all:rw"] }"#;
+    let relay = start(&mock, &livechat, wanted, &[]);
+    let missing = install(&relay, &pressed(&livechat, json!({ "scopes": ["webhooks.state:ro", "chats--all:rw"] })));
+    assert_eq!((missing.status, title(&missing)), (403, "Scopes are missing"));
+    let listed = "<ul><li><code>agents--all:rw</code></li><li><code>webhooks.state:rw</code></li></ul>";
+    assert!(missing.body.contains(listed), "{}", missing.body);
+    drop(relay);
+
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    relay.configure(
+        &std::fs::read_to_string(relay.file()).expect("the file").replace(ORGANIZATION, "another-organization"),
+    );
+    relay.signal(rustix::process::Signal::HUP);
+    assert!(relay.has_logged("configuration reloaded"));
+    let query = pressed(&livechat, json!({}));
+    let stranger = install(&relay, &query);
+    assert_eq!((stranger.status, title(&stranger)), (403, "Your organization may not install this app"));
+    assert!(relay.has_logged("an organization was turned away"));
+    assert_eq!(title(&install(&relay, &query)), "This code was used already");
+    assert_eq!(
+        (calls(&livechat, ["token", "revoke", "get_license_webhooks_state"]), tokens(&livechat)),
+        ([2, 2, 0], 0)
+    );
+    assert!(installed(&mock).is_empty());
 }
 
 #[test]
 fn a_license_whose_webhooks_are_off_stays_so_unless_the_operator_wants_them_on() {
-    let (mock, livechat) = (mock(), LiveChat::start());
-    let install = ", install = { enable_webhooks = false }";
-    let relay = start(&mock, &livechat, install, &[]);
-    let off = get(relay.webhooks, "/install/default?code=good-off");
-    assert_eq!(off.status, 200);
-    assert!(off.body.contains("are off") && !livechat.are_webhooks_on(), "{}", off.body);
-    let unknown = get(relay.webhooks, "/install/default?code=blind-1");
-    assert_eq!(unknown.status, 200);
-    assert!(unknown.body.contains("could not be found out"), "{}", unknown.body);
-    livechat.set_webhooks(true);
-    assert!(get(relay.webhooks, "/install/default?code=good-on").body.contains("are on."));
-    let states: Vec<Value> = mock
-        .read("livechat.app.installed")
-        .iter()
-        .map(|record| {
-            serde_json::from_slice::<Value>(&record.value).expect("JSON")["data"]["payload"]["licenseWebhooksEnabled"]
-                .clone()
-        })
-        .collect();
-    assert_eq!(states, [json!(false), Value::Null, json!(true)]);
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, "install = { enable_webhooks = false }", &[]);
+    let unknown = install(&relay, &pressed(&livechat, json!({ "scopes": ["webhooks.configuration:rw"] })));
+    assert!(unknown.status == 200 && unknown.body.contains("could not be found out"), "{}", unknown.body);
+    assert!(install(&relay, &pressed(&livechat, json!({}))).body.contains("are on."));
+    assert_eq!(livechat.call("disable_license_webhooks", json!({ "owner_client_id": CLIENT })).status, 200);
+    let off = install(&relay, &pressed(&livechat, json!({})));
+    assert!(off.status == 200 && off.body.contains("are off"), "{}", off.body);
+    assert_eq!(livechat.get("state")["installations"][0]["enabled"], false);
+    let states: Vec<Value> =
+        installed(&mock).iter().map(|event| event["data"]["payload"]["licenseWebhooksEnabled"].clone()).collect();
+    assert_eq!(states, [Value::Null, json!(true), json!(false)]);
 }
 
 #[test]
 fn the_page_says_success_only_when_the_event_is_durable_and_a_reload_does_the_rest() {
-    let (mock, livechat) = (mock(), LiveChat::start());
+    let (mock, livechat) = (mock(), Simulator::start());
     let deadlines: Settings<'_> = &[
         ("kafka.publish_deadline", "\"500ms\""),
         ("server.response_deadline", "\"2s\""),
@@ -188,29 +234,43 @@ fn the_page_says_success_only_when_the_event_is_durable_and_a_reload_does_the_re
     ];
     let relay = start(&mock, &livechat, PAGES, deadlines);
     mock.freeze();
-    let waiting = get(relay.webhooks, "/install/default?code=good-1");
-    assert_page(&waiting);
+    let query = pressed(&livechat, json!({}));
+    let waiting = install(&relay, &query);
     assert_eq!((waiting.status, title(&waiting)), (503, "Not finished yet"));
     assert!(waiting.header("retry-after").is_some() && !waiting.body.contains("is installed"));
     mock.thaw();
-    crate::support::relay::await_that("the reload says success", || {
-        let answer = get(relay.webhooks, "/install/default?code=good-1");
-        assert!(matches!(answer.status, 200 | 503), "{}", answer.body);
+    await_that("the reload says success", || {
+        let answer = install(&relay, &query);
+        assert!(matches!(answer.status, 200 | 429 | 503), "{}", answer.body);
         answer.status == 200
     });
-    assert_eq!((livechat.count("POST /v2/token"), livechat.count("DELETE /v2/token")), (1, 1));
-    assert!(!mock.read("livechat.app.installed").is_empty());
+    assert_eq!(calls(&livechat, ["token", "revoke"]), [1, 1]);
+    assert!(!installed(&mock).is_empty());
+}
+
+#[test]
+fn a_browser_that_leaves_cancels_no_installation() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    livechat.fault(json!({ "method": "get_license_webhooks_state", "delay": 1.0 }));
+    let query = pressed(&livechat, json!({}));
+    let mut stream = connect(relay.webhooks);
+    write!(stream, "GET /install/default?{query} HTTP/1.1\r\nhost: relay\r\n\r\n").expect("sent");
+    await_that("the code is exchanged", || calls(&livechat, ["token"]) == [1]);
+    drop(stream);
+    await_that("the event is there", || installed(&mock).len() == 1);
+    assert_eq!(tokens(&livechat), 0);
 }
 
 #[test]
 fn pages_that_are_off_are_no_paths_and_other_methods_are_told_which() {
-    let (mock, livechat) = (mock(), LiveChat::start());
-    let relay = start(&mock, &livechat, "", &[]);
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, "page = false", &[]);
     let body = |answer: Answer| (answer.status, answer.body);
     let unknown = body(get(relay.webhooks, "/nothing"));
     assert_eq!(unknown.0, 404);
     for path in
-        ["/install/default?code=good-1", "/app/default", "/app/default/facts", "/app/default/token", "/install", "/app"]
+        ["/install/default?code=x", "/app/default", "/app/default/facts", "/app/default/token", "/install", "/app"]
     {
         assert_eq!(body(get(relay.webhooks, path)), unknown, "{path}");
     }
@@ -233,114 +293,168 @@ fn pages_that_are_off_are_no_paths_and_other_methods_are_told_which() {
         assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
         assert!(answer.contains(&format!("\r\nallow: {allow}\r\n")), "{method} {path}: {answer}");
     }
-    assert_eq!(livechat.requests().len(), 0);
+    assert_eq!(calls(&livechat, ["token", "info"]), [0, 0]);
 }
 
-fn facts(relay: &Relay, token: &str) -> (u16, Value) {
-    let head = format!(
-        "GET /app/default/facts HTTP/1.1\r\nhost: relay\r\nauthorization: {token}\r\nconnection: close\r\n\r\n"
+/// A PKCE verifier, which is its own challenge by the method `plain`.
+const VERIFIER: &str = "verifier-of-the-tests-verifier-of-the-tests-0123456789";
+
+/// What the login page is sent back with, for an account of LiveChat's.
+fn code(livechat: &Simulator, account: &str) -> String {
+    let address = format!(
+        "/?response_type=code&client_id={CLIENT}&redirect_uri={PUBLIC_URL}/app/default&state=s&code_challenge={VERIFIER}&code_challenge_method=plain&account_id={account}"
     );
-    let answer = raw(relay.webhooks, head).expect("an answer");
+    let location = livechat.authorize(&address);
+    let code = location.split_once("?code=").and_then(|(_, rest)| rest.split_once("&state=s")).expect("a code").0;
+    code.replace("%3A", ":")
+}
+
+fn sign_in(relay: &Relay, code: &str, verifier: &str) -> (u16, Value) {
+    let body = json!({ "code": code, "code_verifier": verifier }).to_string();
+    let answer = post_to(relay.webhooks, "/app/default/token", body);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    (answer.status, serde_json::from_str(&answer.body).expect("JSON"))
+}
+
+fn token(relay: &Relay, code: &str) -> String {
+    let (status, body) = sign_in(relay, code, VERIFIER);
+    assert_eq!(status, 200, "{body}");
+    body["access_token"].as_str().expect("a token").to_owned()
+}
+
+fn facts(relay: &Relay, authorization: &str) -> (u16, Value) {
+    let headers = format!("host: relay\r\nauthorization: {authorization}\r\nconnection: close\r\n");
+    let answer = raw(relay.webhooks, format!("GET /app/default/facts HTTP/1.1\r\n{headers}\r\n")).expect("an answer");
     assert_eq!(answer.header("content-type"), Some("application/json"), "{}", answer.head);
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     (answer.status, serde_json::from_str(&answer.body).expect("JSON"))
 }
 
+fn error(label: &str) -> Value {
+    json!({ "error": label })
+}
+
+/// With a second organization, of the account `other`, and the token `another-app` of a second app of the first one.
+fn with_strangers() -> (Simulator, tempfile::TempDir) {
+    let mut setup = Simulator::start().get("state")["setup"].clone();
+    let push = |setup: &mut Value, list: &str, item: Value| setup[list].as_array_mut().expect("a list").push(item);
+    push(&mut setup, "organizations", json!({ "id": "other-organization", "license_id": 2, "region": "fra" }));
+    push(
+        &mut setup,
+        "accounts",
+        json!({ "id": "other", "organization_id": "other-organization", "email": "o@example.com" }),
+    );
+    let mut client = setup["clients"][0].clone();
+    client["id"] = "another-app".into();
+    client["direct_installation_url"] = format!("{PUBLIC_URL}/another").into();
+    push(&mut setup, "clients", client);
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("setup.json");
+    std::fs::write(&file, setup.to_string()).expect("written");
+    (Simulator::start_with(&["--setup", file.to_str().expect("text")]), directory)
+}
+
 #[test]
 fn facts_are_for_tokens_that_livechat_confirms_and_a_stranger_causes_no_call() {
-    let (mock, livechat) = (mock(), LiveChat::start());
+    let (mock, (livechat, _directory)) = (mock(), with_strangers());
     let relay = start(&mock, &livechat, PAGES, &[]);
-    livechat.set_webhooks(true);
-
     let shell = get(relay.webhooks, "/app/default?theme=dark&plugin_id=%3Cscript%3Eevil");
     assert_page(&shell);
     assert_eq!(shell.status, 200);
     assert!(shell.body.contains(&format!("data-client-id=\"{CLIENT}\"")) && !shell.body.contains("evil"));
     let policy = shell.header("content-security-policy").expect("a policy");
-    assert!(policy.ends_with("frame-ancestors https://my.livechatinc.com https://*.livechatinc.com https://*.livechat.com https://*.text.com"), "{policy}");
+    assert!(
+        policy.ends_with("frame-ancestors https://my.livechatinc.com https://*.livechatinc.com https://*.livechat.com https://*.text.com"),
+        "{policy}"
+    );
     for implausible in
         ["", "Bearer", "Bearer short", "Basic dG9rZW4tb2YtdGhlLXRlc3Rz", "Bearer token with blanks in it"]
     {
-        assert_eq!(facts(&relay, implausible), (401, json!({ "error": "unauthorized" })), "{implausible}");
+        assert_eq!(facts(&relay, implausible), (401, error("unauthorized")), "{implausible}");
     }
-    assert_eq!(livechat.requests().len(), 0, "{:?}", livechat.requests());
+    assert_eq!(calls(&livechat, ["*", "info", "get_license_webhooks_state"]), [0; 3]);
 
+    let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
     for _ in 0..3 {
-        let (status, mut body) = facts(&relay, "Bearer token-good-1-of-the-tests");
+        let (status, mut body) = facts(&relay, &bearer);
         assert!(body["time"].take().is_string());
-        assert_eq!(
-            (status, body),
-            (200, json!({ "time": null, "installed": true, "license_webhooks_enabled": true, "deliveries": [] }))
-        );
+        let expected = json!({ "time": null, "installed": true, "license_webhooks_enabled": true, "deliveries": [] });
+        assert_eq!((status, body), (200, expected));
     }
-    assert_eq!(livechat.requests().len(), 2, "info and state, once: {:?}", livechat.requests());
+    assert_eq!(calls(&livechat, ["info", "get_license_webhooks_state"]), [1, 1]);
+    // Tokens that are good elsewhere.
+    let granted = |who: Value, redirect: &str| {
+        let installed = livechat.post("install", who.clone());
+        let client = who["client_id"].as_str().unwrap_or(CLIENT);
+        let code = installed["code"].as_str().expect("a code");
+        let form = json!({
+            "grant_type": "authorization_code", "code": code, "client_id": client, "client_secret": CLIENT_SECRET,
+            "redirect_uri": format!("{PUBLIC_URL}/{redirect}"),
+        });
+        let answer = post_to(livechat.address, "/v2/token", form.to_string());
+        let answer: Value = serde_json::from_str(&answer.body).expect("JSON");
+        format!("Bearer {}", answer["access_token"].as_str().expect("a token"))
+    };
     for (token, expected) in [
-        ("Bearer token-unknown-of-the-tests", (401, "unauthorized")),
-        ("Bearer token-elsewhere-of-the-tests", (403, "not_allowed")),
-        ("Bearer token-another-of-the-tests", (403, "not_allowed")),
+        ("Bearer token-that-livechat-does-not-know".to_owned(), (401, "unauthorized")),
+        (granted(json!({ "organization_id": "other-organization" }), "install/default"), (403, "not_allowed")),
+        (granted(json!({ "client_id": "another-app" }), "another"), (403, "not_allowed")),
     ] {
         for _ in 0..2 {
-            assert_eq!(facts(&relay, token), (expected.0, json!({ "error": expected.1 })), "{token}");
+            assert_eq!(facts(&relay, &token), (expected.0, error(expected.1)), "{token}");
         }
     }
-    assert_eq!(livechat.requests().len(), 2 + 3, "what was refused is remembered, too");
-    assert_eq!(facts(&relay, "Bearer token-broken-of-the-tests"), (503, json!({ "error": "unreachable" })));
-    let (status, blind) = facts(&relay, "Bearer token-blind-of-the-tests");
+    assert_eq!(calls(&livechat, ["info", "get_license_webhooks_state"]), [4, 1], "what was refused is remembered, too");
+    livechat.fault(json!({ "method": "info", "error": "server_error" }));
+    assert_eq!(facts(&relay, "Bearer token-while-livechat-fails"), (503, error("unreachable")));
+    assert_eq!(facts(&relay, "Bearer token-while-livechat-fails"), (401, error("unauthorized")));
+    let blind = granted(json!({ "scopes": ["webhooks.configuration:rw"] }), "install/default");
+    let (status, blind) = facts(&relay, &blind);
     assert_eq!((status, &blind["installed"], &blind["license_webhooks_enabled"]), (200, &Value::Null, &Value::Null));
-    assert!(!relay.log().contains("of-the-tests\""), "{}", relay.log());
+    assert!(!relay.log().contains(bearer.trim_start_matches("Bearer ")));
 }
 
 #[test]
 fn a_source_that_tries_tokens_or_codes_is_stopped_and_webhooks_go_on() {
-    let (mock, livechat) = (mock(), LiveChat::start());
+    let (mock, livechat) = (mock(), Simulator::start());
     let relay = start(&mock, &livechat, PAGES, &[]);
-    assert_eq!(facts(&relay, "Bearer token-good-1-of-the-tests").0, 200);
-    let answers: Vec<u16> = (0..40).map(|n| facts(&relay, &format!("Bearer token-guess{n}-of-the-tests")).0).collect();
-    let asked = answers.iter().filter(|status| **status == 401).count();
-    assert!((15..40).contains(&asked), "{answers:?}");
-    assert_eq!(answers.last(), Some(&429));
-    assert!(livechat.count("GET /v2/info") <= asked + 1);
-    let install = get(relay.webhooks, "/install/default?code=good-1");
-    assert_page(&install);
-    assert_eq!((install.status, title(&install)), (429, "Too many attempts"));
-    assert!(install.header("retry-after").is_some());
-    assert_eq!(facts(&relay, "Bearer token-good-1-of-the-tests").0, 200, "a token that is known is not limited");
-    assert_eq!(post_to(relay.webhooks, "/webhooks", crate::support::incoming_event("C", 1)).status, 200);
+    let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+    assert_eq!(facts(&relay, &bearer).0, 200);
+    let mut tried = 0;
+    await_that("no more is tried", || {
+        tried += 1;
+        facts(&relay, &format!("Bearer token-that-is-guessed-{tried}")).0 == 429
+    });
+    assert!(tried > 15, "{tried}");
+    assert_eq!(calls(&livechat, ["info"]), [tried]);
+    // A token comes back each three seconds.
+    await_that("codes are stopped, too", || {
+        tried += 1;
+        let answer = install(&relay, &format!("code=guessed-{tried}"));
+        answer.status == 429 && title(&answer) == "Too many attempts" && answer.header("retry-after").is_some()
+    });
+    assert_eq!(facts(&relay, &bearer).0, 200, "a token that is known is not limited");
+    assert_eq!(post_to(relay.webhooks, "/webhooks", incoming_event("C", 1)).status, 200);
 }
 
 #[test]
 fn a_login_of_the_page_gives_a_token_once_and_to_listed_organizations_only() {
-    let (mock, livechat) = (mock(), LiveChat::start());
+    let (mock, (livechat, _directory)) = (mock(), with_strangers());
     let relay = start(&mock, &livechat, PAGES, &[]);
-    let verifier = "v".repeat(43);
-    let login = |code: &str, verifier: &str| {
-        let body = json!({ "code": code, "code_verifier": verifier }).to_string();
-        let answer = post_to(relay.webhooks, "/app/default/token", body);
-        (answer.status, serde_json::from_str::<Value>(&answer.body).expect("JSON"))
-    };
-    assert_eq!(login("good-1", &verifier), (200, json!({ "access_token": "token-good-1-of-the-tests" })));
-    let exchange = &livechat.requests()[0];
-    assert!(
-        exchange.contains(&format!("code_verifier={verifier}"))
-            && exchange.contains(&format!("client_secret={CLIENT_SECRET}"))
-    );
-    assert!(exchange.contains("redirect_uri=http%3A%2F%2F127.0.0.1%2Frelay%2Fapp%2Fdefault"), "{exchange}");
-    assert_eq!(login("good-1", &verifier), (400, json!({ "error": "code_used" })));
-    assert_eq!(login("refused-1", &verifier), (400, json!({ "error": "code_refused" })));
-    assert_eq!(login("elsewhere-1", &verifier), (403, json!({ "error": "not_allowed" })));
-    assert_eq!(livechat.count("DELETE /v2/token Bearer token-elsewhere-1"), 1);
-    assert_eq!(livechat.count("DELETE"), 1, "the page's own token stays good");
-    let calls = livechat.requests().len();
-    for (code, verifier) in [("good-2", "short"), ("", &verifier), ("a b", &verifier), ("good-2", &"v".repeat(129))] {
-        assert_eq!(login(code, verifier), (400, json!({ "error": "no_code" })), "{code} {verifier}");
+    let good = code(&livechat, ACCOUNT);
+    assert_eq!(sign_in(&relay, &good, &"x".repeat(43)), (400, error("code_refused")), "another verifier");
+    assert_eq!(sign_in(&relay, &good, VERIFIER), (400, error("code_used")));
+    assert_eq!(calls(&livechat, ["token"]), [1]);
+    assert!(token(&relay, &code(&livechat, ACCOUNT)).len() > 20);
+    assert_eq!(tokens(&livechat), 1, "the page's own token stays good");
+    assert_eq!(sign_in(&relay, &code(&livechat, "other"), VERIFIER), (403, error("not_allowed")));
+    assert_eq!((calls(&livechat, ["token", "revoke"]), tokens(&livechat)), ([3, 1], 1));
+    for (code, verifier) in [("good", "short"), ("", VERIFIER), ("a b", VERIFIER), ("good", &"v".repeat(129))] {
+        assert_eq!(sign_in(&relay, code, verifier), (400, error("no_code")), "{code} {verifier}");
     }
-    let typed = request("/app/default/token", "connection: close\r\n", "{}");
-    let typed = String::from_utf8(typed).expect("text").replace("application/json", "text/plain");
-    assert_eq!(
-        raw(relay.webhooks, typed).expect("an answer").status,
-        415,
-        "another origin can send this without leave"
-    );
+    let typed = String::from_utf8(request("/app/default/token", "connection: close\r\n", "{}")).expect("text");
+    let typed = raw(relay.webhooks, typed.replace("application/json", "text/plain")).expect("an answer");
+    assert_eq!(typed.status, 415, "a page of another origin can send this without leave");
     assert_eq!(post_to(relay.webhooks, "/app/default/token", "x".repeat(5000)).status, 413);
-    assert_eq!(livechat.requests().len(), calls);
+    assert_eq!(calls(&livechat, ["token"]), [3]);
 }

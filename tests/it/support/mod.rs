@@ -2,7 +2,6 @@
 
 pub mod http;
 pub mod kafka;
-pub mod livechat;
 pub mod mock;
 pub mod pebble;
 pub mod relay;
