@@ -238,22 +238,4 @@ pub fn nothing(state: &State) -> Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_is_decoded() {
-        let text = |encoded| decode_base64(encoded).and_then(|bytes| String::from_utf8(bytes).ok());
-        assert_eq!(text("YTpiOmM=").as_deref(), Some("a:b:c"));
-        assert_eq!(text("w6TDtsO8").as_deref(), Some("äöü"));
-        assert_eq!(text("YQ").as_deref(), Some("a"));
-        assert_eq!(text("Y_Q"), None);
-    }
-
-    #[test]
-    fn a_path_names_api_version_and_method() {
-        assert_eq!(parts("/v3.6/configuration/action/list_webhooks"), Some(("3.6", "configuration", "list_webhooks")));
-        assert_eq!(parts("/v3.6/customer/action/list_chats"), None);
-        assert_eq!(parts("/v2/token"), None);
-    }
-}
+mod tests;

@@ -162,7 +162,8 @@ impl Chats {
         story: Option<Story>,
     ) -> Result<Happening, String> {
         let Body { mut payload, requester } = serde_json::from_str(sample.data()).map_err(|error| error.to_string())?;
-        let mut value: Value = serde_json::from_str(payload.get()).map_err(|error| error.to_string())?;
+        let invented: Value = serde_json::from_str(payload.get()).map_err(|error| error.to_string())?;
+        let mut value = invented.clone();
         let chat_id = sample.chat_id().map(str::to_owned);
         if sample.action() != "incoming_chat"
             && let Some(chat) = chat_id.as_deref().and_then(|id| self.find(id))
@@ -171,10 +172,9 @@ impl Chats {
         } else {
             revise_chat(&mut value, told);
         }
-        let raw = to_raw_value(&value).map_err(|error| error.to_string())?;
         // What is not revised keeps its bytes.
-        if serde_json::from_str::<Value>(payload.get()).ok().as_ref() != Some(&value) {
-            payload = raw;
+        if value != invented {
+            payload = to_raw_value(&value).map_err(|error| error.to_string())?;
         }
         if sample.action() == "incoming_chat" {
             self.keep(organization, &value, told.at, story);
