@@ -122,9 +122,8 @@ fn a_fourth_registration_of_an_action_is_refused_until_one_is_gone() {
 
 #[test]
 fn a_change_is_listed_and_delivered_after_its_lag() {
-    let livechat = Simulator::start();
+    let livechat = Simulator::start_with(&["--propagation", "1h"]);
     livechat.route_to(free_address());
-    livechat.switch(json!({"listing_lag": 3600, "delivery_lag": 3600}));
     let id = register(&livechat, "incoming_chat", json!({}));
     let listed = || livechat.call("list_webhooks", json!({"owner_client_id": CLIENT})).body;
     let deliveries = || livechat.post("chats", json!({}))["deliveries"].clone();
@@ -133,7 +132,8 @@ fn a_change_is_listed_and_delivered_after_its_lag() {
     assert!(listed().contains(&id));
     assert_eq!(deliveries(), 1);
 
-    livechat.switch(json!({"delivery_lag": 3600}));
+    assert_eq!(livechat.delete("switches")["delivery_lag"], 3600.0, "as at the start");
+    livechat.switch(json!({"listing_lag": 0}));
     livechat.call("unregister_webhook", json!({"owner_client_id": CLIENT, "id": id}));
     assert_eq!((listed().as_str(), deliveries()), ("[]", json!(1)));
 }
@@ -235,6 +235,14 @@ fn archives_have_the_chats_that_happened_page_by_page() {
 
     let both = call(json!({"page_id": "x", "limit": 3}));
     assert_eq!(both["error"]["type"], "validation");
+}
+
+#[test]
+fn a_web_page_cannot_drive_it() {
+    let livechat = Simulator::start();
+    let request = http::request("/_simulate/chats", "origin: https://elsewhere.example\r\nconnection: close\r\n", "{}");
+    assert_eq!(http::raw(livechat.address, request).expect("an answer").status, 403);
+    assert_eq!(livechat.report()["happened"], 0);
 }
 
 #[test]
