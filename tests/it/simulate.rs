@@ -1,7 +1,7 @@
 //! The simulated LiveChat: what is registered there is delivered, by LiveChat's rules.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -71,6 +71,43 @@ fn what_is_not_answered_200_is_tried_again_with_the_same_bytes_and_then_given_up
     bodies.dedup();
     assert_eq!(bodies.len(), 1, "the bytes of the attempts differ");
     assert!(given_up.iter().all(|body| *body == given_up[0] && *body != bodies[0]));
+}
+
+#[test]
+fn connections_are_used_again_where_that_is_on_and_an_answer_has_its_time() {
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let livechat = Simulator::start();
+    livechat.route_to(receiver.local_addr().expect("an address"));
+    register(&livechat, "incoming_chat", json!({}));
+    let happen = || livechat.post("chats", json!({}));
+    let answer = |stream: &mut TcpStream| {
+        http::read_request(stream).expect("a webhook");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("sent");
+    };
+    let accept = || {
+        let (stream, _) = receiver.accept().expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+        stream
+    };
+    happen();
+    let mut kept = accept();
+    for n in [1, 2] {
+        answer(&mut kept);
+        await_that("it is answered", || livechat.report()["answered"] == n);
+        happen();
+    }
+    answer(&mut kept);
+    livechat.switch(json!({"keep_alive": false}));
+    happen();
+    answer(&mut accept());
+    await_that("it is answered", || livechat.report()["answered"] == 4);
+
+    livechat.switch(json!({"delivery_timeout": 0.1, "delivery_attempts": [0]}));
+    happen();
+    let _silent = accept();
+    await_that("it is given up", || livechat.report()["dropped"] == 1);
+    let attempts = &livechat.report()["deliveries"][4]["attempts"];
+    assert!(attempts[0]["status"].is_null() && attempts[0]["error"].is_string(), "{attempts}");
 }
 
 /// Takes the next webhook, and answers it so; its body.
