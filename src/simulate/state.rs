@@ -38,14 +38,14 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(mut setup: Setup, now: Instant) -> Self {
+    pub fn new(setup: Setup, now: Instant) -> Self {
         let clients = setup.clients.iter();
         let installed =
             clients.flat_map(|client| client.installed.iter().map(|organization| (organization, &client.id)));
         let installation = Installation { installed: Changed::always(true, now), enabled: Changed::always(true, now) };
         Self {
             installations: installed.map(|(o, c)| ((o.clone(), c.clone()), installation)).collect(),
-            switches: std::mem::take(&mut setup.switches),
+            switches: setup.switches.clone(),
             setup,
             faults: Vec::new(),
             codes: Vec::new(),

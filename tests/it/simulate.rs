@@ -1,7 +1,7 @@
 //! The simulated LiveChat: what is registered there is delivered, by LiveChat's rules.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -73,6 +73,43 @@ fn what_is_not_answered_200_is_tried_again_with_the_same_bytes_and_then_given_up
     assert!(given_up.iter().all(|body| *body == given_up[0] && *body != bodies[0]));
 }
 
+#[test]
+fn connections_are_used_again_where_that_is_on_and_an_answer_has_its_time() {
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let livechat = Simulator::start();
+    livechat.route_to(receiver.local_addr().expect("an address"));
+    register(&livechat, "incoming_chat", json!({}));
+    let happen = || livechat.post("chats", json!({}));
+    let answer = |stream: &mut TcpStream| {
+        http::read_request(stream).expect("a webhook");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("sent");
+    };
+    let accept = || {
+        let (stream, _) = receiver.accept().expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+        stream
+    };
+    happen();
+    let mut kept = accept();
+    for n in [1, 2] {
+        answer(&mut kept);
+        await_that("it is answered", || livechat.report()["answered"] == n);
+        happen();
+    }
+    answer(&mut kept);
+    livechat.switch(json!({"keep_alive": false}));
+    happen();
+    answer(&mut accept());
+    await_that("it is answered", || livechat.report()["answered"] == 4);
+
+    livechat.switch(json!({"delivery_timeout": 0.1, "delivery_attempts": [0]}));
+    happen();
+    let _silent = accept();
+    await_that("it is given up", || livechat.report()["dropped"] == 1);
+    let attempts = &livechat.report()["deliveries"][4]["attempts"];
+    assert!(attempts[0]["status"].is_null() && attempts[0]["error"].is_string(), "{attempts}");
+}
+
 /// Takes the next webhook, and answers it so; its body.
 fn take(receiver: &TcpListener, status: u16) -> String {
     let (mut stream, _) = receiver.accept().expect("a connection");
@@ -122,9 +159,8 @@ fn a_fourth_registration_of_an_action_is_refused_until_one_is_gone() {
 
 #[test]
 fn a_change_is_listed_and_delivered_after_its_lag() {
-    let livechat = Simulator::start();
+    let livechat = Simulator::start_with(&["--propagation", "1h"]);
     livechat.route_to(free_address());
-    livechat.switch(json!({"listing_lag": 3600, "delivery_lag": 3600}));
     let id = register(&livechat, "incoming_chat", json!({}));
     let listed = || livechat.call("list_webhooks", json!({"owner_client_id": CLIENT})).body;
     let deliveries = || livechat.post("chats", json!({}))["deliveries"].clone();
@@ -133,7 +169,8 @@ fn a_change_is_listed_and_delivered_after_its_lag() {
     assert!(listed().contains(&id));
     assert_eq!(deliveries(), 1);
 
-    livechat.switch(json!({"delivery_lag": 3600}));
+    assert_eq!(livechat.delete("switches")["delivery_lag"], 3600.0, "as at the start");
+    livechat.switch(json!({"listing_lag": 0}));
     livechat.call("unregister_webhook", json!({"owner_client_id": CLIENT, "id": id}));
     assert_eq!((listed().as_str(), deliveries()), ("[]", json!(1)));
 }
@@ -235,6 +272,14 @@ fn archives_have_the_chats_that_happened_page_by_page() {
 
     let both = call(json!({"page_id": "x", "limit": 3}));
     assert_eq!(both["error"]["type"], "validation");
+}
+
+#[test]
+fn a_web_page_cannot_drive_it() {
+    let livechat = Simulator::start();
+    let request = http::request("/_simulate/chats", "origin: https://elsewhere.example\r\nconnection: close\r\n", "{}");
+    assert_eq!(http::raw(livechat.address, request).expect("an answer").status, 403);
+    assert_eq!(livechat.report()["happened"], 0);
 }
 
 #[test]

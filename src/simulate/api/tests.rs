@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hyper::HeaderMap;
 
 use super::super::chats::Told;
-use super::super::setup::Setup;
+use super::super::setup::{Account, Client, Organization, PersonalAccessToken, Setup};
 use super::super::state::{Grant, Pair};
 use super::*;
 
@@ -12,15 +12,18 @@ const CLIENT: &str = "0a1b2c3d0000400080000000000000c1";
 const PERSONAL: &str =
     "Basic MGExYjJjM2QtMDAwMC00MDAwLTgwMDAtMDAwMDAwMDAwMGExOmRhbDpzaW11bGF0ZWQtcGVyc29uYWwtYWNjZXNzLXRva2Vu";
 
+/// Of an agent who is no administrator.
+const AGENT: &str = "Basic YWdlbnQ6dA==";
+
 fn state() -> State {
     let mut setup = Setup::with_relay_at("https://relay.example");
-    let organization = super::super::setup::Organization { id: "other".into(), license_id: 2, region: "fra".into() };
-    let client = super::super::setup::Client {
-        id: "foreign".into(),
-        organization_id: "other".into(),
-        ..setup.clients[0].clone()
-    };
+    let organization = Organization { id: "other".into(), license_id: 2, region: "fra".into() };
+    let client = Client { id: "foreign".into(), organization_id: "other".into(), ..setup.clients[0].clone() };
     setup.organizations.push(organization);
+    let administrator = setup.accounts[0].clone();
+    setup.accounts.push(Account { id: "agent".to_owned(), role: Role::Agent, ..administrator });
+    let scopes = ["chats--access:ro", "webhooks.configuration:rw"].map(str::to_owned).into();
+    setup.personal_access_tokens.push(PersonalAccessToken { token: "t".into(), account_id: "agent".into(), scopes });
     setup.clients.push(client);
     let mut state = State::new(setup, Instant::now());
     let grant = |scopes: &[&str]| Grant {
@@ -69,6 +72,7 @@ fn the_first_check_that_fails_says_what_is_wrong() {
         ("Bearer dal:simulated-personal-access-token", configuration, "{}", 401, "authentication"),
         ("Basic YTpi", configuration, "{}", 401, "authentication"),
         ("Bearer state", configuration, "{}", 403, "authorization"),
+        (AGENT, configuration, "{}", 403, "authorization"),
         (PERSONAL, configuration, "{}", 400, "validation"),
         (PERSONAL, configuration, &register("").replace(CLIENT, "foreign"), 403, "authorization"),
         (PERSONAL, configuration, &without("action"), 400, "validation"),
@@ -170,6 +174,8 @@ fn archives_are_paged_without_a_gap_and_page_ids_stand_alone() {
         let is_sorted = if order == "asc" { times.is_sorted() } else { times.iter().rev().is_sorted() };
         assert!(times.len() == 5 && is_sorted, "{times:?}");
     }
+    let of_agent = call(&mut state, AGENT, "/v3.6/agent/action/list_archives", "{}").2;
+    assert_eq!(of_agent["found_chats"], 5, "agents may read archives");
     let (_, _, between) = list(&mut state, json!({"filters": {"from": at(1).to_string(), "to": at(1).to_string()}}));
     assert_eq!(between["found_chats"], 3);
     let known = list(&mut state, json!({"limit": 1})).2["next_page_id"].clone();
