@@ -64,8 +64,9 @@ pub enum Warning {
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
     Http { action: String, id: String },
-    /// LiveChat takes no further registration of the action. `first` has to go before, if any of the plan's removals is of that action.
-    Full { action: String, first: Option<String> },
+    /// LiveChat takes no further registration of the action. `first` has to go before, if any of the plan's removals is of that action;
+    /// it `is_last` where no other one comes to the relay meanwhile.
+    Full { action: String, first: Option<String>, is_last: bool },
     /// LiveChat has a date for the version's end.
     Ends { version: &'static str, notices: Notices },
 }
@@ -159,7 +160,8 @@ fn warn(
             let is_of_action = |id: &&String| registered.iter().any(|one| one.id == **id && one.action == added.action);
             // The one whose loss costs least: it has delivered nothing, or nothing for the longest time.
             let first = removed.by_ref().filter(is_of_action).min_by_key(|id| facts.delivered.get(*id)).cloned();
-            warnings.push(Warning::Full { action: added.action.clone(), first });
+            let is_last = known.iter().filter(|known| known.action == added.action).count() == 1;
+            warnings.push(Warning::Full { action: added.action.clone(), first, is_last });
         }
     }
     let named = |registration: &Registration| (registration.action.clone(), registration.id.clone());
@@ -223,11 +225,11 @@ fn effective(filters: &Filters) -> Filters {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingWanted => {
-                f.write_str("the configuration wants no webhooks; `webhooks adopt` prints those that are registered as configuration")
-            }
+            Self::NothingWanted => f.write_str(
+                "the table [apps.livechat] has no `webhooks`, so none is wanted; `livechat-relay webhooks adopt` prints what is registered as configuration",
+            ),
             Self::Disabled => f.write_str(
-                "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`webhooks enable`)",
+                "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`livechat-relay webhooks enable`)",
             ),
             Self::Several { action, ids } => {
                 write!(f, "{action} is registered {} times here, so each event comes as often: {}", ids.len(), ids.join(", "))
@@ -245,13 +247,14 @@ impl fmt::Display for Warning {
             Self::Http { action, id } => {
                 write!(f, "{id} ({action}) has an http:// URL: LiveChat sends the secret key without encryption")
             }
-            Self::Full { action, first: Some(id) } => write!(
+            Self::Full { action, first: Some(id), is_last } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes, and events in between are lost"
+                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes{}",
+                if *is_last { ", and events in between are lost" } else { "" }
             ),
-            Self::Full { action, first: None } => write!(
+            Self::Full { action, first: None, .. } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `webhooks list`, and unregister one"
+                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `livechat-relay webhooks list`, and unregister one"
             ),
             Self::Ends { version, notices: Notices { legacy, deprecation } } => {
                 let date = |header: &str, date: Option<&Date>| date.map(|date| format!("{header}: {date}"));

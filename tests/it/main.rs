@@ -49,3 +49,4 @@ mod systemd;
 mod tls;
 mod topic_trouble;
 mod topics;
+mod webhooks;

@@ -7,6 +7,7 @@ use super::{Common, survey};
 use crate::cli::Failure;
 use crate::cli::print::{out, visible};
 use crate::cli::spool::print_json;
+use crate::livechat::catalogue::DESCRIPTION_CHARACTERS_MAX;
 use crate::livechat::plan::{Facts, Warning, plan};
 use crate::livechat::{App, Level, Registration, catalogue, filters};
 
@@ -22,9 +23,14 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
 
 /// Entries of the configuration, and what they cannot say.
 #[derive(Default)]
-struct Adopted<'a> {
+pub struct Adopted<'a> {
     entries: Vec<Entry<'a>>,
     remarks: Vec<String>,
+}
+
+/// Whether a description is a line that the configuration takes, and that acts on no terminal.
+fn is_sayable(description: &str) -> bool {
+    description.chars().count() <= DESCRIPTION_CHARACTERS_MAX && visible(description) == description
 }
 
 /// Registrations that differ in their action only.
@@ -36,7 +42,7 @@ struct Entry<'a> {
 }
 
 impl<'a> Adopted<'a> {
-    fn new(app: &App, registered: &'a [Registration], facts: &Facts) -> Self {
+    pub fn new(app: &App, registered: &'a [Registration], facts: &Facts) -> Self {
         let plan = plan(app, registered, facts);
         let mut adopted = Self::default();
         let is_foreign = |id: &str| plan.foreign.iter().any(|foreign| foreign.id == id);
@@ -45,19 +51,23 @@ impl<'a> Adopted<'a> {
             let Registration { id, action, .. } = registration;
             let found = catalogue::find(action).filter(|found| found.is_in(app.version));
             if !seen.insert(action) {
-                adopted.remarks.push(format!(
-                    "{id}: {action} is there already; each event comes twice until one of the two is unregistered"
-                ));
-            } else if found.is_none() {
-                adopted.remarks.push(format!(
-                    "{id}: LiveChat's API {} does not have {action}; the app needs another api_version",
-                    app.version
-                ));
-            } else {
-                adopted.add(registration);
+                let why = "is there already; each event comes twice until one of the two is unregistered";
+                adopted.remarks.push(format!("{id}: {action} {why}"));
+                continue;
             }
+            if found.is_none() {
+                let why =
+                    format!("LiveChat's API {} does not have {action}; the app needs another api_version", app.version);
+                adopted.remarks.push(format!("{id}: {why}"));
+                continue;
+            }
+            adopted.add(registration);
             if let Some(unknown) = &registration.unknown_filters {
-                adopted.remarks.push(format!("{id}: the configuration has no name for its filters {unknown}"));
+                let why = "the configuration cannot say these filters, and leaves them out";
+                adopted.remarks.push(format!("{id}: {why}: {unknown}"));
+            }
+            if !is_sayable(&registration.description) {
+                adopted.remarks.push(format!("{id}: the configuration cannot say its description, and leaves it out"));
             }
             if registration.url != app.webhook_url() {
                 adopted.remarks.push(format!(
@@ -89,7 +99,8 @@ impl<'a> Adopted<'a> {
                 && entry.like.filters == registration.filters
                 && data(entry.like) == data(registration)
         };
-        let description = Some(registration.description.as_str()).filter(|text| !text.is_empty());
+        let text = registration.description.as_str();
+        let description = Some(text).filter(|_| !text.is_empty() && is_sayable(text));
         if let Some(entry) = self.entries.iter_mut().find(is_like) {
             entry.actions.push(&registration.action);
             entry.description = entry.description.filter(|of| Some(*of) == description);
@@ -99,14 +110,17 @@ impl<'a> Adopted<'a> {
     }
 
     /// For `[apps.livechat]`.
-    fn toml(&self, app: &App) -> String {
-        let mut text = format!(
-            "# What is registered for the app {}, for its table [apps.livechat]. The relay needs the secret key of these\n# webhooks, too: compare it in Developer Console, or let `livechat-relay webhooks rotate` set a new one.\n",
+    pub fn toml(&self, app: &App) -> String {
+        let about = format!(
+            "What is registered for the app {}, for its table [apps.livechat]. The relay needs the secret key of these webhooks, too: compare it in Developer Console, or let `livechat-relay webhooks rotate` set a new one.",
             app.name
         );
-        for remark in &self.remarks {
-            text += &format!("# - {}\n", wrapped(&visible(remark), 4).replace("\n    ", "\n#   "));
-        }
+        let comment = |start: &str, text: &str| {
+            let lines = wrapped(&visible(text), start.len());
+            format!("{start}{}\n", lines.replace('\n', "\n#").replace("\n# ", "\n#"))
+        };
+        let mut text = comment("# ", &about);
+        self.remarks.iter().for_each(|remark| text += &comment("# - ", remark));
         // Where each action has an entry, the longest one needs no names: the others name theirs more closely.
         let is_all = self.entries.iter().map(|entry| entry.actions.len()).sum::<usize>()
             == catalogue::actions(app.version).count();
@@ -140,7 +154,7 @@ impl Entry<'_> {
         let members = [
             Some(("actions", actions)),
             (*level == Level::Bot).then(|| ("type", format!("{:?}", level.name()))),
-            Some(("filters", filters_text(filters))).filter(|(_, text)| !text.is_empty()),
+            Some(("filters", visible(&filters_text(filters)))).filter(|(_, text)| !text.is_empty()),
             additional_data.as_ref().filter(|data| !data.is_empty()).map(|data| ("additional_data", texts(data))),
             self.description.map(|text| ("description", toml::Value::from(text).to_string())),
         ];

@@ -1,6 +1,7 @@
 //! `webhooks plan --console`: the same by hand, step by step, for those who prefer Developer Console.
 
-use super::show::{title, wrapped};
+use super::show::{action, title, wrapped};
+use crate::cli::items::count;
 use crate::cli::print::{DIM, visible};
 use crate::livechat::plan::Plan;
 use crate::livechat::{App, CONSOLE, Filters, Users, Wanted};
@@ -22,12 +23,10 @@ pub fn text(app: &App, plan: &Plan) -> String {
         );
         for removal in &plan.remove {
             let registration = &removal.registration;
-            text += &format!(
-                "      {}  {DIM}{} {}{DIM:#}\n",
-                visible(&registration.action),
-                visible(&registration.id),
-                visible(&registration.url)
-            );
+            text += &format!("      {}  {DIM}{}{DIM:#}\n", action(&registration.action), visible(&registration.id));
+            if registration.url != app.webhook_url() {
+                text += &format!("          {}\n", visible(&registration.url));
+            }
         }
     }
     if plan.add.is_empty() {
@@ -35,12 +34,12 @@ pub fn text(app: &App, plan: &Plan) -> String {
     }
     text += &step(&format!("Webhook URL: {}", app.webhook_url()));
     text += &step(&secret_key(app));
+    let webhooks = count(plan.add.len() as u64, "webhook");
     text += &step(&format!(
-        "Add {} webhooks, each with its trigger, type and filters. The console cannot edit one: delete it and add it again.",
-        plan.add.len()
+        "Add {webhooks}, each with its trigger, type and filters. The console cannot edit one: delete it and add it again."
     ));
     for wanted in &plan.add {
-        text += &format!("      {}  {DIM}{}{DIM:#}\n", wanted.action, wanted.level.name());
+        text += &format!("      {}  {}\n", action(&wanted.action), wanted.level.name());
         for line in filter_lines(&wanted.filters).into_iter().chain(data_lines(wanted)) {
             text += &format!("          {}\n", visible(&line));
         }

@@ -6,6 +6,8 @@ mod console;
 mod list;
 mod plan;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use std::io::IsTerminal as _;
 

@@ -98,17 +98,18 @@ pub fn text(app: &App, plan: &Plan) -> String {
         plan.remove.iter().filter(is_of).collect::<Vec<_>>()
     };
     for wanted in &plan.add {
-        let before = replaced(wanted);
-        if before.is_empty() {
-            text += &format!("  {GOOD}+{GOOD:#}   {}\n", action(&wanted.action).trim_end());
+        let name = action(&wanted.action);
+        let Some((first, others)) = replaced(wanted).split_first().map(|(first, others)| (*first, others.to_vec()))
+        else {
+            text += &format!("  {GOOD}+{GOOD:#}   {}\n", name.trim_end());
             text += &indented(&wanted_details(wanted), 10);
-        }
-        for removal in before {
-            text += &format!(
-                "  {WARNING}+/-{WARNING:#} {}  {DIM}replaces {}{DIM:#}\n",
-                action(&wanted.action),
-                visible(&removal.registration.id)
-            );
+            continue;
+        };
+        text +=
+            &format!("  {WARNING}+/-{WARNING:#} {name}  {DIM}replaces {}{DIM:#}\n", visible(&first.registration.id));
+        text += &indented(&changes(first, wanted), 10);
+        for removal in others {
+            text += &format!("{:39}{DIM}and {}{DIM:#}\n", "", visible(&removal.registration.id));
             text += &indented(&changes(removal, wanted), 10);
         }
     }
@@ -153,11 +154,11 @@ fn changes(removal: &Removal, wanted: &Wanted) -> Vec<(&'static str, String)> {
             "url" => (old.url.clone(), "as above".to_owned()),
             "type" => (old.level.name().to_owned(), wanted.level.name().to_owned()),
             "filters" => {
-                let unknown = old
-                    .unknown_filters
-                    .as_ref()
-                    .map(|unknown| format!(" and {unknown}, which the relay does not know"));
-                (filters_text(&old.filters) + &unknown.unwrap_or_default(), filters_text(&wanted.filters))
+                let unknown =
+                    old.unknown_filters.as_ref().map(|unknown| format!("{unknown}, which the relay does not know"));
+                let known = Some(filters_text(&old.filters)).filter(|text| !text.is_empty());
+                let all: Vec<_> = known.into_iter().chain(unknown).collect();
+                (all.join(" and "), filters_text(&wanted.filters))
             }
             _ => (old.additional_data.as_ref().map(joined).unwrap_or_default(), joined(&wanted.additional_data)),
         };
@@ -173,14 +174,13 @@ fn summary(plan: &Plan) -> String {
     if plan.is_empty() {
         return format!("Nothing to do: {unchanged} as wanted{left}.\n");
     }
-    let (add, remove, calls) = (plan.add.len(), plan.remove.len(), count(plan.calls() as u64, "change"));
+    let (add, remove) = (plan.add.len(), plan.remove.len());
+    let cost = format!(
+        "`livechat-relay webhooks apply` does it with {} and a few that list. LiveChat bills calls of private apps and of personal access tokens.",
+        count(plan.calls() as u64, "call")
+    );
     format!(
         "Plan: {add} to register, {remove} to unregister, {unchanged} as wanted{left}.\n{DIM}{}{DIM:#}\n",
-        wrapped(
-            &format!(
-                "`livechat-relay webhooks apply` does it: {calls} and some listings, a call each, which LiveChat bills for private apps and personal access tokens."
-            ),
-            0
-        )
+        wrapped(&cost, 0)
     )
 }

@@ -103,9 +103,14 @@ pub fn wanted_details(wanted: &Wanted) -> Vec<(&'static str, String)> {
     })
 }
 
-/// Lines below the one of a webhook.
+/// Lines below the one of a webhook. A change that does not fit on one has what it becomes on the next.
 pub fn indented(details: &[(&'static str, String)], indent: usize) -> String {
-    let line = |(name, text): &(&str, String)| format!("{:indent$}{DIM}{name}{DIM:#} {}\n", "", visible(text));
+    let line = |(name, text): &(&str, String)| {
+        let fits = indent + name.len() + 2 + text.chars().count() <= WIDTH;
+        let text = visible(text);
+        let text = if fits { text } else { text.replace(" → ", &format!("\n{:1$}→ ", "", indent + 2)) };
+        format!("{:indent$}{DIM}{name}:{DIM:#} {text}\n", "")
+    };
     details.iter().map(line).collect()
 }
 
