@@ -4,6 +4,7 @@ mod acme;
 mod app_webhooks;
 mod apply;
 mod apps;
+mod auth;
 mod bad_input;
 mod client_address;
 mod commands;
