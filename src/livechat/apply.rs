@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::catalogue::REGISTRATIONS_MAX;
 use super::plan::{Facts, Plan, plan};
 use super::{Api, App, Failure, Registration, Wanted};
-use crate::deliveries::{COPY_WITHIN, Delivered, Seen};
+use crate::deliveries::{COPY_WITHIN, Seen};
 
 /// What is done about one action, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,10 +79,10 @@ pub fn changes(Target { register, remove, keep, foreign }: Target<'_>) -> Result
 /// # Errors
 /// As [`changes`].
 pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<Change>, String> {
-    let delivered = delivered(app, seen, |_| true);
-    let Plan { add, remove, unchanged, foreign, .. } = plan(app, listed, &facts(&delivered));
-    let mut remove: Vec<_> = remove.into_iter().map(|removal| removal.registration).collect();
-    remove.sort_by_key(|one| !delivered.contains(&one.id)); // what has delivered nothing is the first that may go
+    let facts = facts(app, seen);
+    let Plan { add, remove, unchanged, foreign, .. } = plan(app, listed, &facts);
+    let mut remove: Vec<_> = remove.into_iter().rev().map(|removal| removal.registration).collect();
+    remove.sort_by_key(|one| !facts.delivered.contains_key(&one.id)); // what has delivered nothing is the first that may go
     changes(Target { register: &add, remove: &remove, keep: &unchanged, foreign: &foreign })
 }
 
@@ -98,9 +98,10 @@ pub fn to_rotate(
     seen: &Seen,
     key: &str,
 ) -> Result<Vec<Change>, String> {
-    let mut new = delivered(app, seen, |one| one.key == key);
-    new.extend(made.iter().cloned());
-    let Plan { remove, unchanged, foreign, .. } = plan(app, listed, &facts(&new));
+    let with_key = seen.registrations.iter().filter(|one| one.app == app.name && one.key == key);
+    let new: BTreeSet<_> = with_key.map(|one| &one.webhook_id).chain(made).cloned().collect();
+    let delivered = new.iter().map(|id| (id.clone(), ALIKE)).collect();
+    let Plan { remove, unchanged, foreign, .. } = plan(app, listed, &Facts { delivered, ..Facts::default() });
     let (keep, old): (Vec<_>, Vec<_>) = unchanged.into_iter().partition(|one| new.contains(&one.id));
     let is_kept = |wanted: &&Wanted| keep.iter().any(|kept| kept.action == wanted.action);
     let register: Vec<_> = app.wanted.iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
@@ -108,17 +109,14 @@ pub fn to_rotate(
     changes(Target { register: &register, remove: &remove, keep: &keep, foreign: &foreign })
 }
 
-/// The registrations of an app through which the relay got webhooks.
-fn delivered(app: &App, seen: &Seen, which: impl Fn(&&Delivered) -> bool) -> BTreeSet<String> {
-    let of_app = seen.registrations.iter().filter(|one| one.app == app.name).filter(which);
-    of_app.map(|one| one.webhook_id.clone()).collect()
+/// What the plan of a run is made with: the registrations of an app through which the relay got webhooks.
+pub fn facts(app: &App, seen: &Seen) -> Facts {
+    let of_app = seen.registrations.iter().filter(|one| one.app == app.name);
+    Facts { delivered: of_app.map(|one| (one.webhook_id.clone(), ALIKE)).collect(), ..Facts::default() }
 }
 
-/// Of registrations that are the same and have delivered, two runs at once keep the same one: so none is later than another.
-fn facts(delivered: &BTreeSet<String>) -> Facts {
-    let delivered = delivered.iter().map(|id| (id.clone(), Timestamp::UNIX_EPOCH)).collect();
-    Facts { delivered, ..Facts::default() }
-}
+/// When a registration has delivered. None is later than another, so that of those that are the same two runs at once keep the same one.
+const ALIKE: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// What LiveChat does for [`Run`].
 pub trait LiveChat {

@@ -54,4 +54,5 @@ mod systemd;
 mod tls;
 mod topic_trouble;
 mod topics;
+mod watch;
 mod webhooks;

@@ -40,16 +40,19 @@ pub struct Registrations {
 }
 
 impl Registrations {
-    /// Never ends. The first comparison is at once.
+    /// Never ends. The first comparison is at once, and so is the one after a change of the configuration.
     pub async fn watch(self) {
         let (mut found, failures) = (HashMap::new(), Throttles::new(REPEAT));
-        let mut last: Option<Instant> = None;
+        let mut last: Option<(Instant, Arc<Config>)> = None;
         loop {
             let config = self.running.load_full();
+            let is_due = |interval| {
+                last.as_ref().is_none_or(|(last, of)| last.elapsed() >= interval || !Arc::ptr_eq(of, &config))
+            };
             match config.livechat.watch {
-                Some(interval) if last.is_none_or(|last| last.elapsed() >= interval) => {
-                    last = Some(Instant::now());
+                Some(interval) if is_due(interval) => {
                     self.compare_all(&config, &mut found, &failures).await;
+                    last = Some((Instant::now(), config));
                 }
                 Some(_) => {}
                 None => {

@@ -12,8 +12,8 @@ use crate::cli::Failure;
 use crate::cli::print::{DIM, GOOD, WARNING, note, out, visible};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
-use crate::livechat::apply::{Change, Progress, Relay as _, Run, Stopped, to_apply};
-use crate::livechat::plan::plan;
+use crate::livechat::apply::{self, Change, Progress, Relay as _, Run, Stopped, to_apply};
+use crate::livechat::plan::{Facts, plan};
 use crate::livechat::{Api, App};
 
 #[derive(clap::Args)]
@@ -48,7 +48,9 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let api = Api::new(&livechat, app)?;
     let (listed, facts) = survey(common, app, &api).await?;
-    let changes = to_apply(app, &listed, &seen.clone().unwrap_or_default()).map_err(Failure::Failed)?;
+    let seen = seen.unwrap_or_default();
+    let facts = Facts { delivered: apply::facts(app, &seen).delivered, ..facts };
+    let changes = to_apply(app, &listed, &seen).map_err(Failure::Failed)?;
     if !common.json {
         out(format_args!("{}", plan_text::text(app, &plan(app, &listed, &facts)).trim_end()))?;
     }

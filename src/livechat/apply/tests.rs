@@ -6,7 +6,9 @@ use std::cell::{Cell, RefCell};
 use tokio::time::timeout;
 
 use super::*;
-use crate::livechat::{Filters, Kind, Level};
+use crate::deliveries::Delivered;
+use crate::livechat::plan::Warning;
+use crate::livechat::{Filters, Kind, Level, Version};
 
 const PROPAGATION: Duration = Duration::from_secs(130);
 const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "thread_tagged"];
@@ -265,6 +267,89 @@ async fn killed_at_any_step_and_run_again_it_ends_in_the_wanted_state_without_a_
             }
         }
         assert!(call > 8, "{call} calls: a listing, three registrations and three removals at least");
+    }
+}
+
+fn app() -> App {
+    App {
+        name: "a".to_owned(),
+        client_id: "c".to_owned(),
+        client_secret: None,
+        public_url: "https://relay".to_owned(),
+        version: Version::V3_6,
+        credential: None,
+        wanted: ACTIONS.map(wanted).into(),
+        secret_key: None,
+        key_directory: None,
+        install: None,
+        page: false,
+        organizations: BTreeSet::new(),
+    }
+}
+
+/// What the relay has seen: a delivery through each of these registrations, with a key.
+fn seen(of: &[(&str, &str)]) -> Seen {
+    let one = |(id, key): &(&str, &str)| {
+        let (app, action, now) = ("a".to_owned(), "incoming_chat".to_owned(), Timestamp::UNIX_EPOCH);
+        Delivered {
+            app,
+            webhook_id: (*id).to_owned(),
+            action,
+            key: (*key).to_owned(),
+            deliveries: 1,
+            first: now,
+            last: now,
+        }
+    };
+    Seen { registrations: of.iter().map(one).collect(), keys: Vec::new() }
+}
+
+#[test]
+fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
+    let of = |id: &str, action: &str| registration(id, wanted(action));
+    let listed = [
+        of("old-chat", "incoming_chat"),
+        of("new-chat", "incoming_chat"),
+        of("old-event", "incoming_event"),
+        of("made-event", "incoming_event"),
+        of("unknown-tag", "thread_tagged"),
+        of("unwanted", "bot_created"),
+    ];
+    let seen = seen(&[("new-chat", "new"), ("old-chat", "old")]);
+    let made = BTreeSet::from(["made-event".to_owned()]);
+    let changes = to_rotate(&app(), &listed, &made, &seen, "new").expect("a plan");
+    let short = |change: &Change| {
+        let then = change.then.iter().map(|one| one.id.as_str()).collect::<Vec<_>>().join(" ");
+        format!("{} {} {:?} {then}", change.action, change.register.is_some(), change.stays)
+    };
+    assert_eq!(
+        changes.iter().map(short).collect::<Vec<_>>(),
+        [
+            "bot_created false None unwanted",
+            "incoming_chat false Some(\"new-chat\") old-chat",
+            "incoming_event false Some(\"made-event\") old-event",
+            "thread_tagged true None unknown-tag",
+        ]
+    );
+    assert!(to_rotate(&app(), &listed[1..2], &made, &seen, "new").is_ok_and(|changes| changes.len() == 2));
+}
+
+#[test]
+fn of_three_that_one_goes_first_which_the_plan_names_and_which_has_delivered_nothing() {
+    let three = ["a", "b", "c"].map(|id| {
+        let filters = Filters { only_my_chats: Some(true), ..Filters::default() };
+        Registration { filters, ..registration(id, wanted("incoming_chat")) }
+    });
+    for (delivered, goes) in [(&[][..], "a"), (&[("a", "k")], "b"), (&[("a", "k"), ("b", "k"), ("c", "k")], "a")] {
+        let seen = seen(delivered);
+        let app = App { wanted: vec![wanted("incoming_chat")], ..app() };
+        let changes = to_apply(&app, &three, &seen).expect("a plan");
+        let first = changes[0].first.as_ref().map(|first| first.id.as_str());
+        let named = plan(&app, &three, &facts(&app, &seen)).warnings.into_iter().find_map(|warning| match warning {
+            Warning::Full { first, .. } => first,
+            _ => None,
+        });
+        assert_eq!((first, named.as_deref()), (Some(goes), Some(goes)), "{delivered:?}");
     }
 }
 

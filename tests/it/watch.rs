@@ -1,0 +1,78 @@
+//! `livechat.watch`: what the metrics and the log say of the registrations at LiveChat, and that LiveChat's trouble is none of the relay's.
+
+use serde_json::json;
+
+use crate::support::http;
+use crate::support::mock::Mock;
+use crate::support::relay::{Relay, await_that, metric};
+use crate::support::simulator::{self, CLIENT, Simulator};
+use crate::support::{chat_id, incoming_event};
+
+const WEBHOOKS: &str = r#"webhooks = [{ actions = ["incoming_chat", "incoming_event", "thread_tagged"] }]"#;
+
+fn start(livechat: &Simulator, mock: &Mock) -> Relay {
+    let (apps, api) = (simulator::apps(WEBHOOKS), format!("{:?}", livechat.url));
+    let settings = [("apps", apps.as_str()), ("livechat.api", &api), ("livechat.accounts", &api)];
+    mock.relay(&[&settings[..], &[("livechat.watch", "\"10m\""), ("livechat.attempts_max", "1")]].concat())
+}
+
+/// The value of a metric; `None` where it is not there.
+fn value(relay: &Relay, series: &str) -> Option<f64> {
+    let text = http::get(relay.admin, "/metrics").body;
+    text.contains(&format!("\n{series} ")).then(|| metric(&text, series))
+}
+
+fn state(relay: &Relay, state: &str) -> Option<f64> {
+    value(relay, &format!(r#"livechat_relay_registrations{{app="default",state="{state}"}}"#))
+}
+
+fn register(livechat: &Simulator, action: &str, url: &str) {
+    let body = json!({ "action": action, "secret_key": "k", "url": url, "owner_client_id": CLIENT, "type": "license" });
+    assert_eq!(livechat.call("register_webhook", body).status, 200);
+}
+
+#[test]
+fn what_is_registered_and_what_is_wanted_are_compared() {
+    let (livechat, mock) = (Simulator::start(), Mock::start());
+    livechat.switch(json!({ "deprecation": { "3.6": "2027-03-01" } }));
+    register(&livechat, "incoming_chat", "https://relay.example/webhooks/default");
+    register(&livechat, "incoming_event", "https://relay.example/webhooks/former-name");
+    register(&livechat, "bot_created", "https://relay.example/webhooks/default");
+    register(&livechat, "tag_created", "https://elsewhere.example/webhooks/default");
+    let relay = start(&livechat, &mock);
+    await_that("it is compared", || state(&relay, "missing").is_some());
+    let states = ["as_wanted", "missing", "misaddressed", "not_wanted", "foreign"].map(|of| state(&relay, of));
+    assert_eq!(states, [Some(1.0), Some(2.0), Some(1.0), Some(1.0), Some(1.0)]);
+    assert_eq!(value(&relay, r#"livechat_relay_license_webhooks_enabled{app="default"}"#), Some(1.0));
+    let end = r#"livechat_relay_api_version_end_timestamp_seconds{app="default",stage="deprecation"}"#;
+    assert_eq!(value(&relay, end), Some(1_803_859_200.0)); // `date -ud 2027-03-01 +%s`
+    assert!(
+        relay.has_logged(r#""missing":"incoming_event, thread_tagged","misaddressed":"incoming_event""#),
+        "{}",
+        relay.log()
+    );
+
+    // Without `watch` nothing is shown: an alert would otherwise never end.
+    let text = std::fs::read_to_string(relay.file()).expect("a file");
+    relay.configure(&text.replace("watch = \"10m\"", ""));
+    await_that("it is shown no more", || state(&relay, "missing").is_none());
+}
+
+#[test]
+fn a_livechat_that_cannot_be_asked_is_counted_and_does_no_harm() {
+    let (livechat, mock) = (Simulator::start(), Mock::start());
+    livechat.fault(json!({ "method": "list_webhooks", "times": 1, "error": "authentication" }));
+    let relay = start(&livechat, &mock);
+    let checks =
+        |result: &str| relay.metric(&format!(r#"livechat_relay_registration_checks_total{{result="{result}"}}"#));
+    await_that("it has failed", || checks("failed") == 1.0);
+    assert!(relay.has_logged("could not be compared"), "{}", relay.log());
+    assert_eq!((state(&relay, "missing"), checks("compared")), (None, 0.0));
+    assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
+
+    // A change of the configuration is a reason to ask again.
+    let text = std::fs::read_to_string(relay.file()).expect("a file");
+    relay.configure(&text.replace("filter = \"info\"", "filter = \"warn\""));
+    await_that("it is compared", || checks("compared") == 1.0);
+    assert_eq!(state(&relay, "missing"), Some(3.0));
+}
