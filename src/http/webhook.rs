@@ -22,8 +22,8 @@ use crate::budget::{Budget, Held, SMALL_BODY_BYTES_MAX};
 use crate::event::{Archived, Rejection, explain, traceparent};
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
-use crate::outcome::{ConnectionEnd, Outcome, Refusal};
-use crate::relay::{Backfilled, Endpoint, Policy, Relay};
+use crate::outcome::{Backfilled, ConnectionEnd, Outcome, Refusal};
+use crate::relay::{Endpoint, Policy, Relay};
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]
