@@ -18,6 +18,7 @@ mod serve;
 mod simulate;
 mod spool;
 mod tail;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +63,8 @@ enum Command {
     DeadLetters(dead_letters::Arguments),
     /// After downtime, read what was missed from LiveChat's archives, and hand it to the running relay
     Backfill(backfill::Arguments),
+    /// See which webhooks are registered at LiveChat, and bring them into line with the configuration
+    Webhooks(webhooks::Arguments),
     /// List LiveChat's actions, and what becomes of each
     Actions(actions::Arguments),
     /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
@@ -101,6 +104,9 @@ pub enum Failure {
     /// What read the output has ended, as `head` does: nothing more is to be done, and nothing to be said. Exit code 0.
     #[error("the output is closed")]
     Closed,
+    /// Exit code 2, where it was asked for: nothing has failed, and something is to be done.
+    #[error("something is to be done")]
+    Pending,
 }
 
 impl Failure {
@@ -120,6 +126,12 @@ impl From<Mistakes> for Failure {
     }
 }
 
+impl From<crate::livechat::Failure> for Failure {
+    fn from(failure: crate::livechat::Failure) -> Self {
+        Self::failed(failure)
+    }
+}
+
 /// Why a client of Kafka cannot be made: mostly properties that do not go together.
 impl From<Unusable> for Failure {
     fn from(unusable: Unusable) -> Self {
@@ -130,7 +142,7 @@ impl From<Unusable> for Failure {
     }
 }
 
-/// Runs what the command line says. 0: done; 1: failed; 64: the command line or the configuration is wrong.
+/// Runs what the command line says. 0: done; 1: failed; 2: done, with something left to do (`--exit-code`); 64: the command line or the configuration is wrong.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -144,9 +156,10 @@ pub fn main() -> ExitCode {
         Ok(()) | Err(Failure::Closed) => 0,
         Err(Failure::Failed(_)) => 1,
         Err(Failure::Usage(_)) => 64,
+        Err(Failure::Pending) => 2,
     };
     if let Err(failure) = outcome
-        && !matches!(failure, Failure::Closed)
+        && !matches!(failure, Failure::Closed | Failure::Pending)
     {
         complain(&failure);
     }
@@ -171,6 +184,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Spool(arguments) => spool::run(arguments).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
             Command::Backfill(arguments) => backfill::run(arguments).await,
+            Command::Webhooks(arguments) => webhooks::run(arguments).await,
             Command::Actions(arguments) => actions::run(&arguments),
             Command::Contract(arguments) => contract::run(&arguments),
         }

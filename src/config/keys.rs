@@ -36,11 +36,12 @@ impl Keys {
         Keyring::dated(self.secrets.iter().map(|(name, secret, validity)| (name.clone(), secret, *validity)))
     }
 
-    /// The last one that is valid; where the secrets are not needed, the last one.
-    pub fn newest(&self, now: Timestamp) -> Option<SecretKey> {
+    /// The last one that is valid; where the secrets were not read, the last one. Only who `registers` gets the secret: a running relay
+    /// keeps digests.
+    pub fn newest(&self, now: Timestamp, registers: bool) -> Option<SecretKey> {
         let valid = self.secrets.iter().rfind(|(.., validity)| validity.covers(now));
         let (name, secret) = match valid {
-            Some((name, secret, _)) => (name, Some(secret.clone())),
+            Some((name, secret, _)) => (name, registers.then(|| secret.clone())),
             None if self.secrets.is_empty() => (&self.places.last()?.0, None),
             None => return None,
         };

@@ -487,7 +487,12 @@ impl Reader {
         })
     }
 
-    /// As [`Reader::optional_secret`], for one that only some commands need, whatever `needs` says of the others.
+    /// Whether the command registers webhooks, which sends LiveChat a secret key.
+    pub fn registers(&self) -> bool {
+        self.need == Need::Registration
+    }
+
+    /// As [`Reader::optional_secret`], for one that calls of LiveChat need. A relay that runs makes some of them: whether it `is_used` there.
     pub fn secret_for_livechat(&mut self, key: &str, is_used: bool) -> Option<SecretString> {
         if is_used || matches!(self.need, Need::LiveChat | Need::Registration) {
             return self.optional_secret(key);

@@ -1109,6 +1109,20 @@ fn types_are_strict_and_a_mistake_says_what_to_write() {
 fn text_from_the_environment_is_read_as_the_keys_type() {
     let config = load(APP, &[("SERVER__CONNECTIONS_MAX", "5"), ("TOPICS__CREATE", "false")]).expect("a configuration");
     assert_eq!((config.server.listener.limits.connections_max, config.topics.create), (5, false));
+    let livechat = [
+        ("APPS__0__LIVECHAT__CLIENT_ID", "c"),
+        ("APPS__0__LIVECHAT__PUBLIC_URL", "https://hooks.example.com"),
+        ("APPS__0__LIVECHAT__WEBHOOKS__0__ACTIONS", "bots,incoming_chat"),
+        ("APPS__0__LIVECHAT__PAGE", "true"),
+        ("APPS__0__LIVECHAT__ORGANIZATIONS", "o, p"),
+    ];
+    let app = load(APP, &livechat).expect("a configuration").livechat.apps.remove(0);
+    assert_eq!((app.wanted.len(), app.page, app.organizations.len()), (4, true, 2));
+    let wrong = [("APPS__0__LIVECHAT__PAGE", "yes"), ("APPS__0__LIVECHAT__ORGANIZATIONS", "")];
+    for (name, text) in wrong {
+        let set: Vec<_> = livechat.iter().filter(|(other, _)| *other != name).copied().chain([(name, text)]).collect();
+        assert_eq!(load(APP, &set).err().map(|found| found.len()), Some(1), "{name}={text}");
+    }
     let wrong = [("SERVER__CONNECTIONS_MAX", "true"), ("SERVER__CONNECTIONS_MAX", "1.5"), ("TOPICS__CREATE", "yes")];
     for (name, text) in wrong {
         assert_eq!(load(APP, &[(name, text)]).err().map(|found| found.len()), Some(1), "{name}={text}");

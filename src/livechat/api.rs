@@ -256,7 +256,7 @@ impl From<Listed> for Registration {
 }
 
 /// As `register_webhook` takes them.
-fn filters(filters: &Filters) -> Value {
+pub fn filters(filters: &Filters) -> Value {
     let users = |users: &Users| match users {
         Users::Values(ids) => json!({ "values": ids }),
         Users::ExcludeValues(ids) => json!({ "exclude_values": ids }),

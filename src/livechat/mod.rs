@@ -23,7 +23,7 @@ use secrecy::SecretString;
 pub use accounts::{Accounts, Info, Login};
 pub use api::{Api, Offered};
 pub use archives::{ArchivePage, Archives};
-pub use call::Notices;
+pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{TokenFile, TokenPair};

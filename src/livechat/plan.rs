@@ -6,6 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use reqwest::Url;
+use serde::{Serialize, Serializer};
 
 use super::catalogue::{self, REGISTRATIONS_MAX};
 use super::{App, Filters, Notices, Registration, Wanted};
@@ -21,11 +22,13 @@ pub struct Facts {
 }
 
 /// Registrations have no update: what differs is registered again, then the old one is unregistered.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Plan {
     /// In the order of the configuration.
+    #[serde(rename = "register")]
     pub add: Vec<Wanted>,
     /// In the order of the listing, as the next two.
+    #[serde(rename = "unregister")]
     pub remove: Vec<Removal>,
     pub unchanged: Vec<Registration>,
     /// What the plan leaves alone: other addresses than the relay's, and actions that the configuration cannot name.
@@ -33,13 +36,16 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Removal {
+    #[serde(flatten)]
     pub registration: Registration,
+    #[serde(rename = "reason")]
     pub why: Why,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The configuration does not have the action.
     NotWanted,
@@ -64,8 +70,9 @@ pub enum Warning {
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
     Http { action: String, id: String },
-    /// LiveChat takes no further registration of the action. `first` has to go before, if any of the plan's removals is of that action.
-    Full { action: String, first: Option<String> },
+    /// LiveChat takes no further registration of the action. `first` has to go before, if any of the plan's removals is of that action;
+    /// it `is_last` where no other one comes to the relay meanwhile.
+    Full { action: String, first: Option<String>, is_last: bool },
     /// LiveChat has a date for the version's end.
     Ends { version: &'static str, notices: Notices },
 }
@@ -88,7 +95,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
     let (ours, foreign): (Vec<_>, Vec<_>) = registered.iter().partition(|registration| is_ours(app, &registration.url));
     let (known, unknown): (Vec<_>, Vec<_>) = ours.into_iter().partition(|ours| catalogue::find(&ours.action).is_some());
     for wanted in &app.wanted {
-        let same: Vec<_> = known.iter().copied().filter(|registration| is_as(registration, wanted)).collect();
+        let same: Vec<_> = known.iter().copied().filter(|registration| registration.is_as(wanted)).collect();
         let kept = kept(&same, facts);
         if same.is_empty() {
             plan.add.push(wanted.clone());
@@ -110,7 +117,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
 fn removal(app: &App, registration: &Registration) -> Removal {
     let why = match app.wanted.iter().find(|wanted| wanted.action == registration.action) {
         None => Why::NotWanted,
-        Some(wanted) if is_as(registration, wanted) => Why::Copy,
+        Some(wanted) if registration.is_as(wanted) => Why::Copy,
         Some(_) => Why::Replaced,
     };
     Removal { registration: registration.clone(), why }
@@ -159,7 +166,8 @@ fn warn(
             let is_of_action = |id: &&String| registered.iter().any(|one| one.id == **id && one.action == added.action);
             // The one whose loss costs least: it has delivered nothing, or nothing for the longest time.
             let first = removed.by_ref().filter(is_of_action).min_by_key(|id| facts.delivered.get(*id)).cloned();
-            warnings.push(Warning::Full { action: added.action.clone(), first });
+            let is_last = known.iter().filter(|known| known.action == added.action).count() == 1;
+            warnings.push(Warning::Full { action: added.action.clone(), first, is_last });
         }
     }
     let named = |registration: &Registration| (registration.action.clone(), registration.id.clone());
@@ -190,12 +198,6 @@ fn place(url: &str) -> Option<(String, String)> {
     Some((format!("{}:{}", url.host_str()?, url.port_or_known_default()?), url.path().to_owned()))
 }
 
-/// Whether the registration does what is wanted. A description alone is no reason to register again, and what the listing does not
-/// have cannot be compared.
-fn is_as(registration: &Registration, wanted: &Wanted) -> bool {
-    registration.action == wanted.action && differences(registration, wanted).is_empty()
-}
-
 /// In what a registration differs from what is wanted of its action, by LiveChat's names.
 pub fn differences(registration: &Registration, wanted: &Wanted) -> Vec<&'static str> {
     let is_same_url = match (Url::parse(&registration.url), Url::parse(&wanted.url)) {
@@ -220,14 +222,20 @@ fn effective(filters: &Filters) -> Filters {
     Filters { only_my_chats: on(filters.only_my_chats), my_bots: on(filters.my_bots), ..filters.clone() }
 }
 
+impl Serialize for Warning {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingWanted => {
-                f.write_str("the configuration wants no webhooks; `webhooks adopt` prints those that are registered as configuration")
-            }
+            Self::NothingWanted => f.write_str(
+                "the table [apps.livechat] has no `webhooks`, so none is wanted; `livechat-relay webhooks adopt` prints what is registered as configuration",
+            ),
             Self::Disabled => f.write_str(
-                "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`webhooks enable`)",
+                "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`livechat-relay webhooks enable`)",
             ),
             Self::Several { action, ids } => {
                 write!(f, "{action} is registered {} times here, so each event comes as often: {}", ids.len(), ids.join(", "))
@@ -245,13 +253,14 @@ impl fmt::Display for Warning {
             Self::Http { action, id } => {
                 write!(f, "{id} ({action}) has an http:// URL: LiveChat sends the secret key without encryption")
             }
-            Self::Full { action, first: Some(id) } => write!(
+            Self::Full { action, first: Some(id), is_last } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes, and events in between are lost"
+                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes{}",
+                if *is_last { ", and events in between are lost" } else { "" }
             ),
-            Self::Full { action, first: None } => write!(
+            Self::Full { action, first: None, .. } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `webhooks list`, and unregister one"
+                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `livechat-relay webhooks list`, and unregister one"
             ),
             Self::Ends { version, notices: Notices { legacy, deprecation } } => {
                 let date = |header: &str, date: Option<&Date>| date.map(|date| format!("{header}: {date}"));

@@ -96,7 +96,7 @@ pub fn error(switches: &Switches, name: &str, description: &str, extra: &BTreeMa
 }
 
 /// Errors of the authorization, which the browser sees: the app hears of none.
-fn refuse(exception: &str, details: &str) -> Answer {
+pub fn refuse(exception: &str, details: &str) -> Answer {
     let to = format!("/ooops?oauth_exception={}&exception_details={}", encoded(exception), encoded(details));
     Answer { error: Some(exception.to_owned()), ..Answer::redirect(to) }
 }
@@ -212,6 +212,10 @@ fn decide(state: &mut State, form: &Members, now: Instant) -> Answer {
         organization: account.organization_id.clone(),
         scopes,
     };
+    // With this address the user installs the app.
+    if client.direct_installation_url.as_ref() == Some(&redirect_uri) {
+        state.install(&grant.organization, &grant.client, true, now);
+    }
     let code = issue_code(state, grant, &redirect_uri, challenge, now);
     Answer::redirect(format!("{redirect_uri}?code={}{}", in_redirect(state, &code), echo(state, form)))
 }

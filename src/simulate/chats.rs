@@ -47,7 +47,7 @@ impl Chat {
 }
 
 /// What is said of a happening: members that are absent are invented.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Told {
     pub organization_id: Option<String>,
@@ -63,24 +63,8 @@ pub struct Told {
     pub tag: Option<String>,
     /// When it happened, instead of now.
     pub at: Option<Timestamp>,
-    /// Whether webhooks are sent: without, only the archives know of it.
-    pub deliver: bool,
-}
-
-impl Default for Told {
-    fn default() -> Self {
-        Self {
-            organization_id: None,
-            source: None,
-            client_id: None,
-            bots: Vec::new(),
-            text: None,
-            author: None,
-            tag: None,
-            at: None,
-            deliver: true,
-        }
-    }
+    /// `false`: no webhooks are sent, and only the archives know of it.
+    pub deliver: Option<bool>,
 }
 
 /// Something that happened, as registrations see it.

@@ -20,12 +20,16 @@ use super::setup::Setup;
 use super::state::{Grant, State};
 use super::switches::{Fault, Switches};
 
+const HELP: &str = include_str!("control.txt");
 /// `/_simulate/traffic` makes so many things happen a second at most, for so long.
 const RATE_MAX: f64 = 5_000.0;
 const SECONDS_MAX: f64 = 86_400.0;
 
 /// Answers what is asked below `/_simulate/`. A mistake is answered 400 with its reason.
 pub fn answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: Instant) -> Answer {
+    if path.is_empty() {
+        return Answer::new(200, "text/plain; charset=utf-8", HELP);
+    }
     let answered = try_answer(simulator, request, path, now);
     answered.map_or_else(|why| Answer::json(400, &json!({"error": why})), |answer| Answer::json(200, &answer))
 }
@@ -72,7 +76,7 @@ fn try_answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: In
         }
         ("POST", ["chats"]) => {
             let told: Told = body(request)?;
-            happen(simulator, &mut state, told.deliver, now, |chats, setup| chats.start(&told, setup))
+            happen(simulator, &mut state, told.deliver.unwrap_or(true), now, |chats, setup| chats.start(&told, setup))
         }
         ("POST", ["chats", chat, what]) => {
             let told: Told = body(request)?;
@@ -82,11 +86,15 @@ fn try_answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: In
                 "end" => "chat_deactivated",
                 action => action,
             };
-            happen(simulator, &mut state, told.deliver, now, |chats, setup| chats.go_on(chat, name, &told, setup))
+            happen(simulator, &mut state, told.deliver.unwrap_or(true), now, |chats, setup| {
+                chats.go_on(chat, name, &told, setup)
+            })
         }
         ("POST", ["happen", name]) => {
             let told: Told = body(request)?;
-            happen(simulator, &mut state, told.deliver, now, |chats, setup| chats.aside(name, &told, setup))
+            happen(simulator, &mut state, told.deliver.unwrap_or(true), now, |chats, setup| {
+                chats.aside(name, &told, setup)
+            })
         }
         ("POST", ["traffic"]) => traffic(simulator, &state, body(request)?),
         ("GET", ["deliveries"]) => Ok(json!(state.report)),
@@ -94,7 +102,7 @@ fn try_answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: In
             state.report.deliveries.clear();
             Ok(json!({}))
         }
-        _ => Err(format!("there is no {} /_simulate/{path}", request.method)),
+        _ => Err(format!("there is no {} /_simulate/{path}; GET /_simulate/ says what there is", request.method)),
     }
 }
 

@@ -149,6 +149,8 @@ impl Simulator {
             let (message, switches) = (fault.message.as_deref(), &self.state().switches);
             answer = Some(if api::parts(&request.path).is_some() {
                 api::error(switches, kind, message, fault.data.as_ref())
+            } else if method == "authorize" {
+                accounts::refuse(kind, message.unwrap_or_default())
             } else {
                 let extra = fault.data.iter().filter_map(|data| data.as_object()).flatten();
                 let extra = extra.map(|(name, value)| (name.as_str(), value.clone())).collect();

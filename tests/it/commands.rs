@@ -273,6 +273,9 @@ fn the_help_is_as_it_was_last_read() {
         "spool drain",
         "dead-letters",
         "dead-letters replay",
+        "webhooks",
+        "webhooks plan",
+        "webhooks unregister",
         "actions",
         "contract",
     ] {

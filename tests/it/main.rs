@@ -51,3 +51,4 @@ mod systemd;
 mod tls;
 mod topic_trouble;
 mod topics;
+mod webhooks;

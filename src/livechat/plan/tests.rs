@@ -189,15 +189,23 @@ fn where_three_stand_one_has_to_go_first() {
     let first = |registered: [Registration; 3], facts: &Facts| {
         let warnings = plan(&app(&event), &registered, facts).warnings;
         warnings.into_iter().find_map(|warning| match warning {
-            Warning::Full { action, first } => Some((action, first)),
+            Warning::Full { action, first, is_last } => Some((action, first, is_last)),
             _ => None,
         })
     };
-    let full = |first: Option<&str>| Some(("incoming_event".to_owned(), first.map(str::to_owned)));
-    assert_eq!(first([old("1"), old("2"), old("3")], &delivered(&["1", "3"])), full(Some("2")), "it delivers nothing");
-    assert_eq!(first([old("1"), old("2"), old("3")], &delivered(&["2", "1", "3"])), full(Some("2")), "longest ago");
-    assert_eq!(first([others("1"), old("2"), others("3")], &delivered(&["2"])), full(Some("2")));
-    assert_eq!(first([others("1"), others("2"), others("3")], &Facts::default()), full(None));
+    let full = |first: Option<&str>, is_last| Some(("incoming_event".to_owned(), first.map(str::to_owned), is_last));
+    assert_eq!(
+        first([old("1"), old("2"), old("3")], &delivered(&["1", "3"])),
+        full(Some("2"), false),
+        "it delivers nothing"
+    );
+    assert_eq!(
+        first([old("1"), old("2"), old("3")], &delivered(&["2", "1", "3"])),
+        full(Some("2"), false),
+        "longest ago"
+    );
+    assert_eq!(first([others("1"), old("2"), others("3")], &delivered(&["2"])), full(Some("2"), true));
+    assert_eq!(first([others("1"), others("2"), others("3")], &Facts::default()), full(None, false));
     assert_eq!(first([old("1"), old("2"), one("3", "thread_tagged")], &Facts::default()), None);
     assert_eq!(first([old("1"), old("2"), one("3", "incoming_event")], &Facts::default()), None, "nothing is added");
 }

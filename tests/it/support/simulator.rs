@@ -14,23 +14,8 @@
 //! await_that("it is delivered", || livechat.report()["answered"] == 1);
 //! ```
 //!
-//! | `/_simulate/…` | what it does |
-//! |---|---|
-//! | GET `state` | `setup`, `installations`, `registrations` (`id`, `action`, `url`, `secret_key`, …), `tokens`, `billed` (calls that cost money) |
-//! | GET `requests[?method=…]`, DELETE | each call in order: `method`, `http`, `path`, `query`, `headers`, `body` (text), `status`, `error` |
-//! | GET, POST, DELETE `switches` | what LiveChat leaves open (`src/simulate/switches.rs`, `Switches`); POST sets those that it names |
-//! | GET, POST, DELETE `faults` | what the next calls of a method meet (`Fault` there) |
-//! | POST `routes` | `{"https://relay.example": "http://127.0.0.1:1234"}`: where webhooks for such URLs go |
-//! | POST `install`, `uninstall` | `{client_id?, organization_id?, account_id?, scopes?}`; answers `{url, routed, code}`: what the browser opens, where that goes |
-//! | POST `chats` | begins a chat: `{text?, client_id?, bots?, source?, at?, deliver?, organization_id?}`; answers `chat_id`, `thread_id`, `deliveries` |
-//! | POST `chats/ID/message`, `…/tag`, `…/end` | `{text?, author?}`, `{tag?}`; or `chats/ID/ACTION`: any action of a chat, or sample such as `incoming_event.file` |
-//! | POST `happen/ACTION` | something outside of chats, such as `tag_created` |
-//! | POST `traffic` | `{rate, seconds}`: the mix of a busy account, in the background |
-//! | GET `deliveries`, DELETE | `happened`, `sent`, `answered`, `failed` (attempts), `dropped`, `pending`, and each of `deliveries` with its `attempts` |
-//!
-//! A fault: `{"method": "token", "skip": 0, "times": 1, "when": "before" | "after", "delay": 0.0, "headers": {}, "status": 500}` with
-//! `"error": "internal"` (and `message`, `data`) or `"answer"`: `html`, `truncated`, `redirect`, `large`, `empty`, `hang`, `close`. Methods are
-//! those of the API, `token`, `revoke`, `info`, `authorize`, or `*`. `after`: the call acts, and only its answer is lost. `times` 0: always.
+//! The endpoints and the members of faults are in `src/simulate/control.txt`, which GET `/_simulate/` answers; switches are the members of
+//! `Switches` in `src/simulate/switches.rs`.
 //!
 //! A browser: GET `/?response_type=code&client_id=…&redirect_uri=…&state=…` answers the consent page; POST of the same members as a form, with
 //! `decision=accept`, to `/` answers 302 to the redirect URI ([`Simulator::authorize`]). With the switch `skip_consent` GET does.

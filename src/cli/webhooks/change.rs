@@ -1,0 +1,140 @@
+//! `webhooks state`, `enable`, `disable` and `unregister`: single changes at LiveChat, each said before it is made.
+
+use serde_json::json;
+
+use super::{Common, confirm};
+use crate::cli::Failure;
+use crate::cli::items::count;
+use crate::cli::print::{GOOD, WARNING, out, visible};
+use crate::cli::spool::print_json;
+use crate::livechat::plan::{Facts, plan};
+use crate::livechat::{Api, App, Registration};
+
+#[derive(clap::Args)]
+pub struct Disable {
+    #[command(flatten)]
+    common: Common,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Unregister {
+    #[command(flatten)]
+    common: Common,
+    /// Their ids, as `webhooks list` shows them
+    #[arg(required_unless_present = "all", value_name = "ID")]
+    ids: Vec<String>,
+    /// All that come to this relay. Others of the same Client ID stay, unless their ids are given
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub async fn state(common: &Common) -> Result<(), Failure> {
+    let (app, api) = common.open()?;
+    show(common, &app, api.license_webhooks_enabled().await?)
+}
+
+pub async fn enable(common: &Common) -> Result<(), Failure> {
+    let (app, api) = common.open()?;
+    if !api.license_webhooks_enabled().await? {
+        api.enable_license_webhooks().await?;
+    }
+    show(common, &app, true)
+}
+
+fn show(common: &Common, app: &App, is_enabled: bool) -> Result<(), Failure> {
+    if common.json {
+        return print_json(&json!({ "app": app.name, "license_webhooks_enabled": is_enabled }));
+    }
+    if is_enabled {
+        return out(format_args!("{GOOD}enabled{GOOD:#}: LiveChat sends the webhooks of the app {}", app.name));
+    }
+    out(format_args!(
+        "{WARNING}disabled{WARNING:#}: LiveChat sends no webhooks of the app {}: they were disabled, or it is not installed",
+        app.name
+    ))
+}
+
+impl Disable {
+    pub async fn run(&self) -> Result<(), Failure> {
+        let (app, api) = self.common.open()?;
+        let what = format!(
+            "Disable the webhooks of the app {}? LiveChat then sends none for this license, and what happens meanwhile is lost.",
+            app.name
+        );
+        if !self.yes && !confirm(&what)? {
+            return Ok(());
+        }
+        api.disable_license_webhooks().await?;
+        show(&self.common, &app, false)
+    }
+}
+
+impl Unregister {
+    pub async fn run(&self) -> Result<(), Failure> {
+        let (app, api) = self.common.open()?;
+        let registered = api.list_webhooks().await?;
+        let chosen = self.chosen(&app, &registered)?;
+        if chosen.is_empty() && !self.common.json {
+            return out(format_args!("nothing that comes to this relay is registered"));
+        }
+        for registration in chosen.iter().filter(|_| !self.common.json) {
+            let Registration { id, action, url, .. } = registration;
+            out(format_args!("{}  {}  {}", visible(id), visible(action), visible(url)))?;
+        }
+        let what = format!(
+            "Unregister {}? Their events are no longer sent, and are lost.",
+            count(chosen.len() as u64, "webhook")
+        );
+        if !chosen.is_empty() && !self.yes && !confirm(&what)? {
+            return Ok(());
+        }
+        let removed = remove(&api, &chosen).await?;
+        if self.common.json {
+            return print_json(&json!({ "unregistered": removed }));
+        }
+        let removed = count(removed.len() as u64, "webhook");
+        out(format_args!("{removed} unregistered; LiveChat may go on sending for two minutes"))
+    }
+
+    /// What is to be removed, of what is registered.
+    fn chosen<'a>(&self, app: &App, registered: &'a [Registration]) -> Result<Vec<&'a Registration>, Failure> {
+        if self.all {
+            let foreign = plan(app, registered, &Facts::default()).foreign;
+            return Ok(registered.iter().filter(|one| foreign.iter().all(|foreign| foreign.id != one.id)).collect());
+        }
+        let find = |id: &String| {
+            let found = registered.iter().find(|registration| registration.id == *id);
+            let unknown = || {
+                format!(
+                    "{id} is not registered for the Client ID of the app {}; see `livechat-relay webhooks list`",
+                    app.name
+                )
+            };
+            found.ok_or_else(|| Failure::Failed(unknown()))
+        };
+        self.ids.iter().map(find).collect()
+    }
+}
+
+/// Removes them one after the other; their ids.
+///
+/// # Errors
+/// What LiveChat says, and how many were removed before.
+async fn remove<'a>(api: &Api, registrations: &[&'a Registration]) -> Result<Vec<&'a str>, Failure> {
+    let mut removed = Vec::new();
+    for registration in registrations {
+        let done = api.unregister_webhook(&registration.id).await;
+        done.map_err(|failure| {
+            let (of, left) = (registrations.len(), registrations.len() - removed.len());
+            Failure::Failed(format!("{failure}; {} of {of} are unregistered, {left} are not", removed.len()))
+        })?;
+        removed.push(registration.id.as_str());
+    }
+    Ok(removed)
+}

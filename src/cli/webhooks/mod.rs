@@ -1,0 +1,143 @@
+//! `webhooks`: what is registered at LiveChat, what the configuration wants there, and the way from the one to the other.
+
+mod adopt;
+mod change;
+mod console;
+mod list;
+mod plan;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::io::IsTerminal as _;
+
+use clap::Subcommand;
+
+use super::print::{WARNING, note};
+use super::{Failure, Source};
+use crate::config::Need;
+use crate::livechat::plan::Facts;
+use crate::livechat::{Api, App, Config, Kind, Registration};
+
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List what is registered for the app's Client ID
+    List(Common),
+    /// List what LiveChat offers, and compare it with what this version of the relay knows
+    Names(Common),
+    /// Compare what is registered with the configuration; changes nothing
+    Plan(plan::Arguments),
+    /// Print what is registered for the relay as configuration, such as what was made in Developer Console
+    Adopt(Common),
+    /// Say whether LiveChat sends the app's webhooks for the license of the credentials
+    State(Common),
+    /// Have LiveChat send the app's webhooks again, where they were disabled
+    Enable(Common),
+    /// Have LiveChat send none of the app's webhooks; what is registered stays
+    Disable(change::Disable),
+    /// Remove registrations
+    Unregister(change::Unregister),
+}
+
+/// What every command takes.
+#[derive(clap::Args)]
+pub struct Common {
+    #[command(flatten)]
+    pub source: Source,
+    /// The app; needed where several have a table [apps.livechat]
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+    /// Print JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::List(common) => list::list(&common).await,
+        Command::Names(common) => list::names(&common).await,
+        Command::Plan(arguments) => plan::run(&arguments).await,
+        Command::Adopt(common) => adopt::run(&common).await,
+        Command::State(common) => change::state(&common).await,
+        Command::Enable(common) => change::enable(&common).await,
+        Command::Disable(arguments) => arguments.run().await,
+        Command::Unregister(arguments) => arguments.run().await,
+    }
+}
+
+impl Common {
+    /// How LiveChat is reached, and the app that is meant.
+    pub fn load(&self, need: Need) -> Result<(Config, App), Failure> {
+        let livechat = self.source.load(need)?.livechat;
+        let app = chosen(&livechat.apps, self.app.as_deref())?.clone();
+        Ok((livechat, app))
+    }
+
+    /// The app that is meant, and its API.
+    pub fn open(&self) -> Result<(App, Api), Failure> {
+        let (livechat, app) = self.load(Need::LiveChat)?;
+        let api = Api::new(&livechat, &app)?;
+        Ok((app, api))
+    }
+}
+
+/// The app of this name, or the only one.
+fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
+    let names = || apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (apps, name) {
+        ([], _) => Err(Failure::Usage(
+            "no app of the configuration has a table [apps.livechat], with client_id and public_url; config/default.toml shows one"
+                .to_owned(),
+        )),
+        ([app], None) => Ok(app),
+        (_, None) => Err(Failure::Usage(format!("several apps have a table [apps.livechat]; choose one with --app: {}", names()))),
+        (_, Some(name)) => {
+            let found = apps.iter().find(|app| app.name == name);
+            let known = || format!("no app {name:?} has a table [apps.livechat]; these have: {}", names());
+            found.ok_or_else(|| Failure::Usage(known()))
+        }
+    }
+}
+
+/// What is registered, and what else a plan takes into account.
+///
+/// # Errors
+/// Without a listing.
+async fn survey(api: &Api) -> Result<(Vec<Registration>, Facts), Failure> {
+    let registered = api.list_webhooks().await?;
+    let enabled = match api.license_webhooks_enabled().await {
+        Ok(enabled) => Some(enabled),
+        Err(failure) if failure.kind == Kind::NotFound => Some(false),
+        // The state has scopes of its own, which who only registers need not have.
+        Err(failure) => {
+            note(format_args!("{WARNING}whether LiveChat sends webhooks is not known:{WARNING:#} {failure}"));
+            None
+        }
+    };
+    Ok((registered, Facts { enabled, notices: api.notices(), ..Facts::default() }))
+}
+
+/// Asks on the terminal whether to go on. `what` is a question.
+///
+/// # Errors
+/// [`Failure::Usage`]: there is no terminal to ask on.
+pub fn confirm(what: &str) -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("{what} There is no terminal to ask on: add --yes")));
+    }
+    note(format_args!("{what} [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+    let is_yes = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !is_yes {
+        note(format_args!("nothing was changed"));
+    }
+    Ok(is_yes)
+}

@@ -1,0 +1,143 @@
+//! `webhooks plan`: what is to be done so that LiveChat has what the configuration wants.
+
+use super::show::{action, filters_text, indented, title, wanted_details, wrapped};
+use super::{Common, console, survey};
+use crate::cli::Failure;
+use crate::cli::items::count;
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, out, visible};
+use crate::cli::spool::print_json;
+use crate::config::Need;
+use crate::livechat::plan::{Facts, Plan, Removal, Why, differences, plan};
+use crate::livechat::{Api, App, Wanted};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Print what to click and to type in Developer Console instead
+    #[arg(long, conflicts_with = "json")]
+    console: bool,
+    /// End with exit code 2 where there is something to do
+    #[arg(long)]
+    exit_code: bool,
+}
+
+pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let (livechat, app) = arguments.common.load(Need::LiveChat)?;
+    let plan = if arguments.console && app.credential.is_none() {
+        plan(&app, &[], &Facts::default())
+    } else {
+        let (registered, facts) = survey(&Api::new(&livechat, &app)?).await?;
+        plan(&app, &registered, &facts)
+    };
+    if arguments.console {
+        out(format_args!("{}", console::text(&app, &plan).trim_end()))?;
+    } else if arguments.common.json {
+        let mut json = serde_json::to_value(&plan).map_err(Failure::failed)?;
+        json["app"] = app.name.as_str().into();
+        json["client_id"] = app.client_id.as_str().into();
+        json["api_version"] = app.version.name().into();
+        print_json(&json)?;
+    } else {
+        out(format_args!("{}", text(&app, &plan).trim_end()))?;
+    }
+    if arguments.exit_code && !plan.is_empty() { Err(Failure::Pending) } else { Ok(()) }
+}
+
+/// A plan for people, within 80 columns but for ids and URLs.
+pub fn text(app: &App, plan: &Plan) -> String {
+    let mut text = format!("{}\nWebhooks go to {}\n", title(app), app.webhook_url());
+    if !plan.is_empty() {
+        text.push('\n');
+    }
+    let replaced = |wanted: &Wanted| {
+        let is_of = |removal: &&Removal| removal.why == Why::Replaced && removal.registration.action == wanted.action;
+        plan.remove.iter().filter(is_of).collect::<Vec<_>>()
+    };
+    for wanted in &plan.add {
+        let name = action(&wanted.action);
+        let Some((first, others)) = replaced(wanted).split_first().map(|(first, others)| (*first, others.to_vec()))
+        else {
+            text += &format!("  {GOOD}+{GOOD:#}   {}\n", name.trim_end());
+            text += &indented(&wanted_details(wanted), 10);
+            continue;
+        };
+        text +=
+            &format!("  {WARNING}+/-{WARNING:#} {name}  {DIM}replaces {}{DIM:#}\n", visible(&first.registration.id));
+        text += &indented(&changes(first, wanted), 10);
+        for removal in others {
+            text += &format!("{:39}{DIM}and {}{DIM:#}\n", "", visible(&removal.registration.id));
+            text += &indented(&changes(removal, wanted), 10);
+        }
+    }
+    let is_added = |removal: &&Removal| plan.add.iter().any(|wanted| wanted.action == removal.registration.action);
+    for removal in plan.remove.iter().filter(|removal| removal.why != Why::Replaced || !is_added(removal)) {
+        let why = match removal.why {
+            Why::NotWanted => "not in the configuration",
+            Why::Replaced => "another one is as wanted",
+            Why::Copy => "a copy: another one is the same, and delivers",
+        };
+        let registration = &removal.registration;
+        text += &format!(
+            "  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}\n",
+            action(&registration.action),
+            visible(&registration.id)
+        );
+        text += &format!("{:10}{DIM}{why}{DIM:#}\n", "");
+    }
+    if !plan.foreign.is_empty() {
+        text += "\nLeft alone, of the same Client ID:\n";
+        for foreign in &plan.foreign {
+            text += &format!("      {}  {DIM}{}{DIM:#}\n", action(&foreign.action), visible(&foreign.id));
+            text += &format!("{:10}{DIM}{}{DIM:#}\n", "", visible(&foreign.url));
+        }
+    }
+    text.push('\n');
+    for warning in &plan.warnings {
+        text += &format!("{WARNING}Warning:{WARNING:#} {}\n", wrapped(&visible(&warning.to_string()), 9));
+    }
+    if !plan.warnings.is_empty() {
+        text.push('\n');
+    }
+    text + &summary(plan)
+}
+
+/// What differs between a registration and what replaces it.
+fn changes(removal: &Removal, wanted: &Wanted) -> Vec<(&'static str, String)> {
+    let Removal { registration: old, .. } = removal;
+    let joined = |data: &std::collections::BTreeSet<String>| data.iter().cloned().collect::<Vec<_>>().join(", ");
+    let change = |name| {
+        let (from, to) = match name {
+            "url" => (old.url.clone(), "as above".to_owned()),
+            "type" => (old.level.name().to_owned(), wanted.level.name().to_owned()),
+            "filters" => {
+                let unknown =
+                    old.unknown_filters.as_ref().map(|unknown| format!("{unknown}, which the relay does not know"));
+                let known = Some(filters_text(&old.filters)).filter(|text| !text.is_empty());
+                let all: Vec<_> = known.into_iter().chain(unknown).collect();
+                (all.join(" and "), filters_text(&wanted.filters))
+            }
+            _ => (old.additional_data.as_ref().map(joined).unwrap_or_default(), joined(&wanted.additional_data)),
+        };
+        let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+        (name, format!("{} → {}", or_none(from), or_none(to)))
+    };
+    differences(old, wanted).into_iter().map(change).collect()
+}
+
+fn summary(plan: &Plan) -> String {
+    let (unchanged, foreign) = (plan.unchanged.len(), plan.foreign.len());
+    let left = if foreign > 0 { format!(", {foreign} left alone") } else { String::new() };
+    if plan.is_empty() {
+        return format!("Nothing to do: {unchanged} as wanted{left}.\n");
+    }
+    let (add, remove) = (plan.add.len(), plan.remove.len());
+    let cost = format!(
+        "`livechat-relay webhooks apply` does it with {} and a few that list. LiveChat bills calls of private apps and of personal access tokens.",
+        count(plan.calls() as u64, "call")
+    );
+    format!(
+        "Plan: {add} to register, {remove} to unregister, {unchanged} as wanted{left}.\n{DIM}{}{DIM:#}\n",
+        wrapped(&cost, 0)
+    )
+}
