@@ -2,6 +2,7 @@
 
 mod access;
 mod actions;
+mod auth;
 mod backfill;
 mod check;
 mod contract;
@@ -65,6 +66,8 @@ enum Command {
     Backfill(backfill::Arguments),
     /// See which webhooks are registered at LiveChat, and bring them into line with the configuration
     Webhooks(webhooks::Arguments),
+    /// Let the relay act for an app at LiveChat: log in, see what it may do, log out
+    Auth(auth::Arguments),
     /// List LiveChat's actions, and what becomes of each
     Actions(actions::Arguments),
     /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
@@ -185,6 +188,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
             Command::Backfill(arguments) => backfill::run(arguments).await,
             Command::Webhooks(arguments) => webhooks::run(arguments).await,
+            Command::Auth(arguments) => auth::run(arguments).await,
             Command::Actions(arguments) => actions::run(&arguments),
             Command::Contract(arguments) => contract::run(&arguments),
         }

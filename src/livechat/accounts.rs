@@ -373,6 +373,20 @@ fn scopes(text: &str) -> BTreeSet<String> {
     text.split([',', ' ']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }
 
+/// Whether who has the scope `have` has `needed`, too: writing is reading, `all` is `access`, and that is `my`.
+pub fn covers(have: &str, needed: &str) -> bool {
+    fn parts(scope: &str) -> Option<(&str, usize, usize)> {
+        let (names, right) = scope.rsplit_once(':')?;
+        let (resource, level) = names.split_once("--").unwrap_or((names, "all"));
+        let place = |known: &[&str], name| known.iter().position(|known| *known == name);
+        Some((resource, place(&["my", "access", "all"], level)?, place(&["ro", "rw"], right)?))
+    }
+    match (parts(have), parts(needed)) {
+        (Some(have), Some(needed)) => have.0 == needed.0 && have.1 >= needed.1 && have.2 >= needed.2,
+        _ => have == needed,
+    }
+}
+
 /// What LiveChat leaves out of a refresh stays as it was.
 fn pair(app: &App, response: &Response, old: Option<&TokenPair>) -> TokenPair {
     let extra = response.extra_fields();

@@ -72,7 +72,8 @@ impl Api {
     }
 
     /// Registers a webhook; its id. LiveChat makes another one of a second call, so after an outcome that is not known, what is
-    /// registered is looked at before another try: a webhook as `wanted` whose id is not `known` is the one.
+    /// registered is looked at before the one other try: a webhook as `wanted` whose id is not `known` is it. That takes as long as a
+    /// listing may lag.
     ///
     /// # Errors
     /// It is not registered; or whether it is, is not known, which the text says.
@@ -103,29 +104,28 @@ impl Api {
             optional.into_iter().filter(|(.., is_absent)| !is_absent).map(|(name, value, _)| (name.to_owned(), value)),
         );
         let call = Call { secret: Some(secret_key), ..Call::new("register_webhook", body) };
-        let mut retries = self.caller.retries();
+        let mut is_second = false;
         loop {
             let failed = match self.caller.unrepeated::<Registered>(&call).await {
                 Ok(registered) => return Ok(registered.id),
                 Err(failed) if !failed.may_be_done => return Err(failed.into()),
                 Err(failed) => failed,
             };
-            match self.look_for(wanted, known).await {
+            let Failure { kind, what, remedy } = failed.failure;
+            let unknown = match self.look_for(wanted, known).await {
                 Ok(Some(id)) => return Ok(id),
-                Ok(None) => retries.after(failed).await?,
-                Err(listing) => {
-                    let Failure { kind, what, remedy } = failed.failure;
-                    let what = format!(
-                        "{what}; whether {} is registered is not known, because {}",
-                        wanted.action, listing.failure.what
-                    );
-                    return Err(Failure {
-                        kind,
-                        what,
-                        remedy: format!("{remedy}, and see `livechat-relay webhooks plan`"),
-                    });
+                Ok(None) if kind == Kind::Unavailable && !is_second => {
+                    is_second = true;
+                    continue;
                 }
-            }
+                Ok(None) => format!("{what}; no listing has {} since then", wanted.action),
+                Err(listing) => {
+                    let why = listing.failure.what;
+                    format!("{what}; whether {} is registered is not known, because {why}", wanted.action)
+                }
+            };
+            let remedy = format!("{remedy}, and see `livechat-relay webhooks plan`");
+            return Err(Failure { kind, what: unknown, remedy });
         }
     }
 
@@ -275,7 +275,7 @@ pub fn filters(filters: &Filters) -> Value {
 }
 
 /// As `list_webhooks` shows them, and what of them is not known. Empty ones filter nothing, and are left out.
-fn read_filters(mut members: Map<String, Value>) -> (Filters, Map<String, Value>) {
+pub(super) fn read_filters(mut members: Map<String, Value>) -> (Filters, Map<String, Value>) {
     let mut read = Filters::default();
     let mut presence = match members.remove("chat_presence") {
         Some(Value::Object(presence)) => presence,

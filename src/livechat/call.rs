@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::http::{ANSWER_BYTES_MAX, Answer, FailedAttempt, Http, Retries, retry_after, shown, text};
+use super::http::{ANSWER_BYTES_MAX, Answer, FailedAttempt, Http, retry_after, shown, text};
 use super::tokens::Session;
 use super::{App, Config, Credential, Failure, Kind, Version};
 
@@ -118,10 +118,6 @@ impl Caller {
     /// How many calls LiveChat may have billed until now.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
-    }
-
-    pub fn retries(&self) -> Retries<'_> {
-        self.http.retries()
     }
 
     /// A call that may be repeated, as often as the configuration lets it.

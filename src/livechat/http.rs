@@ -177,7 +177,11 @@ impl Http {
             let remedy = "a token or an account_id of the configuration has characters that no header takes";
             return FailedAttempt::undone(Kind::Local, format!("{name}: the request cannot be made"), remedy);
         }
-        let remedy = format!("try again; if that goes on, check that this machine reaches {}", self.host());
+        let remedy = if error.is_timeout() && !error.is_connect() {
+            "try again; if that goes on, raise livechat.timeout".to_owned()
+        } else {
+            format!("try again; if that goes on, check that this machine reaches {}", self.host())
+        };
         if error.is_connect() {
             return FailedAttempt::undone(Kind::Unavailable, what, remedy);
         }
@@ -262,12 +266,12 @@ fn causes(error: &reqwest::Error) -> String {
 fn certificate_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if let Some(tls @ rustls::Error::InvalidCertificate(_)) = tls {
+        if let Some(tls @ rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
             return Some(tls);
         }
-        cause = error.source();
+        // What an I/O error wraps is not its source.
+        let wrapped = error.downcast_ref().and_then(io::Error::get_ref);
+        cause = wrapped.map_or_else(|| error.source(), |wrapped| Some(wrapped));
     }
     None
 }

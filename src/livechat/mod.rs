@@ -20,13 +20,13 @@ use std::time::Duration;
 use rustls::RootCertStore;
 use secrecy::SecretString;
 
-pub use accounts::{Accounts, Info, Login};
-pub use api::{Api, Offered};
+pub use accounts::{Accounts, Info, Login, covers};
+pub use api::{Api, Offered, filters};
 pub use archives::{ArchivePage, Archives};
 pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
-pub use tokens::{TokenFile, TokenPair};
+pub use tokens::{Session, TokenFile, TokenPair};
 
 /// `[livechat]`: how LiveChat is reached, and how often it is asked.
 #[derive(Clone, Debug)]
@@ -129,3 +129,6 @@ pub enum Credential {
     /// The file that `auth login` writes and each refresh replaces.
     Tokens(PathBuf),
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, Info};
 use super::http::FailedAttempt;
 use super::{App, Config, Failure, Kind};
 
 /// A token that ends within this time is refreshed before it is used.
 const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// Another process has the lock for one request to LiveChat, which `livechat.timeout` limits.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
+/// Another process has the lock for one request to LiveChat, and `livechat.timeout` is two minutes at most.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(150);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A pair of tokens is shorter. So much room is taken before a refresh, so that a full disk is met before the old pair has ended.
@@ -102,13 +102,25 @@ impl TokenFile {
         }))
     }
 
+    /// Whether others than its owner may read it, as after a copy.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn is_exposed(&self) -> Result<bool, Failure> {
+        let file = std::fs::metadata(&self.path).map_err(|e| cannot(&self.path, "read", &e))?;
+        Ok(file.mode() & 0o077 != 0)
+    }
+
     /// Waits until no other process has the lock.
     ///
     /// # Errors
     /// The directory cannot be written, or another process goes on refreshing.
     pub async fn lock(&self) -> Result<LockedFile, Failure> {
         let path = beside(&self.path, "lock");
-        let open = || OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let open = || {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
+            give_to_owner(&file, &path).map(|()| file)
+        };
         let file = open().map_err(|e| cannot(&path, "written", &e))?;
         let locked = async {
             loop {
@@ -144,6 +156,7 @@ impl LockedFile {
                 _ => {}
             }
             let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
+            give_to_owner(&file, &new)?;
             file.write_all(&[b' '; ROOM])?;
             file.sync_all()?;
             Ok(file)
@@ -185,8 +198,7 @@ impl Reserved {
             self.file.set_len(json.len() as u64)?;
             self.file.sync_all()?;
             std::fs::rename(&self.new, &self.path)?;
-            let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
-            File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+            File::open(directory(&self.path))?.sync_all()
         };
         replace().map_err(|e| cannot(&self.path, "written", &e))
     }
@@ -198,6 +210,19 @@ impl Drop for Reserved {
     }
 }
 
+/// What root writes, as by `auth login`, the relay's user has to read: that is whose directory it is.
+fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
+    let owner = std::fs::metadata(directory(path))?;
+    if rustix::process::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {
+        return fchown(file, Some(owner.uid()), Some(owner.gid()));
+    }
+    Ok(())
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// `tokens.json.lock` for `tokens.json`.
 fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -207,7 +232,8 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
 
 fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
     let what = format!("{} cannot be {what}: {error}", path.display());
-    let remedy = "the directory of apps.livechat.tokens needs room, and the relay's user has to own it".to_owned();
+    let remedy = "the directory of apps.livechat.tokens has to be there, with room, and to belong to the relay's user"
+        .to_owned();
     Failure { kind: Kind::Local, what, remedy }
 }
 
@@ -233,7 +259,7 @@ impl Session {
     ///
     /// # Errors
     /// There is none, or it cannot be refreshed.
-    pub async fn token(&self) -> Result<SecretString, FailedAttempt> {
+    pub(super) async fn token(&self) -> Result<SecretString, FailedAttempt> {
         let mut current = self.current.lock().await;
         let pair = match current.take() {
             Some(pair) => pair,
@@ -248,7 +274,7 @@ impl Session {
     ///
     /// # Errors
     /// It cannot be refreshed.
-    pub async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
+    pub(super) async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
         let mut current = self.current.lock().await;
         if current.take_if(|pair| pair.access_token.expose_secret() == stale.expose_secret()).is_some()
             || current.is_none()
@@ -256,6 +282,21 @@ impl Session {
             *current = Some(self.refreshed(stale).await?);
         }
         Ok(())
+    }
+
+    /// What LiveChat says of the access token; of a new one, where it does not take the old one.
+    ///
+    /// # Errors
+    /// There is none, it cannot be refreshed, or LiveChat cannot be reached.
+    pub async fn info(&self) -> Result<Info, Failure> {
+        let token = self.token().await?;
+        match self.accounts.info(&token).await {
+            Err(failure) if failure.kind == Kind::Authentication => {
+                self.renew(&token).await?;
+                self.accounts.info(&self.token().await?).await
+            }
+            info => info,
+        }
     }
 
     /// In a task of its own: who does not wait for it any longer ends no refresh half way, of which the new pair would be lost.

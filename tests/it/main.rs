@@ -3,6 +3,7 @@
 mod acme;
 mod app_webhooks;
 mod apps;
+mod auth;
 mod backfill;
 mod bad_input;
 mod check_request;

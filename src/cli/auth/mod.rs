@@ -1,0 +1,88 @@
+//! `auth`: lets the relay act for an app at LiveChat (`login`), says what it may do (`status`), and ends that (`logout`).
+
+mod callback;
+mod login;
+mod status;
+
+use std::path::Path;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::Failure;
+use super::print::{GOOD, out};
+use super::spool::print_json;
+use super::webhooks::Common;
+use crate::config::Need;
+use crate::livechat::{Accounts, App, Credential, TokenFile};
+
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Get tokens for an app: a person lets it in on LiveChat's page, in a browser
+    Login(login::Arguments),
+    /// Say for whom the relay acts at LiveChat, what it may do, and what is missing
+    Status(Common),
+    /// End the tokens of an app at LiveChat, and remove their file
+    Logout(Common),
+}
+
+pub async fn run(arguments: Arguments) -> Result<(), Failure> {
+    match arguments.command {
+        Command::Login(arguments) => login::run(&arguments).await,
+        Command::Status(common) => status::run(&common).await,
+        Command::Logout(common) => logout(&common).await,
+    }
+}
+
+/// The file of the app's tokens.
+fn tokens(app: &App) -> Result<&Path, Failure> {
+    match &app.credential {
+        Some(Credential::Tokens(path)) => Ok(path),
+        Some(Credential::Personal { .. }) => Err(Failure::Usage(format!(
+            "the app {} has a personal access token, which needs no login, and is ended where it was made: \
+             https://www.text.com/app/settings/integrations/api-access/personal-access-tokens",
+            app.name
+        ))),
+        None => Err(Failure::Usage(format!(
+            "the app {} has no file for tokens; set tokens in its [apps.livechat], such as \"/var/lib/livechat-relay/tokens.json\"",
+            app.name
+        ))),
+    }
+}
+
+async fn logout(common: &Common) -> Result<(), Failure> {
+    let (livechat, app) = common.load(Need::LiveChat)?;
+    let path = tokens(&app)?;
+    let file = TokenFile::new(path);
+    let was_there = file.read()?.is_some();
+    if was_there {
+        // Under the lock, so that nothing that is refreshed meanwhile stays good.
+        let locked = file.lock().await?;
+        let accounts = Accounts::new(&livechat)?;
+        if let Some(pair) = file.read()? {
+            // Each ends the other; but an access token that has ended by itself ends nothing.
+            for token in pair.refresh_token.iter().chain([&pair.access_token]) {
+                accounts.revoke(token).await?;
+            }
+        }
+        locked.remove()?;
+    }
+    if common.json {
+        return print_json(&json!({ "app": app.name, "revoked": was_there }));
+    }
+    if was_there {
+        return out(format_args!(
+            "{GOOD}logged out{GOOD:#}: the tokens of the app {} are revoked, and {} is removed",
+            app.name,
+            path.display()
+        ));
+    }
+    out(format_args!("the app {} has no tokens: {} is not there", app.name, path.display()))
+}
