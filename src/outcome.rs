@@ -11,6 +11,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::{Rejection, labels};
 
 /// All that can become of a request to the webhook listener.
@@ -194,6 +196,46 @@ impl Outcome {
                 Refusal::TooManyFailures => (429, "too many webhooks with a wrong secret key; try again later\n"),
             },
         }
+    }
+}
+
+/// What has become of the events of a backfill.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backfilled {
+    pub published: u64,
+    pub spooled: u64,
+    /// The relay has published the same event a moment ago.
+    pub duplicate: u64,
+    pub dead_lettered: u64,
+    pub dropped: u64,
+    /// Not durable: they have to be sent again.
+    pub unavailable: u64,
+    /// Why the first of those is not.
+    pub reason: Option<String>,
+}
+
+impl Backfilled {
+    pub fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Published => &mut self.published,
+            Outcome::Spooled => &mut self.spooled,
+            Outcome::Duplicate => &mut self.duplicate,
+            Outcome::DeadLettered => &mut self.dead_lettered,
+            Outcome::Dropped => &mut self.dropped,
+            Outcome::Unavailable(_) | Outcome::Rejected(_) | Outcome::Refused(_) => &mut self.unavailable,
+        } += 1;
+        if let (None, Outcome::Unavailable(reason)) = (&self.reason, outcome) {
+            self.reason = Some(reason.label().to_owned());
+        }
+    }
+
+    /// Adds what has become of others.
+    pub fn add(&mut self, other: &Self) {
+        self.published += other.published;
+        self.spooled += other.spooled;
+        self.duplicate += other.duplicate;
+        self.dead_lettered += other.dead_lettered;
+        self.dropped += other.dropped;
     }
 }
 

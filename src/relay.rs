@@ -38,7 +38,6 @@ use crate::shutdown::Shutdown;
 use crate::spool::Way;
 use crate::telemetry::Throttles;
 pub use backend::{Backend, Durable};
-pub use backfill::Backfilled;
 pub use dates::Notice;
 use detached::Detached;
 

@@ -20,7 +20,7 @@ use crate::control::{Answer, Request};
 use crate::event::Archived;
 use crate::livechat::backfill::{Span, Tenant, Thread, running_before, thread};
 use crate::livechat::{self, Archives, Credential, Kind, TokenFile, Version};
-use crate::relay::Backfilled;
+use crate::outcome::Backfilled;
 use cursor::{Cursor, Step};
 
 #[derive(clap::Args)]
@@ -56,7 +56,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// What was read, and what became of it. What is read twice counts twice.
+/// What was read, and what became of it. Of what is sent to the relay twice, `delivered` has both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     running_chats: u64,
@@ -161,8 +161,8 @@ impl Arguments {
             if from >= to {
                 return Err(Failure::Usage(format!("--from {from} is not before --to {to}")));
             }
-            let (app, counts) = (app.name.clone(), Counts::default());
-            return Ok(Cursor { app, from, to, step: Step::RunningChats, counts });
+            let (app, counts, before_archive) = (app.name.clone(), Counts::default(), Counts::default());
+            return Ok(Cursor { app, from, to, step: Step::RunningChats, counts, before_archive });
         };
         let Cursor { app: its_app, from: its_from, to: its_to, step, .. } = &cursor;
         if *its_app != app.name || *its_from != from || self.to.is_some_and(|to| to != *its_to) {
@@ -222,6 +222,7 @@ impl Backfill {
     async fn run(&mut self) -> Result<(), Failure> {
         if self.cursor.step == Step::RunningChats {
             self.running_chats().await?;
+            self.cursor.before_archive = self.cursor.counts.clone();
             self.advance(Step::Archive { page_id: None })?;
         }
         self.archive().await?;
@@ -236,11 +237,13 @@ impl Backfill {
             let to = self.span.to;
             for id in page.chats.iter().filter_map(|summary| running_before(summary, to)) {
                 match self.archives.chat(&id).await {
-                    Ok(chat) => self.take(&chat).await?,
+                    Ok(chat) => {
+                        self.take(&chat).await?;
+                        self.cursor.counts.running_chats += 1;
+                    }
                     Err(failure) if failure.kind == Kind::NotFound => {} // no longer there, or not for this account
                     Err(failure) => return Err(Failure::failed(failure)),
                 }
-                self.cursor.counts.running_chats += 1;
             }
             self.flush().await?;
             match page.next_page_id {
@@ -266,6 +269,8 @@ impl Backfill {
                     restarts += 1;
                     seen.clear();
                     threads = 0;
+                    let delivered = self.cursor.counts.delivered.clone();
+                    self.cursor.counts = Counts { delivered, ..self.cursor.before_archive.clone() };
                     self.advance(Step::Archive { page_id: None })?;
                     continue;
                 }

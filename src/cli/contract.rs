@@ -14,6 +14,7 @@ use super::{Failure, print};
 use crate::event::actions::Slot;
 use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::UNLISTED;
+use crate::livechat::backfill;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -105,7 +106,11 @@ fn schema_of(listed: &Listed, words: &Value) -> Value {
         "description": words["description"],
         "allOf": [{ "$ref": format!("../{DEFS}#/$defs/webhook") }],
         "type": "object",
-        "required": if listed.action == UNLISTED { json!(["payload"]) } else { json!(["webhook_id", "action", "payload"]) },
+        "required": match listed.action {
+            UNLISTED => json!(["payload"]),
+            action if backfill::ACTIONS.contains(&action) => json!(["action", "payload"]),
+            _ => json!(["webhook_id", "action", "payload"]),
+        },
         "properties": properties,
         "x-livechat": {
             "topic": listed.topic,

@@ -21,7 +21,7 @@ pub use socket::serve;
 use crate::dead_letter::DeadLetters;
 use crate::deliveries::Seen;
 use crate::event::Archived;
-use crate::relay::Backfilled;
+use crate::outcome::Backfilled;
 use crate::spool::{self, DAMAGED, DEAD_LETTERS, Size, Spool, Verified};
 
 /// `[control]`.

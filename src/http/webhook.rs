@@ -24,8 +24,8 @@ use crate::event::{Archived, Rejection, explain, traceparent};
 use crate::livechat;
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
-use crate::outcome::{ConnectionEnd, Outcome, Refusal};
-use crate::relay::{Backfilled, Endpoint, Policy, Relay};
+use crate::outcome::{Backfilled, ConnectionEnd, Outcome, Refusal};
+use crate::relay::{Endpoint, Policy, Relay};
 
 /// `[server]`, but for the limits of its connections.
 #[derive(Clone, Debug)]

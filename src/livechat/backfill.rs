@@ -10,6 +10,9 @@ use serde_json::value::RawValue;
 use crate::event::json::{list, members, object, text};
 use crate::event::{Archived, Author};
 
+/// What can be made of an archive; the order is that of [`Thread::made`].
+pub const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "chat_deactivated"];
+
 /// Whose events they are. It is part of the ids, so it has to be as in LiveChat's own webhooks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tenant {
@@ -36,7 +39,7 @@ impl Span {
 pub struct Thread {
     /// In the order in which they happened.
     pub webhooks: Vec<Archived>,
-    /// How many of those are `incoming_chat`, `incoming_event` and `chat_deactivated`.
+    /// How many of those have each of [`ACTIONS`].
     pub made: [u64; 3],
     /// LiveChat does not show the thread's events: they are older than the account's plan has them.
     pub is_restricted: bool,
@@ -59,7 +62,7 @@ pub fn thread(chat: &RawValue, span: &Span, tenant: &Tenant) -> Thread {
 
     if began.is_some_and(|time| span.has(time)) {
         let chat = chat_without_events(&chat, &thread);
-        made.add(0, webhook("incoming_chat", &members([("chat", Some(&chat))]), tenant), None);
+        made.add(0, webhook(ACTIONS[0], &members([("chat", Some(&chat))]), tenant), None);
     }
     let mut last = began;
     for event in list(thread.get("events").copied()) {
@@ -72,13 +75,13 @@ pub fn thread(chat: &RawValue, span: &Span, tenant: &Tenant) -> Thread {
         if span.has(time) {
             let author = text(&parts, "author_id").and_then(|id| authors.get(&*id).copied());
             let payload = members([("chat_id", chat_id), ("thread_id", thread_id), ("event", Some(event.get()))]);
-            made.add(1, webhook("incoming_event", &payload, tenant), author);
+            made.add(1, webhook(ACTIONS[1], &payload, tenant), author);
         }
     }
     let has_ended = thread.get("active").is_some_and(|active| active.get() == "false");
     if has_ended && last.is_some_and(|time| span.has(time)) {
         let payload = members([("chat_id", chat_id), ("thread_id", thread_id)]);
-        made.add(2, webhook("chat_deactivated", &payload, tenant), None);
+        made.add(2, webhook(ACTIONS[2], &payload, tenant), None);
     }
     made
 }

@@ -15,7 +15,7 @@ struct Place {
     livechat: Simulator,
     mock: Mock,
     relay: Relay,
-    _spool: tempfile::TempDir,
+    spool: tempfile::TempDir,
 }
 
 impl Place {
@@ -33,7 +33,7 @@ impl Place {
             ("spool.directory", &directory),
         ]);
         livechat.route_to(relay.webhooks);
-        Self { livechat, mock, relay, _spool: spool }
+        Self { livechat, mock, relay, spool }
     }
 
     /// A chat at this minute of an hour, which only the archive knows of unless it is delivered.
@@ -58,6 +58,13 @@ impl Place {
         output
     }
 
+    /// What a backfill that succeeds has read.
+    fn counts(&self, arguments: &[&str]) -> Value {
+        let output = self.backfill(arguments);
+        assert!(output.status.success(), "{}", text(&output));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["counts"].take()
+    }
+
     fn events(&self, action: &str) -> Vec<Value> {
         let messages = self.mock.read(&format!("livechat.{action}"));
         messages.iter().map(|message| serde_json::from_slice(&message.value).expect("JSON")).collect()
@@ -70,11 +77,6 @@ fn at(minute: u32) -> String {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
-
-fn counts(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", text(output));
-    serde_json::from_slice::<Value>(&output.stdout).expect("JSON")["counts"].take()
 }
 
 #[test]
@@ -92,7 +94,7 @@ fn what_was_delivered_and_what_is_read_from_the_archive_have_the_same_ids() {
     }
     await_that("all is delivered", || place.livechat.report()["answered"] == 6);
 
-    let counts = counts(&place.backfill(&["--to", &at(10)]));
+    let counts = place.counts(&["--to", &at(10)]);
     assert_eq!(
         (&counts["threads"], &counts["running_chats"], &counts["chat_deactivated"]),
         (&json!(1), &json!(1), &json!(1))
@@ -138,7 +140,7 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
 
     place.livechat.delete("faults");
     place.livechat.delete("requests");
-    let counts = counts(&place.backfill(&[]));
+    let counts = place.counts(&[]);
     assert_eq!((&counts["threads"], &counts["incoming_chat"]), (&json!(101), &json!(101)), "{counts}");
     let bodies: Vec<_> =
         place.livechat.requests("list_archives").iter().map(|request| request["body"].to_string()).collect();
@@ -148,6 +150,13 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
     assert!(!found.contains(&json!(late).to_string()));
     let again = place.backfill(&[]);
     assert!(again.status.code() == Some(1) && text(&again).contains("is complete"), "{}", text(&again));
+
+    // A page id that LiveChat does not know any more: the archive is read from its beginning.
+    let file = place.spool.path().join("backfill-default.json");
+    let mut cursor: Value = serde_json::from_slice(&std::fs::read(&file).expect("the cursor")).expect("JSON");
+    cursor["step"] = json!({"archive": {"page_id": "of-last-year"}});
+    std::fs::write(&file, cursor.to_string()).expect("written");
+    assert_eq!(place.counts(&[])["threads"], 101);
 }
 
 #[test]

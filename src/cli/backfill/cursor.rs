@@ -19,6 +19,8 @@ pub struct Cursor {
     pub to: Timestamp,
     pub step: Step,
     pub counts: Counts,
+    /// Those of the running chats: what the archive begins with, where it is read from its beginning.
+    pub before_archive: Counts,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +82,7 @@ mod tests {
             to: Timestamp::now(),
             step: Step::RunningChats,
             counts: Counts::default(),
+            before_archive: Counts::default(),
         };
         for step in [Step::RunningChats, Step::Archive { page_id: Some("p".to_owned()) }, Step::Done] {
             cursor.step = step;

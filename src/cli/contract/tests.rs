@@ -1,16 +1,20 @@
 //! The contract holds what it says: its files are current, and every sample of a webhook becomes an event that is valid.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::Timestamp;
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::{Registry, Resource, Validator};
 use secrecy::SecretString;
+use serde_json::value::RawValue;
 
 use super::*;
 use crate::event::initial::Initial;
 use crate::event::receive::receive;
 use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
-use crate::event::{Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
+use crate::event::{Archived, Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
+use crate::livechat::backfill::{Span, Tenant, thread};
 use crate::samples::traffic::{Traffic, one_of_each};
 
 fn root() -> &'static Path {
@@ -127,17 +131,30 @@ fn event(body: &str) -> Value {
     events(body).swap_remove(0)
 }
 
-/// That, and those that were inside of it.
+/// That, those that were inside of it, and where it is a chat, those that are made of it as if it stood in the archive.
 fn events(body: &str) -> Vec<Value> {
     let secret = serde_json::from_str::<Value>(body).expect("JSON")["secret_key"].as_str().expect("a key").to_owned();
     let keyring = Keyring::new([("only".to_owned(), &SecretString::from(secret))]);
     let (verified, _) =
         verify(receive(body.as_bytes()).expect("a webhook"), &keyring, receipt().time).ok().expect("its key");
     let initial = Initial::of(&verified);
-    let webhooks = [verified].into_iter().chain(initial.webhooks());
+    let archived = archived(body);
+    let archived = archived.iter().map(|archived| archived.webhook().expect("a webhook"));
+    let webhooks = [verified].into_iter().chain(initial.webhooks()).chain(archived);
     webhooks
         .map(|webhook| published(normalize::normalize(webhook, receipt()), Topics::new(TOPIC_PREFIX, |_| None)))
         .collect()
+}
+
+fn archived(body: &str) -> Vec<Archived> {
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        payload: HashMap<&'a str, &'a RawValue>,
+    }
+    let span = Span { from: Timestamp::UNIX_EPOCH, to: Timestamp::MAX };
+    let chat = serde_json::from_str::<Body<'_>>(body).ok().and_then(|body| body.payload.get("chat").copied());
+    chat.map(|chat| thread(chat, &span, &Tenant::Organization("o".to_owned())).webhooks).unwrap_or_default()
 }
 
 #[test]
@@ -163,7 +180,8 @@ fn samples_that_livechat_has_published_are_valid() {
         return println!("skipped: LIVECHAT_SAMPLES_DIR is not set");
     };
     let contract = Contract::load();
-    let (mut faults, mut valid, mut initial, mut skipped, mut actions) = (Vec::new(), 0, 0, 0, BTreeSet::new());
+    let (mut faults, mut valid, mut initial, mut backfilled) = (Vec::new(), 0, 0, 0);
+    let (mut skipped, mut actions) = (0, BTreeSet::new());
     let versions = std::fs::read_dir(&directory).expect("the samples").map(|entry| entry.expect("an entry").path());
     let is_version = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("v3."));
     for version in versions.filter(is_version) {
@@ -179,12 +197,13 @@ fn samples_that_livechat_has_published_are_valid() {
                 let found = contract.faults(&event);
                 valid += usize::from(found.is_empty());
                 initial += usize::from(event["initial"] == "true");
+                backfilled += usize::from(event["backfill"] == "true");
                 actions.insert(event["type"].as_str().expect("a type").to_owned());
                 faults.extend(found.into_iter().map(|fault| format!("{}: {fault}", file.display())));
             }
         }
     }
-    assert!(initial > 0, "no sample of a chat with events");
+    assert!(initial > 0 && backfilled > 0, "no sample of a chat with events");
     assert!(faults.is_empty(), "{valid} valid; faults:\n{}", faults.join("\n"));
     assert!(valid > 0, "no samples below {}", directory.display());
     println!("{valid} published samples of {} actions are valid, {skipped} without an envelope skipped", actions.len());
