@@ -297,3 +297,43 @@ pub fn shown(text: &str, secrets: &[&SecretString]) -> String {
 pub fn text<'a>(object: &'a Value, member: &str) -> Option<&'a str> {
     object.get(member)?.as_str().filter(|text| !text.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_are_random_within_their_half() {
+        let [min, max] = [100, 450].map(Duration::from_millis);
+        let config = Config {
+            api: "https://api.livechatinc.com".to_owned(),
+            accounts: String::new(),
+            roots: None,
+            timeout: max,
+            attempts_max: 9,
+            retry_min: min,
+            retry_max: max,
+            propagation: max,
+            watch: None,
+            login_port: 0,
+            login_timeout: max,
+            apps: Vec::new(),
+        };
+        let http = Http::new(&config, "api", &config.api).expect("a client");
+        for (failed, longest) in [(1, 100), (2, 200), (3, 400), (4, 450), (5, 450), (u32::MAX, 450)] {
+            let longest = Duration::from_millis(longest);
+            let pauses: Vec<_> = (0..100).map(|_| http.pause(failed)).collect();
+            assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{failed}: {pauses:?}");
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{failed}: {pauses:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let of = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().expect("a header"))]));
+        assert_eq!(of(" 5 "), Some(Duration::from_secs(5)));
+        assert!(of("Sat, 28 Nov 2099 10:01:00 GMT").is_some_and(|wait| wait > RETRY_AFTER_MAX));
+        assert_eq!([of("Sat, 28 Nov 2020 10:01:00 GMT"), of("soon"), of("-1")], [None; 3]);
+        assert_eq!(retry_after(&HeaderMap::new()), None);
+    }
+}
