@@ -6,14 +6,13 @@ use super::flat::nearest;
 use super::livechat::texts;
 use super::read::Reader;
 use crate::event;
-use crate::livechat::catalogue::{ADDITIONAL_DATA, AUTHORS, Action, Filter, SOURCES, actions, find, groups};
+use crate::livechat::catalogue::{
+    ADDITIONAL_DATA, AUTHORS, Action, DESCRIPTION_CHARACTERS_MAX, Filter, SOURCES, actions, find, groups,
+};
 use crate::livechat::{Filters, Level, Users, Version, Wanted};
 
 /// The most entries of an app: there are fewer actions.
 const ENTRIES_MAX: usize = 64;
-
-/// LiveChat states no limit.
-const DESCRIPTION_CHARACTERS_MAX: usize = 200;
 
 const DESCRIPTION: &str = "livechat-relay";
 
@@ -130,8 +129,7 @@ fn entry(r: &mut Reader, place: &str, version: Version, own: &[&Action]) -> Want
 
 fn filters(r: &mut Reader, place: &str, version: Version, own: &[&Action]) -> Filters {
     let key = |name: &str| format!("{place}.{name}");
-    for filter in [Filter::AuthorType, Filter::OnlyMyChats, Filter::ChatPresence, Filter::SourceType, Filter::AgentIds]
-    {
+    for filter in Filter::ALL {
         let without = names(own.iter().filter(|action| !action.has_filter(filter, version)));
         if let (true, Some(without)) = (r.has(&key(filter.name())), without) {
             let why = format!(

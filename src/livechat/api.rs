@@ -275,7 +275,7 @@ pub fn filters(filters: &Filters) -> Value {
 }
 
 /// As `list_webhooks` shows them, and what of them is not known. Empty ones filter nothing, and are left out.
-fn read_filters(mut members: Map<String, Value>) -> (Filters, Map<String, Value>) {
+pub(super) fn read_filters(mut members: Map<String, Value>) -> (Filters, Map<String, Value>) {
     let mut read = Filters::default();
     let mut presence = match members.remove("chat_presence") {
         Some(Value::Object(presence)) => presence,

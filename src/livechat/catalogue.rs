@@ -15,6 +15,8 @@ pub enum Filter {
 }
 
 impl Filter {
+    pub const ALL: [Self; 5] = [AuthorType, OnlyMyChats, ChatPresence, SourceType, AgentIds];
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::AuthorType => "author_type",
@@ -108,6 +110,9 @@ pub const SOURCES: [&str; 3] = ["my_client", "other_clients", "system"];
 /// LiveChat's limit for an address. The pages of 3.3 and 3.4 state none.
 pub const URL_CHARACTERS_MAX: usize = 500;
 
+/// Ours: LiveChat states none for `description`.
+pub const DESCRIPTION_CHARACTERS_MAX: usize = 200;
+
 /// LiveChat's limit for one action of one Client ID.
 pub const REGISTRATIONS_MAX: usize = 3;
 
@@ -197,8 +202,11 @@ mod tests {
     fn filters_are_those_of_the_version() {
         let has = |action: &str, version| {
             let action = find(action).expect("an action");
-            let all = [AuthorType, OnlyMyChats, ChatPresence, SourceType, AgentIds];
-            all.into_iter().filter(|filter| action.has_filter(*filter, version)).map(Filter::name).collect::<Vec<_>>()
+            Filter::ALL
+                .into_iter()
+                .filter(|filter| action.has_filter(*filter, version))
+                .map(Filter::name)
+                .collect::<Vec<_>>()
         };
         assert_eq!(has("incoming_event", V3_3), ["author_type", "only_my_chats", "chat_presence"]);
         assert_eq!(has("incoming_event", V3_6), ["author_type", "only_my_chats", "chat_presence", "source_type"]);

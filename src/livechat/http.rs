@@ -177,7 +177,11 @@ impl Http {
             let remedy = "a token or an account_id of the configuration has characters that no header takes";
             return FailedAttempt::undone(Kind::Local, format!("{name}: the request cannot be made"), remedy);
         }
-        let remedy = format!("try again; if that goes on, check that this machine reaches {}", self.host());
+        let remedy = if error.is_timeout() && !error.is_connect() {
+            "try again; if that goes on, raise livechat.timeout".to_owned()
+        } else {
+            format!("try again; if that goes on, check that this machine reaches {}", self.host())
+        };
         if error.is_connect() {
             return FailedAttempt::undone(Kind::Unavailable, what, remedy);
         }

@@ -225,11 +225,11 @@ fn effective(filters: &Filters) -> Filters {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingWanted => {
-                f.write_str("the configuration wants no webhooks; `webhooks adopt` prints those that are registered as configuration")
-            }
+            Self::NothingWanted => f.write_str(
+                "the table [apps.livechat] has no `webhooks`, so none is wanted; `livechat-relay webhooks adopt` prints what is registered as configuration",
+            ),
             Self::Disabled => f.write_str(
-                "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`webhooks enable`)",
+                "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`livechat-relay webhooks enable`)",
             ),
             Self::Several { action, ids } => {
                 write!(f, "{action} is registered {} times here, so each event comes as often: {}", ids.len(), ids.join(", "))
@@ -254,7 +254,7 @@ impl fmt::Display for Warning {
             ),
             Self::Full { action, first: None, .. } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `webhooks list`, and unregister one"
+                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `livechat-relay webhooks list`, and unregister one"
             ),
             Self::Ends { version, notices: Notices { legacy, deprecation } } => {
                 let date = |header: &str, date: Option<&Date>| date.map(|date| format!("{header}: {date}"));

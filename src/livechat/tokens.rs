@@ -18,8 +18,8 @@ use super::{App, Config, Failure, Kind};
 /// A token that ends within this time is refreshed before it is used.
 const EXPIRY_MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
-/// Another process has the lock for one request to LiveChat, which `livechat.timeout` limits.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(90);
+/// Another process has the lock for one request to LiveChat, and `livechat.timeout` is two minutes at most.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(150);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A pair of tokens is shorter. So much room is taken before a refresh, so that a full disk is met before the old pair has ended.
@@ -100,6 +100,15 @@ impl TokenFile {
             scopes: stored.scopes,
             expires_at: stored.expires_at,
         }))
+    }
+
+    /// Whether others than its owner may read it, as after a copy.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn is_exposed(&self) -> Result<bool, Failure> {
+        let file = std::fs::metadata(&self.path).map_err(|e| cannot(&self.path, "read", &e))?;
+        Ok(file.mode() & 0o077 != 0)
     }
 
     /// Waits until no other process has the lock.
@@ -223,7 +232,8 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
 
 fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
     let what = format!("{} cannot be {what}: {error}", path.display());
-    let remedy = "the directory of apps.livechat.tokens needs room, and the relay's user has to own it".to_owned();
+    let remedy = "the directory of apps.livechat.tokens has to be there, with room, and to belong to the relay's user"
+        .to_owned();
     Failure { kind: Kind::Local, what, remedy }
 }
 

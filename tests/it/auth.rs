@@ -37,7 +37,7 @@ impl Scene {
         let scene = Self { livechat, directory, port };
         let secret =
             client_secret.map_or_else(String::new, |secret| format!("client_secret = {{ value = \"{secret}\" }}"));
-        scene.configure(&format!("tokens = {:?}\n{secret}", scene.tokens()));
+        scene.configure(&format!("tokens = \"{}\"\n{secret}", scene.tokens().display()));
         scene
     }
 
@@ -165,8 +165,11 @@ fn a_login_a_status_and_a_logout() {
         (&status["missing"], &status["legacy"], &status["credential"]),
         (&json!([]), &json!("2027-01-01"), &json!("oauth"))
     );
+    std::fs::set_permissions(scene.tokens(), std::fs::Permissions::from_mode(0o644)).expect("changed");
+    let exposed = scene.run(&["status"]);
+    assert!(text(&exposed.stdout).contains("others can read"), "{exposed:?}");
     let [access, refresh] = scene.secrets();
-    for output in [&output, &plain, &as_json] {
+    for output in [&output, &plain, &as_json, &exposed] {
         let all = text(&output.stdout) + &text(&output.stderr);
         assert!(![&*access, &*refresh, CLIENT_SECRET].iter().any(|secret| all.contains(secret)), "{all}");
     }

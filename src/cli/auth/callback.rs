@@ -79,7 +79,7 @@ impl Page {
             Self::Failed => (StatusCode::BAD_REQUEST, "The login did not succeed. The terminal says why."),
             Self::Foreign => (
                 StatusCode::BAD_REQUEST,
-                "This is not the login that the terminal waits for. Open the address that it shows.",
+                "This is not the login that the terminal waits for, or LiveChat has reported an error. Open the address that the terminal shows.",
             ),
             Self::Missing => (StatusCode::NOT_FOUND, "Open the address that the terminal shows."),
         }

@@ -11,7 +11,7 @@ use crate::cli::print::{DIM, GOOD, WARNING, out, visible};
 use crate::cli::spool::print_json;
 use crate::cli::webhooks::Common;
 use crate::config::Need;
-use crate::livechat::{self, Api, App, CONSOLE, Config, Credential, Kind, Session, covers};
+use crate::livechat::{self, Api, App, CONSOLE, Config, Credential, Kind, Session, TokenFile, covers};
 
 /// What a scope is good for.
 const PURPOSES: [(&str, &str); 3] = [
@@ -50,7 +50,14 @@ struct Missing {
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let (livechat, app) = common.load(Need::LiveChat)?;
     let mut status = match &app.credential {
-        Some(Credential::Tokens(path)) => of_login(&app, &Session::new(&livechat, &app, path)?).await?,
+        Some(Credential::Tokens(path)) => {
+            let mut status = of_login(&app, &Session::new(&livechat, &app, path)?).await?;
+            if TokenFile::new(path).is_exposed()? {
+                let path = path.display();
+                status.notes.push(format!("others can read {path}: `chmod 600 {path}`, and log in again"));
+            }
+            status
+        }
         Some(Credential::Personal { account_id, .. }) => of_personal(&livechat, &app, account_id).await?,
         None => {
             return Err(Failure::Usage(format!(

@@ -7,6 +7,7 @@ use super::{Common, survey};
 use crate::cli::Failure;
 use crate::cli::print::{out, visible};
 use crate::cli::spool::print_json;
+use crate::livechat::catalogue::DESCRIPTION_CHARACTERS_MAX;
 use crate::livechat::plan::{Facts, Warning, plan};
 use crate::livechat::{App, Level, Registration, catalogue, filters};
 
@@ -25,6 +26,11 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
 pub struct Adopted<'a> {
     entries: Vec<Entry<'a>>,
     remarks: Vec<String>,
+}
+
+/// Whether a description is a line that the configuration takes, and that acts on no terminal.
+fn is_sayable(description: &str) -> bool {
+    description.chars().count() <= DESCRIPTION_CHARACTERS_MAX && visible(description) == description
 }
 
 /// Registrations that differ in their action only.
@@ -60,6 +66,9 @@ impl<'a> Adopted<'a> {
                 let why = "the configuration cannot say these filters, and leaves them out";
                 adopted.remarks.push(format!("{id}: {why}: {unknown}"));
             }
+            if !is_sayable(&registration.description) {
+                adopted.remarks.push(format!("{id}: the configuration cannot say its description, and leaves it out"));
+            }
             if registration.url != app.webhook_url() {
                 adopted.remarks.push(format!(
                     "{id}: its URL is {}, and becomes {}",
@@ -90,7 +99,8 @@ impl<'a> Adopted<'a> {
                 && entry.like.filters == registration.filters
                 && data(entry.like) == data(registration)
         };
-        let description = Some(registration.description.as_str()).filter(|text| !text.is_empty());
+        let text = registration.description.as_str();
+        let description = Some(text).filter(|_| !text.is_empty() && is_sayable(text));
         if let Some(entry) = self.entries.iter_mut().find(is_like) {
             entry.actions.push(&registration.action);
             entry.description = entry.description.filter(|of| Some(*of) == description);
@@ -144,7 +154,7 @@ impl Entry<'_> {
         let members = [
             Some(("actions", actions)),
             (*level == Level::Bot).then(|| ("type", format!("{:?}", level.name()))),
-            Some(("filters", filters_text(filters))).filter(|(_, text)| !text.is_empty()),
+            Some(("filters", visible(&filters_text(filters)))).filter(|(_, text)| !text.is_empty()),
             additional_data.as_ref().filter(|data| !data.is_empty()).map(|data| ("additional_data", texts(data))),
             self.description.map(|text| ("description", toml::Value::from(text).to_string())),
         ];

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{Common, confirm};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{GOOD, WARNING, note, out, visible};
+use crate::cli::print::{GOOD, WARNING, out, visible};
 use crate::cli::spool::print_json;
 use crate::livechat::plan::{Facts, plan};
 use crate::livechat::{Api, App, Registration};
@@ -80,8 +80,8 @@ impl Unregister {
         let (app, api) = self.common.open()?;
         let registered = api.list_webhooks().await?;
         let chosen = self.chosen(&app, &registered)?;
-        if chosen.is_empty() {
-            note(format_args!("nothing of this relay is registered"));
+        if chosen.is_empty() && !self.common.json {
+            return out(format_args!("nothing that comes to this relay is registered"));
         }
         for registration in chosen.iter().filter(|_| !self.common.json) {
             let Registration { id, action, url, .. } = registration;

@@ -10,7 +10,8 @@ use crate::cli::Failure;
 use crate::cli::items::count;
 use crate::cli::print::{DIM, WARNING, out, visible};
 use crate::cli::spool::print_json;
-use crate::livechat::{App, Offered, Registration, Version, catalogue};
+use crate::livechat::catalogue::{self, Filter};
+use crate::livechat::{App, Offered, Registration, Version};
 
 pub async fn list(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
@@ -48,6 +49,9 @@ struct Named<'a> {
     /// Whether the relay has it in its catalogue for this version.
     known: bool,
     filters: Vec<&'a str>,
+    /// Filters that only one of the two has. Nothing is said where LiveChat names none.
+    filters_unknown: Vec<&'a str>,
+    filters_not_offered: Vec<&'a str>,
     additional_data: Vec<&'a str>,
 }
 
@@ -60,18 +64,32 @@ pub async fn names(common: &Common) -> Result<(), Failure> {
 
 /// What LiveChat offers, in its order; then what only the relay knows.
 fn compared(offered: &[Offered], version: Version) -> Vec<Named<'_>> {
-    let is_known = |name: &str| catalogue::find(name).is_some_and(|action| action.is_in(version));
-    let of_livechat = offered.iter().map(|Offered { action, filters, additional_data }| Named {
-        action,
-        offered: true,
-        known: is_known(action),
-        filters: filters.iter().map(String::as_str).collect(),
-        additional_data: additional_data.iter().map(String::as_str).collect(),
+    let of_livechat = offered.iter().map(|Offered { action, filters, additional_data }| {
+        let known = catalogue::find(action).filter(|action| action.is_in(version));
+        let own: Vec<_> =
+            Filter::ALL.into_iter().filter(|filter| known.is_some_and(|a| a.has_filter(*filter, version))).collect();
+        let is_compared = known.is_some() && !filters.is_empty();
+        let unknown = filters.iter().filter(|name| is_compared && own.iter().all(|filter| filter.name() != *name));
+        let not_offered = own.iter().filter(|filter| is_compared && !filters.contains(filter.name()));
+        Named {
+            action,
+            offered: true,
+            known: known.is_some(),
+            filters: filters.iter().map(String::as_str).collect(),
+            filters_unknown: unknown.map(String::as_str).collect(),
+            filters_not_offered: not_offered.map(|filter| filter.name()).collect(),
+            additional_data: additional_data.iter().map(String::as_str).collect(),
+        }
     });
     let missing = catalogue::actions(version).filter(|action| offered.iter().all(|one| one.action != action.name));
-    let of_relay = missing.map(|action| {
-        let (offered, known) = (false, true);
-        Named { action: action.name, offered, known, filters: Vec::new(), additional_data: Vec::new() }
+    let of_relay = missing.map(|action| Named {
+        action: action.name,
+        offered: false,
+        known: true,
+        filters: Vec::new(),
+        filters_unknown: Vec::new(),
+        filters_not_offered: Vec::new(),
+        additional_data: Vec::new(),
     });
     of_livechat.chain(of_relay).collect()
 }
@@ -80,20 +98,50 @@ fn table(named: &[Named<'_>], version: Version) -> String {
     let offered = named.iter().filter(|named| named.offered).count() as u64;
     let mut text = format!("LiveChat's API {version} offers {}\n\n", count(offered, "webhook"));
     for named in named {
+        let of =
+            |what: &str, names: &[&str]| (!names.is_empty()).then(|| format!("{what}: {}", visible(&names.join(" "))));
         let remark = match (named.offered, named.known) {
-            (true, true) => String::new(),
-            (true, false) => "unknown to this version of the relay".to_owned(),
-            _ => "not offered, though the relay knows it".to_owned(),
+            (true, true) => None,
+            (true, false) => Some("unknown to this version of the relay".to_owned()),
+            _ => Some("not offered, though the relay knows it".to_owned()),
         };
-        let filters = visible(&named.filters.join(" "));
-        let sep = if remark.is_empty() || filters.is_empty() { "" } else { "  " };
-        let line = format!("  {}  {WARNING}{remark}{WARNING:#}{sep}{DIM}{filters}{DIM:#}", action(named.action));
-        text += line.trim_end();
-        text.push('\n');
+        let more = [of("unknown", &named.filters_unknown), of("not offered", &named.filters_not_offered)];
+        let remarks: Vec<_> = remark.into_iter().chain(more.into_iter().flatten()).collect();
+        let (filters, remarks) = (visible(&named.filters.join(" ")), remarks.join("; "));
+        let between = if remarks.is_empty() || filters.is_empty() { "" } else { "  " };
+        let line = format!("{}  {DIM}{filters}{DIM:#}{between}{WARNING}{remarks}{WARNING:#}", action(named.action));
+        text += &format!("  {}\n", line.trim_end());
     }
     if named.iter().any(|named| named.offered && !named.known) {
         let why = "What is unknown can be registered in Developer Console; its events go to the topic `unlisted`, and the configuration cannot name it before an update of the relay.";
         text += &format!("\n{}\n", wrapped(why, 0));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_livechat_and_the_relay_know_is_compared_by_action_and_by_filter() {
+        let offered = |action: &str, filters: &[&str]| Offered {
+            action: action.to_owned(),
+            filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
+            additional_data: std::collections::BTreeSet::new(),
+        };
+        let mut all: Vec<_> = catalogue::actions(Version::V3_6).map(|action| offered(action.name, &[])).collect();
+        all.retain(|one| !["incoming_event", "bot_created"].contains(&one.action.as_str()));
+        all.push(offered("incoming_event", &["author_type", "chat_presence", "only_my_chats", "mood"]));
+        all.push(offered("mood_changed", &["mood"]));
+        let named = compared(&all, Version::V3_6);
+        let table = anstream::adapter::strip_str(&table(&named, Version::V3_6)).to_string();
+        let line = |action: &str| table.lines().find_map(|line| line.trim().strip_prefix(action)).map(str::trim);
+        assert_eq!(line("incoming_chat"), Some(""), "LiveChat has named no filters");
+        let expected = "author_type chat_presence mood only_my_chats  unknown: mood; not offered: source_type";
+        assert_eq!(line("incoming_event"), Some(expected));
+        assert_eq!(line("bot_created"), Some("not offered, though the relay knows it"));
+        assert_eq!(line("mood_changed"), Some("mood  unknown to this version of the relay"));
+        assert!(table.contains("offers 38 webhooks"));
+    }
 }

@@ -150,6 +150,34 @@ fn what_the_relay_registered_is_adopted_as_it_was_configured() {
 }
 
 #[test]
+fn what_a_listing_has_acts_on_no_terminal() {
+    let hostile = "a\u{1b}[2J\u{202e}\n\"";
+    let mut one = by_hand(hostile, "incoming_chat", &format!("{OWN}?{hostile}"));
+    one.description = hostile.to_owned();
+    one.filters.author_type = Some(hostile.to_owned());
+    one.unknown_filters = Some(hostile.to_owned());
+    let all = [
+        one.clone(),
+        Registration { action: hostile.to_owned(), ..one.clone() },
+        Registration { url: hostile.to_owned(), ..one },
+    ];
+    let wanted = app("webhooks = [{ actions = \"incoming_chat\" }]");
+    let plan = plan(&wanted, &all, &facts());
+    let texts = [
+        plan::text(&wanted, &plan),
+        console::text(&wanted, &plan),
+        list::listing(&wanted, &all),
+        adopt::Adopted::new(&wanted, &all, &facts()).toml(&wanted),
+    ];
+    for text in texts {
+        let text = text.replace("\u{1b}[0m", ""); // the styles, which are ours
+        let active: Vec<_> = text.match_indices("[2J").map(|(at, _)| &text[at.saturating_sub(4)..at]).collect();
+        assert!(!active.is_empty() && active.iter().all(|before| !before.ends_with('\u{1b}')), "{text:?}");
+        assert!(!text.contains('\u{202e}'), "{text:?}");
+    }
+}
+
+#[test]
 fn an_app_is_chosen_by_name_where_there_are_several() {
     let one = app("");
     let two = [one.clone(), App { name: "other".to_owned(), ..one.clone() }];

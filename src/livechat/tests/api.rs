@@ -1,6 +1,37 @@
 //! What is sent, what is understood, and what a refusal is taken for.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::livechat::api::read_filters;
+
+proptest! {
+    #[test]
+    fn filters_that_are_registered_are_read_from_the_listing_as_they_were(
+        author_type in option("[a-z]{1,9}"),
+        only_my_chats in proptest::option::of(any::<bool>()),
+        present_users in users(),
+        my_bots in proptest::option::of(any::<bool>()),
+        source_type in proptest::option::of(names()),
+        agent_ids in users(),
+    ) {
+        let wanted = Filters { author_type, only_my_chats, present_users, my_bots, source_type, agent_ids };
+        let Value::Object(members) = filters(&wanted) else { panic!("no object") };
+        prop_assert_eq!(read_filters(members), (wanted, serde_json::Map::new()));
+    }
+}
+
+fn option(pattern: &'static str) -> impl Strategy<Value = Option<String>> {
+    proptest::option::of(pattern)
+}
+
+fn names() -> impl Strategy<Value = BTreeSet<String>> {
+    proptest::collection::btree_set(".{1,9}", 1..4)
+}
+
+fn users() -> impl Strategy<Value = Option<Users>> {
+    proptest::option::of(prop_oneof![names().prop_map(Users::Values), names().prop_map(Users::ExcludeValues)])
+}
 
 #[tokio::test]
 async fn the_type_of_an_error_decides_whatever_the_status_says() {
