@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::{Call, Caller, Notices};
 use super::http::FailedAttempt;
-use super::{App, Config, Failure, Filters, Kind, Level, Registration, Users, Version, Wanted};
+use super::{App, Config, Failure, Filters, Kind, Level, Registration, Users, Wanted};
 
 /// What `list_webhook_names` has of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,10 +208,10 @@ impl Api {
         Ok(self.caller.done(&Call::new("disable_license_webhooks", self.owner())).await?)
     }
 
-    /// Up to 3.4, LiveChat refuses the Client ID beside an OAuth token; from 3.5 it stands before the token's own.
+    /// An OAuth token has a client of its own, which is this app. Up to 3.4 LiveChat refuses a Client ID beside it; from 3.5 that has to
+    /// belong to the token's organization, and an organization that has installed the app need not own it.
     fn owner(&self) -> Value {
-        let is_refused = self.caller.is_bearer() && self.caller.version() <= Version::V3_4;
-        if is_refused { json!({}) } else { json!({ "owner_client_id": self.client_id }) }
+        if self.caller.is_bearer() { json!({}) } else { json!({ "owner_client_id": self.client_id }) }
     }
 }
 

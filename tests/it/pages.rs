@@ -191,11 +191,7 @@ fn an_organization_that_is_not_listed_and_one_without_the_scopes_are_turned_away
     drop(relay);
 
     let relay = start(&mock, &livechat, PAGES, &[]);
-    relay.configure(
-        &std::fs::read_to_string(relay.file()).expect("the file").replace(ORGANIZATION, "another-organization"),
-    );
-    relay.signal(rustix::process::Signal::HUP);
-    assert!(relay.has_logged("configuration reloaded"));
+    list_instead(&relay, "another-organization");
     let query = pressed(&livechat, json!({}));
     let stranger = install(&relay, &query);
     assert_eq!((stranger.status, title(&stranger)), (403, "Your organization may not install this app"));
@@ -206,6 +202,23 @@ fn an_organization_that_is_not_listed_and_one_without_the_scopes_are_turned_away
         ([2, 2, 0], 0)
     );
     assert!(installed(&mock).is_empty());
+}
+
+/// Changes whom a relay that runs lists.
+fn list_instead(relay: &Relay, organization: &str) {
+    relay.configure(&std::fs::read_to_string(relay.file()).expect("the file").replace(ORGANIZATION, organization));
+    relay.signal(rustix::process::Signal::HUP);
+    assert!(relay.has_logged("configuration reloaded"));
+}
+
+#[test]
+fn an_organization_that_does_not_own_the_app_can_install_it() {
+    let (mock, (livechat, _directory)) = (mock(), with_strangers());
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    list_instead(&relay, "other-organization");
+    let page = install(&relay, &pressed(&livechat, json!({ "organization_id": "other-organization" })));
+    assert!(page.status == 200 && page.body.contains("are on."), "{}", page.body);
+    assert_eq!(installed(&mock)[0]["organizationid"], "other-organization");
 }
 
 #[test]
