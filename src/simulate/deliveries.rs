@@ -150,6 +150,7 @@ fn body(state: &State, registration: &Registration, happening: &Happening) -> By
 pub fn routed(state: &State, url: &str) -> String {
     let routes = state.setup.routes.iter();
     let found = routes.filter_map(|(from, to)| Some((from.len(), to, url.strip_prefix(from.as_str())?)));
+    let found = found.filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['/', '?']));
     found.max_by_key(|(length, ..)| *length).map_or_else(|| url.to_owned(), |(_, to, rest)| format!("{to}{rest}"))
 }
 
@@ -256,3 +257,6 @@ impl Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
