@@ -1,6 +1,6 @@
 //! What is to be registered and unregistered so that LiveChat has what the configuration wants: a pure comparison, which calls nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
@@ -91,56 +91,37 @@ impl Plan {
 
 /// Compares. `app.version` is that of new registrations; a listing does not say with which version a webhook was registered.
 pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
-    let mut plan = Plan::default();
-    let (ours, foreign): (Vec<_>, Vec<_>) = registered.iter().partition(|registration| is_ours(app, &registration.url));
-    let (known, unknown): (Vec<_>, Vec<_>) = ours.into_iter().partition(|ours| catalogue::find(&ours.action).is_some());
+    let is_ours = |one: &Registration| is_ours(app, &one.url);
+    let (ours, foreign): (Vec<_>, Vec<_>) =
+        registered.iter().partition(|one| is_ours(one) && catalogue::find(&one.action).is_some());
+    let (mut add, mut kept) = (Vec::new(), BTreeSet::new());
     for wanted in &app.wanted {
-        let same: Vec<_> = known.iter().copied().filter(|registration| registration.is_as(wanted)).collect();
-        let kept = kept(&same, facts);
+        let same: Vec<_> = ours.iter().copied().filter(|one| one.is_as(wanted)).collect();
         if same.is_empty() {
-            plan.add.push(wanted.clone());
-        } else if kept.len() > 1 {
-            plan.warnings.push(Warning::Copies { action: wanted.action.clone(), ids: ids(&kept) });
+            add.push(wanted.clone());
         }
-        plan.unchanged.extend(kept.into_iter().cloned());
+        // Of several that are alike the one that has delivered last. Where none has, nothing says which has the right secret key.
+        let last =
+            same.iter().filter_map(|one| Some((facts.delivered.get(&one.id)?, *one))).max_by_key(|(time, _)| *time);
+        kept.extend(last.map_or(same, |(_, last)| vec![last]).into_iter().map(|one| &one.id));
     }
-    let is_kept = |id: &str| plan.unchanged.iter().any(|kept| kept.id == id);
-    let removed = known.iter().filter(|registration| !is_kept(&registration.id));
-    plan.remove = removed.map(|registration| removal(app, registration)).collect();
-    plan.unchanged.sort_by_key(|kept| registered.iter().position(|registration| registration.id == kept.id));
-    let is_left = |registration: &&Registration| foreign.iter().chain(&unknown).any(|left| left.id == registration.id);
-    plan.foreign = registered.iter().filter(is_left).cloned().collect();
-    warn(&mut plan, app, registered, &known, &unknown, facts);
+    let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().cloned().partition(|one| kept.contains(&one.id));
+    let remove = removed.into_iter().map(|one| Removal { why: why(app, &one), registration: one }).collect();
+    let foreign = foreign.into_iter().cloned().collect();
+    let mut plan = Plan { add, remove, unchanged, foreign, warnings: Vec::new() };
+    plan.warnings = warnings(&plan, app, registered, facts);
     plan
 }
 
-fn removal(app: &App, registration: &Registration) -> Removal {
-    let why = match app.wanted.iter().find(|wanted| wanted.action == registration.action) {
+fn why(app: &App, removed: &Registration) -> Why {
+    match app.wanted.iter().find(|wanted| wanted.action == removed.action) {
         None => Why::NotWanted,
-        Some(wanted) if registration.is_as(wanted) => Why::Copy,
+        Some(wanted) if removed.is_as(wanted) => Why::Copy,
         Some(_) => Why::Replaced,
-    };
-    Removal { registration: registration.clone(), why }
+    }
 }
 
-/// Of registrations that are the same the one that has delivered last. Where none has, nothing says which has the right secret key.
-fn kept<'a>(same: &[&'a Registration], facts: &Facts) -> Vec<&'a Registration> {
-    let last = same.iter().filter_map(|one| Some((facts.delivered.get(&one.id)?, *one))).max_by_key(|(time, _)| *time);
-    last.map_or_else(|| same.to_vec(), |(_, last)| vec![last])
-}
-
-fn ids(registrations: &[&Registration]) -> Vec<String> {
-    registrations.iter().map(|registration| registration.id.clone()).collect()
-}
-
-fn warn(
-    plan: &mut Plan,
-    app: &App,
-    registered: &[Registration],
-    known: &[&Registration],
-    unknown: &[&Registration],
-    facts: &Facts,
-) {
+fn warnings(plan: &Plan, app: &App, registered: &[Registration], facts: &Facts) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if app.wanted.is_empty() {
         warnings.push(Warning::NothingWanted);
@@ -151,37 +132,36 @@ fn warn(
     if facts.notices != Notices::default() {
         warnings.push(Warning::Ends { version: app.version.name(), notices: facts.notices });
     }
+    let removed = || plan.remove.iter().map(|removal| &removal.registration);
     let mut by_action: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
-    known.iter().for_each(|registration| by_action.entry(&registration.action).or_default().push(registration));
-    let is_said = |action: &str| {
-        plan.warnings.iter().any(|said| matches!(said, Warning::Copies { action: of, .. } if of == action))
-    };
-    for (action, several) in by_action.iter().filter(|(action, several)| several.len() > 1 && !is_said(action)) {
-        warnings.push(Warning::Several { action: (*action).to_owned(), ids: ids(several) });
+    plan.unchanged.iter().chain(removed()).for_each(|one| by_action.entry(&one.action).or_default().push(one));
+    for (action, several) in by_action.iter().filter(|(_, several)| several.len() > 1) {
+        let ids = |of: &[&Registration]| of.iter().map(|one| one.id.clone()).collect();
+        let alike: Vec<_> = plan.unchanged.iter().filter(|one| one.action == *action).collect();
+        let action = (*action).to_owned();
+        warnings.push(if alike.len() > 1 {
+            Warning::Copies { action, ids: ids(&alike) }
+        } else {
+            Warning::Several { action, ids: ids(several) }
+        });
     }
-    for added in &plan.add {
-        let stands = registered.iter().filter(|registration| registration.action == added.action).count();
-        if stands >= REGISTRATIONS_MAX {
-            let mut removed = plan.remove.iter().map(|removal| &removal.registration.id);
-            let is_of_action = |id: &&String| registered.iter().any(|one| one.id == **id && one.action == added.action);
+    for Wanted { action, .. } in &plan.add {
+        let of_action = |one: &&Registration| one.action == *action;
+        if registered.iter().filter(of_action).count() >= REGISTRATIONS_MAX {
             // The one whose loss costs least: it has delivered nothing, or nothing for the longest time.
-            let first = removed.by_ref().filter(is_of_action).min_by_key(|id| facts.delivered.get(*id)).cloned();
-            let is_last = known.iter().filter(|known| known.action == added.action).count() == 1;
-            warnings.push(Warning::Full { action: added.action.clone(), first, is_last });
+            let first = removed().filter(of_action).min_by_key(|one| facts.delivered.get(&one.id));
+            let is_last = by_action.get(action.as_str()).is_some_and(|ours| ours.len() == 1);
+            warnings.push(Warning::Full { action: action.clone(), first: first.map(|one| one.id.clone()), is_last });
         }
     }
-    let named = |registration: &Registration| (registration.action.clone(), registration.id.clone());
-    warnings.extend(unknown.iter().map(|registration| {
-        let (action, id) = named(registration);
-        Warning::Unknown { action, id }
-    }));
-    let is_plain =
-        |registration: &&Registration| registration.url.starts_with("http://") && registration.url != app.webhook_url();
-    warnings.extend(registered.iter().filter(is_plain).map(|registration| {
-        let (action, id) = named(registration);
-        Warning::Http { action, id }
-    }));
-    plan.warnings.splice(0..0, warnings);
+    for Registration { id, action, .. } in plan.foreign.iter().filter(|one| is_ours(app, &one.url)) {
+        warnings.push(Warning::Unknown { action: action.clone(), id: id.clone() });
+    }
+    let is_plain = |one: &&Registration| one.url.starts_with("http://") && one.url != app.webhook_url();
+    for Registration { id, action, .. } in registered.iter().filter(is_plain) {
+        warnings.push(Warning::Http { action: action.clone(), id: id.clone() });
+    }
+    warnings
 }
 
 /// Whether webhooks of this URL come to the relay's webhooks, of whichever app: one that was renamed leaves its old address.

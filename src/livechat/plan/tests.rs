@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::livechat::{Level, Users, Version};
 
@@ -238,4 +240,44 @@ fn what_a_person_should_know_is_a_warning() {
     local.wanted = vec![Wanted { url: local.webhook_url(), ..wanted("incoming_event") }];
     let own = plan(&local, &[at(&local.webhook_url(), "1", "incoming_event")], &right);
     assert_eq!((words(&own), own.warnings), (vec!["=1".to_owned()], vec![]));
+}
+
+proptest! {
+    /// Whatever is registered: who applies a plan has nothing left to do, and nothing of others, and nothing twice, was touched.
+    #[test]
+    fn an_applied_plan_leaves_nothing_to_do(
+        picks in prop::collection::vec((0..4_usize, 0..5_usize, 0..3_usize), 0..12),
+        configured in prop::collection::btree_set(0..4_usize, 0..4),
+        delivering in prop::collection::btree_set(0..12_usize, 0..6),
+    ) {
+        const ACTIONS: [&str; 4] = ["incoming_chat", "incoming_event", "thread_tagged", "of_tomorrow"];
+        const URLS: [&str; 5] = [
+            URL,
+            "http://hooks.example.com/relay/webhooks/a",
+            "https://hooks.example.com/relay/webhooks/b",
+            "https://crm.example.com/",
+            "no URL",
+        ];
+        let pick = |(n, (action, url, author)): (usize, (usize, usize, usize))| {
+            let author_type = [None, Some("customer".to_owned()), Some("agent".to_owned())][author].clone();
+            let filters = Filters { author_type, ..Filters::default() };
+            registered(&n.to_string(), Wanted { url: URLS[url].to_owned(), filters, ..wanted(ACTIONS[action]) })
+        };
+        let before: Vec<_> = picks.into_iter().enumerate().map(pick).collect();
+        let app = app(&configured.into_iter().filter(|n| *n < 3).map(|n| wanted(ACTIONS[n])).collect::<Vec<_>>());
+        let ids: Vec<_> = delivering.iter().map(ToString::to_string).collect();
+        let facts = delivered(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let first = plan(&app, &before, &facts);
+        let is_removed = |one: &Registration| first.remove.iter().any(|removal| removal.registration.id == one.id);
+        prop_assert_eq!(first.remove.len() + first.unchanged.len() + first.foreign.len(), before.len());
+        let of_others = |one: &Registration| one.url == URLS[3] || one.url == URLS[4] || one.action == ACTIONS[3];
+        prop_assert!(before.iter().all(|one| of_others(one) == first.foreign.contains(one)));
+        let added = first.add.iter().enumerate().map(|(n, wanted)| registered(&format!("new {n}"), wanted.clone()));
+        let after: Vec<_> = before.iter().filter(|one| !is_removed(one)).cloned().chain(added).collect();
+        let second = plan(&app, &after, &facts);
+        prop_assert!(second.is_empty(), "{second:?}");
+        for wanted in &app.wanted {
+            prop_assert!(after.iter().any(|one| one.is_as(wanted)));
+        }
+    }
 }
