@@ -15,6 +15,15 @@ fn load(version: &str, webhooks: &str) -> Result<Vec<Wanted>, Vec<String>> {
     config.map(|mut config| config.livechat.apps.remove(0).wanted)
 }
 
+#[test]
+fn the_example_of_the_reference_is_right() {
+    let (_, example) = crate::config::DEFAULTS.split_once("#   webhooks = [\n").expect("the example");
+    let (example, _) = example.split_once("#   ]").expect("its end");
+    let found = wanted("3.6", &example.replace("#  ", ""));
+    let event = found.iter().find(|wanted| wanted.action == "incoming_event").expect("the action");
+    assert_eq!((found.len(), event.filters.author_type.as_deref()), (38, Some("customer")));
+}
+
 fn wanted(version: &str, webhooks: &str) -> Vec<Wanted> {
     load(version, webhooks).unwrap_or_else(|mistakes| panic!("{mistakes:#?}"))
 }
