@@ -46,11 +46,11 @@ pub struct Metrics {
     secret_keys_not_after: GaugeVec,
     /// The secret keys that are shown, each with its app.
     secret_keys: Mutex<BTreeSet<[String; 2]>>,
-    last_deliveries: GaugeVec,
-    registrations: IntGaugeVec,
-    registrations_enabled: IntGaugeVec,
+    last_deliveries: Changing<3>,
+    registrations: Changing<2>,
+    registrations_enabled: Changing<1>,
     registrations_compared: IntCounterVec,
-    api_version_end: IntGaugeVec,
+    api_version_end: Changing<2>,
     rule_matches: IntCounterVec,
     /// The rules that are shown.
     rules: Mutex<BTreeSet<String>>,
@@ -60,7 +60,7 @@ pub struct Metrics {
     pub connections: IntGauge,
     connections_ended: IntCounterVec,
     tls_handshakes: IntCounterVec,
-    tls_not_after: IntGaugeVec,
+    tls_not_after: Changing<1>,
     pub acme_orders: IntCounterVec,
     pub acme_failures: IntGauge,
     pub bytes_in_flight: IntGauge,
@@ -100,7 +100,7 @@ impl Metrics {
     pub fn new() -> Self {
         let r = &Registry::new();
         let metrics = Self {
-            requests: counters(r, "requests_total", "Requests to the webhook listener by HTTP status. 401 increases when a sender has a wrong secret key; 503 when events cannot be stored: they may be lost soon.", &["code"]),
+            requests: counters(r, "requests_total", "Requests to the webhook listener by HTTP status. 401 increases when a sender has a wrong secret key; 503 when events cannot be stored: they may be lost soon. Those of pages are among them (page_requests_total has them alone), so alert on rejected_total and unavailable_total.", &["code"]),
             request_seconds: histogram(r, "request_duration_seconds", "From a request's headers to its answer. LiveChat gives up after 10 s."),
             publish_seconds: histogram(r, "publish_duration_seconds", "From hand-over to the Kafka client to the delivery report. Increases when brokers are slow or unreachable."),
             refused: counters(r, "rejected_total", "Requests answered 4xx, by reason. Increases with a wrong registration at LiveChat, or with strangers. Answered 401: unauthorized (a secret key of no app), no_secret_key, key_of_another_app, unknown_app, expired, not_yet_valid; `check --request` says more. too_many_failures: one source has sent many wrong secret keys.", &["reason"]),
@@ -113,11 +113,11 @@ impl Metrics {
             secret_keys_last_used: register(r, GaugeVec::new(opts("secret_key_last_used_timestamp_seconds", "When each secret key last verified a webhook, in seconds since 1970; 0: not since the start. A key that lags behind the others is used by few registrations, or by none."), &["app", "key"])),
             secret_keys_not_after: register(r, GaugeVec::new(opts("secret_key_not_after_timestamp_seconds", "When each secret key that has a not_after expires, in seconds since 1970. From then on its webhooks are answered 401."), &["app", "key"])),
             secret_keys: Mutex::default(),
-            last_deliveries: register(r, GaugeVec::new(opts("webhook_last_delivery_timestamp_seconds", "When each registration at LiveChat last delivered a verified webhook, in seconds since 1970, by its webhook_id. One that lags behind the others of its action was removed there, or gets nothing; one that has delivered nothing since the start is not here."), &["app", "webhook_id", "action"])),
-            registrations: register(r, IntGaugeVec::new(opts("registrations", "Registrations at LiveChat by state, as of the last comparison (livechat.watch). missing, misaddressed: events are not delivered; not_wanted: `webhooks apply` removes it; foreign: it goes to another address, or its action is unknown."), &["app", "state"])),
-            registrations_enabled: register(r, IntGaugeVec::new(opts("license_webhooks_enabled", "1 while LiveChat sends the app's webhooks, as of the last comparison (livechat.watch). 0: they were disabled, or the app is not installed."), &["app"])),
+            last_deliveries: Changing::new(r, opts("webhook_last_delivery_timestamp_seconds", "When each registration at LiveChat last delivered a verified webhook, in seconds since 1970, by its webhook_id. One that lags behind the others of its action was removed there, or gets nothing; one that has delivered nothing since the start is not here."), ["app", "webhook_id", "action"]),
+            registrations: Changing::new(r, opts("registrations", "Registrations at LiveChat by state, as of the last comparison (livechat.watch). missing: what is wanted is not there, so events are not delivered, or still by one that is to be replaced, which is among not_wanted; misaddressed: events go to another path of the relay; not_wanted: `webhooks apply` removes it; foreign: it goes to another address, or its action is unknown."), ["app", "state"]),
+            registrations_enabled: Changing::new(r, opts("license_webhooks_enabled", "1 while LiveChat sends the app's webhooks, as of the last comparison (livechat.watch). 0: they were disabled, or the app is not installed."), ["app"]),
             registrations_compared: counters(r, "registration_checks_total", "Comparisons of what is registered at LiveChat with what is wanted (livechat.watch), by result. failed increases when LiveChat cannot be asked; the log has the reason.", &["result"]),
-            api_version_end: register(r, IntGaugeVec::new(opts("api_version_end_timestamp_seconds", "When LiveChat ends the app's api_version, as its answers say, in seconds since 1970: it becomes legacy, and later it is taken out of service (deprecation). Absent while LiveChat has no date."), &["app", "stage"])),
+            api_version_end: Changing::new(r, opts("api_version_end_timestamp_seconds", "When LiveChat ends the app's api_version, as its answers say, in seconds since 1970: it becomes legacy, and later it is taken out of service (deprecation). Absent while LiveChat has no date."), ["app", "stage"]),
             rule_matches: counters(r, "rule_matches_total", "Events that each rule was the first to match, those that a sample has kept included. Once this stops increasing, the rule can be removed.", &["rule"]),
             rules: Mutex::default(),
             kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. The log has the details.", &["code"]),
@@ -126,7 +126,7 @@ impl Metrics {
             connections: gauge(r, "connections", "Open connections of the webhook listener. At server.connections_max the ones that have waited longest are closed."),
             connections_ended: counters(r, "connections_ended_total", "Connections of the webhook listener that have ended, by how. evicted increases when all slots are taken, proxy_protocol with a proxy that does not fit server.client_address.", &["reason"]),
             tls_handshakes: counters(r, "tls_handshakes_total", "TLS handshakes of the webhook listener that were done, by whether the session was new (full, a signature each) or resumed. full increases with clients that do not keep their connections.", &["session"]),
-            tls_not_after: register(r, IntGaugeVec::new(opts("tls_certificate_not_after_timestamp_seconds", "When each TLS certificate expires, by its first DNS name. Less than 14 days from now: it was not renewed."), &["name"])),
+            tls_not_after: Changing::new(r, opts("tls_certificate_not_after_timestamp_seconds", "When each TLS certificate expires, by its first DNS name. Less than 14 days from now: it was not renewed."), ["name"]),
             acme_orders: counters(r, "acme_orders_total", "Orders of a certificate by result. failed increases when the authority cannot be reached, or refuses; the log has its reason.", &["result"]),
             acme_failures: gauge(r, "acme_consecutive_failures", "Orders that have failed since the last certificate was issued. Increases while the authority cannot be reached, or refuses."),
             bytes_in_flight: gauge(r, "bytes_in_flight", "Bytes of webhooks that are being received or published, large bodies included. Near server.bytes_in_flight_max, or server.large_bytes_in_flight_max for large ones, webhooks are answered 503."),
@@ -228,10 +228,7 @@ impl Metrics {
     /// expire counts.
     pub fn tls_certificates(&self, mut certificates: Vec<(String, Timestamp)>) {
         certificates.sort_by_key(|(_, not_after)| std::cmp::Reverse(*not_after));
-        self.tls_not_after.reset();
-        for (name, not_after) in certificates {
-            self.tls_not_after.with_label_values(&[&name]).set(not_after.as_second());
-        }
+        self.tls_not_after.set(certificates.into_iter().map(|(name, end)| ([name], end.as_second() as f64)));
     }
 
     pub fn fault(&self, fault: Fault) {
@@ -279,29 +276,21 @@ impl Metrics {
 
     /// What each registration has delivered: all of them, so that one that is forgotten is shown no more.
     pub fn deliveries(&self, all: &[Delivered]) {
-        self.last_deliveries.reset();
-        for Delivered { app, webhook_id, action, last, .. } in all {
-            let last = last.as_millisecond() as f64 / 1000.0;
-            self.last_deliveries.with_label_values(&[app, webhook_id, action]).set(last);
-        }
+        self.last_deliveries.set(all.iter().map(|Delivered { app, webhook_id, action, last, .. }| {
+            ([app, webhook_id, action].map(String::clone), last.as_millisecond() as f64 / 1000.0)
+        }));
     }
 
     /// What is registered at LiveChat for each app: all of them, so that one that is no longer watched is shown no more.
     pub fn registrations(&self, apps: &[Registered<'_>]) {
-        self.registrations.reset();
-        self.registrations_enabled.reset();
-        self.api_version_end.reset();
-        for Registered { app, states, is_enabled, ends } in apps {
-            for (state, count) in states {
-                self.registrations.with_label_values(&[app, state]).set(i64::try_from(*count).unwrap_or(i64::MAX));
-            }
-            is_enabled.iter().for_each(|is| self.registrations_enabled.with_label_values(&[app]).set((*is).into()));
-            for (stage, date) in ends {
-                let end = date.and_then(|date| date.to_zoned(TimeZone::UTC).ok());
-                let gauge = || self.api_version_end.with_label_values(&[app, stage]);
-                end.iter().for_each(|end| gauge().set(end.timestamp().as_second()));
-            }
-        }
+        let states = apps.iter().flat_map(|of| of.states.iter().map(|(state, count)| ([of.app, state], *count as f64)));
+        self.registrations.set(states.map(|(labels, count)| (labels.map(str::to_owned), count)));
+        let enabled = apps.iter().filter_map(|of| Some(([of.app.to_owned()], of.is_enabled?.into())));
+        self.registrations_enabled.set(enabled.map(|(labels, is): (_, u8)| (labels, is.into())));
+        let end = |date: Option<Date>| Some(date?.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second() as f64);
+        let ends = apps.iter().flat_map(|of| of.ends.iter().map(|(stage, date)| ([of.app, stage], *date)));
+        let ends = ends.filter_map(|(labels, date)| Some((labels.map(str::to_owned), end(date)?)));
+        self.api_version_end.set(ends);
     }
 
     /// A comparison was made, or could not be.
@@ -386,6 +375,32 @@ impl Default for Metrics {
     }
 }
 
+/// Gauges whose labels come and go.
+struct Changing<const N: usize> {
+    gauges: GaugeVec,
+    shown: Mutex<BTreeSet<[String; N]>>,
+}
+
+impl<const N: usize> Changing<N> {
+    fn new(registry: &Registry, opts: Opts, labels: [&str; N]) -> Self {
+        Self { gauges: register(registry, GaugeVec::new(opts, &labels)), shown: Mutex::default() }
+    }
+
+    /// All that there is. What is gone is removed last, so that a scrape in between lacks none; of several with the same labels the last counts.
+    fn set(&self, all: impl Iterator<Item = ([String; N], f64)>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = std::mem::take(&mut *shown);
+        for (labels, value) in all {
+            self.gauges.with_label_values(&labels).set(value);
+            gone.remove(&labels);
+            shown.insert(labels);
+        }
+        for labels in gone {
+            let _ = self.gauges.remove_label_values(&labels); // it was set before
+        }
+    }
+}
+
 /// Sets a counter to what is counted elsewhere. Where that has begun again, because a key or a rule was removed and is back, so does the counter.
 fn set(counter: &IntCounter, counted: u64) {
     if counted < counter.get() {
@@ -428,4 +443,24 @@ fn gauges(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
 
 fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
     register(registry, Histogram::with_opts(HistogramOpts::from(opts(name, help)).buckets(SECONDS.to_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gauges_that_come_and_go_show_what_there_is_at_last() {
+        let registry = Registry::new();
+        let gauges = Changing::new(&registry, opts("changing", "For a test."), ["a", "b"]);
+        let of = |pairs: &[(&str, f64)]| {
+            gauges.set(pairs.iter().map(|(a, value)| ([(*a).to_owned(), "b".to_owned()], *value)));
+            let families = registry.gather();
+            let metrics = families.first().map(prometheus::proto::MetricFamily::get_metric).unwrap_or_default();
+            metrics.iter().map(|one| one.get_gauge().get_value()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[("x", 1.0), ("y", 2.0)]), [1.0, 2.0]);
+        assert_eq!(of(&[("y", 3.0), ("z", 4.0), ("y", 5.0)]), [5.0, 4.0]);
+        assert!(of(&[]).is_empty());
+    }
 }
