@@ -204,7 +204,7 @@ fn named(key: &str, values: &Values) -> String {
 
 impl Digests {
     /// The keys that differ, sorted; of an element of an array that only one of the two has, the element alone.
-    fn differences(&self, other: &Self) -> BTreeSet<String> {
+    pub fn differences(&self, other: &Self) -> BTreeSet<String> {
         let has = |digests: &Self, key: &str| digests.0.contains_key(&(key.to_owned(), PathBuf::new()));
         let shortened = |key: &str| {
             let elements = key.match_indices(']').map(|(close, _)| &key[..=close]);

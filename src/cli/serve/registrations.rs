@@ -40,15 +40,14 @@ pub struct Registrations {
 }
 
 impl Registrations {
-    /// Never ends. The first comparison is at once, and so is the one after a change of the configuration.
+    /// Never ends. The first comparison is at once, and so is the one after a change of the configuration's apps or of its `[livechat]`.
     pub async fn watch(self) {
         let (mut found, failures) = (HashMap::new(), Throttles::new(REPEAT));
         let mut last: Option<(Instant, Arc<Config>)> = None;
         loop {
             let config = self.running.load_full();
-            let is_due = |interval| {
-                last.as_ref().is_none_or(|(last, of)| last.elapsed() >= interval || !Arc::ptr_eq(of, &config))
-            };
+            let is_due =
+                |interval| last.as_ref().is_none_or(|(last, of)| last.elapsed() >= interval || is_other(of, &config));
             match config.livechat.watch {
                 Some(interval) if is_due(interval) => {
                     self.compare_all(&config, &mut found, &failures).await;
@@ -94,13 +93,22 @@ impl Registrations {
         let listed = api.list_webhooks().await?;
         let is_enabled = match api.license_webhooks_enabled().await {
             Ok(is_enabled) => Some(is_enabled),
-            Err(failure) => (failure.kind == Kind::NotFound).then_some(false), // the state has a scope of its own
+            Err(failure) if failure.kind == Kind::NotFound => Some(false),
+            Err(failure) if failure.kind == Kind::Authorization => None, // the state has a scope of its own
+            Err(failure) => return Err(failure),
         };
         let delivered = self.webhooks.handler.relay.deliveries().all();
         let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| (one.webhook_id, one.last));
         let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered: delivered.collect() };
         Ok(Found::new(app, plan(app, &listed, &facts), is_enabled, facts.notices))
     }
+}
+
+/// Whether another configuration may come to another comparison: each is billed.
+fn is_other(former: &Arc<Config>, now: &Arc<Config>) -> bool {
+    let is_of = |key: &String| key.starts_with("livechat.") || key.starts_with("apps");
+    let differences = || now.sources.digests.differences(&former.sources.digests);
+    !Arc::ptr_eq(former, now) && differences().iter().any(is_of)
 }
 
 impl Found {
