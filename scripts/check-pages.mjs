@@ -246,7 +246,7 @@ const signsIn = async (browser, relay) => {
   await tab.size(280);
   await tab.shot("app-deliveries-light-280");
   await tab.run("document.querySelector('#sign-out').click()");
-  await tab.when(`${VIEW} === 'start' && sessionStorage.getItem('token') === null`);
+  await tab.when(`${VIEW} === 'start' && sessionStorage.getItem(location.pathname + ' token') === null`);
   await tab.close();
 };
 const framed = async (browser, relay) => {

@@ -90,6 +90,8 @@ labels! {
         Installed => "installed",
         /// A token was given to a page.
         SignedIn => "signed_in",
+        /// A token of a page was revoked.
+        SignedOut => "signed_out",
         /// There is no code, or it is none.
         NoCode => "no_code",
         /// LiveChat has sent the browser with an error.
@@ -123,7 +125,7 @@ impl PageEnd {
     /// The HTTP status.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Shown | Self::Installed | Self::SignedIn => 200,
+            Self::Shown | Self::Installed | Self::SignedIn | Self::SignedOut => 200,
             Self::NoCode | Self::Declined | Self::CodeUsed | Self::CodeRefused => 400,
             Self::Unauthorized => 401,
             Self::NotAllowed | Self::MissingScopes => 403,

@@ -354,7 +354,8 @@ impl Parts {
         let durable = Durable(dead_letters);
         let relay = Relay::new(policy.retries, durable, Arc::clone(&self.metrics), self.shutdown.clone());
         let budget = Budget::new(server.budget);
-        let pages = Pages::new(relay.clone(), Arc::clone(&budget), Arc::clone(&self.metrics), Box::new(|_| Vec::new()));
+        let giving_up = self.shutdown.giving_up.clone();
+        let pages = Pages::new(relay.clone(), Arc::clone(&budget), Arc::clone(&self.metrics), giving_up);
         let handler = Webhooks {
             relay,
             budget,

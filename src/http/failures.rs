@@ -51,7 +51,7 @@ pub struct Failed {
 impl Failures {
     /// Takes a token of the client's source.
     pub fn count(&self, client: IpAddr, config: &Config, now: Instant) -> Failed {
-        let interval = Duration::from_secs(60) / config.per_minute.max(1);
+        let interval = config.interval();
         let capacity = interval * config.burst;
         let source = source(client);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +65,23 @@ impl Failures {
         };
         table.set(source, after, config.sources_max);
         Failed { retry_after, is_logged: !bucket.was_empty }
+    }
+
+    /// Gives a token back that [`Failures::count`] has taken.
+    pub fn give_back(&self, client: IpAddr, config: &Config, now: Instant) {
+        let source = source(client);
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = table.by_source.get(&source).copied() {
+            let full_at = bucket.full_at.checked_sub(config.interval()).map_or(now, |before| before.max(now));
+            table.set(source, Bucket { full_at, ..bucket }, config.sources_max);
+        }
+    }
+}
+
+impl Config {
+    /// From one token to the next.
+    fn interval(&self) -> Duration {
+        Duration::from_secs(60) / self.per_minute.max(1)
     }
 }
 

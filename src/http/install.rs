@@ -6,7 +6,6 @@ mod texts;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -14,8 +13,11 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::pages::{Claim, Page, Pages, Reason, Redirect, Seen, Shown, Template, digest, escaped, of_exchange, policy};
-use crate::livechat::{Accounts, Api, App, Config, Failure, Install, Kind, TokenPair};
+use super::pages::{
+    Claim, Deadlines, Page, Pages, Paid, Reason, Redirect, Seen, Shown, Template, digest, escaped, of_exchange, policy,
+    revoke,
+};
+use crate::livechat::{Accounts, Api, App, Config, Failure, Install, Kind, TokenPair, covers};
 use crate::outcome::{Outcome, PageEnd};
 use texts::Text;
 
@@ -33,7 +35,6 @@ enum End {
     },
     Declined(Reason),
     Missing(Vec<String>),
-    TooMany(Duration),
     Other(PageEnd),
 }
 
@@ -49,22 +50,28 @@ struct Installation {
     account: String,
     scopes: BTreeSet<String>,
     webhooks: Option<bool>,
-    is_enabled_now: bool,
 }
 
-pub async fn shown(pages: &Arc<Pages>, page: &Page, query: Option<&str>, client: IpAddr) -> Shown {
+pub async fn shown(
+    pages: &Arc<Pages>,
+    page: &Page,
+    query: Option<&str>,
+    client: IpAddr,
+    deadlines: Deadlines,
+) -> Shown {
     let end = match Redirect::read(query) {
         Redirect::NoCode | Redirect::Malformed => PageEnd::NoCode.into(),
         Redirect::Error(reason) => End::Declined(reason),
-        Redirect::Code(code) => with_code(pages, page, code, client).await,
+        Redirect::Code(code) => with_code(pages, page, code, client, deadlines).await,
     };
     end.shown(page.app())
 }
 
-async fn with_code(pages: &Arc<Pages>, page: &Page, code: SecretString, client: IpAddr) -> End {
-    if let Err(wait) = pages.pay(client) {
-        return End::TooMany(wait);
-    }
+async fn with_code(pages: &Arc<Pages>, page: &Page, code: SecretString, client: IpAddr, deadlines: Deadlines) -> End {
+    let paid = match pages.of_install.pay(client) {
+        Ok(paid) => paid,
+        Err(end) => return end.into(),
+    };
     let (pages, page) = (Arc::clone(pages), page.clone());
     // A task of its own: a browser that leaves must not leave a token behind, or an installation without its event.
     let work = match pages.installations.see(digest(&page.app().name, &code), Instant::now()) {
@@ -72,75 +79,77 @@ async fn with_code(pages: &Arc<Pages>, page: &Page, code: SecretString, client: 
         Seen::Busy => return PageEnd::Busy.into(),
         Seen::Unfinished(claim, body) => tokio::spawn(async move {
             let end = End::Installed { webhooks: webhooks_of(&body), is_enabled_now: false };
-            publish(&pages, &page, claim, body, end).await
+            publish(&pages, &page, claim, body, end, deadlines).await
         }),
-        Seen::New(claim) => tokio::spawn(async move {
-            match pages.turn().await {
-                Ok(_turn) => install(&pages, &page, claim, &code).await,
-                Err(busy) => busy.into(),
-            }
-        }),
+        Seen::New(claim) => tokio::spawn(async move { install(&pages, &page, claim, &code, paid, deadlines).await }),
     };
     work.await.unwrap_or(End::Other(PageEnd::Panic))
 }
 
-/// The whole installation. Whatever comes of it, its token is revoked: nothing of it is needed afterwards.
-async fn install(pages: &Pages, page: &Page, claim: Claim<Bytes>, code: &SecretString) -> End {
+/// The whole installation. Whatever comes of it, its token is revoked: nothing of it is needed afterwards. The event comes first, so that an
+/// end of the relay in between leaves a token, which ends by itself, and not an installation that no one hears of.
+async fn install(
+    pages: &Pages,
+    page: &Page,
+    claim: Claim<Bytes>,
+    code: &SecretString,
+    paid: Paid,
+    deadlines: Deadlines,
+) -> End {
     let (app, config) = (page.app(), &page.live.livechat);
-    let exchanged = match Accounts::new(config) {
-        Ok(accounts) => accounts.exchange(app, code, &app.install_url(), None).await.map(|tokens| (accounts, tokens)),
-        Err(failure) => Err(failure),
+    let exchanged = async {
+        let turn = pages.of_install.turn().await?;
+        let failed = |failure: Failure| pages.failed(&app.name, of_exchange(&failure), &failure);
+        let accounts = Accounts::new(config).map_err(failed)?;
+        let tokens = accounts.exchange(app, code, &app.install_url(), None).await.map_err(failed)?;
+        Ok((turn, accounts, tokens))
     };
-    let (accounts, tokens) = match exchanged {
+    let (_turn, accounts, tokens) = match pages.until(deadlines.exchange, exchanged).await.unwrap_or_else(Err) {
         Ok(exchanged) => exchanged,
-        Err(failure) => {
-            let end = pages.failed(&app.name, of_exchange(&failure), &failure);
+        Err(end) => {
             if end == PageEnd::CodeRefused {
                 claim.used();
             } // else it may be good later: the page may be reloaded
             return end.into();
         }
     };
-    let checked = check(pages, config, app, &tokens).await;
-    if let Err(failure) = accounts.revoke(&tokens.access_token).await {
-        let app = &app.name;
-        tracing::warn!(app, error = %failure, "the token of an installation could not be revoked; it ends by itself");
-    }
-    drop(tokens);
-    match checked {
-        Ok(installation) => {
-            let Installation { webhooks, is_enabled_now, .. } = installation;
+    let end = match check(pages, app, &tokens) {
+        Ok(()) => {
+            paid.give_back();
+            let (webhooks, is_enabled_now) = state(pages, config, app, &tokens, deadlines).await;
+            let installation = Installation {
+                organization: tokens.organization_id.clone(),
+                account: tokens.account_id.clone(),
+                scopes: tokens.scopes.clone(),
+                webhooks,
+            };
             let body = Bytes::from(installation.body(&app.client_id, Timestamp::now()));
-            publish(pages, page, claim, body, End::Installed { webhooks, is_enabled_now }).await
+            publish(pages, page, claim, body, End::Installed { webhooks, is_enabled_now }, deadlines).await
         }
         Err(end) => {
             claim.used();
             end
         }
-    }
+    };
+    let revoked = revoke(accounts, tokens.access_token, &app.name);
+    let _ = pages.until(deadlines.answer, revoked).await; // the page is right without it, and the task goes on
+    end
 }
 
-/// Whether the organization may install the app, and has granted what is needed; then whether its webhooks are on.
-async fn check(pages: &Pages, config: &Config, app: &App, tokens: &TokenPair) -> Result<Installation, End> {
+/// Whether the organization may install the app, and has granted what is needed.
+fn check(pages: &Pages, app: &App, tokens: &TokenPair) -> Result<(), End> {
     let organization = &tokens.organization_id;
     if !app.organizations.contains(organization) {
         return Err(pages.denied(&app.name, PageEnd::NotAllowed, organization).into());
     }
-    let no_install = Install { scopes: BTreeSet::new(), enable_webhooks: false };
-    let Install { scopes, enable_webhooks } = app.install.as_ref().unwrap_or(&no_install);
-    let missing: Vec<String> = scopes.iter().filter(|scope| !is_granted(scope, &tokens.scopes)).cloned().collect();
+    let is_granted = |scope: &&String| tokens.scopes.iter().any(|granted| covers(granted, scope));
+    let needed = app.install.iter().flat_map(|install| &install.scopes);
+    let missing: Vec<String> = needed.filter(|scope| !is_granted(scope)).cloned().collect();
     if !missing.is_empty() {
         pages.denied(&app.name, PageEnd::MissingScopes, organization);
         return Err(End::Missing(missing));
     }
-    let (webhooks, is_enabled_now) = state(pages, config, app, tokens, *enable_webhooks).await;
-    Ok(Installation {
-        organization: organization.clone(),
-        account: tokens.account_id.clone(),
-        scopes: tokens.scopes.clone(),
-        webhooks,
-        is_enabled_now,
-    })
+    Ok(())
 }
 
 /// Whether LiveChat sends the license's webhooks, as far as that can be known, after enabling them where they are to be. The app is
@@ -150,8 +159,9 @@ async fn state(
     config: &Config,
     app: &App,
     tokens: &TokenPair,
-    enable_webhooks: bool,
+    deadlines: Deadlines,
 ) -> (Option<bool>, bool) {
+    let enable_webhooks = matches!(&app.install, Some(Install { enable_webhooks: true, .. }));
     let asked = async {
         let api = Api::with_token(config, app, tokens.access_token.clone())?;
         let is_on = api.license_webhooks_enabled().await?;
@@ -166,9 +176,10 @@ async fn state(
             }
         }
     };
-    match asked.await {
-        Ok((is_on, is_enabled_now)) => (Some(is_on), is_enabled_now),
-        Err(failure) => {
+    match pages.until(deadlines.calls, asked).await {
+        Ok(Ok((is_on, is_enabled_now))) => (Some(is_on), is_enabled_now),
+        Err(_) => (None, false),
+        Ok(Err(failure)) => {
             let failure: Failure = failure;
             let end = if failure.kind == Kind::Authorization { PageEnd::MissingScopes } else { PageEnd::Unreachable };
             pages.failed(&app.name, end, &failure);
@@ -177,25 +188,10 @@ async fn state(
     }
 }
 
-/// Whether a scope is among those that were granted, or within one of them: `rw` has `ro` in it, `all` has `access`, and that `my`.
-fn is_granted(scope: &str, granted: &BTreeSet<String>) -> bool {
-    let rank = |text: &str, names: &[&str]| names.iter().position(|name| *name == text);
-    let parts = |scope: &str| {
-        let (rest, access) = scope.rsplit_once(':').unwrap_or((scope, ""));
-        let (thing, level) = rest.split_once("--").unwrap_or((rest, ""));
-        (thing.to_owned(), rank(level, &["my", "access", "all"]), rank(access, &["ro", "rw"]))
-    };
-    let (thing, level, access) = parts(scope);
-    granted.iter().any(|granted| {
-        let has = parts(granted);
-        granted == scope || (has.0 == thing && access.is_some() && has.1 >= level && has.2 >= access)
-    })
-}
-
 impl Installation {
     /// The event's `data`, in the shape of an App Webhook.
     fn body(&self, client_id: &str, now: Timestamp) -> String {
-        let Self { organization, account, scopes, webhooks, .. } = self;
+        let Self { organization, account, scopes, webhooks } = self;
         let mut payload = json!({ "scopes": scopes });
         if let Some(webhooks) = webhooks {
             payload["licenseWebhooksEnabled"] = (*webhooks).into();
@@ -218,16 +214,15 @@ fn webhooks_of(body: &[u8]) -> Option<bool> {
 }
 
 /// Makes the event durable. Where that fails, the same code does the rest later.
-async fn publish(pages: &Pages, page: &Page, claim: Claim<Bytes>, body: Bytes, end: End) -> End {
+async fn publish(pages: &Pages, page: &Page, claim: Claim<Bytes>, body: Bytes, end: End, deadlines: Deadlines) -> End {
     let (policy, name) = (&page.live.policy, &page.app().name);
-    let deadline = Instant::now() + page.live.config.response_deadline;
     let outcome = async {
         let mut reading = pages.budget.begin().map_err(Outcome::Unavailable)?;
         reading.grow_to(body.len()).map_err(Outcome::Unavailable)?;
         let held = reading.complete().map_err(Outcome::Unavailable)?;
         let app = policy.apps.get(name).ok_or(Outcome::Unavailable(crate::outcome::Unavailable::Panic))?;
         let accepted = pages.relay.accept_installation(policy, app, &body).map_err(Outcome::Rejected)?;
-        Ok::<_, Outcome>(pages.relay.deliver(accepted, held, deadline).outcome().await)
+        Ok::<_, Outcome>(pages.relay.deliver(accepted, held, deadlines.answer).outcome().await)
     };
     match outcome.await {
         Ok(Outcome::Unavailable(_)) | Err(Outcome::Unavailable(_)) => {
@@ -256,7 +251,6 @@ impl End {
             Self::Installed { .. } => PageEnd::Installed,
             Self::Declined(_) => PageEnd::Declined,
             Self::Missing(_) => PageEnd::MissingScopes,
-            Self::TooMany(_) => PageEnd::TooMany,
             Self::Other(end) => *end,
         }
     }
@@ -277,8 +271,7 @@ impl End {
             lines += &format!("<ul>{items}</ul>\n");
         }
         let text = PAGE.with(&[("end", kind), ("title", &escaped(&title)), ("lines", &lines)]);
-        let retry_after = if let Self::TooMany(wait) = self { Some(*wait) } else { None };
-        Shown { retry_after, ..Shown::html(end, text, &PAGE.policy) }
+        Shown::html(end, text, &PAGE.policy)
     }
 
     fn text(&self) -> Text {
@@ -295,33 +288,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_scope_is_granted_by_itself_and_by_one_that_has_it_in_it() {
-        let granted = |granted: &str, scope: &str| is_granted(scope, &granted.split(',').map(str::to_owned).collect());
-        for (has, scope, expected) in [
-            ("webhooks.state:ro", "webhooks.state:ro", true),
-            ("webhooks.state:rw", "webhooks.state:ro", true),
-            ("webhooks.state:ro", "webhooks.state:rw", false),
-            ("webhooks.configuration:rw", "webhooks.state:ro", false),
-            ("x:ro,chats--all:ro", "chats--access:ro", true),
-            ("chats--all:rw", "chats--my:ro", true),
-            ("chats--access:rw", "chats--all:ro", false),
-            ("chats--all:ro", "chats--access:rw", false),
-            ("chats:rw", "chats--my:ro", false),
-            ("", "webhooks.state:ro", false),
-            ("custom", "custom", true),
-            ("custom", "custom:ro", false),
-            ("custom:admin", "custom:admin", true),
-        ] {
-            assert_eq!(granted(has, scope), expected, "{scope} by {has}");
-        }
-    }
-
-    #[test]
     fn the_data_of_an_installation_is_read_back_for_the_page() {
         let webhooks = |webhooks| {
             let [organization, account] = ["o\"1", "a"].map(str::to_owned);
             let scopes = BTreeSet::from(["s:ro".to_owned()]);
-            let installation = Installation { organization, account, scopes, webhooks, is_enabled_now: true };
+            let installation = Installation { organization, account, scopes, webhooks };
             webhooks_of(installation.body("c", Timestamp::UNIX_EPOCH).as_bytes())
         };
         assert_eq!([Some(true), Some(false), None].map(webhooks), [Some(true), Some(false), None]);

@@ -4,59 +4,49 @@
 //! A page holds no room of webhooks and no place of theirs: its connection is the first to be evicted, it ends with the answer, and what waits
 //! for LiveChat is bounded here.
 
+mod cache;
 mod codes;
+mod gate;
 mod query;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
     RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
-use jiff::Timestamp;
+use secrecy::SecretString;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::app_page;
-use super::failures::{self, Failures};
 use super::refusals::Place;
 use super::webhook::{Live, Reply, Sender, Webhooks, is_json};
 use super::{Answer, Exchange, bearer, install};
 use crate::budget::Budget;
-use crate::livechat::{self, App, Failure, Kind};
+use crate::livechat::{self, Accounts, App, Failure, Kind};
 use crate::metrics::Metrics;
 use crate::outcome::{PageEnd, Refusal};
 use crate::relay::Relay;
 use crate::telemetry::Throttles;
+pub(super) use cache::Cache;
 pub(super) use codes::{Claim, Codes, Digest, Seen, digest};
+pub(super) use gate::{Gate, Paid};
 pub(super) use query::{Reason, Redirect, code};
-
-/// What a source may have asked of LiveChat: so much a minute in the long run, and so much at once. A person needs two or three calls.
-const OF_SOURCE: failures::Config = failures::Config { per_minute: 20, burst: 20, sources_max: 4096 };
-
-/// What all may, together.
-const OF_ALL: failures::Config = failures::Config { per_minute: 60, burst: 60, sources_max: 1 };
-
-/// The one source of [`OF_ALL`].
-const ALL: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-
-/// Requests that call LiveChat at once, and how long another one waits to be one of them.
-const CALLS_MAX: usize = 4;
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// When it is worth to come back, where LiveChat, Kafka or too many others are the reason.
 const RETRY_AFTER_SECONDS: u64 = 10;
 
-/// A person waits for the answer: so a call of LiveChat takes no longer, and is tried no more often, than this, whatever is configured for
-/// commands.
+/// A person waits for the answer: so a try of a call of LiveChat takes no longer, and there are no more of them, than this, whatever is
+/// configured for commands. All calls of one request together have an end by `server.response_deadline` ([`Deadlines`]).
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPTS_MAX: u32 = 2;
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -73,19 +63,9 @@ pub fn for_people(config: &livechat::Config) -> livechat::Config {
 }
 
 /// The longest body that a page sends: a code and its verifier.
-pub(super) const BODY_BYTES_MAX: usize = 4096;
+const BODY_BYTES_MAX: usize = 4096;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
-
-/// When webhooks of an action last came.
-#[derive(Clone, Debug)]
-pub struct LastDelivery {
-    pub action: String,
-    pub last: Timestamp,
-}
-
-/// The last deliveries of an app, by its name.
-pub type Deliveries = Box<dyn Fn(&str) -> Vec<LastDelivery> + Send + Sync>;
 
 /// What the pages of all apps share, over reloads, too.
 pub struct Pages {
@@ -96,12 +76,32 @@ pub struct Pages {
     pub(super) installations: Arc<Codes<Bytes>>,
     /// Codes of logins.
     pub(super) logins: Arc<Codes<()>>,
-    pub(super) facts: Mutex<app_page::Cache>,
-    pub(super) deliveries: Deliveries,
-    by_source: Failures,
-    together: Failures,
-    calls: Arc<Semaphore>,
+    /// Whose a token is, by its digest.
+    pub(super) viewers: Cache<Digest, Result<app_page::Viewer, PageEnd>>,
+    /// Whether LiveChat sends webhooks, by app and organization.
+    pub(super) states: Cache<(String, String), Result<app_page::State, PageEnd>>,
+    pub(super) of_install: Arc<Gate>,
+    pub(super) of_app: Arc<Gate>,
+    /// From then on, no answer of LiveChat's is awaited any longer.
+    giving_up: CancellationToken,
     throttles: Throttles,
+}
+
+/// Until when a request waits for what, so that its answer leaves within `server.response_deadline`. What one leaves is the next one's.
+#[derive(Clone, Copy)]
+pub(super) struct Deadlines {
+    /// The exchange of a code: half of the time.
+    pub exchange: Instant,
+    /// All calls of LiveChat that the answer needs: three quarters.
+    pub calls: Instant,
+    pub answer: Instant,
+}
+
+impl Deadlines {
+    fn new(all: Duration) -> Self {
+        let now = Instant::now();
+        Self { exchange: now + all / 2, calls: now + all * 3 / 4, answer: now + all }
+    }
 }
 
 /// A page of an app, as it is configured when the request comes.
@@ -120,12 +120,14 @@ enum What {
     App,
     /// It wants a token for a code,
     Token,
-    /// and facts for a token.
+    /// facts for a token,
     Facts,
+    /// and then that it ends.
+    SignOut,
 }
 
 impl Page {
-    /// `/install/{app}`, `/app/{app}`, `/app/{app}/token`, `/app/{app}/facts`, where they are switched on.
+    /// `/install/{app}`, `/app/{app}`, `/app/{app}/token`, `/app/{app}/facts`, `/app/{app}/sign-out`, where they are switched on.
     pub fn find(live: &Arc<Live>, path: &str) -> Option<Self> {
         let mut parts = path.strip_prefix('/')?.split('/');
         let (first, name, rest) = (parts.next()?, parts.next()?, (parts.next(), parts.next()));
@@ -134,6 +136,7 @@ impl Page {
             ("app", (None, None)) => What::App,
             ("app", (Some("token"), None)) => What::Token,
             ("app", (Some("facts"), None)) => What::Facts,
+            ("app", (Some("sign-out"), None)) => What::SignOut,
             _ => return None,
         };
         let app = live.livechat.apps.iter().position(|app| app.name == name)?;
@@ -147,7 +150,7 @@ impl Page {
     }
 
     fn method(&self) -> Method {
-        if self.what == What::Token { Method::POST } else { Method::GET }
+        if matches!(self.what, What::Token | What::SignOut) { Method::POST } else { Method::GET }
     }
 
     fn place(&self) -> Place<'_> {
@@ -159,7 +162,6 @@ impl Page {
 pub(super) struct Shown {
     pub end: PageEnd,
     pub body: Body,
-    pub retry_after: Option<Duration>,
 }
 
 pub(super) enum Body {
@@ -170,12 +172,12 @@ pub(super) enum Body {
 
 impl Shown {
     pub fn html(end: PageEnd, text: String, policy: &'static HeaderValue) -> Self {
-        Self { end, body: Body::Html(text, policy), retry_after: None }
+        Self { end, body: Body::Html(text, policy) }
     }
 
     /// For the script of the app's page: what is wrong, by its label.
     pub fn error(end: PageEnd) -> Self {
-        Self { end, body: Body::Json(serde_json::json!({ "error": end.label() })), retry_after: None }
+        Self { end, body: Body::Json(serde_json::json!({ "error": end.label() })) }
     }
 
     fn into_answer(self) -> Answer {
@@ -189,8 +191,7 @@ impl Shown {
         *answer.status_mut() = status;
         let retry_after = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                let seconds = self.retry_after.map_or(RETRY_AFTER_SECONDS, |wait| wait.as_secs() + 1);
-                Some((RETRY_AFTER, HeaderValue::from(seconds)))
+                Some((RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS)))
             }
             StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
             _ => None,
@@ -208,40 +209,37 @@ impl Shown {
 }
 
 impl Pages {
-    pub fn new(relay: Relay, budget: Arc<Budget>, metrics: Arc<Metrics>, deliveries: Deliveries) -> Arc<Self> {
+    pub fn new(relay: Relay, budget: Arc<Budget>, metrics: Arc<Metrics>, giving_up: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             relay,
             budget,
             metrics,
             installations: Codes::new(),
             logins: Codes::new(),
-            facts: Mutex::default(),
-            deliveries,
-            by_source: Failures::default(),
-            together: Failures::default(),
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            viewers: Cache::new(app_page::VIEWERS_MAX),
+            states: Cache::new(app_page::STATES_MAX),
+            of_install: Gate::new(),
+            of_app: Gate::new(),
+            giving_up,
             throttles: Throttles::new(LOG_INTERVAL),
         })
     }
 
-    /// Takes what a request costs that has LiveChat called.
+    /// What `calls` of LiveChat come to, if they do so in time.
     ///
     /// # Errors
-    /// When there is more.
-    pub(super) fn pay(&self, client: IpAddr) -> Result<(), Duration> {
-        let now = Instant::now();
-        let wait = self.by_source.count(client, &OF_SOURCE, now).retry_after;
-        let wait = wait.or_else(|| self.together.count(ALL, &OF_ALL, now).retry_after);
-        wait.map_or(Ok(()), Err)
-    }
-
-    /// The right to call LiveChat.
-    ///
-    /// # Errors
-    /// [`PageEnd::Busy`]: others had it for too long.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, PageEnd> {
-        let turn = timeout(PATIENCE, Arc::clone(&self.calls).acquire_owned()).await;
-        turn.ok().and_then(Result::ok).ok_or(PageEnd::Busy)
+    /// [`PageEnd::Unreachable`]: they do not, or the relay ends.
+    pub(super) async fn until<T>(&self, deadline: Instant, calls: impl Future<Output = T>) -> Result<T, PageEnd> {
+        let calls = self.giving_up.run_until_cancelled(timeout_at(deadline, calls)).await;
+        calls.and_then(Result::ok).ok_or_else(|| {
+            if let Some(suppressed) = self.throttles.pass("late") {
+                tracing::warn!(
+                    suppressed,
+                    "LiveChat has not answered in time for a page, whose answer leaves within server.response_deadline"
+                );
+            }
+            PageEnd::Unreachable
+        })
     }
 
     /// Logs why a call of LiveChat has failed; what became of the request.
@@ -265,6 +263,16 @@ impl Pages {
         self.metrics.page(shown.end);
         shown.into_answer()
     }
+}
+
+/// Ends a token that is not needed, in a task of its own, for that is done however long it takes.
+pub(super) fn revoke(accounts: Accounts, token: SecretString, app: &str) -> JoinHandle<()> {
+    let app = app.to_owned();
+    tokio::spawn(async move {
+        if let Err(failure) = accounts.revoke(&token).await {
+            tracing::warn!(app, error = %failure, "a token that is not needed could not be revoked; it ends by itself");
+        }
+    })
 }
 
 /// What becomes of a request whose code LiveChat does not exchange.
@@ -300,30 +308,39 @@ impl Webhooks {
     }
 
     async fn shown(&self, page: &Page, request: Request<Incoming>, sender: &Sender<'_>) -> Result<Shown, Reply> {
-        sender.check_network(&page.live.config)?;
         if request.method() != page.method() {
             let line = format!("method not allowed; use {}\n", page.method());
             return Err(Reply::because(Refusal::MethodNotAllowed, Some(line)));
         }
-        let (pages, client) = (&self.pages, sender.client);
+        let (pages, client, config) = (&self.pages, sender.client, &page.live.config);
+        let deadlines = Deadlines::new(config.response_deadline);
         Ok(match page.what {
-            What::Install => install::shown(pages, page, request.uri().query(), client).await,
+            What::Install => install::shown(pages, page, request.uri().query(), client, deadlines).await,
             What::App => app_page::shell(page.app(), &page.live.livechat),
-            What::Facts => app_page::facts(pages, page, bearer(request.headers()), client).await,
+            What::Facts => Box::pin(app_page::facts(pages, page, bearer(request.headers()), client, deadlines)).await,
+            What::SignOut => app_page::sign_out(pages, page, bearer(request.headers()), client, deadlines).await,
             What::Token => {
                 // A page of another origin cannot send this type without being asked for leave, which it does not get.
                 if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
                     return Err(Refusal::ContentType.into());
                 }
-                let (body, held) = self.body(request.into_body(), Instant::now(), &page.live.config).await?;
-                drop(held); // it is short, or refused
-                if body.len() > BODY_BYTES_MAX {
-                    let line = format!("the body is larger than {BODY_BYTES_MAX} bytes\n");
-                    return Err(Reply::because(Refusal::BodyTooLarge, Some(line)));
-                }
-                app_page::token(pages, page, &body, client).await
+                let body = body(request.into_body(), config.body_timeout).await?;
+                app_page::token(pages, page, &body, client, Deadlines::new(config.response_deadline)).await
             }
         })
+    }
+}
+
+/// A short body, which holds no room of webhooks.
+async fn body(body: Incoming, most: Duration) -> Result<Bytes, Reply> {
+    match timeout(most, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            let line = format!("the body is larger than {BODY_BYTES_MAX} bytes\n");
+            Err(Reply::because(Refusal::BodyTooLarge, Some(line)))
+        }
+        Ok(Err(_)) => Err(Refusal::BodyIncomplete.into()),
+        Err(_) => Err(Refusal::BodyTooSlow.into()),
     }
 }
 
@@ -412,19 +429,5 @@ mod tests {
     fn texts_cannot_become_markup() {
         let escaped = escaped("<a href=\"x\" title='y'>&amp;</a>");
         assert_eq!(escaped, "&lt;a href=&quot;x&quot; title=&#39;y&#39;&gt;&amp;amp;&lt;/a&gt;");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn all_sources_together_have_fewer_calls_than_codes_are_remembered() {
-        let buckets = (Failures::default(), Failures::default());
-        let pay = |n: u32| {
-            let client = IpAddr::from((0x0a00_0000 + n).to_be_bytes());
-            let now = Instant::now();
-            let wait = buckets.0.count(client, &OF_SOURCE, now).retry_after;
-            wait.or_else(|| buckets.1.count(ALL, &OF_ALL, now).retry_after).is_none()
-        };
-        assert_eq!((0..1000).filter(|n| pay(*n)).count(), 60);
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!((1000..2000).filter(|n| pay(*n)).count(), 10);
     }
 }

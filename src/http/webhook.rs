@@ -79,7 +79,7 @@ impl<'a> Sender<'a> {
         Self { exchange, client, is_outdated: !config.clients.fits(origin) }
     }
 
-    pub(super) fn check_network(&self, Config { client_networks, .. }: &Config) -> Result<(), Reply> {
+    fn check_network(&self, Config { client_networks, .. }: &Config) -> Result<(), Reply> {
         // Such a connection may bring one more webhook, which is not lost: its secret key decides alone.
         if client_networks.is_empty() || self.is_outdated || client_networks.contains(self.client) {
             return Ok(());
@@ -172,12 +172,7 @@ impl Webhooks {
     }
 
     /// The whole body, and its part of the budget, of which it has what has come.
-    pub(super) async fn body(
-        &self,
-        mut body: Incoming,
-        received: Instant,
-        config: &Config,
-    ) -> Result<(BytesMut, Held), Reply> {
+    async fn body(&self, mut body: Incoming, received: Instant, config: &Config) -> Result<(BytesMut, Held), Reply> {
         let mut reading = self.budget.begin().map_err(Outcome::Unavailable)?;
         let evicted = reading.evicted();
         let read = async {

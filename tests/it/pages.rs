@@ -240,12 +240,7 @@ fn a_license_whose_webhooks_are_off_stays_so_unless_the_operator_wants_them_on()
 #[test]
 fn the_page_says_success_only_when_the_event_is_durable_and_a_reload_does_the_rest() {
     let (mock, livechat) = (mock(), Simulator::start());
-    let deadlines: Settings<'_> = &[
-        ("kafka.publish_deadline", "\"500ms\""),
-        ("server.response_deadline", "\"2s\""),
-        ("server.body_timeout", "\"1s\""),
-    ];
-    let relay = start(&mock, &livechat, PAGES, deadlines);
+    let relay = start(&mock, &livechat, PAGES, &[("kafka.publish_deadline", "\"500ms\"")]);
     mock.freeze();
     let query = pressed(&livechat, json!({}));
     let waiting = install(&relay, &query);
@@ -298,6 +293,7 @@ fn pages_that_are_off_are_no_paths_and_other_methods_are_told_which() {
         ("PUT", "/app/default", "GET"),
         ("POST", "/app/default/facts", "GET"),
         ("GET", "/app/default/token", "POST"),
+        ("GET", "/app/default/sign-out", "POST"),
     ] {
         let mut stream = connect(relay.webhooks);
         write!(stream, "{method} {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n").expect("sent");
@@ -388,13 +384,24 @@ fn facts_are_for_tokens_that_livechat_confirms_and_a_stranger_causes_no_call() {
     assert_eq!(calls(&livechat, ["*", "info", "get_license_webhooks_state"]), [0; 3]);
 
     let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
-    for _ in 0..3 {
-        let (status, mut body) = facts(&relay, &bearer);
-        assert!(body["time"].take().is_string());
-        let expected = json!({ "time": null, "installed": true, "license_webhooks_enabled": true, "deliveries": [] });
-        assert_eq!((status, body), (200, expected));
-    }
+    let expected = |deliveries: Value| json!({ "time": null, "installed": true, "license_webhooks_enabled": true, "deliveries": deliveries });
+    let shown = |bearer: &str| {
+        let (status, mut body) = facts(&relay, bearer);
+        assert!(status == 200 && body["time"].take().is_string(), "{status} {body}");
+        body
+    };
+    std::thread::scope(|scope| {
+        let viewers = [(); 10].map(|()| scope.spawn(|| shown(&bearer)));
+        viewers.into_iter().for_each(|viewer| assert_eq!(viewer.join().expect("facts"), expected(json!([]))));
+    });
+    assert_eq!(post_to(relay.webhooks, "/webhooks", incoming_event("C", 1)).status, 200);
+    let mut delivered = shown(&bearer);
+    assert!(delivered["deliveries"][0]["last"].take().as_str().is_some_and(|last| last.ends_with('Z')));
+    assert_eq!(delivered, expected(json!([{ "action": "incoming_event", "last": null }])));
     assert_eq!(calls(&livechat, ["info", "get_license_webhooks_state"]), [1, 1]);
+    // Another user of the license has a token of his own, and the same answer.
+    shown(&format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT))));
+    assert_eq!(calls(&livechat, ["info", "get_license_webhooks_state"]), [2, 1]);
     // Tokens that are good elsewhere.
     let granted = |who: Value, redirect: &str| {
         let installed = livechat.post("install", who.clone());
@@ -417,7 +424,7 @@ fn facts_are_for_tokens_that_livechat_confirms_and_a_stranger_causes_no_call() {
             assert_eq!(facts(&relay, &token), (expected.0, error(expected.1)), "{token}");
         }
     }
-    assert_eq!(calls(&livechat, ["info", "get_license_webhooks_state"]), [4, 1], "what was refused is remembered, too");
+    assert_eq!(calls(&livechat, ["info", "get_license_webhooks_state"]), [5, 1], "what was refused is remembered, too");
     livechat.fault(json!({ "method": "info", "error": "server_error" }));
     assert_eq!(facts(&relay, "Bearer token-while-livechat-fails"), (503, error("unreachable")));
     assert_eq!(facts(&relay, "Bearer token-while-livechat-fails"), (401, error("unauthorized")));
@@ -432,15 +439,20 @@ fn a_source_that_tries_tokens_or_codes_is_stopped_and_webhooks_go_on() {
     let (mock, livechat) = (mock(), Simulator::start());
     let relay = start(&mock, &livechat, PAGES, &[]);
     let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+    // What LiveChat confirms costs nothing: an office of agents is one source.
+    for _ in 0..22 {
+        let agent = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+        assert_eq!(facts(&relay, &agent).0, 200);
+    }
     assert_eq!(facts(&relay, &bearer).0, 200);
-    let mut tried = 0;
+    let (mut tried, confirmed) = (0, 23);
     await_that("no more is tried", || {
         tried += 1;
         facts(&relay, &format!("Bearer token-that-is-guessed-{tried}")).0 == 429
     });
     assert!(tried > 15, "{tried}");
-    assert_eq!(calls(&livechat, ["info"]), [tried]);
-    // A token comes back each three seconds.
+    assert_eq!(calls(&livechat, ["info"]), [confirmed + tried - 1]);
+    assert_ne!(install(&relay, "code=guessed").status, 429, "installations have a limit of their own");
     await_that("codes are stopped, too", || {
         tried += 1;
         let answer = install(&relay, &format!("code=guessed-{tried}"));
@@ -470,4 +482,54 @@ fn a_login_of_the_page_gives_a_token_once_and_to_listed_organizations_only() {
     assert_eq!(typed.status, 415, "a page of another origin can send this without leave");
     assert_eq!(post_to(relay.webhooks, "/app/default/token", "x".repeat(5000)).status, 413);
     assert_eq!(calls(&livechat, ["token"]), [3]);
+}
+
+#[test]
+fn a_page_signs_out_at_livechat_too_and_has_asked_for_one_scope() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    assert!(get(relay.webhooks, "/app/default").body.contains("data-scope=\"webhooks.state:ro\""));
+    let token = token(&relay, &code(&livechat, ACCOUNT));
+    let bearer = format!("Bearer {token}");
+    assert_eq!((facts(&relay, &bearer).0, tokens(&livechat)), (200, 1));
+    let sign_out = |authorization: &str| {
+        let headers =
+            format!("host: relay\r\nauthorization: {authorization}\r\ncontent-length: 0\r\nconnection: close\r\n");
+        raw(relay.webhooks, format!("POST /app/default/sign-out HTTP/1.1\r\n{headers}\r\n")).expect("an answer").status
+    };
+    assert_eq!(sign_out("Bearer short"), 401);
+    assert_eq!(calls(&livechat, ["revoke"]), [0]);
+    assert_eq!((sign_out(&bearer), tokens(&livechat)), (200, 0));
+    assert_eq!(facts(&relay, &bearer), (401, error("unauthorized")));
+}
+
+#[test]
+fn every_answer_leaves_within_the_response_deadline_though_livechat_hangs_and_so_does_a_stop() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let deadlines: Settings<'_> = &[
+        ("kafka.publish_deadline", "\"500ms\""),
+        ("server.response_deadline", "\"3s\""),
+        ("server.body_timeout", "\"1s\""),
+    ];
+    let relay = start(&mock, &livechat, PAGES, deadlines);
+    let began = std::time::Instant::now();
+    // The state is not needed for an installation.
+    livechat.fault(json!({ "method": "get_license_webhooks_state", "delay": 100.0 }));
+    let page = install(&relay, &pressed(&livechat, json!({})));
+    assert!(page.status == 200 && page.body.contains("could not be found out"), "{}", page.body);
+    assert_eq!(calls(&livechat, ["revoke"]), [1]);
+    livechat.fault(json!({ "method": "token", "delay": 100.0 }));
+    let page = install(&relay, &pressed(&livechat, json!({})));
+    assert_eq!((page.status, title(&page)), (503, "LiveChat cannot be reached"));
+    livechat.fault(json!({ "method": "info", "delay": 100.0 }));
+    assert_eq!(facts(&relay, "Bearer token-while-livechat-hangs"), (503, error("unreachable")));
+    assert!(began.elapsed().as_secs() < 60, "LiveChat would have taken 300 s");
+    livechat.fault(json!({ "method": "token", "delay": 100.0 }));
+    let (query, asked) = (pressed(&livechat, json!({})), calls(&livechat, ["token"])[0]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| install(&relay, &query));
+        await_that("LiveChat is asked", || calls(&livechat, ["token"]) == [asked + 1]);
+        relay.signal(rustix::process::Signal::TERM);
+        assert_eq!(waiting.join().expect("an answer").status, 503);
+    });
 }

@@ -125,6 +125,7 @@ impl Text {
             PageEnd::Shown
             | PageEnd::Installed
             | PageEnd::SignedIn
+            | PageEnd::SignedOut
             | PageEnd::Declined
             | PageEnd::Unauthorized
             | PageEnd::Panic => text("Something went wrong", &["This is a fault of the relay.", LOG]),
