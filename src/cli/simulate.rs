@@ -90,13 +90,13 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let scheme = if tls.is_some() { "https" } else { "http" };
     let simulator = Simulator::new(setup.clone(), &client(arguments.ca.as_deref())?).map_err(Failure::Failed)?;
     let url = format!("{scheme}://{address}");
+    let signal = crate::shutdown::on_signal().map_err(Failure::failed)?; // before others know that it runs
     if arguments.json {
         let line = json!({"address": address, "url": url, "setup": setup});
         out(format_args!("{line}"))?;
     } else {
         introduce(&url, public_url, &setup)?;
     }
-    let signal = crate::shutdown::on_signal().map_err(Failure::failed)?;
     tokio::select! {
         never = simulator.serve(listener, tls) => match never {},
         _ = signal => Ok(()),

@@ -1,6 +1,6 @@
 //! The Agent Chat API's `list_archives`, `list_chats` and `get_chat`, over the chats that happened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -37,18 +37,21 @@ struct Listing {
     after: Option<(Timestamp, String)>,
 }
 
+/// Listings that go on, by their page ids.
 #[derive(Default)]
-pub struct Pages(BTreeMap<String, Listing>, VecDeque<String>);
+pub struct Pages(VecDeque<(String, Listing)>);
 
 impl Pages {
+    fn find(&self, id: &str, method: &str) -> Option<Listing> {
+        let mut known = self.0.iter().rev();
+        known.find(|(known, listing)| known == id && listing.method == method).map(|(_, listing)| listing.clone())
+    }
+
     fn keep(&mut self, listing: Listing) -> String {
         let id = Uuid::new_v4().to_string();
-        self.0.insert(id.clone(), listing);
-        self.1.push_back(id.clone());
-        if self.1.len() > PAGES_MAX
-            && let Some(oldest) = self.1.pop_front()
-        {
-            self.0.remove(&oldest);
+        self.0.push_back((id.clone(), listing));
+        if self.0.len() > PAGES_MAX {
+            self.0.pop_front();
         }
         id
     }
@@ -61,8 +64,8 @@ fn listing(state: &State, call: &Call<'_>, method: &'static str) -> Result<Listi
         if ["filters", "limit", "sort_order"].iter().any(|other| body.contains_key(*other)) {
             return Err(invalid("`page_id` cannot be used together with `filters`, `limit` or `sort_order`"));
         }
-        let known = id.as_str().and_then(|id| state.pages.0.get(id)).filter(|listing| listing.method == method);
-        return known.cloned().ok_or_else(|| invalid("`page_id` is invalid"));
+        let known = id.as_str().and_then(|id| state.pages.find(id, method));
+        return known.ok_or_else(|| invalid("`page_id` is invalid"));
     }
     let limit = match body.get("limit") {
         None => LIMIT,

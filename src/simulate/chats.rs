@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::filters::{Facts, Source};
 use super::setup::Setup;
-use crate::samples::scene::{Story, rfc3339};
+use crate::samples::scene::Story;
 use crate::samples::traffic::{Sample, Traffic};
 
 /// So many chats are kept; then the oldest are forgotten.
@@ -90,18 +90,18 @@ impl Chats {
     /// The next webhook of an organization's traffic.
     pub fn next_of_traffic(&mut self, organization: &str, setup: &Setup) -> Result<Happening, String> {
         let sample = self.traffic(organization, setup)?.next().ok_or("traffic never ends")?;
-        self.take_note(organization, &sample, &Told::default(), None)
+        self.record(organization, &sample, &Told::default(), None)
     }
 
     /// Begins a chat.
     pub fn start(&mut self, told: &Told, setup: &Setup) -> Result<Happening, String> {
-        let organization = organization(told, setup)?;
+        let organization = setup.named_organization(told.organization_id.as_deref())?.id.clone();
         let time = told.at.unwrap_or_else(Timestamp::now);
         let traffic = self.traffic(&organization, setup)?;
         let mut story = traffic.begin(time);
         let sample =
             traffic.tell_of(&mut story, "incoming_chat", time).ok_or("there is a sample of each chat's begin")?;
-        self.take_note(&organization, &sample, told, Some(story))
+        self.record(&organization, &sample, told, Some(story))
     }
 
     /// Something more happens in a chat that was begun by hand: an action, or one of its samples such as `incoming_event.file`.
@@ -120,12 +120,12 @@ impl Chats {
             chat.story = Some(story);
         }
         let sample = sample.ok_or_else(|| format!("there is no sample of `{name}`"))?;
-        self.take_note(&organization, &sample, told, None)
+        self.record(&organization, &sample, told, None)
     }
 
     /// Something happens outside of chats, such as `tag_created`.
     pub fn aside(&mut self, name: &str, told: &Told, setup: &Setup) -> Result<Happening, String> {
-        let organization = organization(told, setup)?;
+        let organization = setup.named_organization(told.organization_id.as_deref())?.id.clone();
         let time = told.at.unwrap_or_else(Timestamp::now);
         let traffic = self.traffic(&organization, setup)?;
         let mut story = traffic.begin(time);
@@ -134,7 +134,7 @@ impl Chats {
         if sample.chat_id().is_some() {
             return Err(format!("`{name}` happens in a chat: POST /_simulate/chats/CHAT_ID/{name}"));
         }
-        self.take_note(&organization, &sample, told, None)
+        self.record(&organization, &sample, told, None)
     }
 
     pub fn find(&self, chat_id: &str) -> Option<&Chat> {
@@ -146,15 +146,14 @@ impl Chats {
     }
 
     fn traffic(&mut self, organization: &str, setup: &Setup) -> Result<&mut Traffic, String> {
-        let known =
-            setup.organization(organization).ok_or_else(|| format!("there is no organization `{organization}`"))?;
+        let known = setup.named_organization(Some(organization))?;
         let seed = || Uuid::new_v4().as_u64_pair().0;
         let begin = || Traffic::new(seed()).organization(&known.id, known.license_id, LIVECHAT_CLIENT);
         Ok(self.traffic.entry(organization.to_owned()).or_insert_with(begin))
     }
 
     /// The archives learn what happened, and registrations what it was.
-    fn take_note(
+    fn record(
         &mut self,
         organization: &str,
         sample: &Sample,
@@ -162,7 +161,8 @@ impl Chats {
         story: Option<Story>,
     ) -> Result<Happening, String> {
         let Body { mut payload, requester } = serde_json::from_str(sample.data()).map_err(|error| error.to_string())?;
-        let mut value: Value = serde_json::from_str(payload.get()).map_err(|error| error.to_string())?;
+        let invented: Value = serde_json::from_str(payload.get()).map_err(|error| error.to_string())?;
+        let mut value = invented.clone();
         let chat_id = sample.chat_id().map(str::to_owned);
         if sample.action() != "incoming_chat"
             && let Some(chat) = chat_id.as_deref().and_then(|id| self.find(id))
@@ -171,10 +171,9 @@ impl Chats {
         } else {
             revise_chat(&mut value, told);
         }
-        let raw = to_raw_value(&value).map_err(|error| error.to_string())?;
         // What is not revised keeps its bytes.
-        if serde_json::from_str::<Value>(payload.get()).ok().as_ref() != Some(&value) {
-            payload = raw;
+        if value != invented {
+            payload = to_raw_value(&value).map_err(|error| error.to_string())?;
         }
         if sample.action() == "incoming_chat" {
             self.keep(organization, &value, told.at, story);
@@ -210,17 +209,6 @@ impl Chats {
         if self.kept.len() > CHATS_MAX {
             self.kept.pop_front();
         }
-    }
-}
-
-fn organization(told: &Told, setup: &Setup) -> Result<String, String> {
-    match &told.organization_id {
-        Some(id) => Ok(id.clone()),
-        None => setup
-            .organizations
-            .first()
-            .map(|first| first.id.clone())
-            .ok_or_else(|| "there is no organization".to_owned()),
     }
 }
 
@@ -330,9 +318,4 @@ fn list<'a>(thread: &'a mut Value, name: &str) -> &'a mut Vec<Value> {
         thread[name] = json!([]);
     }
     thread[name].as_array_mut().expect("it was made")
-}
-
-/// As LiveChat writes times.
-pub fn written(time: Timestamp) -> String {
-    rfc3339(time)
 }

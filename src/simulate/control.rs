@@ -1,11 +1,10 @@
 //! `/_simulate/…`: how a test, or a person with curl, sets switches and faults, makes things happen, and sees what was called and
 //! delivered. It has secrets in its answers: they are the simulator's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -13,12 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Simulator;
 use super::accounts::{in_redirect, issue_code};
-use super::chats::{Chats, Happening, Told, written};
+use super::chats::Told;
 use super::deliveries::{self, due};
 use super::exchange::{Answer, Request};
 use super::setup::Setup;
 use super::state::{Grant, State};
-use super::switches::{Fault, Switches};
+use super::switches::Fault;
+use crate::samples::scene::rfc3339;
 
 const HELP: &str = include_str!("control.txt");
 /// `/_simulate/traffic` makes so many things happen a second at most, for so long.
@@ -29,6 +29,10 @@ const SECONDS_MAX: f64 = 86_400.0;
 pub fn answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: Instant) -> Answer {
     if path.is_empty() {
         return Answer::new(200, "text/plain; charset=utf-8", HELP);
+    }
+    // Browsers send it with what a page of another site posts: a stranger's page is not to make the simulator send anything.
+    if request.headers.contains_key("origin") {
+        return Answer::json(403, &json!({"error": "web pages may not drive the simulator"}));
     }
     let answered = try_answer(simulator, request, path, now);
     answered.map_or_else(|why| Answer::json(400, &json!({"error": why})), |answer| Answer::json(200, &answer))
@@ -47,10 +51,12 @@ fn try_answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: In
         ("GET", ["switches"]) => Ok(json!(state.switches)),
         ("POST", ["switches"]) => {
             state.switches.set(&body::<Value>(request)?)?;
+            state.settle(now);
             Ok(json!(state.switches))
         }
         ("DELETE", ["switches"]) => {
-            state.switches = Switches::default();
+            state.switches = state.setup.switches.clone();
+            state.settle(now);
             Ok(json!(state.switches))
         }
         ("GET", ["faults"]) => Ok(json!(state.faults)),
@@ -74,27 +80,8 @@ fn try_answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: In
             state.install(&organization, &client, false, now);
             Ok(json!({}))
         }
-        ("POST", ["chats"]) => {
-            let told: Told = body(request)?;
-            happen(simulator, &mut state, told.deliver.unwrap_or(true), now, |chats, setup| chats.start(&told, setup))
-        }
-        ("POST", ["chats", chat, what]) => {
-            let told: Told = body(request)?;
-            let name = match *what {
-                "message" => "incoming_event",
-                "tag" => "thread_tagged",
-                "end" => "chat_deactivated",
-                action => action,
-            };
-            happen(simulator, &mut state, told.deliver.unwrap_or(true), now, |chats, setup| {
-                chats.go_on(chat, name, &told, setup)
-            })
-        }
-        ("POST", ["happen", name]) => {
-            let told: Told = body(request)?;
-            happen(simulator, &mut state, told.deliver.unwrap_or(true), now, |chats, setup| {
-                chats.aside(name, &told, setup)
-            })
+        ("POST", ["chats"] | ["chats", _, _] | ["happen", _]) => {
+            happen(simulator, &mut state, &parts, &body(request)?, now)
         }
         ("POST", ["traffic"]) => traffic(simulator, &state, body(request)?),
         ("GET", ["deliveries"]) => Ok(json!(state.report)),
@@ -162,18 +149,16 @@ struct Who {
     /// Who presses the button.
     account_id: Option<String>,
     /// What is granted instead of all scopes of the app.
-    scopes: Option<std::collections::BTreeSet<String>>,
+    scopes: Option<BTreeSet<String>>,
 }
 
 impl Who {
     fn of(&self, setup: &Setup) -> Result<(String, String), String> {
-        let first = |named: &Option<String>, first: Option<&String>| named.as_ref().or(first).cloned();
-        let organization =
-            first(&self.organization_id, setup.organizations.first().map(|organization| &organization.id));
-        let client = first(&self.client_id, setup.clients.first().map(|client| &client.id));
-        let (organization, client) = organization.zip(client).ok_or("there is no organization, or no client")?;
-        setup.organization(&organization).ok_or_else(|| format!("there is no organization `{organization}`"))?;
-        setup.client(&client).ok_or_else(|| format!("there is no client `{client}`"))?;
+        let organization = setup.named_organization(self.organization_id.as_deref())?.id.clone();
+        let client = match &self.client_id {
+            Some(id) => setup.client(id).ok_or_else(|| format!("there is no client `{id}`"))?.id.clone(),
+            None => setup.clients.first().ok_or("there is no client")?.id.clone(),
+        };
         Ok((organization, client))
     }
 }
@@ -200,17 +185,24 @@ fn install(state: &mut State, who: &Who, now: Instant) -> Result<Value, String> 
 fn happen(
     simulator: &Arc<Simulator>,
     state: &mut State,
-    is_delivered: bool,
+    parts: &[&str],
+    told: &Told,
     now: Instant,
-    what: impl FnOnce(&mut Chats, &Setup) -> Result<Happening, String>,
 ) -> Result<Value, String> {
     let State { chats, setup, .. } = &mut *state;
-    let happening = what(chats, setup)?;
-    let jobs = due(state, &happening, is_delivered, now);
+    let happening = match parts {
+        [_, chat, "message"] => chats.go_on(chat, "incoming_event", told, setup),
+        [_, chat, "tag"] => chats.go_on(chat, "thread_tagged", told, setup),
+        [_, chat, "end"] => chats.go_on(chat, "chat_deactivated", told, setup),
+        [_, chat, action] => chats.go_on(chat, action, told, setup),
+        [_, action] => chats.aside(action, told, setup),
+        _ => chats.start(told, setup),
+    }?;
+    let jobs = due(state, &happening, told.deliver.unwrap_or(true), now);
     let sent = jobs.len();
     deliveries::begin(simulator, jobs);
     let chat = happening.chat_id.as_deref().and_then(|id| state.chats.find(id));
-    let (thread_id, created_at) = chat.map(|chat| (chat.thread_id(), written(chat.created_at))).unzip();
+    let (thread_id, created_at) = chat.map(|chat| (chat.thread_id(), rfc3339(chat.created_at))).unzip();
     Ok(json!({
         "action": happening.action, "chat_id": happening.chat_id, "thread_id": thread_id, "created_at": created_at,
         "event_id": happening.event_id, "deliveries": sent,
@@ -234,9 +226,7 @@ fn traffic(simulator: &Arc<Simulator>, state: &State, traffic: Traffic) -> Resul
     if !is_right {
         return Err(format!("`rate` is more than 0 and at most {RATE_MAX}, `seconds` at most {SECONDS_MAX}"));
     }
-    let organization = organization_id.or_else(|| state.setup.organizations.first().map(|first| first.id.clone()));
-    let organization =
-        organization.filter(|id| state.setup.organization(id).is_some()).ok_or("there is no such organization")?;
+    let organization = state.setup.named_organization(organization_id.as_deref())?.id.clone();
     let (count, simulator) = ((rate * seconds).round() as i64, Arc::clone(simulator));
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
@@ -254,8 +244,8 @@ fn traffic(simulator: &Arc<Simulator>, state: &State, traffic: Traffic) -> Resul
     Ok(json!({"happenings": count}))
 }
 
-/// Whether a request is one for the control endpoints; what comes after `/_simulate/`.
+/// What comes after `/_simulate/`, where a request is one for the control endpoints.
 pub fn path(request: &Request) -> Option<&str> {
-    let is_known = [Method::GET, Method::POST, Method::DELETE].contains(&request.method);
-    request.path.strip_prefix("/_simulate/").filter(|_| is_known)
+    let rest = request.path.strip_prefix("/_simulate")?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
 }

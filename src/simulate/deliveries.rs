@@ -101,41 +101,11 @@ impl Sender {
 /// Notes what happened, and what is to be sent for it.
 pub fn due(state: &mut State, happening: &Happening, is_delivered: bool, now: Instant) -> Vec<Job> {
     state.report.happened += 1;
-    let registrations: Vec<_> =
-        state.registrations.iter().filter(|one| is_delivered && fits(state, one, happening, now)).collect();
-    let bodies: Vec<_> = registrations
-        .iter()
-        .map(|one| (one.id.clone(), routed(state, &one.url), body(state, one, happening)))
-        .collect();
-    let Report { sent, dropped, pending, deliveries, .. } = &mut state.report;
-    let mut jobs = Vec::new();
-    for (webhook_id, url, body) in bodies {
-        *sent += 1;
-        let is_pending = *pending < PENDING_MAX;
-        let outcome = if is_pending { Outcome::Pending } else { Outcome::Dropped };
-        *pending += u64::from(is_pending);
-        *dropped += u64::from(!is_pending);
-        let Happening { action, chat_id, event_id, .. } = happening;
-        let (action, chat_id, event_id) = (action.clone(), chat_id.clone(), event_id.clone());
-        let (number, attempts) = (*sent, Vec::new());
-        deliveries.push_back(Delivery {
-            number,
-            webhook_id,
-            action,
-            url: url.clone(),
-            chat_id,
-            event_id,
-            attempts,
-            outcome,
-        });
-        if deliveries.len() > KEPT_MAX {
-            deliveries.pop_front();
-        }
-        if is_pending {
-            jobs.push(Job { number, url, body });
-        }
-    }
-    jobs
+    let fitting = state.registrations.iter().filter(|one| is_delivered && fits(state, one, happening, now));
+    let bodies = fitting.map(|one| (one.id.clone(), routed(state, &one.url), body(state, one, happening)));
+    let bodies: Vec<_> = bodies.collect();
+    let report = &mut state.report;
+    bodies.into_iter().filter_map(|(webhook_id, url, body)| report.begin(happening, webhook_id, url, body)).collect()
 }
 
 fn fits(state: &State, registration: &Registration, happening: &Happening, now: Instant) -> bool {
@@ -242,6 +212,31 @@ fn cause(error: &dyn std::error::Error) -> String {
 }
 
 impl Report {
+    /// None where too much is pending.
+    fn begin(&mut self, happening: &Happening, webhook_id: String, url: String, body: Bytes) -> Option<Job> {
+        self.sent += 1;
+        self.pending += 1;
+        let number = self.sent;
+        self.deliveries.push_back(Delivery {
+            number,
+            webhook_id,
+            action: happening.action.clone(),
+            url: url.clone(),
+            chat_id: happening.chat_id.clone(),
+            event_id: happening.event_id.clone(),
+            attempts: Vec::new(),
+            outcome: Outcome::Pending,
+        });
+        if self.deliveries.len() > KEPT_MAX {
+            self.deliveries.pop_front();
+        }
+        if self.pending > PENDING_MAX {
+            self.end(number, Outcome::Dropped);
+            return None;
+        }
+        Some(Job { number, url, body })
+    }
+
     fn find(&mut self, number: u64) -> Option<&mut Delivery> {
         self.deliveries.iter_mut().rev().find(|delivery| delivery.number == number)
     }

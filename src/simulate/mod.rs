@@ -162,6 +162,7 @@ impl Simulator {
             Some(broken) => self::broken(broken, answer).await?,
         };
         answer.status = fault.status.unwrap_or(answer.status);
+        answer.headers.retain(|(name, _)| !fault.headers.contains_key(name));
         answer.headers.extend(fault.headers);
         Ok(answer)
     }

@@ -148,10 +148,7 @@ impl Setup {
     }
 
     fn check(&self) -> Result<(), String> {
-        let known = |id: &str| match self.organization(id) {
-            Some(_) => Ok(()),
-            None => Err(format!("there is no organization `{id}`")),
-        };
+        let known = |id: &str| self.named_organization(Some(id)).map(|_| ());
         self.accounts.iter().try_for_each(|account| known(&account.organization_id))?;
         for client in &self.clients {
             known(&client.organization_id)?;
@@ -159,6 +156,17 @@ impl Setup {
         }
         let stray = self.personal_access_tokens.iter().find(|token| self.account(&token.account_id).is_none());
         stray.map_or(Ok(()), |token| Err(format!("there is no account `{}`", token.account_id)))
+    }
+
+    /// The organization of this id, or the first.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn named_organization(&self, id: Option<&str>) -> Result<&Organization, String> {
+        match id {
+            Some(id) => self.organization(id).ok_or_else(|| format!("there is no organization `{id}`")),
+            None => self.organizations.first().ok_or_else(|| "there is no organization".to_owned()),
+        }
     }
 
     pub fn organization(&self, id: &str) -> Option<&Organization> {

@@ -38,14 +38,14 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(mut setup: Setup, now: Instant) -> Self {
+    pub fn new(setup: Setup, now: Instant) -> Self {
         let clients = setup.clients.iter();
         let installed =
             clients.flat_map(|client| client.installed.iter().map(|organization| (organization, &client.id)));
         let installation = Installation { installed: Changed::always(true, now), enabled: Changed::always(true, now) };
         Self {
             installations: installed.map(|(o, c)| ((o.clone(), c.clone()), installation)).collect(),
-            switches: std::mem::take(&mut setup.switches),
+            switches: setup.switches.clone(),
             setup,
             faults: Vec::new(),
             codes: Vec::new(),
@@ -73,6 +73,19 @@ impl State {
         if self.switches.region_prefix { format!("{}:{token}", organization.region) } else { token.to_owned() }
     }
 
+    /// What has taken effect stays so, whatever the lags will be.
+    pub fn settle(&mut self, now: Instant) {
+        let (listing, delivery) = (self.listing_lag(), self.delivery_lag());
+        for registration in &mut self.registrations {
+            registration.listed.settle(now, listing);
+            registration.delivered.settle(now, delivery);
+        }
+        for installation in self.installations.values_mut() {
+            installation.installed.settle(now, delivery);
+            installation.enabled.settle(now, delivery);
+        }
+    }
+
     /// Installs an app for an organization, which enables its webhooks unless they were disabled there; or takes it away.
     pub fn install(&mut self, organization: &str, client: &str, is_installed: bool, now: Instant) {
         let lag = self.delivery_lag();
@@ -98,6 +111,10 @@ impl<T: Copy> Changed<T> {
 
     pub fn effective(&self, now: Instant, lag: Duration) -> T {
         if now.duration_since(self.since) >= lag.min(self.lag) { self.value } else { self.former }
+    }
+
+    pub fn settle(&mut self, now: Instant, lag: Duration) {
+        self.former = self.effective(now, lag);
     }
 
     pub fn set(&mut self, value: T, now: Instant, lag: Duration) {

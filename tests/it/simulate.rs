@@ -1,8 +1,8 @@
 //! The simulated LiveChat: what is registered there is delivered, by LiveChat's rules.
 
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,6 +11,7 @@ use crate::support::http;
 use crate::support::mock::Mock;
 use crate::support::relay::{SECRET, await_that, free_address};
 use crate::support::simulator::{BASIC, CLIENT, CLIENT_SECRET, ORGANIZATION, PUBLIC_URL, Simulator};
+use crate::support::tls::{self, Authority};
 
 /// Registers a webhook for an action, and answers its id.
 fn register(livechat: &Simulator, action: &str, filters: serde_json::Value) -> String {
@@ -72,6 +73,43 @@ fn what_is_not_answered_200_is_tried_again_with_the_same_bytes_and_then_given_up
     assert!(given_up.iter().all(|body| *body == given_up[0] && *body != bodies[0]));
 }
 
+#[test]
+fn connections_are_used_again_where_that_is_on_and_an_answer_has_its_time() {
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let livechat = Simulator::start();
+    livechat.route_to(receiver.local_addr().expect("an address"));
+    register(&livechat, "incoming_chat", json!({}));
+    let happen = || livechat.post("chats", json!({}));
+    let answer = |stream: &mut TcpStream| {
+        http::read_request(stream).expect("a webhook");
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("sent");
+    };
+    let accept = || {
+        let (stream, _) = receiver.accept().expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+        stream
+    };
+    happen();
+    let mut kept = accept();
+    for n in [1, 2] {
+        answer(&mut kept);
+        await_that("it is answered", || livechat.report()["answered"] == n);
+        happen();
+    }
+    answer(&mut kept);
+    livechat.switch(json!({"keep_alive": false}));
+    happen();
+    answer(&mut accept());
+    await_that("it is answered", || livechat.report()["answered"] == 4);
+
+    livechat.switch(json!({"delivery_timeout": 0.1, "delivery_attempts": [0]}));
+    happen();
+    let _silent = accept();
+    await_that("it is given up", || livechat.report()["dropped"] == 1);
+    let attempts = &livechat.report()["deliveries"][4]["attempts"];
+    assert!(attempts[0]["status"].is_null() && attempts[0]["error"].is_string(), "{attempts}");
+}
+
 /// Takes the next webhook, and answers it so; its body.
 fn take(receiver: &TcpListener, status: u16) -> String {
     let (mut stream, _) = receiver.accept().expect("a connection");
@@ -121,9 +159,8 @@ fn a_fourth_registration_of_an_action_is_refused_until_one_is_gone() {
 
 #[test]
 fn a_change_is_listed_and_delivered_after_its_lag() {
-    let livechat = Simulator::start();
+    let livechat = Simulator::start_with(&["--propagation", "1h"]);
     livechat.route_to(free_address());
-    livechat.switch(json!({"listing_lag": 3600, "delivery_lag": 3600}));
     let id = register(&livechat, "incoming_chat", json!({}));
     let listed = || livechat.call("list_webhooks", json!({"owner_client_id": CLIENT})).body;
     let deliveries = || livechat.post("chats", json!({}))["deliveries"].clone();
@@ -132,7 +169,8 @@ fn a_change_is_listed_and_delivered_after_its_lag() {
     assert!(listed().contains(&id));
     assert_eq!(deliveries(), 1);
 
-    livechat.switch(json!({"delivery_lag": 3600}));
+    assert_eq!(livechat.delete("switches")["delivery_lag"], 3600.0, "as at the start");
+    livechat.switch(json!({"listing_lag": 0}));
     livechat.call("unregister_webhook", json!({"owner_client_id": CLIENT, "id": id}));
     assert_eq!((listed().as_str(), deliveries()), ("[]", json!(1)));
 }
@@ -237,6 +275,14 @@ fn archives_have_the_chats_that_happened_page_by_page() {
 }
 
 #[test]
+fn a_web_page_cannot_drive_it() {
+    let livechat = Simulator::start();
+    let request = http::request("/_simulate/chats", "origin: https://elsewhere.example\r\nconnection: close\r\n", "{}");
+    assert_eq!(http::raw(livechat.address, request).expect("an answer").status, 403);
+    assert_eq!(livechat.report()["happened"], 0);
+}
+
+#[test]
 fn it_listens_on_loopback_only_and_ends_by_ctrl_c() {
     let refused = Command::new(env!("CARGO_BIN_EXE_livechat-relay"))
         .args(["simulate", "--listen", "0.0.0.0:0"])
@@ -246,4 +292,84 @@ fn it_listens_on_loopback_only_and_ends_by_ctrl_c() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--allow-remote"), "{refused:?}");
 
     assert_eq!(Simulator::start().interrupt(), Some(0));
+}
+
+#[test]
+fn all_of_the_traffic_is_delivered_and_each_event_is_on_its_topic() {
+    let mock = Mock::start();
+    let relay = mock.relay(&[]);
+    let livechat = Simulator::start_with(&["--time-scale", "0.01"]);
+    livechat.route_to(relay.webhooks);
+    for action in ["incoming_chat", "incoming_event", "chat_deactivated"] {
+        register(&livechat, action, json!({}));
+    }
+    let busy = livechat.post("traffic", json!({"rate": 500, "seconds": 0.6}));
+    assert_eq!(busy["happenings"], 300);
+    await_that("all of it has happened", || livechat.report()["happened"] == 300);
+    await_that("all is delivered", || livechat.report()["pending"] == 0);
+
+    let report = livechat.report();
+    assert_eq!((&report["answered"], &report["dropped"]), (&report["sent"], &json!(0)));
+    let mut sent: Vec<_> =
+        report["deliveries"].as_array().expect("a list").iter().filter_map(|d| d["event_id"].as_str()).collect();
+    let events = mock.read("livechat.incoming_event");
+    let events =
+        events.iter().map(|message| serde_json::from_slice::<serde_json::Value>(&message.value).expect("JSON"));
+    let mut published: Vec<_> = events.map(|event| event["eventid"].as_str().expect("an id").to_owned()).collect();
+    sent.sort_unstable();
+    published.sort_unstable();
+    assert!(sent.len() > 50 && sent == published, "{} sent, {} published", sent.len(), published.len());
+}
+
+#[test]
+fn both_sides_may_speak_tls() {
+    let mock = Mock::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(directory.path());
+    let files = authority.issue("server", &["localhost"]);
+    let [certificate, key, ca] =
+        [&files.certificate, &files.key, &authority.ca()].map(|path| path.display().to_string());
+    let certificates = format!("[{{ certificate = {certificate:?}, key = {key:?} }}]");
+    let relay = mock.relay(&[("server.tls.certificates", &certificates)]);
+    let route = format!("{PUBLIC_URL}=https://localhost:{}", relay.webhooks.port());
+    let arguments = ["--certificate", &certificate, "--key", &key, "--ca", &ca, "--route", &route];
+    let livechat = Simulator::start_with(&arguments);
+    let post = |path: &str, authorization: &str, body: serde_json::Value| {
+        let headers = format!("{authorization}connection: close\r\n");
+        let request = http::request(path, &headers, body.to_string());
+        let answer = tls::raw(&authority.client(), livechat.address, "localhost", request).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer
+    };
+    let url = format!("{PUBLIC_URL}/webhooks/default");
+    let wanted = json!({"owner_client_id": CLIENT, "action": "incoming_chat", "type": "license", "url": url, "secret_key": SECRET});
+    post("/v3.6/configuration/action/register_webhook", &format!("authorization: Basic {BASIC}\r\n"), wanted);
+    post("/_simulate/chats", "", json!({}));
+    await_that("it is on the topic", || mock.read("livechat.incoming_chat").len() == 1);
+}
+
+#[test]
+fn what_it_prints_at_the_start_is_a_configuration_for_the_relay() {
+    let relay = env!("CARGO_BIN_EXE_livechat-relay");
+    let mut simulator = Command::new(relay)
+        .args(["simulate", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary");
+    let lines = BufReader::new(simulator.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let mut printed = lines.skip_while(|line| line != "[livechat]");
+    let mut configuration = String::new();
+    for line in printed.by_ref() {
+        configuration.push_str(&format!("{line}\n"));
+        if line.starts_with("webhooks = ") {
+            break;
+        }
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), &configuration).expect("written");
+    let listed =
+        Command::new(relay).args(["webhooks", "list", "--config"]).arg(file.path()).output().expect("the binary");
+    simulator.kill().and_then(|()| simulator.wait()).expect("a process of ours");
+    assert!(listed.status.success(), "{configuration}{listed:?}");
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("0 webhooks registered"), "{listed:?}");
 }
