@@ -184,13 +184,12 @@ impl Arguments {
             return self.license.map(|license| Tenant::License(license.to_string())).ok_or_else(wanted);
         }
         let configured = || app.organizations.first().filter(|_| app.organizations.len() == 1).cloned();
-        let of_file = || match &app.credential {
-            Some(Credential::Tokens(path)) => {
-                TokenFile::new(path).read().ok().flatten().map(|pair| pair.organization_id)
-            }
+        let of_file = match &app.credential {
+            Some(Credential::Tokens(path)) => TokenFile::new(path).read().map_err(Failure::failed)?,
             _ => None,
         };
-        let organization = self.organization.clone().or_else(configured).or_else(of_file).filter(|id| !id.is_empty());
+        let of_file = of_file.map(|pair| pair.organization_id);
+        let organization = self.organization.clone().or_else(configured).or(of_file).filter(|id| !id.is_empty());
         organization.map(Tenant::Organization).ok_or_else(|| {
             Failure::Usage(
                 "whose events? Give the organization_id that the app's webhooks have: --organization".to_owned(),
