@@ -6,6 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use reqwest::Url;
+use serde::{Serialize, Serializer};
 
 use super::catalogue::{self, REGISTRATIONS_MAX};
 use super::{App, Filters, Notices, Registration, Wanted};
@@ -21,11 +22,13 @@ pub struct Facts {
 }
 
 /// Registrations have no update: what differs is registered again, then the old one is unregistered.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Plan {
     /// In the order of the configuration.
+    #[serde(rename = "register")]
     pub add: Vec<Wanted>,
     /// In the order of the listing, as the next two.
+    #[serde(rename = "unregister")]
     pub remove: Vec<Removal>,
     pub unchanged: Vec<Registration>,
     /// What the plan leaves alone: other addresses than the relay's, and actions that the configuration cannot name.
@@ -33,13 +36,16 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Removal {
+    #[serde(flatten)]
     pub registration: Registration,
+    #[serde(rename = "reason")]
     pub why: Why,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Why {
     /// The configuration does not have the action.
     NotWanted,
@@ -89,7 +95,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
     let (ours, foreign): (Vec<_>, Vec<_>) = registered.iter().partition(|registration| is_ours(app, &registration.url));
     let (known, unknown): (Vec<_>, Vec<_>) = ours.into_iter().partition(|ours| catalogue::find(&ours.action).is_some());
     for wanted in &app.wanted {
-        let same: Vec<_> = known.iter().copied().filter(|registration| is_as(registration, wanted)).collect();
+        let same: Vec<_> = known.iter().copied().filter(|registration| registration.is_as(wanted)).collect();
         let kept = kept(&same, facts);
         if same.is_empty() {
             plan.add.push(wanted.clone());
@@ -111,7 +117,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
 fn removal(app: &App, registration: &Registration) -> Removal {
     let why = match app.wanted.iter().find(|wanted| wanted.action == registration.action) {
         None => Why::NotWanted,
-        Some(wanted) if is_as(registration, wanted) => Why::Copy,
+        Some(wanted) if registration.is_as(wanted) => Why::Copy,
         Some(_) => Why::Replaced,
     };
     Removal { registration: registration.clone(), why }
@@ -192,12 +198,6 @@ fn place(url: &str) -> Option<(String, String)> {
     Some((format!("{}:{}", url.host_str()?, url.port_or_known_default()?), url.path().to_owned()))
 }
 
-/// Whether the registration does what is wanted. A description alone is no reason to register again, and what the listing does not
-/// have cannot be compared.
-fn is_as(registration: &Registration, wanted: &Wanted) -> bool {
-    registration.action == wanted.action && differences(registration, wanted).is_empty()
-}
-
 /// In what a registration differs from what is wanted of its action, by LiveChat's names.
 pub fn differences(registration: &Registration, wanted: &Wanted) -> Vec<&'static str> {
     let is_same_url = match (Url::parse(&registration.url), Url::parse(&wanted.url)) {
@@ -220,6 +220,12 @@ pub fn differences(registration: &Registration, wanted: &Wanted) -> Vec<&'static
 fn effective(filters: &Filters) -> Filters {
     let on = |flag: Option<bool>| flag.filter(|is_on| *is_on);
     Filters { only_my_chats: on(filters.only_my_chats), my_bots: on(filters.my_bots), ..filters.clone() }
+}
+
+impl Serialize for Warning {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl fmt::Display for Warning {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 /// Of the Configuration API. The version that registers a webhook decides what its bodies look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -52,7 +54,8 @@ impl FromStr for Version {
 }
 
 /// For whom a webhook is sent. LiveChat calls it `type`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Level {
     /// For what happens on a license that has the app installed.
     #[default]
@@ -86,6 +89,12 @@ pub struct Filters {
     pub agent_ids: Option<Users>,
 }
 
+impl Serialize for Filters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        super::api::filters(self).serialize(serializer)
+    }
+}
+
 /// LiveChat's `{"values": […]}` or `{"exclude_values": […]}`: exactly one of the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Users {
@@ -94,11 +103,12 @@ pub enum Users {
 }
 
 /// A webhook that is wanted: one action of one app.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Wanted {
     /// As the API's version has it.
     pub action: String,
     pub url: String,
+    #[serde(rename = "type")]
     pub level: Level,
     pub filters: Filters,
     /// `chat_properties`, `chat_presence_user_ids`.
@@ -107,30 +117,28 @@ pub struct Wanted {
 }
 
 /// A webhook that is registered, as `list_webhooks` has it. Its secret key, which some answers have, is not kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Registration {
     /// What bodies call `webhook_id`.
     pub id: String,
     pub action: String,
     pub url: String,
+    #[serde(rename = "type")]
     pub level: Level,
     pub filters: Filters,
     /// Filters that the relay does not know, as JSON: such a registration equals none that is wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unknown_filters: Option<String>,
     /// Not every answer has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub additional_data: Option<BTreeSet<String>>,
     pub description: String,
 }
 
 impl Registration {
-    /// Whether it is what `wanted` would be, once registered. Its secret key cannot be compared.
+    /// Whether it does what `wanted` would, once registered. A description alone is no difference, and what the listing does not have,
+    /// such as the secret key, cannot be compared.
     pub fn is_as(&self, wanted: &Wanted) -> bool {
-        self.action == wanted.action
-            && self.url == wanted.url
-            && self.level == wanted.level
-            && self.filters == wanted.filters
-            && self.unknown_filters.is_none()
-            && self.additional_data.as_ref().is_none_or(|data| *data == wanted.additional_data)
-            && self.description == wanted.description
+        self.action == wanted.action && super::plan::differences(self, wanted).is_empty()
     }
 }

@@ -9,7 +9,7 @@ use crate::cli::print::{out, visible};
 use crate::cli::spool::print_json;
 use crate::livechat::catalogue::DESCRIPTION_CHARACTERS_MAX;
 use crate::livechat::plan::{Facts, Warning, plan};
-use crate::livechat::{App, Level, Registration, catalogue, filters};
+use crate::livechat::{App, Level, Registration, catalogue};
 
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
@@ -137,7 +137,7 @@ impl<'a> Adopted<'a> {
             serde_json::json!({
                 "actions": entry.actions,
                 "type": entry.like.level.name(),
-                "filters": filters(&entry.like.filters),
+                "filters": entry.like.filters,
                 "additional_data": entry.like.additional_data.iter().flatten().collect::<Vec<_>>(),
                 "description": entry.description,
             })

@@ -1,8 +1,6 @@
 //! `webhooks plan`: what is to be done so that LiveChat has what the configuration wants.
 
-use serde::Serialize;
-
-use super::show::{Shown, action, filters_text, indented, title, wanted_details, wrapped};
+use super::show::{action, filters_text, indented, title, wanted_details, wrapped};
 use super::{Common, console, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
@@ -35,56 +33,15 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.console {
         out(format_args!("{}", console::text(&app, &plan).trim_end()))?;
     } else if arguments.common.json {
-        print_json(&Json::new(&app, &plan))?;
+        let mut json = serde_json::to_value(&plan).map_err(Failure::failed)?;
+        json["app"] = app.name.as_str().into();
+        json["client_id"] = app.client_id.as_str().into();
+        json["api_version"] = app.version.name().into();
+        print_json(&json)?;
     } else {
         out(format_args!("{}", text(&app, &plan).trim_end()))?;
     }
     if arguments.exit_code && !plan.is_empty() { Err(Failure::Pending) } else { Ok(()) }
-}
-
-/// A plan for programs.
-#[derive(Serialize)]
-pub struct Json<'a> {
-    app: &'a str,
-    client_id: &'a str,
-    api_version: &'static str,
-    register: Vec<Shown<'a>>,
-    unregister: Vec<JsonRemoval<'a>>,
-    unchanged: Vec<Shown<'a>>,
-    foreign: Vec<Shown<'a>>,
-    warnings: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct JsonRemoval<'a> {
-    #[serde(flatten)]
-    registration: Shown<'a>,
-    reason: &'static str,
-}
-
-impl<'a> Json<'a> {
-    pub fn new(app: &'a App, plan: &'a Plan) -> Self {
-        let removal = |removal: &'a Removal| JsonRemoval {
-            registration: Shown::registered(&removal.registration, None),
-            reason: match removal.why {
-                Why::NotWanted => "not_wanted",
-                Why::Replaced => "replaced",
-                Why::Copy => "copy",
-            },
-        };
-        let registered =
-            |registrations: &'a [_]| registrations.iter().map(|one| Shown::registered(one, None)).collect();
-        Self {
-            app: &app.name,
-            client_id: &app.client_id,
-            api_version: app.version.name(),
-            register: plan.add.iter().map(Shown::wanted).collect(),
-            unregister: plan.remove.iter().map(removal).collect(),
-            unchanged: registered(&plan.unchanged),
-            foreign: registered(&plan.foreign),
-            warnings: plan.warnings.iter().map(ToString::to_string).collect(),
-        }
-    }
 }
 
 /// A plan for people, within 80 columns but for ids and URLs.

@@ -2,64 +2,25 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::cli::print::{DIM, visible};
-use crate::livechat::{App, Filters, Level, Registration, Wanted, filters};
+use crate::livechat::{App, Filters, Level, Registration, Wanted};
 
 /// Where text is broken.
 const WIDTH: usize = 80;
 
-/// A webhook that is registered or wanted, as JSON.
+/// A registration as JSON, with what the relay knows of it.
 #[derive(Serialize)]
 pub struct Shown<'a> {
+    #[serde(flatten)]
+    registration: &'a Registration,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub id: Option<&'a str>,
-    pub action: &'a str,
-    pub url: &'a str,
-    pub r#type: &'static str,
-    pub filters: Value,
-    /// As LiveChat lists them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub unknown_filters: Option<&'a str>,
-    /// Absent where LiveChat does not list it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub additional_data: Option<Vec<&'a str>>,
-    pub description: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_delivery: Option<Timestamp>,
+    last_delivery: Option<Timestamp>,
 }
 
 impl<'a> Shown<'a> {
     pub fn registered(registration: &'a Registration, last_delivery: Option<Timestamp>) -> Self {
-        let Registration { id, action, url, level, filters: of, unknown_filters, additional_data, description } =
-            registration;
-        Self {
-            id: Some(id),
-            action,
-            url,
-            r#type: level.name(),
-            filters: filters(of),
-            unknown_filters: unknown_filters.as_deref(),
-            additional_data: additional_data.as_ref().map(|data| data.iter().map(String::as_str).collect()),
-            description,
-            last_delivery,
-        }
-    }
-
-    pub fn wanted(wanted: &'a Wanted) -> Self {
-        let Wanted { action, url, level, filters: of, additional_data, description } = wanted;
-        Self {
-            id: None,
-            action,
-            url,
-            r#type: level.name(),
-            filters: filters(of),
-            unknown_filters: None,
-            additional_data: Some(additional_data.iter().map(String::as_str).collect()),
-            description,
-            last_delivery: None,
-        }
+        Self { registration, last_delivery }
     }
 }
 
@@ -73,7 +34,7 @@ pub fn filters_text(of: &Filters) -> String {
     if *of == Filters::default() {
         return String::new();
     }
-    toml::Value::try_from(filters(of)).map(|value| value.to_string()).unwrap_or_default()
+    toml::Value::try_from(of).map(|value| value.to_string()).unwrap_or_default()
 }
 
 /// What of a registration is not as it is by default, a name and a text each.

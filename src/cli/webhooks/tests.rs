@@ -166,7 +166,7 @@ fn what_a_listing_has_acts_on_no_terminal() {
     let texts = [
         plan::text(&wanted, &plan),
         console::text(&wanted, &plan),
-        list::listing(&wanted, &all),
+        list::listing(&wanted, &all, None),
         adopt::Adopted::new(&wanted, &all, &facts()).toml(&wanted),
     ];
     for text in texts {
