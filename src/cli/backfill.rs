@@ -16,7 +16,7 @@ use super::items::{count, field, progress, show, time};
 use super::print::{note, out};
 use super::webhooks::chosen;
 use super::{Failure, send};
-use crate::config::Need;
+use crate::config::{Config, Need};
 use crate::control::{Answer, Request};
 use crate::event::Archived;
 use crate::livechat::backfill::{Span, Tenant, Thread, running_before, thread};

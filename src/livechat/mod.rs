@@ -23,7 +23,7 @@ use rustls::RootCertStore;
 use secrecy::SecretString;
 
 pub use accounts::{Accounts, Info, Login, covers};
-pub use api::{Api, Offered, filters};
+pub use api::{Api, Offered};
 pub use archives::{ArchivePage, Archives};
 pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
