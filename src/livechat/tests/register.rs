@@ -42,12 +42,7 @@ async fn what_no_listing_has_is_registered_by_another_try() {
         _ if seen.is("register_webhook") => ok(json!({ "id": "new" })),
         // As wanted but for one member each.
         _ => {
-            let others = [
-                ("url", "https://other.example"),
-                ("action", "incoming_chat"),
-                ("type", "bot"),
-                ("description", "by hand"),
-            ];
+            let others = [("url", "https://other.example"), ("action", "incoming_chat"), ("type", "bot")];
             let others = others.map(|(name, value)| {
                 let mut other = listed(name);
                 other[name] = json!(value);
