@@ -206,3 +206,31 @@ async fn what_root_writes_belongs_to_the_owner_of_the_directory() {
         assert_eq!([file.uid(), file.gid()], owner, "{name}");
     }
 }
+
+#[tokio::test]
+async fn what_lies_in_the_place_of_the_lock_is_not_followed_and_keeps_its_owner() {
+    let (directory, elsewhere) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+    if rustix::process::geteuid().is_root() {
+        chown(directory.path(), Some(4242), Some(4243)).expect("another owner");
+    }
+    let (path, target) = (directory.path().join("tokens.json"), elsewhere.path().join("shadow"));
+    std::fs::write(&target, "of root").expect("written");
+    let owner = || std::fs::metadata(&target).map(|file| (file.uid(), file.gid())).expect("there");
+    let before = owner();
+    let lock = directory.path().join("tokens.json.lock");
+    std::os::unix::fs::symlink(&target, &lock).expect("a link");
+    let failure = TokenFile::new(&path).lock().await.expect_err("a link");
+    assert!(failure.kind == Kind::Local && failure.what.contains("tokens.json.lock"), "{failure}");
+    assert_eq!(owner(), before);
+
+    std::fs::remove_file(&lock).expect("removed");
+    std::fs::hard_link(&target, &lock).expect("another name of the file");
+    drop(TokenFile::new(&path).lock().await.expect("locked"));
+    assert_eq!(owner(), before);
+
+    let nowhere = directory.path().join("nowhere");
+    std::fs::remove_file(&lock).expect("removed");
+    std::os::unix::fs::symlink(&nowhere, &lock).expect("a link");
+    TokenFile::new(&path).lock().await.expect_err("a link to nothing");
+    assert!(!nowhere.exists());
+}
