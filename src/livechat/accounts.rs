@@ -92,6 +92,10 @@ impl Purpose {
             Self::Revoke => "revocation",
         }
     }
+
+    const fn is_token_alone(self) -> bool {
+        matches!(self, Self::Info | Self::Revoke)
+    }
 }
 
 impl Accounts {
@@ -271,7 +275,13 @@ impl Accounts {
             return None;
         }
         let error = error.map(str::to_ascii_lowercase);
-        let kind = kind(error.as_deref(), status);
+        let kind = match kind(error.as_deref(), status) {
+            // These requests have no members: nothing but the token can be wrong.
+            Kind::Validation if purpose.is_token_alone() && status == StatusCode::UNPROCESSABLE_ENTITY => {
+                Kind::Authentication
+            }
+            kind => kind,
+        };
         let what = match &error {
             None => format!("{name}: {} answers {} without LiveChat's JSON", self.http.host(), status.as_u16()),
             Some(error) => {

@@ -112,6 +112,7 @@ async fn info_says_for_whom_a_token_is_and_a_strange_token_is_told_from_an_outag
     let server = Server::start(move |seen, _| match seen.header("authorization") {
         Some("Bearer access-0") => ok(info.clone()),
         Some("Bearer slow") => reply(500, "", "{\"error\": \"server_error\"}"),
+        Some("Bearer ended") => reply(422, "", "{\"error\": \"invalid_request\"}"),
         _ => reply(422, "", "{\"error\": \"unauthorized\"}"),
     })
     .await;
@@ -123,9 +124,11 @@ async fn info_says_for_whom_a_token_is_and_a_strange_token_is_told_from_an_outag
     );
     assert_eq!(info.scopes.len(), 3);
     assert_eq!(server.seen()[0].line, "GET /v2/info");
-    assert_eq!(accounts.info(&"strange".into()).await.expect_err("strange").kind, Kind::Authentication);
+    for token in ["strange", "ended"] {
+        assert_eq!(accounts.info(&token.into()).await.expect_err(token).kind, Kind::Authentication);
+    }
     assert_eq!(accounts.info(&"slow".into()).await.expect_err("trouble").kind, Kind::Unavailable);
-    assert_eq!(server.seen().len(), 5);
+    assert_eq!(server.seen().len(), 6);
 }
 
 #[tokio::test]
@@ -135,6 +138,8 @@ async fn a_token_that_livechat_does_not_know_is_revoked_already() {
         (200, "{}", true),
         (404, "{\"error\": \"resource_not_found\"}", true),
         (401, "{\"error\": \"unauthorized\"}", true),
+        (422, "{\"error\": \"invalid_request\"}", true),
+        (400, "{\"error\": \"bad_request\"}", false),
         (404, "<html>", false),
         (503, "", false),
     ] {

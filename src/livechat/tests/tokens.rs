@@ -119,6 +119,24 @@ async fn a_token_that_livechat_does_not_take_is_refreshed_once() {
 }
 
 #[tokio::test]
+async fn a_token_that_info_calls_invalid_is_refreshed_too() {
+    let (_directory, app) = login(3600).await;
+    let server = Server::start(|seen, _| {
+        if seen.is("token") {
+            return ok(json!({ "access_token": "access-1", "expires_in": 3600, "token_type": "Bearer" }));
+        }
+        if seen.header("authorization") != Some("Bearer access-1") {
+            return reply(422, "", "{\"error\": \"invalid_request\"}");
+        }
+        ok(json!({ "client_id": "client-1", "organization_id": "o", "account_id": "a", "expires_in": 60 }))
+    })
+    .await;
+    let Some(Credential::Tokens(path)) = &app.credential else { panic!("no file") };
+    let info = Session::new(&server.config(), &app, path).expect("a session").info().await.expect("refreshed");
+    assert_eq!((&*info.organization_id, server.count("token"), server.count("info")), ("o", 1, 2));
+}
+
+#[tokio::test]
 async fn of_many_who_want_a_refresh_one_refreshes() {
     let (_directory, app) = login(30).await;
     let server = rotating().await;
