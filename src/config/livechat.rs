@@ -22,6 +22,9 @@ const WATCH_MIN: Duration = Duration::from_secs(600);
 
 const WATCH_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A longer `Retry-After` is not waited out by a command: a person waits for it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// The most organizations, or scopes, of an app.
 const VALUES_MAX: usize = 1000;
 
@@ -37,6 +40,7 @@ pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
         attempts_max: r.number("livechat.attempts_max", 1..=20),
         retry_min: r.time("livechat.retry_min", 10 * MILLISECOND..=60 * SECOND),
         retry_max: r.time("livechat.retry_max", 10 * MILLISECOND..=600 * SECOND),
+        retry_after_max: RETRY_AFTER_MAX,
         propagation: r.time("livechat.propagation", Duration::ZERO..=600 * SECOND),
         watch: r.optional_time("livechat.watch", WATCH_MIN..=WATCH_MAX),
         login_port: r.number("livechat.login_port", 1..=65_535),

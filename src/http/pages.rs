@@ -68,6 +68,7 @@ pub fn for_people(config: &livechat::Config) -> livechat::Config {
         attempts_max: config.attempts_max.min(ATTEMPTS_MAX),
         retry_min: config.retry_min.min(RETRY_MAX),
         retry_max: config.retry_max.min(RETRY_MAX),
+        retry_after_max: config.retry_after_max.min(2 * RETRY_MAX),
         ..config.clone()
     }
 }

@@ -185,6 +185,7 @@ mod tests {
             attempts_max: 1,
             retry_min: Duration::ZERO,
             retry_max: Duration::ZERO,
+            retry_after_max: Duration::ZERO,
             propagation: Duration::ZERO,
             watch: None,
             login_port: 0,
