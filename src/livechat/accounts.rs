@@ -383,16 +383,22 @@ fn scopes(text: &str) -> BTreeSet<String> {
     text.split([',', ' ']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }
 
-/// Whether who has the scope `have` has `needed`, too: writing is reading, `all` is `access`, and that is `my`.
+/// Whether who has the scope `have` has `needed`, too: writing is reading, `all` is `access`, and that is `my`. A scope without a level has
+/// none of them.
 pub fn covers(have: &str, needed: &str) -> bool {
-    fn parts(scope: &str) -> Option<(&str, usize, usize)> {
+    fn parts(scope: &str) -> Option<(&str, Option<usize>, usize)> {
         let (names, right) = scope.rsplit_once(':')?;
-        let (resource, level) = names.split_once("--").unwrap_or((names, "all"));
         let place = |known: &[&str], name| known.iter().position(|known| *known == name);
-        Some((resource, place(&["my", "access", "all"], level)?, place(&["ro", "rw"], right)?))
+        let right = place(&["ro", "rw"], right)?;
+        Some(match names.split_once("--") {
+            Some((resource, level)) => (resource, Some(place(&["my", "access", "all"], level)?), right),
+            None => (names, None, right),
+        })
     }
     match (parts(have), parts(needed)) {
-        (Some(have), Some(needed)) => have.0 == needed.0 && have.1 >= needed.1 && have.2 >= needed.2,
+        (Some(have), Some(needed)) => {
+            have.0 == needed.0 && have.1.is_some() == needed.1.is_some() && have.1 >= needed.1 && have.2 >= needed.2
+        }
         _ => have == needed,
     }
 }

@@ -155,12 +155,26 @@ fn a_scope_has_those_that_are_part_of_it() {
     for (have, needed, expected) in [
         ("webhooks.state:rw", "webhooks.state:ro", true),
         ("webhooks.state:ro", "webhooks.state:rw", false),
+        ("webhooks.state:ro", "webhooks.state:ro", true),
         ("webhooks.state:rw", "webhooks.configuration:rw", false),
+        ("webhooks.configuration:rw", "webhooks.state:ro", false),
+        ("", "webhooks.state:ro", false),
+        ("chats--all:ro", "chats--access:ro", true),
         ("chats--all:rw", "chats--access:ro", true),
+        ("chats--all:rw", "chats--my:ro", true),
         ("chats--access:ro", "chats--all:ro", false),
+        ("chats--access:rw", "chats--all:ro", false),
+        ("chats--all:ro", "chats--access:rw", false),
         ("chats--my:rw", "chats--all:ro", false),
+        ("chats--odd:rw", "chats--my:ro", false),
+        ("chats--odd:rw", "chats--odd:rw", true),
+        // LiveChat says nothing of these two.
+        ("chats:rw", "chats--my:ro", false),
+        ("chats--all:rw", "chats:ro", false),
         ("chats:manage", "chats:ro", false),
+        ("custom:admin", "custom:admin", true),
         ("odd", "odd", true),
+        ("odd", "odd:ro", false),
     ] {
         assert_eq!(covers(have, needed), expected, "{have} {needed}");
     }
