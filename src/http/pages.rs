@@ -37,7 +37,7 @@ use crate::outcome::{PageEnd, Refusal};
 use crate::relay::Relay;
 use crate::telemetry::Throttles;
 pub(super) use codes::{Claim, Codes, Digest, Seen, digest};
-pub(super) use query::{Reason, Redirect, code};
+pub(super) use query::{Reason, Redirect};
 
 /// What a source may have asked of LiveChat: so much a minute in the long run, and so much at once. A person needs two or three calls.
 const OF_SOURCE: failures::Config = failures::Config { per_minute: 20, burst: 20, sources_max: 4096 };

@@ -24,6 +24,9 @@ use super::http::{ANSWER_BYTES_MAX, Answer, FailedAttempt, Http, retry_after, sh
 use super::tokens::TokenPair;
 use super::{App, Config, Failure, Kind};
 
+/// The longest code that is taken. One of LiveChat's has about 100 bytes.
+const CODE_BYTES_MAX: usize = 1024;
+
 /// LiveChat's accounts.
 #[derive(Clone, Debug)]
 pub struct Accounts {
@@ -116,7 +119,7 @@ impl Accounts {
         Ok(Login { url, state: state.into_secret().into(), verifier: verifier.into_secret().into() })
     }
 
-    /// Tokens for a code, which is good for once. `redirect_uri` is that of the login; a direct installation has no verifier.
+    /// Tokens for a [`code`], which is good for once. `redirect_uri` is that of the login; a direct installation has no verifier.
     ///
     /// # Errors
     /// LiveChat does not take the code, the client or its secret, or cannot be reached.
@@ -128,14 +131,13 @@ impl Accounts {
         verifier: Option<&SecretString>,
     ) -> Result<TokenPair, Failure> {
         let client = self.client(app).set_redirect_uri(redirect(redirect_uri)?);
-        let code = decoded(code);
         let mut retries = self.http.retries();
         loop {
             let mut request = client.exchange_code(AuthorizationCode::new(code.expose_secret().to_owned()));
             if let Some(verifier) = verifier {
                 request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.expose_secret().to_owned()));
             }
-            let secrets = [&code].into_iter().chain(verifier).chain(&app.client_secret).collect();
+            let secrets = [code].into_iter().chain(verifier).chain(&app.client_secret).collect();
             let endpoint = Endpoint { accounts: self, purpose: Purpose::Exchange, secrets };
             match request.request_async(&endpoint).await {
                 Ok(response) => return Ok(pair(app, &response, None)),
@@ -372,10 +374,13 @@ fn log_in(app: &App) -> String {
     format!("log in again: livechat-relay auth login --app {}", app.name)
 }
 
-/// A code that was encoded twice still has `%3A` behind its data centre.
-fn decoded(code: &SecretString) -> SecretString {
-    let code = code.expose_secret();
-    percent_decode_str(code).decode_utf8().map_or_else(|_| code.to_owned(), String::from).into()
+/// A code as LiveChat's token endpoint wants it: visible ASCII. Some of LiveChat's own programs meet codes that are encoded twice; as no
+/// code has a `%` in it, it is decoded once more where there is one.
+pub fn code(text: &str) -> Option<SecretString> {
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    let is_code = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+    let is_code = (1..=CODE_BYTES_MAX).contains(&decoded.len()) && decoded.bytes().all(is_code);
+    is_code.then(|| decoded.into_owned().into())
 }
 
 /// LiveChat separates scopes by commas; RFC 6749 by blanks.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustls::RootCertStore;
 use secrecy::SecretString;
 
-pub use accounts::{Accounts, Info, Login, covers};
+pub use accounts::{Accounts, Info, Login, code, covers};
 pub use api::{Api, Offered, filters};
 pub use archives::{ArchivePage, Archives};
 pub use call::{CONSOLE, Notices};

@@ -151,8 +151,8 @@ fn pasted(text: &str, state: &SecretString) -> Arrival {
         Some(query) => {
             Url::parse(&format!("http://localhost/?{query}")).map_or(Arrival::Nothing, |url| Arrival::at(&url, state))
         }
-        None if text.contains([' ', '/', '=']) => Arrival::Nothing,
-        None => Arrival::Code(text.into()),
+        None if text.contains(['/', '=']) => Arrival::Nothing,
+        None => livechat::code(text).map_or(Arrival::Nothing, Arrival::Code),
     }
 }
 
@@ -254,8 +254,7 @@ mod tests {
             "dal%3Aabc",
         ] {
             let Arrival::Code(code) = pasted(text, &state) else { panic!("{text}") };
-            let code = code.expose_secret().replace("%3A", ":"); // the exchange decodes again
-            assert_eq!(code, "dal:abc", "{text}");
+            assert_eq!(code.expose_secret(), "dal:abc", "{text}");
         }
         for text in ["http://localhost:7413/?code=abc&state=state-2", "?code=abc", "code=abc&state="] {
             assert!(matches!(pasted(text, &state), Arrival::Foreign), "{text}");

@@ -32,7 +32,7 @@ async fn a_login_has_a_challenge_and_a_state_and_its_code_becomes_tokens() {
     assert!((43..=128).contains(&one.verifier.expose_secret().len()));
 
     // Encoded twice, as LiveChat's own tool has seen it.
-    let code = SecretString::from("fra%3Acode-1");
+    let code = code("fra%3Acode-1").expect("a code");
     let pair = accounts.exchange(&app(), &code, redirect_uri, Some(&one.verifier)).await.expect("tokens");
     let seen = &server.seen()[0];
     let form: std::collections::BTreeMap<_, _> =
@@ -177,5 +177,16 @@ fn a_scope_has_those_that_are_part_of_it() {
         ("odd", "odd:ro", false),
     ] {
         assert_eq!(covers(have, needed), expected, "{have} {needed}");
+    }
+}
+
+#[test]
+fn a_code_is_visible_ascii_however_often_it_was_encoded() {
+    let long = "x".repeat(1024);
+    for (text, expected) in [("dal:x_-~.1", "dal:x_-~.1"), ("dal%3Ax", "dal:x"), ("a+b/c=", "a+b/c="), (&long, &long)] {
+        assert_eq!(code(text).expect(text).expose_secret(), expected);
+    }
+    for text in ["", "%", "a%zz", "%20", "a b", "a%0d%0ab", "%ff", "%C3%A9", "%2525", &format!("{long}x")] {
+        assert!(code(text).is_none(), "{text}");
     }
 }
