@@ -2,7 +2,6 @@
 //! here, without a call.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use super::read::Reader;
 use super::webhooks::webhooks;
 use super::{MILLISECOND, SECOND, tls};
 use crate::livechat::catalogue::URL_CHARACTERS_MAX;
-use crate::livechat::{App, Config, Credential, Install, Version};
+use crate::livechat::{App, Config, Credential, Install, Version, is_loopback};
 
 /// More often would cost calls, and a change at LiveChat takes up to two minutes to show.
 const WATCH_MIN: Duration = Duration::from_secs(600);
@@ -139,11 +138,6 @@ fn address(r: &mut Reader, key: &str) -> String {
     };
     let address = r.text_that(key, wanted, is_right);
     address.trim_end_matches('/').to_owned()
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn is_simulated(api: &str) -> bool {

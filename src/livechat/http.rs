@@ -241,7 +241,8 @@ fn tls(roots: Option<&Arc<RootCertStore>>) -> ClientConfig {
     config
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Whether it is this machine's own, where a simulated LiveChat is.
+pub fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }

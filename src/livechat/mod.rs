@@ -27,6 +27,7 @@ pub use api::{Api, Offered, filters};
 pub use archives::{ArchivePage, Archives};
 pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
+pub use http::is_loopback;
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{Session, TokenFile, TokenPair};
 
