@@ -21,6 +21,10 @@ const WATCH_MIN: Duration = Duration::from_secs(600);
 
 const WATCH_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// By LiveChat's documentation: with less, a secret key would be deleted with which LiveChat still delivers. One that is simulated has its
+/// own.
+const PROPAGATION_MIN: Duration = Duration::from_secs(120);
+
 /// A longer `Retry-After` is not waited out by a command: a person waits for it.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
@@ -32,6 +36,7 @@ const CREDENTIALS: &str =
 
 pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
     let api = address(r, "livechat.api");
+    let propagation_min = if is_simulated(&api) { Duration::ZERO } else { PROPAGATION_MIN };
     let config = Config {
         accounts: address(r, "livechat.accounts"),
         roots: r.optional_text("livechat.ca").and_then(|path| tls::roots(r, "livechat.ca", &path)).map(Arc::new),
@@ -40,7 +45,7 @@ pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
         retry_min: r.time("livechat.retry_min", 10 * MILLISECOND..=60 * SECOND),
         retry_max: r.time("livechat.retry_max", 10 * MILLISECOND..=600 * SECOND),
         retry_after_max: RETRY_AFTER_MAX,
-        propagation: r.time("livechat.propagation", Duration::ZERO..=600 * SECOND),
+        propagation: r.time("livechat.propagation", propagation_min..=600 * SECOND),
         watch: r.optional_time("livechat.watch", WATCH_MIN..=WATCH_MAX),
         login_port: r.number("livechat.login_port", 1..=65_535),
         login_timeout: r.time("livechat.login_timeout", 10 * SECOND..=3600 * SECOND),
