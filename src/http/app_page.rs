@@ -66,7 +66,8 @@ pub async fn token(pages: &Arc<Pages>, page: &Page, body: &[u8], client: IpAddr)
     let login: Option<Login> = serde_json::from_slice(body).ok();
     let verifier = |text: &str| (43..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     let login = login.filter(|login| verifier(&login.code_verifier));
-    let Some((code, verifier)) = login.and_then(|login| Some((pages::code(&login.code)?, login.code_verifier))) else {
+    let Some((code, verifier)) = login.and_then(|login| Some((livechat::code(&login.code)?, login.code_verifier)))
+    else {
         return Shown::error(PageEnd::NoCode);
     };
     if let Err(wait) = pages.pay(client) {

@@ -37,7 +37,7 @@ use crate::outcome::{PageEnd, Refusal};
 use crate::relay::Relay;
 use crate::telemetry::Throttles;
 pub(super) use codes::{Claim, Codes, Digest, Seen, digest};
-pub(super) use query::{Reason, Redirect, code};
+pub(super) use query::{Reason, Redirect};
 
 /// What a source may have asked of LiveChat: so much a minute in the long run, and so much at once. A person needs two or three calls.
 const OF_SOURCE: failures::Config = failures::Config { per_minute: 20, burst: 20, sources_max: 4096 };
@@ -68,6 +68,7 @@ pub fn for_people(config: &livechat::Config) -> livechat::Config {
         attempts_max: config.attempts_max.min(ATTEMPTS_MAX),
         retry_min: config.retry_min.min(RETRY_MAX),
         retry_max: config.retry_max.min(RETRY_MAX),
+        retry_after_max: config.retry_after_max.min(2 * RETRY_MAX),
         ..config.clone()
     }
 }

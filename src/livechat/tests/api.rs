@@ -157,6 +157,13 @@ async fn a_long_rest_that_livechat_wants_is_told_and_not_waited_out() {
     let failure = server.api().list_webhooks().await.expect_err("a rest");
     assert!(failure.kind == Kind::TooManyRequests && failure.what.contains("no call for 3600 s"), "{failure}");
     assert_eq!(server.seen().len(), 1);
+
+    // Pages wait less than commands.
+    let server = Server::start(|_, _| reply(429, "retry-after: 3\r\n", "{}")).await;
+    let config = Config { retry_after_max: Duration::from_secs(2), ..server.config() };
+    let failure = Api::new(&config, &app()).expect("an API").list_webhooks().await.expect_err("a rest");
+    assert!(failure.what.contains("no call for 3 s"), "{failure}");
+    assert_eq!(server.seen().len(), 1);
 }
 
 #[tokio::test]
