@@ -52,6 +52,7 @@ impl Api {
     }
 
     /// Registrations tell by `unclear`, once each, why they take minutes.
+    #[must_use]
     pub fn telling(self, unclear: Unclear) -> Self {
         Self { unclear: Some(unclear), ..self }
     }
