@@ -13,7 +13,7 @@ pub const REGISTRATIONS_MAX: usize = 1000;
 
 /// How far apart two registrations deliver one event at most, but for LiveChat's retries: LiveChat sends both at once, and waits about so
 /// long for an answer. What comes later is published: else the event that one registration delivers after the other was removed could be
-/// taken for a copy of an earlier one. Whoever removes a registration waits so long after the first delivery through its successor.
+/// taken for a copy of an earlier one. `apply` removes a registration so long after the first delivery through its successor.
 pub const COPY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a registration has delivered since the start. Only verified webhooks count.

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use super::access::{Access, Where, unexpected};
 use super::items::{count, field, progress, show, time};
 use super::print::{note, out};
+use super::webhooks::chosen;
 use super::{Failure, send};
 use crate::config::{Config, Need};
 use crate::control::{Answer, Request};
@@ -39,7 +40,7 @@ pub struct Arguments {
     /// How long before --from a thread may have begun that has events after it. Archives are asked by a thread's beginning
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = send::duration)]
     max_thread_age: Duration,
-    /// The organization of the events, as webhooks have it in organization_id; where neither the configuration nor the token's file says it
+    /// The organization whose archives are read, as webhooks have it in organization_id; needed with a personal access token
     #[arg(long, value_name = "ID")]
     organization: Option<String>,
     /// With API 3.3: the license of the events, as webhooks have it in license_id
@@ -91,7 +92,7 @@ const LOST: &str = "Webhooks that archives do not have are not made good: change
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = arguments.place.source.load(Need::LiveChat)?;
-    let app = arguments.livechat_app(&config)?;
+    let app = chosen(&config.livechat.apps, arguments.app.as_deref())?;
     let path = arguments.cursor_path(&config, app)?;
     let archives = Archives::new(&config.livechat, app).map_err(Failure::failed)?;
     let cursor = arguments.begin(app, &path)?;
@@ -131,20 +132,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 impl Arguments {
-    fn livechat_app<'c>(&self, config: &'c Config) -> Result<&'c livechat::App, Failure> {
-        let apps = &config.livechat.apps;
-        let names = || apps.iter().map(|app| &*app.name).collect::<Vec<_>>().join(", ");
-        match (&self.app, &apps[..]) {
-            (_, []) => Err(Failure::Usage("no app has [apps.livechat]: its credentials read the archives".to_owned())),
-            (Some(name), _) => apps
-                .iter()
-                .find(|app| app.name == *name)
-                .ok_or_else(|| Failure::Usage(format!("no app {name} has [apps.livechat]; these have: {}", names()))),
-            (None, [app]) => Ok(app),
-            (None, _) => Err(Failure::Usage(format!("which app? --app is one of {}", names()))),
-        }
-    }
-
     fn cursor_path(&self, config: &Config, app: &livechat::App) -> Result<PathBuf, Failure> {
         let in_spool = || Some(config.spool.as_ref()?.spool.directory.join(format!("backfill-{}.json", app.name)));
         let path = self.cursor.clone().or_else(in_spool);
@@ -183,19 +170,23 @@ impl Arguments {
             let wanted = || Failure::Usage("webhooks of API 3.3 name a license: give it with --license".to_owned());
             return self.license.map(|license| Tenant::License(license.to_string())).ok_or_else(wanted);
         }
-        let configured = || app.organizations.first().filter(|_| app.organizations.len() == 1).cloned();
-        let of_file = || match &app.credential {
-            Some(Credential::Tokens(path)) => {
-                TokenFile::new(path).read().ok().flatten().map(|pair| pair.organization_id)
-            }
+        let of_token = match &app.credential {
+            Some(Credential::Tokens(path)) => TokenFile::new(path).read().map_err(Failure::failed)?,
             _ => None,
         };
-        let organization = self.organization.clone().or_else(configured).or_else(of_file).filter(|id| !id.is_empty());
-        organization.map(Tenant::Organization).ok_or_else(|| {
-            Failure::Usage(
-                "whose events? Give the organization_id that the app's webhooks have: --organization".to_owned(),
-            )
-        })
+        let of_token = of_token.map(|pair| pair.organization_id).filter(|id| !id.is_empty());
+        match (of_token, &self.organization) {
+            (Some(of_token), Some(given)) if of_token != *given => Err(Failure::Usage(format!(
+                "the tokens of {} read the archives of the organization {of_token}, and --organization is another one; leave it out",
+                app.name
+            ))),
+            (Some(id), _) => Ok(Tenant::Organization(id)),
+            (None, Some(id)) => Ok(Tenant::Organization(id.clone())),
+            (None, None) => Err(Failure::Usage(
+                "whose events? A personal access token does not say it: give --organization, the organization_id that the app's events on Kafka have"
+                    .to_owned(),
+            )),
+        }
     }
 }
 

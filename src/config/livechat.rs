@@ -2,7 +2,6 @@
 //! here, without a call.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +14,19 @@ use super::read::Reader;
 use super::webhooks::webhooks;
 use super::{MILLISECOND, SECOND, tls};
 use crate::livechat::catalogue::URL_CHARACTERS_MAX;
-use crate::livechat::{App, Config, Credential, Install, Version};
+use crate::livechat::{App, Config, Credential, Install, Version, is_loopback};
 
 /// More often would cost calls, and a change at LiveChat takes up to two minutes to show.
 const WATCH_MIN: Duration = Duration::from_secs(600);
 
 const WATCH_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// By LiveChat's documentation: with less, a secret key would be deleted with which LiveChat still delivers. One that is simulated has its
+/// own.
+const PROPAGATION_MIN: Duration = Duration::from_secs(120);
+
+/// A longer `Retry-After` is not waited out by a command: a person waits for it.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// The most organizations, or scopes, of an app.
 const VALUES_MAX: usize = 1000;
@@ -30,6 +36,7 @@ const CREDENTIALS: &str =
 
 pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
     let api = address(r, "livechat.api");
+    let propagation_min = if is_simulated(&api) { Duration::ZERO } else { PROPAGATION_MIN };
     let config = Config {
         accounts: address(r, "livechat.accounts"),
         roots: r.optional_text("livechat.ca").and_then(|path| tls::roots(r, "livechat.ca", &path)).map(Arc::new),
@@ -37,7 +44,8 @@ pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
         attempts_max: r.number("livechat.attempts_max", 1..=20),
         retry_min: r.time("livechat.retry_min", 10 * MILLISECOND..=60 * SECOND),
         retry_max: r.time("livechat.retry_max", 10 * MILLISECOND..=600 * SECOND),
-        propagation: r.time("livechat.propagation", Duration::ZERO..=600 * SECOND),
+        retry_after_max: RETRY_AFTER_MAX,
+        propagation: r.time("livechat.propagation", propagation_min..=600 * SECOND),
         watch: r.optional_time("livechat.watch", WATCH_MIN..=WATCH_MAX),
         login_port: r.number("livechat.login_port", 1..=65_535),
         login_timeout: r.time("livechat.login_timeout", 10 * SECOND..=3600 * SECOND),
@@ -135,11 +143,6 @@ fn address(r: &mut Reader, key: &str) -> String {
     };
     let address = r.text_that(key, wanted, is_right);
     address.trim_end_matches('/').to_owned()
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn is_simulated(api: &str) -> bool {

@@ -93,7 +93,8 @@ pub async fn token(pages: &Arc<Pages>, page: &Page, body: &[u8], client: IpAddr,
     let login: Option<Login> = serde_json::from_slice(body).ok();
     let verifier = |text: &str| (43..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     let login = login.filter(|login| verifier(&login.code_verifier));
-    let Some((code, verifier)) = login.and_then(|login| Some((pages::code(&login.code)?, login.code_verifier))) else {
+    let Some((code, verifier)) = login.and_then(|login| Some((livechat::code(&login.code)?, login.code_verifier)))
+    else {
         return Shown::error(PageEnd::NoCode);
     };
     let paid = match pages.of_app.pay(client) {
@@ -156,10 +157,10 @@ pub async fn facts(
     let Some(token) = plausible(token) else {
         return Shown::error(PageEnd::Unauthorized);
     };
-    let state = async {
+    let state = Box::pin(async {
         let viewer = viewer(pages, page, &token, client).await?;
         state(pages, page, viewer, &token).await
-    };
+    });
     match pages.until(deadlines.calls, state).await.unwrap_or_else(Err) {
         Err(end) => Shown::error(end),
         Ok(State { is_installed, webhooks }) => {

@@ -40,7 +40,7 @@ use crate::telemetry::Throttles;
 pub(super) use cache::Cache;
 pub(super) use codes::{Claim, Codes, Digest, Seen, digest};
 pub(super) use gate::{Gate, Paid};
-pub(super) use query::{Reason, Redirect, code};
+pub(super) use query::{Reason, Redirect};
 
 /// When it is worth to come back, where LiveChat, Kafka or too many others are the reason.
 const RETRY_AFTER_SECONDS: u64 = 10;
@@ -58,6 +58,7 @@ pub fn for_people(config: &livechat::Config) -> livechat::Config {
         attempts_max: config.attempts_max.min(ATTEMPTS_MAX),
         retry_min: config.retry_min.min(RETRY_MAX),
         retry_max: config.retry_max.min(RETRY_MAX),
+        retry_after_max: config.retry_after_max.min(2 * RETRY_MAX),
         ..config.clone()
     }
 }
@@ -317,7 +318,7 @@ impl Webhooks {
         Ok(match page.what {
             What::Install => install::shown(pages, page, request.uri().query(), client, deadlines).await,
             What::App => app_page::shell(page.app(), &page.live.livechat),
-            What::Facts => Box::pin(app_page::facts(pages, page, bearer(request.headers()), client, deadlines)).await,
+            What::Facts => app_page::facts(pages, page, bearer(request.headers()), client, deadlines).await,
             What::SignOut => app_page::sign_out(pages, page, bearer(request.headers()), client, deadlines).await,
             What::Token => {
                 // A page of another origin cannot send this type without being asked for leave, which it does not get.

@@ -24,6 +24,9 @@ use super::http::{ANSWER_BYTES_MAX, Answer, FailedAttempt, Http, retry_after, sh
 use super::tokens::TokenPair;
 use super::{App, Config, Failure, Kind};
 
+/// The longest code that is taken. One of LiveChat's has about 100 bytes.
+const CODE_BYTES_MAX: usize = 1024;
+
 /// LiveChat's accounts.
 #[derive(Clone, Debug)]
 pub struct Accounts {
@@ -92,6 +95,10 @@ impl Purpose {
             Self::Revoke => "revocation",
         }
     }
+
+    const fn is_token_alone(self) -> bool {
+        matches!(self, Self::Info | Self::Revoke)
+    }
 }
 
 impl Accounts {
@@ -112,7 +119,7 @@ impl Accounts {
         Ok(Login { url, state: state.into_secret().into(), verifier: verifier.into_secret().into() })
     }
 
-    /// Tokens for a code, which is good for once. `redirect_uri` is that of the login; a direct installation has no verifier.
+    /// Tokens for a [`code`], which is good for once. `redirect_uri` is that of the login; a direct installation has no verifier.
     ///
     /// # Errors
     /// LiveChat does not take the code, the client or its secret, or cannot be reached.
@@ -124,14 +131,13 @@ impl Accounts {
         verifier: Option<&SecretString>,
     ) -> Result<TokenPair, Failure> {
         let client = self.client(app).set_redirect_uri(redirect(redirect_uri)?);
-        let code = decoded(code);
         let mut retries = self.http.retries();
         loop {
             let mut request = client.exchange_code(AuthorizationCode::new(code.expose_secret().to_owned()));
             if let Some(verifier) = verifier {
                 request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.expose_secret().to_owned()));
             }
-            let secrets = [&code].into_iter().chain(verifier).chain(&app.client_secret).collect();
+            let secrets = [code].into_iter().chain(verifier).chain(&app.client_secret).collect();
             let endpoint = Endpoint { accounts: self, purpose: Purpose::Exchange, secrets };
             match request.request_async(&endpoint).await {
                 Ok(response) => return Ok(pair(app, &response, None)),
@@ -271,7 +277,13 @@ impl Accounts {
             return None;
         }
         let error = error.map(str::to_ascii_lowercase);
-        let kind = kind(error.as_deref(), status);
+        let kind = match kind(error.as_deref(), status) {
+            // These requests have no members: nothing but the token can be wrong.
+            Kind::Validation if purpose.is_token_alone() && status == StatusCode::UNPROCESSABLE_ENTITY => {
+                Kind::Authentication
+            }
+            kind => kind,
+        };
         let what = match &error {
             None => format!("{name}: {} answers {} without LiveChat's JSON", self.http.host(), status.as_u16()),
             Some(error) => {
@@ -362,10 +374,13 @@ fn log_in(app: &App) -> String {
     format!("log in again: livechat-relay auth login --app {}", app.name)
 }
 
-/// A code that was encoded twice still has `%3A` behind its data centre.
-fn decoded(code: &SecretString) -> SecretString {
-    let code = code.expose_secret();
-    percent_decode_str(code).decode_utf8().map_or_else(|_| code.to_owned(), String::from).into()
+/// A code as LiveChat's token endpoint wants it: visible ASCII. Some of LiveChat's own programs meet codes that are encoded twice; as no
+/// code has a `%` in it, it is decoded once more where there is one.
+pub fn code(text: &str) -> Option<SecretString> {
+    let decoded = percent_decode_str(text).decode_utf8().ok()?;
+    let is_code = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+    let is_code = (1..=CODE_BYTES_MAX).contains(&decoded.len()) && decoded.bytes().all(is_code);
+    is_code.then(|| decoded.into_owned().into())
 }
 
 /// LiveChat separates scopes by commas; RFC 6749 by blanks.
@@ -373,16 +388,22 @@ fn scopes(text: &str) -> BTreeSet<String> {
     text.split([',', ' ']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }
 
-/// Whether who has the scope `have` has `needed`, too: writing is reading, `all` is `access`, and that is `my`.
+/// Whether who has the scope `have` has `needed`, too: writing is reading, `all` is `access`, and that is `my`. A scope without a level has
+/// none of them.
 pub fn covers(have: &str, needed: &str) -> bool {
-    fn parts(scope: &str) -> Option<(&str, usize, usize)> {
+    fn parts(scope: &str) -> Option<(&str, Option<usize>, usize)> {
         let (names, right) = scope.rsplit_once(':')?;
-        let (resource, level) = names.split_once("--").unwrap_or((names, "all"));
         let place = |known: &[&str], name| known.iter().position(|known| *known == name);
-        Some((resource, place(&["my", "access", "all"], level)?, place(&["ro", "rw"], right)?))
+        let right = place(&["ro", "rw"], right)?;
+        Some(match names.split_once("--") {
+            Some((resource, level)) => (resource, Some(place(&["my", "access", "all"], level)?), right),
+            None => (names, None, right),
+        })
     }
     match (parts(have), parts(needed)) {
-        (Some(have), Some(needed)) => have.0 == needed.0 && have.1 >= needed.1 && have.2 >= needed.2,
+        (Some(have), Some(needed)) => {
+            have.0 == needed.0 && have.1.is_some() == needed.1.is_some() && have.1 >= needed.1 && have.2 >= needed.2
+        }
         _ => have == needed,
     }
 }

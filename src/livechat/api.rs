@@ -24,7 +24,11 @@ pub struct Api {
     caller: Caller,
     client_id: String,
     propagation: Duration,
+    unclear: Option<Unclear>,
 }
+
+/// Tells a person of a registration whose outcome is not known: why, and how long it is looked for at most.
+pub type Unclear = fn(&str, Duration);
 
 impl Api {
     /// With the app's own credential.
@@ -44,7 +48,13 @@ impl Api {
     }
 
     fn with(config: &Config, app: &App, caller: Caller) -> Self {
-        Self { caller, client_id: app.client_id.clone(), propagation: config.propagation }
+        Self { caller, client_id: app.client_id.clone(), propagation: config.propagation, unclear: None }
+    }
+
+    /// Registrations tell by `unclear`, once each, why they take minutes.
+    #[must_use]
+    pub fn telling(self, unclear: Unclear) -> Self {
+        Self { unclear: Some(unclear), ..self }
     }
 
     /// What the answers until now have said of the version's end.
@@ -112,6 +122,10 @@ impl Api {
                 Err(failed) => failed,
             };
             let Failure { kind, what, remedy } = failed.failure;
+            if let Some(tell) = self.unclear.filter(|_| !is_second) {
+                let most = self.propagation * if kind == Kind::Unavailable { 2 } else { 1 };
+                tell(&format!("{what}; whether {} is registered is not known", wanted.action), most);
+            }
             let unknown = match self.look_for(wanted, known).await {
                 Ok(Some(id)) => return Ok(id),
                 Ok(None) if kind == Kind::Unavailable && !is_second => {

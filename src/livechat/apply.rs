@@ -1,6 +1,6 @@
 //! Brings LiveChat into line without losing an event: a new registration is made, and delivers, before the one that it replaces is removed.
 //!
-//! There is no state besides what LiveChat lists. Whoever stops in the middle and begins again ends in the wanted state.
+//! There is no state besides what LiveChat lists: a run that goes on where another was stopped ends in the wanted state.
 
 #[cfg(test)]
 mod tests;

@@ -24,9 +24,6 @@ pub const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// A page of `list_archives` may have 100 whole threads.
 pub const ARCHIVE_BYTES_MAX: usize = 32 << 20;
 
-/// A longer `Retry-After` is not waited out, but said: a person or a browser waits for the call.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-
 /// Of LiveChat's texts so much is shown.
 const SHOWN_CHARS_MAX: usize = 300;
 
@@ -40,6 +37,7 @@ pub struct Http {
     attempts_max: u32,
     retry_min: Duration,
     retry_max: Duration,
+    retry_after_max: Duration,
 }
 
 /// The whole of it, whatever its status.
@@ -105,8 +103,8 @@ impl Http {
             other => return Err(wrong(format!("{other}: is not https:"))),
         }
         let client = client.build().map_err(|e| wrong(causes(&e)))?;
-        let Config { attempts_max, retry_min, retry_max, .. } = *config;
-        Ok(Self { client, base, attempts_max, retry_min, retry_max })
+        let Config { attempts_max, retry_min, retry_max, retry_after_max, .. } = *config;
+        Ok(Self { client, base, attempts_max, retry_min, retry_max, retry_after_max })
     }
 
     pub fn url(&self, path: &str) -> Url {
@@ -217,7 +215,7 @@ impl Retries<'_> {
             return Err(failed);
         }
         let pause = self.http.pause(self.failed).max(failed.retry_after.unwrap_or_default());
-        if pause > RETRY_AFTER_MAX.max(self.http.retry_max) {
+        if pause > self.http.retry_after_max.max(self.http.retry_max) {
             let mut failed = failed;
             let _ = write!(failed.failure.what, ", and wants no call for {} s", pause.as_secs()); // a String takes all
             return Err(failed);
@@ -243,7 +241,8 @@ fn tls(roots: Option<&Arc<RootCertStore>>) -> ClientConfig {
     config
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Whether it is this machine's own, where a simulated LiveChat is.
+pub fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }
@@ -313,6 +312,7 @@ mod tests {
             attempts_max: 9,
             retry_min: min,
             retry_max: max,
+            retry_after_max: max,
             propagation: max,
             watch: None,
             login_port: 0,
@@ -332,7 +332,7 @@ mod tests {
     fn retry_after_is_seconds_or_a_date() {
         let of = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().expect("a header"))]));
         assert_eq!(of(" 5 "), Some(Duration::from_secs(5)));
-        assert!(of("Sat, 28 Nov 2099 10:01:00 GMT").is_some_and(|wait| wait > RETRY_AFTER_MAX));
+        assert!(of("Sat, 28 Nov 2099 10:01:00 GMT").is_some_and(|wait| wait > Duration::from_secs(3600)));
         assert_eq!([of("Sat, 28 Nov 2020 10:01:00 GMT"), of("soon"), of("-1")], [None; 3]);
         assert_eq!(retry_after(&HeaderMap::new()), None);
     }

@@ -22,11 +22,12 @@ use std::time::Duration;
 use rustls::RootCertStore;
 use secrecy::SecretString;
 
-pub use accounts::{Accounts, Info, Login, covers};
-pub use api::{Api, Offered, filters};
+pub use accounts::{Accounts, Info, Login, code, covers};
+pub use api::{Api, Offered};
 pub use archives::{ArchivePage, Archives};
 pub use call::{CONSOLE, Notices};
 pub use failure::{Failure, Kind};
+pub use http::is_loopback;
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{Session, TokenFile, TokenPair};
 
@@ -46,6 +47,8 @@ pub struct Config {
     /// From the first failure to the next try, doubling up to the second; the times are random between half and all of it.
     pub retry_min: Duration,
     pub retry_max: Duration,
+    /// A longer `Retry-After` is not waited out, but said.
+    pub retry_after_max: Duration,
     /// How long after a change LiveChat may still act as before it: two minutes, and a margin.
     pub propagation: Duration,
     /// From one comparison of what is registered with what is wanted to the next. Absent: there is none, because calls are billed.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -117,11 +118,7 @@ impl TokenFile {
     /// The directory cannot be written, or another process goes on refreshing.
     pub async fn lock(&self) -> Result<LockedFile, Failure> {
         let path = beside(&self.path, "lock");
-        let open = || {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path)?;
-            give_to_owner(&file, &path).map(|()| file)
-        };
-        let file = open().map_err(|e| cannot(&path, "written", &e))?;
+        let file = open_or_create(&path).map_err(|e| cannot(&path, "written", &e))?;
         let locked = async {
             loop {
                 match file.try_lock() {
@@ -155,8 +152,7 @@ impl LockedFile {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
-            let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&new)?;
-            give_to_owner(&file, &new)?;
+            let mut file = create(&new)?;
             file.write_all(&[b' '; ROOM])?;
             file.sync_all()?;
             Ok(file)
@@ -210,13 +206,26 @@ impl Drop for Reserved {
     }
 }
 
-/// What root writes, as by `auth login`, the relay's user has to read: that is whose directory it is.
-fn give_to_owner(file: &File, path: &Path) -> io::Result<()> {
-    let owner = std::fs::metadata(directory(path))?;
-    if rustix::process::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {
-        return fchown(file, Some(owner.uid()), Some(owner.gid()));
+/// Root opens what the relay's user may have put there: no link is followed, and what was there keeps its owner.
+fn open_or_create(path: &Path) -> io::Result<File> {
+    match create(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+        }
+        created => created,
     }
-    Ok(())
+}
+
+/// A file that was not there. What root writes, as by `auth login`, the relay's user has to read: that is whose directory it is.
+fn create(path: &Path) -> io::Result<File> {
+    let owner = std::fs::metadata(directory(path))?;
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+    if rustix::process::geteuid().is_root() && file.metadata()?.uid() != owner.uid() {
+        // Else the user could never open it.
+        fchown(&file, Some(owner.uid()), Some(owner.gid())).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+    }
+    Ok(file)
 }
 
 fn directory(path: &Path) -> &Path {

@@ -41,19 +41,19 @@ pub fn answer(state: &mut State, request: &Request, method: &str, now: Instant) 
         ("token", &Method::POST) => token(state, &request.members(), now),
         ("revoke", _) => revoke(state, request),
         ("info", &Method::GET) => info(state, request, now),
-        _ => Err(Refused::new("invalid_request", "the method is not allowed")),
+        _ => Err(Refusal::new("invalid_request", "the method is not allowed")),
     };
-    answered.unwrap_or_else(|Refused { name, description, extra }| error(&state.switches, name, &description, &extra))
+    answered.unwrap_or_else(|Refusal { name, description, extra }| error(&state.switches, name, &description, &extra))
 }
 
 /// An error of accounts: its name, its description, and further members.
-struct Refused {
+struct Refusal {
     name: &'static str,
     description: String,
     extra: BTreeMap<&'static str, Value>,
 }
 
-impl Refused {
+impl Refusal {
     fn new(name: &'static str, description: &str) -> Self {
         Self { name, description: description.to_owned(), extra: BTreeMap::new() }
     }
@@ -258,27 +258,27 @@ pub fn issue_code(
     code
 }
 
-fn token(state: &mut State, form: &Members, now: Instant) -> Result<Answer, Refused> {
-    let need = |name: &str| form.get(name).filter(|value| !value.is_empty()).ok_or_else(|| Refused::missing(name));
+fn token(state: &mut State, form: &Members, now: Instant) -> Result<Answer, Refusal> {
+    let need = |name: &str| form.get(name).filter(|value| !value.is_empty()).ok_or_else(|| Refusal::missing(name));
     let grant_type = need("grant_type")?;
     let client =
-        state.setup.client(need("client_id")?).ok_or_else(|| Refused::new("invalid_client", "unknown client"))?;
+        state.setup.client(need("client_id")?).ok_or_else(|| Refusal::new("invalid_client", "unknown client"))?;
     if let Some(secret) = &client.secret
         && need("client_secret")? != secret
     {
-        return Err(Refused::new("invalid_client", "wrong client credentials"));
+        return Err(Refusal::new("invalid_client", "wrong client credentials"));
     }
     let (id, is_public) = (client.id.clone(), client.secret.is_none());
     match grant_type.as_str() {
         "authorization_code" | "code" => {
             let (code, redirect_uri) = (need("code")?, need("redirect_uri")?);
-            let found = state.codes.iter_mut().find(|known| known.code == *code).ok_or_else(Refused::code)?;
+            let found = state.codes.iter_mut().find(|known| known.code == *code).ok_or_else(Refusal::code)?;
             let verified =
                 found.challenge.as_ref().is_none_or(|challenge| is_verified(challenge, form.get("code_verifier")));
             let is_right = found.grant.client == id && found.redirect_uri == *redirect_uri && verified;
             // A code is used up by a wrong request, too.
             if std::mem::replace(&mut found.is_used, true) || found.until <= now || !is_right {
-                return Err(Refused::code());
+                return Err(Refusal::code());
             }
             let grant = found.grant.clone();
             Ok(issue(state, grant, Uuid::new_v4().simple().to_string(), now))
@@ -287,7 +287,7 @@ fn token(state: &mut State, form: &Members, now: Instant) -> Result<Answer, Refu
             let token = need("refresh_token")?;
             let pair =
                 state.pairs.iter_mut().find(|pair| pair.refresh.as_ref() == Some(token) && pair.grant.client == id);
-            let pair = pair.ok_or_else(|| Refused::new("invalid_grant", "the refresh token is not valid"))?;
+            let pair = pair.ok_or_else(|| Refusal::new("invalid_grant", "the refresh token is not valid"))?;
             let grant = pair.grant.clone();
             let refresh = if is_public {
                 pair.refresh = None;
@@ -297,7 +297,7 @@ fn token(state: &mut State, form: &Members, now: Instant) -> Result<Answer, Refu
             };
             Ok(issue(state, grant, refresh, now))
         }
-        _ => Err(Refused::new("unsupported_grant_type", "the grant type is not supported")),
+        _ => Err(Refusal::new("unsupported_grant_type", "the grant type is not supported")),
     }
 }
 
@@ -344,11 +344,11 @@ fn named(request: &Request) -> Option<String> {
     request.bearer().map(str::to_owned).or_else(|| request.query().remove("code"))
 }
 
-fn revoke(state: &mut State, request: &Request) -> Result<Answer, Refused> {
-    let token = named(request).ok_or_else(|| Refused::missing("code"))?;
+fn revoke(state: &mut State, request: &Request) -> Result<Answer, Refusal> {
+    let token = named(request).ok_or_else(|| Refusal::missing("code"))?;
     let is_named = |pair: &Pair| pair.access == token || pair.refresh.as_ref() == Some(&token);
     let pair = state.pairs.iter().find(|pair| is_named(pair)).cloned();
-    let pair = pair.ok_or_else(|| Refused::new("resource_not_found", "the token is not known"))?;
+    let pair = pair.ok_or_else(|| Refusal::new("resource_not_found", "the token is not known"))?;
     // Access tokens that share a refresh token end with it.
     state
         .pairs
@@ -356,8 +356,8 @@ fn revoke(state: &mut State, request: &Request) -> Result<Answer, Refused> {
     Ok(super::api::nothing(state))
 }
 
-fn info(state: &mut State, request: &Request, now: Instant) -> Result<Answer, Refused> {
-    let refuse = || Refused::new("unauthorized", "the access token is not valid");
+fn info(state: &mut State, request: &Request, now: Instant) -> Result<Answer, Refusal> {
+    let refuse = || Refusal::new("unauthorized", "the access token is not valid");
     let token = named(request).ok_or_else(refuse)?;
     let pair = state.pairs.iter().find(|pair| pair.access == token && pair.until > now).ok_or_else(refuse)?;
     let mut body = described(pair, now);

@@ -34,21 +34,21 @@ pub struct Caller {
 
 /// LiveChat's error: its type, its message, and its data.
 #[derive(Debug, PartialEq)]
-pub struct Refused {
+pub struct Refusal {
     pub kind: &'static str,
     pub message: String,
     pub data: Option<Value>,
 }
 
-pub fn refused(kind: &'static str, message: impl Into<String>) -> Refused {
-    Refused { kind, message: message.into(), data: None }
+pub fn refusal(kind: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal { kind, message: message.into(), data: None }
 }
 
-pub fn invalid(message: impl Into<String>) -> Refused {
-    refused("validation", message)
+pub fn invalid(message: impl Into<String>) -> Refusal {
+    refusal("validation", message)
 }
 
-pub fn missing(member: &str) -> Refused {
+pub fn missing(member: &str) -> Refusal {
     invalid(format!("`{member}` is required"))
 }
 
@@ -107,7 +107,7 @@ pub fn parts(path: &str) -> Option<(&str, &str, &str)> {
 
 pub fn answer(state: &mut State, request: &Request, now: Instant) -> Answer {
     let mut answer = try_answer(state, request, now).unwrap_or_else(|refused| {
-        let Refused { kind, message, data } = refused;
+        let Refusal { kind, message, data } = refused;
         let mut answer = error(&state.switches, kind, Some(&message), data.as_ref());
         let retry_after = state.switches.rate_limit.and_then(|limit| limit.retry_after);
         if let Some(seconds) = retry_after.filter(|_| kind == "too_many_requests") {
@@ -124,16 +124,16 @@ pub fn answer(state: &mut State, request: &Request, now: Instant) -> Answer {
     answer
 }
 
-fn try_answer(state: &mut State, request: &Request, now: Instant) -> Result<Answer, Refused> {
-    let (version, api, name) = parts(&request.path).ok_or_else(|| refused("not_found", "Not found"))?;
+fn try_answer(state: &mut State, request: &Request, now: Instant) -> Result<Answer, Refusal> {
+    let (version, api, name) = parts(&request.path).ok_or_else(|| refusal("not_found", "Not found"))?;
     let minor = version.strip_prefix("3.").and_then(|minor| minor.parse::<u8>().ok());
     let minor = minor.filter(|minor| (3..=7).contains(minor) && state.switches.versions.contains(version));
-    let version = minor.ok_or_else(|| refused("unsupported_version", message("unsupported_version")))?;
+    let version = minor.ok_or_else(|| refusal("unsupported_version", message("unsupported_version")))?;
     let (method, scopes): (Handler, _) = match api {
         "configuration" => configuration::method(name),
         _ => archives::method(name),
     }
-    .ok_or_else(|| refused("not_found", format!("there is no method `{name}`")))?;
+    .ok_or_else(|| refusal("not_found", format!("there is no method `{name}`")))?;
     if request.method != Method::POST {
         return Err(invalid("methods are called by POST"));
     }
@@ -148,7 +148,7 @@ fn try_answer(state: &mut State, request: &Request, now: Instant) -> Result<Answ
     let region = organization.map(|organization| organization.region.clone()).unwrap_or_default();
     if state.switches.strict_region && request.header("x-region") != Some(&region) {
         let data = Some(json!({"region": region}));
-        return Err(Refused { data, ..refused("misdirected_request", "Wrong region") });
+        return Err(Refusal { data, ..refusal("misdirected_request", "Wrong region") });
     }
     limit_rate(state, now)?;
     let allows = |scope: &str| {
@@ -159,13 +159,13 @@ fn try_answer(state: &mut State, request: &Request, now: Instant) -> Result<Answ
     };
     if !scopes.iter().any(|scope| allows(scope)) {
         let why = format!("needs an administrator and one of the scopes {}", scopes.join(", "));
-        return Err(refused("authorization", why));
+        return Err(refusal("authorization", why));
     }
     method(state, &Call { version, body, caller: &caller, now })
 }
 
-type Open = fn(&mut State, u8, &Map<String, Value>) -> Result<Answer, Refused>;
-type Closed = fn(&mut State, &Call<'_>) -> Result<Answer, Refused>;
+type Open = fn(&mut State, u8, &Map<String, Value>) -> Result<Answer, Refusal>;
+type Closed = fn(&mut State, &Call<'_>) -> Result<Answer, Refusal>;
 
 /// A method that anyone may call, or only who has one of its scopes.
 pub enum Handler {
@@ -173,8 +173,8 @@ pub enum Handler {
     Closed(Closed),
 }
 
-fn authenticate(state: &State, request: &Request, now: Instant) -> Result<Caller, Refused> {
-    let refuse = || refused("authentication", "Invalid access token");
+fn authenticate(state: &State, request: &Request, now: Instant) -> Result<Caller, Refusal> {
+    let refuse = || refusal("authentication", "Invalid access token");
     if let Some(token) = request.bearer() {
         let pair = state.pairs.iter().find(|pair| pair.access == token && pair.until > now).ok_or_else(refuse)?;
         let account = state.setup.account(&pair.grant.account).ok_or_else(refuse)?;
@@ -195,14 +195,14 @@ fn authenticate(state: &State, request: &Request, now: Instant) -> Result<Caller
     Ok(Caller { client: None, organization, role: account.role, scopes })
 }
 
-fn limit_rate(state: &mut State, now: Instant) -> Result<(), Refused> {
+fn limit_rate(state: &mut State, now: Instant) -> Result<(), Refusal> {
     let Some(limit) = state.switches.rate_limit else { return Ok(()) };
     let period = Duration::from_secs_f64(limit.seconds);
     while state.calls.front().is_some_and(|call| now.duration_since(*call) >= period) {
         state.calls.pop_front();
     }
     if state.calls.len() >= limit.calls {
-        return Err(refused("too_many_requests", "Too many requests"));
+        return Err(refusal("too_many_requests", "Too many requests"));
     }
     state.calls.push_back(now);
     Ok(())
@@ -226,7 +226,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A text that must be there and not be empty.
-pub fn text<'a>(body: &'a Map<String, Value>, member: &str) -> Result<&'a str, Refused> {
+pub fn text<'a>(body: &'a Map<String, Value>, member: &str) -> Result<&'a str, Refusal> {
     match body.get(member) {
         Some(Value::String(text)) if !text.is_empty() => Ok(text),
         None | Some(Value::String(_)) => Err(missing(member)),

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::api::{Call, Handler, Refused, invalid, refused, text};
+use super::api::{Call, Handler, Refusal, invalid, refusal, text};
 use super::chats::Chat;
 use super::exchange::Answer;
 use super::state::State;
@@ -58,7 +58,7 @@ impl Pages {
 }
 
 /// What is asked for: a new listing, or by `page_id` alone one that goes on.
-fn listing(state: &State, call: &Call<'_>, method: &'static str) -> Result<Listing, Refused> {
+fn listing(state: &State, call: &Call<'_>, method: &'static str) -> Result<Listing, Refusal> {
     let body = call.body;
     if let Some(id) = body.get("page_id") {
         if ["filters", "limit", "sort_order"].iter().any(|other| body.contains_key(*other)) {
@@ -127,7 +127,7 @@ fn answer(name: &str, (chats, count, next): (Vec<Value>, usize, Option<String>))
     Answer::json(200, &body)
 }
 
-fn list_archives(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn list_archives(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let listing = listing(state, call, "list_archives")?;
     let filters = Filters::of(&listing.filters, call.version)?;
     let (with_running, restricted) = (state.switches.running_threads, state.switches.restricted_access.clone());
@@ -158,7 +158,7 @@ struct Filters {
 }
 
 impl Filters {
-    fn of(filters: &Map<String, Value>, version: u8) -> Result<Self, Refused> {
+    fn of(filters: &Map<String, Value>, version: u8) -> Result<Self, Refusal> {
         let mut known = Self::default();
         for (name, value) in filters {
             let wrong = || invalid(format!("`filters.{name}` is invalid"));
@@ -190,7 +190,7 @@ impl Filters {
     }
 }
 
-fn list_chats(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn list_chats(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let listing = listing(state, call, "list_chats")?;
     // Both say whether chats that are active are listed beside, or instead of, those that are not.
     let name = if call.version >= 6 { "active" } else { "include_active" };
@@ -227,10 +227,10 @@ fn summary(chat: &Chat) -> Value {
     summary
 }
 
-fn get_chat(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn get_chat(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let id = text(call.body, "chat_id")?;
     let chat = state.chats.find(id).filter(|chat| chat.organization == call.caller.organization);
     let is_thread = |chat: &&Chat| call.body.get("thread_id").is_none_or(|id| *id == json!(chat.thread_id()));
-    let chat = chat.filter(is_thread).ok_or_else(|| refused("not_found", "Chat not found"))?;
+    let chat = chat.filter(is_thread).ok_or_else(|| refusal("not_found", "Chat not found"))?;
     Ok(Answer::json(200, &whole(chat, state.switches.restricted_access.as_deref())))
 }

@@ -49,7 +49,7 @@ impl Chat {
 /// What is said of a happening: members that are absent are invented.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Told {
+pub struct Details {
     pub organization_id: Option<String>,
     /// What made it happen, for the filter `source_type`: a Client ID, `system`, or LiveChat's own applications.
     pub source: Option<String>,
@@ -90,22 +90,22 @@ impl Chats {
     /// The next webhook of an organization's traffic.
     pub fn next_of_traffic(&mut self, organization: &str, setup: &Setup) -> Result<Happening, String> {
         let sample = self.traffic(organization, setup)?.next().ok_or("traffic never ends")?;
-        self.record(organization, &sample, &Told::default(), None)
+        self.record(organization, &sample, &Details::default(), None)
     }
 
     /// Begins a chat.
-    pub fn start(&mut self, told: &Told, setup: &Setup) -> Result<Happening, String> {
-        let organization = setup.named_organization(told.organization_id.as_deref())?.id.clone();
-        let time = told.at.unwrap_or_else(Timestamp::now);
+    pub fn start(&mut self, details: &Details, setup: &Setup) -> Result<Happening, String> {
+        let organization = setup.named_organization(details.organization_id.as_deref())?.id.clone();
+        let time = details.at.unwrap_or_else(Timestamp::now);
         let traffic = self.traffic(&organization, setup)?;
         let mut story = traffic.begin(time);
         let sample =
             traffic.tell_of(&mut story, "incoming_chat", time).ok_or("there is a sample of each chat's begin")?;
-        self.record(&organization, &sample, told, Some(story))
+        self.record(&organization, &sample, details, Some(story))
     }
 
     /// Something more happens in a chat that was begun by hand: an action, or one of its samples such as `incoming_event.file`.
-    pub fn go_on(&mut self, chat_id: &str, name: &str, told: &Told, setup: &Setup) -> Result<Happening, String> {
+    pub fn go_on(&mut self, chat_id: &str, name: &str, details: &Details, setup: &Setup) -> Result<Happening, String> {
         let chat = self.find_mut(chat_id).ok_or_else(|| format!("there is no chat `{chat_id}`"))?;
         let organization = chat.organization.clone();
         if !chat.is_active() {
@@ -114,19 +114,19 @@ impl Chats {
         let story = chat.story.take();
         let mut story =
             story.ok_or_else(|| format!("the chat `{chat_id}` belongs to the traffic, and cannot be driven"))?;
-        let time = told.at.unwrap_or_else(Timestamp::now);
+        let time = details.at.unwrap_or_else(Timestamp::now);
         let sample = self.traffic(&organization, setup)?.tell_of(&mut story, name, time);
         if let Some(chat) = self.find_mut(chat_id) {
             chat.story = Some(story);
         }
         let sample = sample.ok_or_else(|| format!("there is no sample of `{name}`"))?;
-        self.record(&organization, &sample, told, None)
+        self.record(&organization, &sample, details, None)
     }
 
     /// Something happens outside of chats, such as `tag_created`.
-    pub fn aside(&mut self, name: &str, told: &Told, setup: &Setup) -> Result<Happening, String> {
-        let organization = setup.named_organization(told.organization_id.as_deref())?.id.clone();
-        let time = told.at.unwrap_or_else(Timestamp::now);
+    pub fn aside(&mut self, name: &str, details: &Details, setup: &Setup) -> Result<Happening, String> {
+        let organization = setup.named_organization(details.organization_id.as_deref())?.id.clone();
+        let time = details.at.unwrap_or_else(Timestamp::now);
         let traffic = self.traffic(&organization, setup)?;
         let mut story = traffic.begin(time);
         let sample =
@@ -134,7 +134,7 @@ impl Chats {
         if sample.chat_id().is_some() {
             return Err(format!("`{name}` happens in a chat: POST /_simulate/chats/CHAT_ID/{name}"));
         }
-        self.record(&organization, &sample, told, None)
+        self.record(&organization, &sample, details, None)
     }
 
     pub fn find(&self, chat_id: &str) -> Option<&Chat> {
@@ -157,7 +157,7 @@ impl Chats {
         &mut self,
         organization: &str,
         sample: &Sample,
-        told: &Told,
+        details: &Details,
         story: Option<Story>,
     ) -> Result<Happening, String> {
         let Body { mut payload, requester } = serde_json::from_str(sample.data()).map_err(|error| error.to_string())?;
@@ -167,18 +167,18 @@ impl Chats {
         if sample.action() != "incoming_chat"
             && let Some(chat) = chat_id.as_deref().and_then(|id| self.find(id))
         {
-            revise(&mut value, told, &chat.chat);
+            revise(&mut value, details, &chat.chat);
         } else {
-            revise_chat(&mut value, told);
+            revise_chat(&mut value, details);
         }
         // What is not revised keeps its bytes.
         if value != invented {
             payload = to_raw_value(&value).map_err(|error| error.to_string())?;
         }
         if sample.action() == "incoming_chat" {
-            self.keep(organization, &value, told.at, story);
+            self.keep(organization, &value, details.at, story);
         }
-        let mut facts = Facts { source: source(told), agent_id: agent_id(&value), ..Facts::default() };
+        let mut facts = Facts { source: source(details), agent_id: agent_id(&value), ..Facts::default() };
         let mut chat_properties = json!({});
         if let Some(chat) = chat_id.as_deref().and_then(|id| self.find_mut(id)) {
             chat.go_on(sample.action(), &value);
@@ -212,8 +212,8 @@ impl Chats {
     }
 }
 
-fn source(told: &Told) -> Source {
-    match told.source.as_deref() {
+fn source(details: &Details) -> Source {
+    match details.source.as_deref() {
         None => Source::LiveChat,
         Some("system") => Source::System,
         Some(client) => Source::Client(client.to_owned()),
@@ -229,12 +229,12 @@ fn agent_id(payload: &Value) -> Option<String> {
 }
 
 /// What was said of a new chat.
-fn revise_chat(payload: &mut Value, told: &Told) {
+fn revise_chat(payload: &mut Value, details: &Details) {
     let Some(chat) = payload.get_mut("chat") else { return };
-    if let Some(client) = &told.client_id {
+    if let Some(client) = &details.client_id {
         chat["properties"]["source"]["client_id"] = json!(client);
     }
-    for bot in &told.bots {
+    for bot in &details.bots {
         if let Some(users) = chat["users"].as_array_mut() {
             users.push(json!({"id": bot, "type": "agent", "name": "Bot", "present": true, "visibility": "all"}));
         }
@@ -242,7 +242,7 @@ fn revise_chat(payload: &mut Value, told: &Told) {
             ids.push(json!(bot));
         }
     }
-    if let Some(text) = &told.text
+    if let Some(text) = &details.text
         && let Some(events) = chat["thread"]["events"].as_array_mut()
         && let Some(message) = events.iter_mut().find(|event| event["type"] == json!("message"))
     {
@@ -251,17 +251,17 @@ fn revise_chat(payload: &mut Value, told: &Told) {
 }
 
 /// What was said of a happening in a chat.
-fn revise(payload: &mut Value, told: &Told, chat: &Value) {
-    if let Some(tag) = &told.tag
+fn revise(payload: &mut Value, details: &Details, chat: &Value) {
+    if let Some(tag) = &details.tag
         && payload.get("tag").is_some()
     {
         payload["tag"] = json!(tag);
     }
     let Some(event) = payload.get_mut("event") else { return };
-    if let Some(text) = &told.text {
+    if let Some(text) = &details.text {
         event["text"] = json!(text);
     }
-    if let Some(author) = &told.author {
+    if let Some(author) = &details.author {
         let mut users = chat["users"].as_array().into_iter().flatten();
         let of_type = users.find(|user| user["type"] == json!(author)).and_then(id);
         event["author_id"] = json!(of_type.unwrap_or_else(|| author.clone()));

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::api::{Call, Handler, Refused, invalid, missing, nothing, refused, text};
+use super::api::{Call, Handler, Refusal, invalid, missing, nothing, refusal, text};
 use super::exchange::Answer;
 use super::setup::Client;
-use super::state::{Changed, Installation, Registration, State};
+use super::state::{Delayed, Installation, Registration, State};
 use super::switches::NoFilters;
 use super::{catalogue, filters};
 
@@ -34,13 +34,13 @@ pub fn method(name: &str) -> Option<(Handler, &'static [&'static str])> {
 }
 
 /// The client that the call is about, which the caller's organization must own.
-fn owner<'a>(state: &'a State, call: &Call<'_>) -> Result<&'a Client, Refused> {
+fn owner<'a>(state: &'a State, call: &Call<'_>) -> Result<&'a Client, Refusal> {
     let id = text(call.body, "owner_client_id")?;
     let client = state.setup.client(id).filter(|client| client.organization_id == call.caller.organization);
-    client.ok_or_else(|| refused("authorization", "`owner_client_id` is not owned by your organization"))
+    client.ok_or_else(|| refusal("authorization", "`owner_client_id` is not owned by your organization"))
 }
 
-fn register_webhook(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn register_webhook(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let owner = owner(state, call)?.id.clone();
     let body = call.body;
     let action = text(body, "action")?;
@@ -64,7 +64,7 @@ fn register_webhook(state: &mut State, call: &Call<'_>) -> Result<Answer, Refuse
         Some(description) => description.as_str().ok_or_else(|| invalid("`description` must be a string"))?,
     };
     let lag = (state.listing_lag(), state.delivery_lag());
-    let mut listed = Changed::always(false, call.now);
+    let mut listed = Delayed::always(false, call.now);
     let mut delivered = listed;
     listed.set(true, call.now, lag.0);
     delivered.set(true, call.now, lag.1);
@@ -93,17 +93,17 @@ fn register_webhook(state: &mut State, call: &Call<'_>) -> Result<Answer, Refuse
             .filter(move |other| other.listed.value && (&other.owner, &other.action) == (owner, action))
     };
     if state.switches.already_exists && of_action().any(|other| is_same(&other)) {
-        return Err(refused("already_exists", "Already exists"));
+        return Err(refusal("already_exists", "Already exists"));
     }
     if of_action().count() >= REGISTRATIONS_MAX {
-        return Err(refused("limit_reached", "Limit reached"));
+        return Err(refusal("limit_reached", "Limit reached"));
     }
     let answer = json!({"id": registration.id});
     state.registrations.push(registration);
     Ok(Answer::json(200, &answer))
 }
 
-fn additional_data(body: &Map<String, Value>, action: &str) -> Result<BTreeSet<String>, Refused> {
+fn additional_data(body: &Map<String, Value>, action: &str) -> Result<BTreeSet<String>, Refusal> {
     let wrong = || invalid("`additional_data` is invalid");
     let Some(wanted) = body.get("additional_data") else { return Ok(BTreeSet::new()) };
     let wanted = wanted.as_array().ok_or_else(wrong)?;
@@ -112,7 +112,7 @@ fn additional_data(body: &Map<String, Value>, action: &str) -> Result<BTreeSet<S
     named.collect::<Option<_>>().ok_or_else(wrong)
 }
 
-fn list_webhooks(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn list_webhooks(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let owner = owner(state, call)?.id.clone();
     let (now, lag) = (call.now, state.listing_lag());
     let listed = state.registrations.iter().filter(|one| one.owner == owner && one.listed.effective(now, lag));
@@ -141,19 +141,19 @@ fn item(state: &State, registration: &Registration) -> Value {
     item
 }
 
-fn unregister_webhook(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn unregister_webhook(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let owner = owner(state, call)?.id.clone();
     let id = text(call.body, "id")?;
     let lag = (state.listing_lag(), state.delivery_lag());
     let registration =
         state.registrations.iter_mut().find(|one| one.id == id && one.owner == owner && one.listed.value);
-    let registration = registration.ok_or_else(|| refused("not_found", "Not found"))?;
+    let registration = registration.ok_or_else(|| refusal("not_found", "Not found"))?;
     registration.listed.set(false, call.now, lag.0);
     registration.delivered.set(false, call.now, lag.1);
     Ok(nothing(state))
 }
 
-fn list_webhook_names(state: &mut State, _: u8, body: &Map<String, Value>) -> Result<Answer, Refused> {
+fn list_webhook_names(state: &mut State, _: u8, body: &Map<String, Value>) -> Result<Answer, Refusal> {
     let version = match body.get("version") {
         None => "3.6",
         Some(version) => version.as_str().ok_or_else(|| invalid("`version` must be a string"))?,
@@ -180,7 +180,7 @@ fn offered(action: &str, filters: &[&str]) -> Value {
 
 /// The client whose state it is: a personal access token needs `owner_client_id`, an access token has a client of its own, which up to
 /// 3.4 cannot be replaced.
-fn license_client(state: &State, call: &Call<'_>) -> Result<String, Refused> {
+fn license_client(state: &State, call: &Call<'_>) -> Result<String, Refusal> {
     match (&call.caller.client, call.body.contains_key("owner_client_id")) {
         (Some(_), true) if call.version <= 4 => {
             Err(invalid("`owner_client_id` is allowed only with a personal access token"))
@@ -195,19 +195,19 @@ fn installation<'a>(state: &'a mut State, call: &Call<'_>, client: String) -> Op
     state.installations.get_mut(&(call.caller.organization.clone(), client))
 }
 
-fn enable(state: &mut State, call: &Call<'_>, is_enabled: bool) -> Result<Answer, Refused> {
+fn enable(state: &mut State, call: &Call<'_>, is_enabled: bool) -> Result<Answer, Refusal> {
     let client = license_client(state, call)?;
     let lag = state.delivery_lag();
-    let installation = installation(state, call, client).ok_or_else(|| refused("not_found", "Not found"))?;
+    let installation = installation(state, call, client).ok_or_else(|| refusal("not_found", "Not found"))?;
     installation.enabled.set(is_enabled, call.now, lag);
     Ok(nothing(state))
 }
 
-fn get_state(state: &mut State, call: &Call<'_>) -> Result<Answer, Refused> {
+fn get_state(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let client = license_client(state, call)?;
     let installation = installation(state, call, client).filter(|installation| installation.installed.value).copied();
     if installation.is_none() && state.switches.not_installed_is_not_found {
-        return Err(refused("not_found", "Not found"));
+        return Err(refusal("not_found", "Not found"));
     }
     let is_enabled = installation.is_some_and(|installation| installation.enabled.value);
     Ok(Answer::json(200, &json!({"license_webhooks_enabled": is_enabled})))

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Simulator;
 use super::accounts::{in_redirect, issue_code};
-use super::chats::Told;
+use super::chats::Details;
 use super::deliveries::{self, due};
 use super::exchange::{Answer, Request};
 use super::setup::Setup;
@@ -136,7 +136,8 @@ fn seen(state: &State, now: Instant) -> Value {
 
 fn requests(state: &State, request: &Request) -> Value {
     let method = request.query().remove("method");
-    let is_asked = |called: &&super::state::Called| method.as_ref().is_none_or(|method| called.method == *method);
+    let is_asked =
+        |called: &&super::state::LoggedRequest| method.as_ref().is_none_or(|method| called.method == *method);
     json!(state.requests.kept.iter().filter(is_asked).collect::<Vec<_>>())
 }
 
@@ -186,19 +187,19 @@ fn happen(
     simulator: &Arc<Simulator>,
     state: &mut State,
     parts: &[&str],
-    told: &Told,
+    details: &Details,
     now: Instant,
 ) -> Result<Value, String> {
     let State { chats, setup, .. } = &mut *state;
     let happening = match parts {
-        [_, chat, "message"] => chats.go_on(chat, "incoming_event", told, setup),
-        [_, chat, "tag"] => chats.go_on(chat, "thread_tagged", told, setup),
-        [_, chat, "end"] => chats.go_on(chat, "chat_deactivated", told, setup),
-        [_, chat, action] => chats.go_on(chat, action, told, setup),
-        [_, action] => chats.aside(action, told, setup),
-        _ => chats.start(told, setup),
+        [_, chat, "message"] => chats.go_on(chat, "incoming_event", details, setup),
+        [_, chat, "tag"] => chats.go_on(chat, "thread_tagged", details, setup),
+        [_, chat, "end"] => chats.go_on(chat, "chat_deactivated", details, setup),
+        [_, chat, action] => chats.go_on(chat, action, details, setup),
+        [_, action] => chats.aside(action, details, setup),
+        _ => chats.start(details, setup),
     }?;
-    let jobs = due(state, &happening, told.deliver.unwrap_or(true), now);
+    let jobs = due(state, &happening, details.deliver.unwrap_or(true), now);
     let sent = jobs.len();
     deliveries::begin(simulator, jobs);
     let chat = happening.chat_id.as_deref().and_then(|id| state.chats.find(id));

@@ -42,7 +42,7 @@ impl State {
         let clients = setup.clients.iter();
         let installed =
             clients.flat_map(|client| client.installed.iter().map(|organization| (organization, &client.id)));
-        let installation = Installation { installed: Changed::always(true, now), enabled: Changed::always(true, now) };
+        let installation = Installation { installed: Delayed::always(true, now), enabled: Delayed::always(true, now) };
         Self {
             installations: installed.map(|(o, c)| ((o.clone(), c.clone()), installation)).collect(),
             switches: setup.switches.clone(),
@@ -89,7 +89,7 @@ impl State {
     /// Installs an app for an organization, which enables its webhooks unless they were disabled there; or takes it away.
     pub fn install(&mut self, organization: &str, client: &str, is_installed: bool, now: Instant) {
         let lag = self.delivery_lag();
-        let none = Installation { installed: Changed::always(false, now), enabled: Changed::always(true, now) };
+        let none = Installation { installed: Delayed::always(false, now), enabled: Delayed::always(true, now) };
         let key = (organization.to_owned(), client.to_owned());
         self.installations.entry(key).or_insert(none).installed.set(is_installed, now, lag);
     }
@@ -97,14 +97,14 @@ impl State {
 
 /// A value that takes effect a while after it was changed: the lag that was switched then, or the one that is now, if it is shorter.
 #[derive(Clone, Copy, Debug)]
-pub struct Changed<T> {
+pub struct Delayed<T> {
     pub value: T,
     former: T,
     since: Instant,
     lag: Duration,
 }
 
-impl<T: Copy> Changed<T> {
+impl<T: Copy> Delayed<T> {
     pub const fn always(value: T, since: Instant) -> Self {
         Self { value, former: value, since, lag: Duration::ZERO }
     }
@@ -124,9 +124,9 @@ impl<T: Copy> Changed<T> {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Installation {
-    pub installed: Changed<bool>,
+    pub installed: Delayed<bool>,
     /// Survives the installation: what was disabled stays so when the app is installed again.
-    pub enabled: Changed<bool>,
+    pub enabled: Delayed<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -143,8 +143,8 @@ pub struct Registration {
     pub additional_data: BTreeSet<String>,
     pub description: String,
     /// For the listing and for deliveries: whether it is there.
-    pub listed: Changed<bool>,
-    pub delivered: Changed<bool>,
+    pub listed: Delayed<bool>,
+    pub delivered: Delayed<bool>,
 }
 
 /// An authorization code.
@@ -180,7 +180,7 @@ pub struct Pair {
 
 /// One call as it came, and what was answered. It has secrets: it is for assertions.
 #[derive(Clone, Debug, Serialize)]
-pub struct Called {
+pub struct LoggedRequest {
     pub number: u64,
     pub time: Timestamp,
     /// LiveChat's name of the method: `register_webhook`, `token`, `authorize`, …
@@ -197,7 +197,7 @@ pub struct Called {
 
 #[derive(Default)]
 pub struct Requests {
-    pub kept: VecDeque<Called>,
+    pub kept: VecDeque<LoggedRequest>,
     pub count: u64,
 }
 
@@ -206,7 +206,7 @@ impl Requests {
     pub fn begin(&mut self, method: &str, request: &Request) -> u64 {
         self.count += 1;
         let text = |value: &hyper::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        self.kept.push_back(Called {
+        self.kept.push_back(LoggedRequest {
             number: self.count,
             time: Timestamp::now(),
             method: method.to_owned(),
@@ -240,7 +240,7 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let lag = Duration::from_secs(60);
-        let mut there = Changed::always(false, start);
+        let mut there = Delayed::always(false, start);
         there.set(true, at(10), lag);
         assert_eq!([at(10), at(69), at(70)].map(|now| there.effective(now, lag)), [false, false, true]);
         assert!(there.effective(at(10), Duration::ZERO), "a shorter lag counts at once");

@@ -89,11 +89,13 @@ impl Scene {
         ["access_token", "refresh_token"].map(|name| pair[name].as_str().expect("a token").to_owned())
     }
 
-    fn log_in(&self) {
+    /// What it says on standard error.
+    fn log_in(&self) -> String {
         let login = self.begin(&["login"]);
         assert_eq!(self.visit(&self.livechat.authorize(&login.address)).status, 200);
         let output = login.end();
         assert!(output.status.success(), "{output:?}");
+        text(&output.stderr)
     }
 
     /// The browser goes where it is sent.
@@ -221,6 +223,26 @@ fn a_token_that_was_revoked_is_told_with_what_to_do() {
     assert_eq!(http::raw(scene.livechat.address, revoke).expect("an answer").status, 200);
     let status = scene.run(&["status"]);
     assert!(status.status.code() == Some(1) && text(&status.stderr).contains("log in again"), "{status:?}");
+}
+
+#[test]
+fn a_second_login_ends_the_tokens_of_the_first_or_says_that_it_could_not() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    let list = |access: &str| {
+        let body = json!({ "owner_client_id": CLIENT });
+        scene.livechat.call_as(&format!("Bearer {access}"), "/v3.6/configuration/action/list_webhooks", body).status
+    };
+    scene.log_in();
+    let [first, _] = scene.secrets();
+    assert!(!scene.log_in().contains("may still be good"));
+    let [second, _] = scene.secrets();
+    assert_eq!([list(&first), list(&second)], [401, 200]);
+
+    scene.livechat.fault(json!({ "method": "revoke", "times": 0, "error": "server_error", "status": 500 }));
+    let told = scene.log_in();
+    let [third, _] = scene.secrets();
+    assert!(told.contains("login before this one may still be good") && !told.contains(&second), "{told}");
+    assert_eq!([list(&second), list(&third)], [200, 200]);
 }
 
 #[test]

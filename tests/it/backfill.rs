@@ -25,7 +25,7 @@ impl Place {
         let [url, directory] =
             [livechat.url.clone(), spool.path().display().to_string()].map(|text| format!("{text:?}"));
         let relay = mock.relay(&[
-            ("apps", &apps(&format!("organizations = [\"{ORGANIZATION}\"]"))),
+            ("apps", &apps("")),
             ("livechat.api", &url),
             ("livechat.accounts", &url),
             ("livechat.attempts_max", "1"),
@@ -51,7 +51,7 @@ impl Place {
         command
             .args(["backfill", "--json", "--config"])
             .arg(self.relay.file())
-            .args(["--from", &at(0)])
+            .args(["--organization", ORGANIZATION, "--from", &at(0)])
             .args(arguments);
         let output = command.output().expect("the relay's binary");
         assert!(!text(&output).contains("simulated-personal-access-token"), "{}", text(&output));

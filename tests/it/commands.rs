@@ -204,7 +204,7 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
 #[test]
 fn check_finds_a_cluster_ready_or_tells_why_not() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
-    drop(Relay::start(kafka.bootstrap(), &[])); // creates the topics
+    Relay::start(kafka.bootstrap(), &[]).await_log("topics are ready"); // it creates them
     let (good, code) = check(kafka.bootstrap(), "", &[]);
     assert_eq!(code, Some(0), "{good}");
     for line in [

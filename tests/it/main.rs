@@ -27,6 +27,7 @@ mod initial;
 mod judge;
 mod keys;
 mod layers;
+mod livechat;
 mod logging;
 mod observability;
 mod outage;

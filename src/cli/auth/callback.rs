@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::cli::Failure;
 use crate::cli::print::visible;
+use crate::livechat;
 
 /// A browser opens two or three.
 const CONNECTIONS_MAX: usize = 16;
@@ -47,7 +48,7 @@ impl Arrival {
         let member =
             |name: &str| url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned());
         let refusal = ["error", "oauth_exception", "identity_exception"].into_iter().find_map(member);
-        let code = member("code").filter(|code| !code.is_empty());
+        let code = member("code").and_then(|text| livechat::code(&text));
         if code.is_none() && refusal.is_none() {
             return Self::Nothing;
         }
@@ -57,7 +58,7 @@ impl Arrival {
         }
         match (refusal, code) {
             (Some(why), _) => Self::Refused(visible(&why).chars().take(100).collect()),
-            (None, Some(code)) => Self::Code(code.into()),
+            (None, Some(code)) => Self::Code(code),
             (None, None) => Self::Nothing,
         }
     }

@@ -8,13 +8,13 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use super::callback::{Arrival, Listener, Page};
-use super::tokens;
+use super::{revoke, tokens};
 use crate::cli::Failure;
-use crate::cli::print::{GOOD, out};
+use crate::cli::print::{GOOD, note, out, visible};
 use crate::cli::spool::print_json;
 use crate::cli::webhooks::Common;
 use crate::config::Need;
-use crate::livechat::{Accounts, App, CONSOLE, Login, TokenFile, TokenPair};
+use crate::livechat::{self, Accounts, App, CONSOLE, Login, TokenFile, TokenPair};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -39,10 +39,11 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let listener = if arguments.paste { None } else { Some(Listener::bind(livechat.login_port).await?) };
     introduce(&login, &redirect_uri, arguments.paste, livechat.login_timeout);
     let pending = Pending { accounts, file, app, login, redirect_uri };
-    let pair = match listener {
+    let (pair, former) = match listener {
         Some(listener) => pending.in_browser(listener, livechat.login_timeout).await?,
         None => pending.by_paste(livechat.login_timeout).await?,
     };
+    pending.end(former).await;
     report(&pending, &pair, arguments.common.json)
 }
 
@@ -61,6 +62,9 @@ fn introduce(login: &Login, redirect_uri: &str, is_pasted: bool, timeout: Durati
     );
 }
 
+/// What a login has put into the file, and what was in it before.
+type Kept = (TokenPair, Result<Option<TokenPair>, livechat::Failure>);
+
 /// A login that is under way.
 struct Pending {
     accounts: Accounts,
@@ -71,7 +75,7 @@ struct Pending {
 }
 
 impl Pending {
-    async fn in_browser(&self, listener: Listener, timeout: Duration) -> Result<TokenPair, Failure> {
+    async fn in_browser(&self, listener: Listener, timeout: Duration) -> Result<Kept, Failure> {
         let hint = || {
             Failure::Failed(format!(
                 "no browser came back within {timeout:?}; LiveChat shows errors on its own page: look at the browser. It needs {} in \
@@ -91,7 +95,7 @@ impl Pending {
         outcome
     }
 
-    async fn by_paste(&self, timeout: Duration) -> Result<TokenPair, Failure> {
+    async fn by_paste(&self, timeout: Duration) -> Result<Kept, Failure> {
         let read = tokio::task::spawn_blocking(|| {
             let mut line = String::new();
             std::io::stdin().lock().take(PASTED_BYTES_MAX).read_line(&mut line).map(|_| line)
@@ -106,17 +110,34 @@ impl Pending {
     }
 
     /// The tokens, in their file.
-    async fn finish(&self, code: &SecretString) -> Result<TokenPair, Failure> {
+    async fn finish(&self, code: &SecretString) -> Result<Kept, Failure> {
         let pair = self.accounts.exchange(&self.app, code, &self.redirect_uri, Some(&self.login.verifier)).await?;
-        let kept = async { self.file.lock().await?.reserve()?.replace(&pair) }.await;
-        if let Err(failure) = kept {
-            // What is in no file can be ended by no one later.
-            let ended = self.accounts.revoke(&pair.access_token).await;
-            let ended =
-                ended.map_or_else(|e| format!("they could not be revoked: {e}"), |()| "they were revoked".to_owned());
-            return Err(Failure::Failed(format!("the new tokens are not kept, and {ended}: {failure}")));
+        let kept = async {
+            let locked = self.file.lock().await?;
+            let former = self.file.read();
+            locked.reserve()?.replace(&pair).map(|()| former)
+        };
+        match kept.await {
+            Ok(former) => Ok((pair, former)),
+            Err(failure) => {
+                // What is in no file can be ended by no one later.
+                let ended = revoke(&self.accounts, &pair).await;
+                let ended = ended
+                    .map_or_else(|e| format!("they could not be revoked: {e}"), |()| "they were revoked".to_owned());
+                Err(Failure::Failed(format!("the new tokens are not kept, and {ended}: {failure}")))
+            }
         }
-        Ok(pair)
+    }
+
+    /// Ends the tokens of the login before: they are in no file any longer. The new ones are good, whatever comes of it.
+    async fn end(&self, former: Result<Option<TokenPair>, livechat::Failure>) {
+        let ended = match former {
+            Ok(Some(former)) => revoke(&self.accounts, &former).await,
+            former => former.map(drop),
+        };
+        if let Err(failure) = ended {
+            note(format_args!("the tokens of the login before this one may still be good: {}", visible(&failure.what)));
+        }
     }
 }
 
@@ -130,8 +151,8 @@ fn pasted(text: &str, state: &SecretString) -> Arrival {
         Some(query) => {
             Url::parse(&format!("http://localhost/?{query}")).map_or(Arrival::Nothing, |url| Arrival::at(&url, state))
         }
-        None if text.contains([' ', '/', '=']) => Arrival::Nothing,
-        None => Arrival::Code(text.into()),
+        None if text.contains(['/', '=']) => Arrival::Nothing,
+        None => livechat::code(text).map_or(Arrival::Nothing, Arrival::Code),
     }
 }
 
@@ -185,6 +206,7 @@ mod tests {
             attempts_max: 1,
             retry_min: Duration::ZERO,
             retry_max: Duration::ZERO,
+            retry_after_max: Duration::ZERO,
             propagation: Duration::ZERO,
             watch: None,
             login_port: 0,
@@ -212,7 +234,7 @@ mod tests {
         let file = TokenFile::new(std::path::Path::new("/nonexistent/tokens.json"));
         let pending = Pending { accounts, file, app, login, redirect_uri: redirect_uri.clone() };
         let listener = Listener::bind(free).await.expect("the port");
-        let failure = pending.in_browser(listener, Duration::from_millis(5)).await.expect_err("no browser");
+        let failure = pending.in_browser(listener, Duration::from_millis(5)).await.map(drop).expect_err("no browser");
         let told = failure.to_string();
         assert!(
             told.contains(&redirect_uri) && told.contains("look at the browser") && told.contains("--paste"),
@@ -232,8 +254,7 @@ mod tests {
             "dal%3Aabc",
         ] {
             let Arrival::Code(code) = pasted(text, &state) else { panic!("{text}") };
-            let code = code.expose_secret().replace("%3A", ":"); // the exchange decodes again
-            assert_eq!(code, "dal:abc", "{text}");
+            assert_eq!(code.expose_secret(), "dal:abc", "{text}");
         }
         for text in ["http://localhost:7413/?code=abc&state=state-2", "?code=abc", "code=abc&state="] {
             assert!(matches!(pasted(text, &state), Arrival::Foreign), "{text}");

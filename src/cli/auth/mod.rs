@@ -14,7 +14,7 @@ use super::print::{GOOD, out};
 use super::spool::print_json;
 use super::webhooks::Common;
 use crate::config::Need;
-use crate::livechat::{Accounts, App, Credential, TokenFile};
+use crate::livechat::{self, Accounts, App, Credential, TokenFile, TokenPair};
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -57,6 +57,14 @@ fn tokens(app: &App) -> Result<&Path, Failure> {
     }
 }
 
+/// Ends both tokens. Each ends the other; but an access token that has ended by itself ends nothing.
+async fn revoke(accounts: &Accounts, pair: &TokenPair) -> Result<(), livechat::Failure> {
+    for token in pair.refresh_token.iter().chain([&pair.access_token]) {
+        accounts.revoke(token).await?;
+    }
+    Ok(())
+}
+
 async fn logout(common: &Common) -> Result<(), Failure> {
     let (livechat, app) = common.load(Need::LiveChat)?;
     let path = tokens(&app)?;
@@ -67,10 +75,7 @@ async fn logout(common: &Common) -> Result<(), Failure> {
         let locked = file.lock().await?;
         let accounts = Accounts::new(&livechat)?;
         if let Some(pair) = file.read()? {
-            // Each ends the other; but an access token that has ended by itself ends nothing.
-            for token in pair.refresh_token.iter().chain([&pair.access_token]) {
-                accounts.revoke(token).await?;
-            }
+            revoke(&accounts, &pair).await?;
         }
         locked.remove()?;
     }

@@ -61,8 +61,13 @@ impl Request {
         let verified = match &endpoint {
             Endpoint::Webhook(app) => match receive(&body) {
                 Ok(delivery) => {
-                    verify(delivery, app.as_ref().map_or(&none, |app| &app.keyring), now).map_err(|unverified| {
-                        unverified.diagnose(app.as_ref().map(|app| &*app.name), config.policy.keys())
+                    let app = app.as_ref();
+                    verify(delivery, app.map_or(&none, |app| &app.keyring), now).map_err(|unverified| {
+                        match unverified.rejection {
+                            // What is missing is missing for each app.
+                            Rejection::NoSecretKey => (Rejection::NoSecretKey, None),
+                            _ => unverified.diagnose(app.map(|app| &*app.name), config.policy.keys()),
+                        }
                     })
                 }
                 Err(rejection) => return refused(rejection),

@@ -46,7 +46,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
             app.name
         )));
     }
-    let api = Api::new(&livechat, app)?;
+    let api = Api::new(&livechat, app)?.telling(tell_unclear);
     let (listed, facts) = survey(common, app, &api).await?;
     let seen = seen.unwrap_or_default();
     let facts = Facts { delivered: apply::facts(app, &seen).delivered, ..facts };
@@ -135,6 +135,15 @@ pub fn tell(step: &Progress) {
             note(format_args!("waiting       for LiveChat's list to show all this, {} s at most", most.as_secs()));
         }
     }
+}
+
+/// Says why nothing seems to happen.
+pub fn tell_unclear(what: &str, most: Duration) {
+    note(format_args!(
+        "waiting       {}: LiveChat's list is looked at, for {} s at most",
+        visible(what),
+        most.as_secs()
+    ));
 }
 
 /// Reports the end. What was done before a failure is said with it.

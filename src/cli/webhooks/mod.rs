@@ -98,7 +98,7 @@ impl Common {
 }
 
 /// The app of this name, or the only one.
-fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
+pub fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
     let names = || apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>().join(", ");
     match (apps, name) {
         ([], _) => Err(Failure::Usage(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::apply::{finish, question, report, secret_key, show, tell};
+use super::apply::{finish, question, report, secret_key, show, tell, tell_unclear};
 use super::relay::{Relay, knows, lock};
 use super::{Common, chosen, confirm};
 use crate::cli::Failure;
@@ -57,7 +57,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !relay.is_running() {
         return Err(Failure::Failed("no relay answers, so no one would accept the new key: start it first".to_owned()));
     }
-    let api = Api::new(livechat, app)?;
+    let api = Api::new(livechat, app)?.telling(tell_unclear);
     let begun = if rotation.secret_key.is_some() { "A rotation that was begun goes on. " } else { "" };
     let what = format!(
         "{begun}The secret key {} of the app {} is replaced by {}: each webhook is registered with it, then the old ones are unregistered, and at last {} in {} is deleted.",

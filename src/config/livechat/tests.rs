@@ -125,6 +125,7 @@ fn what_livechat_would_refuse_is_a_mistake_with_its_key() {
         ("", right("install = true\nclient_secret = \"s\"\norganizations = \"o\""), "install: must be a table"),
         ("livechat.watch = \"6h\"", right(""), "apps[0].livechat: has no credentials"),
         ("livechat.watch = \"599s\"", right("tokens = \"t\""), "livechat.watch: must be a duration"),
+        ("livechat.propagation = \"119s\"", right(""), "livechat.propagation: must be a duration from 120s"),
         ("livechat.retry_max = \"100ms\"", right(""), "livechat.retry_max: is less than livechat.retry_min"),
         ("livechat.api = \"http://api.example.com\"", right(""), "livechat.api: must be an address"),
         ("livechat.api = \"https://api.example.com/v3\"", right(""), "livechat.api: must be an address"),
@@ -142,6 +143,8 @@ fn what_livechat_would_refuse_is_a_mistake_with_its_key() {
         ("", long(471)),
         (simulated, url("http://localhost:8080")),
         (simulated, url("http://[::1]:8080")),
+        ("livechat.propagation = \"120s\"", right("")),
+        ("livechat.api = \"http://127.0.0.1:9000\"\nlivechat.propagation = \"0s\"", right("")),
         ("livechat.watch = \"10m\"", right("tokens = \"t\"")),
     ] {
         assert_eq!(mistakes(more, &livechat), Vec::<String>::new(), "{livechat}");

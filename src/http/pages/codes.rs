@@ -1,4 +1,4 @@
-//! Authorization codes that were seen: each is exchanged once, whoever brings it and however often a page is reloaded. Only digests are kept.
+//! Authorization codes that were seen: each is exchanged once, however often it comes. Only digests are kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

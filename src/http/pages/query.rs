@@ -6,10 +6,11 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 
-/// The longest query that is read, its parameters, and the longest code. A code has about 100 bytes.
+use crate::livechat::code;
+
+/// The longest query that is read, and its parameters. A code has about 100 bytes.
 const QUERY_BYTES_MAX: usize = 4096;
 const PARAMETERS_MAX: usize = 32;
-const CODE_BYTES_MAX: usize = 1024;
 
 /// What a redirect brings.
 #[derive(Debug)]
@@ -82,14 +83,6 @@ impl Redirect {
     }
 }
 
-/// A code as LiveChat's token endpoint wants it: visible ASCII. Some of LiveChat's own programs meet codes that are encoded twice; as no
-/// code has a `%` in it, it is decoded once more where there is one.
-pub fn code(text: &str) -> Option<SecretString> {
-    let decoded = if text.contains('%') { decode(text)? } else { Cow::Borrowed(text) };
-    let is_code = (1..=CODE_BYTES_MAX).contains(&decoded.len()) && decoded.bytes().all(|byte| byte.is_ascii_graphic());
-    (is_code && !decoded.contains('%')).then(|| SecretString::from(decoded.into_owned()))
-}
-
 /// The parameters, decoded; none of those that count may be there twice. A `+` is one: no value that LiveChat sends has blanks.
 fn parameters(query: &str) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
     if query.len() > QUERY_BYTES_MAX {
@@ -138,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_no_query_of_livechat_is_refused() {
-        let long = format!("code={}", "x".repeat(CODE_BYTES_MAX + 1));
+        let long = format!("code={}", "x".repeat(1025));
         let many = "a".to_owned() + &(0..PARAMETERS_MAX).map(|n| format!("&a{n}=")).collect::<String>();
         let longer = "x".repeat(QUERY_BYTES_MAX + 1);
         for query in [

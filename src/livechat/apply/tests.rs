@@ -31,7 +31,8 @@ fn registration(id: &str, wanted: Wanted) -> Registration {
 }
 
 fn old(id: &str, action: &str) -> Registration {
-    registration(id, Wanted { description: "old".to_owned(), ..wanted(action) })
+    let filters = Filters { only_my_chats: Some(true), ..Filters::default() };
+    registration(id, Wanted { filters, ..wanted(action) })
 }
 
 /// When a call does not come back, or not even reach LiveChat: the run is killed there.
@@ -336,10 +337,7 @@ fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
 
 #[test]
 fn of_three_that_one_goes_first_which_the_plan_names_and_which_has_delivered_nothing() {
-    let three = ["a", "b", "c"].map(|id| {
-        let filters = Filters { only_my_chats: Some(true), ..Filters::default() };
-        Registration { filters, ..registration(id, wanted("incoming_chat")) }
-    });
+    let three = ["a", "b", "c"].map(|id| old(id, "incoming_chat"));
     for (delivered, goes) in [(&[][..], "a"), (&[("a", "k")], "b"), (&[("a", "k"), ("b", "k"), ("c", "k")], "a")] {
         let seen = seen(delivered);
         let app = App { wanted: vec![wanted("incoming_chat")], ..app() };

@@ -32,7 +32,7 @@ async fn a_login_has_a_challenge_and_a_state_and_its_code_becomes_tokens() {
     assert!((43..=128).contains(&one.verifier.expose_secret().len()));
 
     // Encoded twice, as LiveChat's own tool has seen it.
-    let code = SecretString::from("fra%3Acode-1");
+    let code = code("fra%3Acode-1").expect("a code");
     let pair = accounts.exchange(&app(), &code, redirect_uri, Some(&one.verifier)).await.expect("tokens");
     let seen = &server.seen()[0];
     let form: std::collections::BTreeMap<_, _> =
@@ -112,6 +112,7 @@ async fn info_says_for_whom_a_token_is_and_a_strange_token_is_told_from_an_outag
     let server = Server::start(move |seen, _| match seen.header("authorization") {
         Some("Bearer access-0") => ok(info.clone()),
         Some("Bearer slow") => reply(500, "", "{\"error\": \"server_error\"}"),
+        Some("Bearer ended") => reply(422, "", "{\"error\": \"invalid_request\"}"),
         _ => reply(422, "", "{\"error\": \"unauthorized\"}"),
     })
     .await;
@@ -123,9 +124,11 @@ async fn info_says_for_whom_a_token_is_and_a_strange_token_is_told_from_an_outag
     );
     assert_eq!(info.scopes.len(), 3);
     assert_eq!(server.seen()[0].line, "GET /v2/info");
-    assert_eq!(accounts.info(&"strange".into()).await.expect_err("strange").kind, Kind::Authentication);
+    for token in ["strange", "ended"] {
+        assert_eq!(accounts.info(&token.into()).await.expect_err(token).kind, Kind::Authentication);
+    }
     assert_eq!(accounts.info(&"slow".into()).await.expect_err("trouble").kind, Kind::Unavailable);
-    assert_eq!(server.seen().len(), 5);
+    assert_eq!(server.seen().len(), 6);
 }
 
 #[tokio::test]
@@ -135,6 +138,8 @@ async fn a_token_that_livechat_does_not_know_is_revoked_already() {
         (200, "{}", true),
         (404, "{\"error\": \"resource_not_found\"}", true),
         (401, "{\"error\": \"unauthorized\"}", true),
+        (422, "{\"error\": \"invalid_request\"}", true),
+        (400, "{\"error\": \"bad_request\"}", false),
         (404, "<html>", false),
         (503, "", false),
     ] {
@@ -150,13 +155,38 @@ fn a_scope_has_those_that_are_part_of_it() {
     for (have, needed, expected) in [
         ("webhooks.state:rw", "webhooks.state:ro", true),
         ("webhooks.state:ro", "webhooks.state:rw", false),
+        ("webhooks.state:ro", "webhooks.state:ro", true),
         ("webhooks.state:rw", "webhooks.configuration:rw", false),
+        ("webhooks.configuration:rw", "webhooks.state:ro", false),
+        ("", "webhooks.state:ro", false),
+        ("chats--all:ro", "chats--access:ro", true),
         ("chats--all:rw", "chats--access:ro", true),
+        ("chats--all:rw", "chats--my:ro", true),
         ("chats--access:ro", "chats--all:ro", false),
+        ("chats--access:rw", "chats--all:ro", false),
+        ("chats--all:ro", "chats--access:rw", false),
         ("chats--my:rw", "chats--all:ro", false),
+        ("chats--odd:rw", "chats--my:ro", false),
+        ("chats--odd:rw", "chats--odd:rw", true),
+        // LiveChat says nothing of these two.
+        ("chats:rw", "chats--my:ro", false),
+        ("chats--all:rw", "chats:ro", false),
         ("chats:manage", "chats:ro", false),
+        ("custom:admin", "custom:admin", true),
         ("odd", "odd", true),
+        ("odd", "odd:ro", false),
     ] {
         assert_eq!(covers(have, needed), expected, "{have} {needed}");
+    }
+}
+
+#[test]
+fn a_code_is_visible_ascii_however_often_it_was_encoded() {
+    let long = "x".repeat(1024);
+    for (text, expected) in [("dal:x_-~.1", "dal:x_-~.1"), ("dal%3Ax", "dal:x"), ("a+b/c=", "a+b/c="), (&long, &long)] {
+        assert_eq!(code(text).expect(text).expose_secret(), expected);
+    }
+    for text in ["", "%", "a%zz", "%20", "a b", "a%0d%0ab", "%ff", "%C3%A9", "%2525", &format!("{long}x")] {
+        assert!(code(text).is_none(), "{text}");
     }
 }

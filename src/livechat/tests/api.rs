@@ -16,7 +16,7 @@ proptest! {
         agent_ids in users(),
     ) {
         let wanted = Filters { author_type, only_my_chats, present_users, my_bots, source_type, agent_ids };
-        let Value::Object(members) = filters(&wanted) else { panic!("no object") };
+        let Value::Object(members) = serde_json::to_value(&wanted).expect("JSON") else { panic!("no object") };
         prop_assert_eq!(read_filters(members), (wanted, serde_json::Map::new()));
     }
 }
@@ -156,6 +156,13 @@ async fn a_long_rest_that_livechat_wants_is_told_and_not_waited_out() {
     let server = Server::start(|_, _| reply(429, "retry-after: 3600\r\n", "{}")).await;
     let failure = server.api().list_webhooks().await.expect_err("a rest");
     assert!(failure.kind == Kind::TooManyRequests && failure.what.contains("no call for 3600 s"), "{failure}");
+    assert_eq!(server.seen().len(), 1);
+
+    // Pages wait less than commands.
+    let server = Server::start(|_, _| reply(429, "retry-after: 3\r\n", "{}")).await;
+    let config = Config { retry_after_max: Duration::from_secs(2), ..server.config() };
+    let failure = Api::new(&config, &app()).expect("an API").list_webhooks().await.expect_err("a rest");
+    assert!(failure.what.contains("no call for 3 s"), "{failure}");
     assert_eq!(server.seen().len(), 1);
 }
 

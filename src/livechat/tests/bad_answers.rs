@@ -108,6 +108,7 @@ fn tokens_travel_readable_on_loopback_only() {
         attempts_max: 1,
         retry_min: Duration::ZERO,
         retry_max: Duration::ZERO,
+        retry_after_max: Duration::ZERO,
         propagation: Duration::ZERO,
         watch: None,
         login_port: 0,

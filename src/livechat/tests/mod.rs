@@ -130,6 +130,7 @@ impl Server {
             attempts_max: 3,
             retry_min: Duration::from_millis(1),
             retry_max: Duration::from_millis(2),
+            retry_after_max: Duration::from_secs(60),
             propagation: Duration::from_millis(15),
             watch: None,
             login_port: 0,

@@ -70,10 +70,16 @@ async fn where_neither_call_nor_listing_is_answered_the_text_says_that_it_is_not
 
 #[tokio::test]
 async fn after_a_second_unclear_call_it_is_given_up_and_said() {
+    static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let server =
         Server::start(|seen, _| if seen.is("register_webhook") { error(500, "internal") } else { ok(json!(null)) })
             .await;
-    let failure = server.api().register_webhook(&wanted(), &key(), &known(&[])).await.expect_err("never");
+    let tell = |what: &str, most: Duration| TOLD.lock().expect("no panic").push(format!("{what}: {most:?}"));
+    let api = server.api().telling(tell);
+    let failure = api.register_webhook(&wanted(), &key(), &known(&[])).await.expect_err("never");
+    let told = TOLD.lock().expect("no panic").join("\n");
+    assert!(told.ends_with("whether incoming_event is registered is not known: 30ms"), "{told}");
+    assert_eq!((told.lines().count(), SECRETS.iter().any(|secret| told.contains(secret))), (1, false), "{told}");
     assert!(failure.what.contains("no listing has incoming_event"), "{failure}");
     assert_told(&failure);
     assert_eq!((server.count("register_webhook"), server.count("list_webhooks")), (2, 10));

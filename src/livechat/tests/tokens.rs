@@ -119,6 +119,24 @@ async fn a_token_that_livechat_does_not_take_is_refreshed_once() {
 }
 
 #[tokio::test]
+async fn a_token_that_info_calls_invalid_is_refreshed_too() {
+    let (_directory, app) = login(3600).await;
+    let server = Server::start(|seen, _| {
+        if seen.is("token") {
+            return ok(json!({ "access_token": "access-1", "expires_in": 3600, "token_type": "Bearer" }));
+        }
+        if seen.header("authorization") != Some("Bearer access-1") {
+            return reply(422, "", "{\"error\": \"invalid_request\"}");
+        }
+        ok(json!({ "client_id": "client-1", "organization_id": "o", "account_id": "a", "expires_in": 60 }))
+    })
+    .await;
+    let Some(Credential::Tokens(path)) = &app.credential else { panic!("no file") };
+    let info = Session::new(&server.config(), &app, path).expect("a session").info().await.expect("refreshed");
+    assert_eq!((&*info.organization_id, server.count("token"), server.count("info")), ("o", 1, 2));
+}
+
+#[tokio::test]
 async fn of_many_who_want_a_refresh_one_refreshes() {
     let (_directory, app) = login(30).await;
     let server = rotating().await;
@@ -205,4 +223,32 @@ async fn what_root_writes_belongs_to_the_owner_of_the_directory() {
         let file = std::fs::metadata(directory.path().join(name)).expect("there");
         assert_eq!([file.uid(), file.gid()], owner, "{name}");
     }
+}
+
+#[tokio::test]
+async fn what_lies_in_the_place_of_the_lock_is_not_followed_and_keeps_its_owner() {
+    let (directory, elsewhere) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("another"));
+    if rustix::process::geteuid().is_root() {
+        chown(directory.path(), Some(4242), Some(4243)).expect("another owner");
+    }
+    let (path, target) = (directory.path().join("tokens.json"), elsewhere.path().join("shadow"));
+    std::fs::write(&target, "of root").expect("written");
+    let owner = || std::fs::metadata(&target).map(|file| (file.uid(), file.gid())).expect("there");
+    let before = owner();
+    let lock = directory.path().join("tokens.json.lock");
+    std::os::unix::fs::symlink(&target, &lock).expect("a link");
+    let failure = TokenFile::new(&path).lock().await.expect_err("a link");
+    assert!(failure.kind == Kind::Local && failure.what.contains("tokens.json.lock"), "{failure}");
+    assert_eq!(owner(), before);
+
+    std::fs::remove_file(&lock).expect("removed");
+    std::fs::hard_link(&target, &lock).expect("another name of the file");
+    drop(TokenFile::new(&path).lock().await.expect("locked"));
+    assert_eq!(owner(), before);
+
+    let nowhere = directory.path().join("nowhere");
+    std::fs::remove_file(&lock).expect("removed");
+    std::os::unix::fs::symlink(&nowhere, &lock).expect("a link");
+    TokenFile::new(&path).lock().await.expect_err("a link to nothing");
+    assert!(!nowhere.exists());
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use hyper::HeaderMap;
 
-use super::super::chats::Told;
+use super::super::chats::Details;
 use super::super::setup::{Account, Client, Organization, PersonalAccessToken, Setup};
 use super::super::state::{Grant, Pair};
 use super::*;
@@ -153,10 +153,10 @@ fn archives_are_paged_without_a_gap_and_page_ids_stand_alone() {
     let State { chats, setup, .. } = &mut state;
     let at = |second: i64| jiff::Timestamp::from_second(1_795_000_000 + second).unwrap();
     for n in [0, 1, 1, 1, 2, 3] {
-        let told = Told { at: Some(at(n)), ..Told::default() };
-        let chat = chats.start(&told, setup).unwrap().chat_id.unwrap();
+        let details = Details { at: Some(at(n)), ..Details::default() };
+        let chat = chats.start(&details, setup).unwrap().chat_id.unwrap();
         if n < 3 {
-            chats.go_on(&chat, "chat_deactivated", &told, setup).unwrap();
+            chats.go_on(&chat, "chat_deactivated", &details, setup).unwrap();
         }
     }
     let list =

@@ -1,8 +1,8 @@
 //! Which registrations something that happened is sent to, and what the bodies look like.
 
-use super::super::chats::Told;
+use super::super::chats::Details;
 use super::super::setup::{Organization, Setup};
-use super::super::state::Changed;
+use super::super::state::Delayed;
 use super::*;
 
 const CLIENT: &str = "0a1b2c3d0000400080000000000000c1";
@@ -16,7 +16,7 @@ fn state() -> State {
 }
 
 fn register(state: &mut State, version: u8, action: &str, level: &str, additional_data: &[&str]) {
-    let there = Changed::always(true, Instant::now());
+    let there = Delayed::always(true, Instant::now());
     state.registrations.push(Registration {
         id: format!("of 3.{version} {level}"),
         owner: CLIENT.to_owned(),
@@ -33,12 +33,12 @@ fn register(state: &mut State, version: u8, action: &str, level: &str, additiona
     });
 }
 
-fn bodies(state: &mut State, told: Value, action: &str) -> Vec<Value> {
-    let told: Told = serde_json::from_value(told).unwrap();
+fn bodies(state: &mut State, details: Value, action: &str) -> Vec<Value> {
+    let details: Details = serde_json::from_value(details).unwrap();
     let State { chats, setup, .. } = &mut *state;
     let happening = match action {
-        "incoming_chat" => chats.start(&told, setup),
-        action => chats.aside(action, &told, setup),
+        "incoming_chat" => chats.start(&details, setup),
+        action => chats.aside(action, &details, setup),
     };
     let jobs = due(state, &happening.unwrap(), true, Instant::now());
     jobs.iter().map(|job| serde_json::from_slice(&job.body).unwrap()).collect()
