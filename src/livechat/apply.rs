@@ -13,9 +13,9 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
 
 use super::catalogue::REGISTRATIONS_MAX;
-use super::plan::{Facts, Plan, plan};
+use super::plan::{Facts, Plan, Why, plan};
 use super::{Api, App, Failure, Registration, Wanted};
-use crate::deliveries::{COPY_WITHIN, Seen};
+use crate::deliveries::{COPY_WITHIN, Delivered, Seen};
 
 /// What is done about one action, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +77,14 @@ pub fn changes(Target { register, remove, keep, foreign }: Target<'_>) -> Result
 /// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen.
 ///
 /// # Errors
-/// As [`changes`].
+/// As [`changes`]; the configuration does not say what it wants.
 pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<Change>, String> {
+    if app.wanted.is_none() {
+        return Err(format!(
+            "the table [apps.livechat] of the app {} has no `webhooks`, which does not mean that all are to go: take over what is registered (`livechat-relay webhooks adopt`), or write `webhooks = []`",
+            app.name
+        ));
+    }
     let facts = facts(app, seen);
     let Plan { add, remove, unchanged, foreign, .. } = plan(app, listed, &facts);
     let mut remove: Vec<_> = remove.into_iter().rev().map(|removal| removal.registration).collect();
@@ -90,7 +96,7 @@ pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<C
 /// have not delivered with it, are replaced.
 ///
 /// # Errors
-/// As [`changes`].
+/// As [`changes`]; something is registered at the relay that is not wanted, so nothing would take its place; or nothing is wanted.
 pub fn to_rotate(
     app: &App,
     listed: &[Registration],
@@ -98,20 +104,41 @@ pub fn to_rotate(
     seen: &Seen,
     key: &str,
 ) -> Result<Vec<Change>, String> {
-    let with_key = seen.registrations.iter().filter(|one| one.app == app.name && one.key == key);
-    let new: BTreeSet<_> = with_key.map(|one| &one.webhook_id).chain(made).cloned().collect();
+    let new = with_key(app, made, seen, key);
     let delivered = new.iter().map(|id| (id.clone(), ALIKE)).collect();
     let Plan { remove, unchanged, foreign, .. } = plan(app, listed, &Facts { delivered, ..Facts::default() });
+    let unwanted: Vec<_> = remove.iter().filter(|removal| removal.why == Why::NotWanted).collect();
+    if !unwanted.is_empty() || app.wanted().is_empty() {
+        let ids: Vec<_> = unwanted.iter().map(|removal| removal.registration.id.as_str()).collect();
+        let which = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
+        return Err(format!(
+            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: take it over (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
+            app.name,
+            if ids.is_empty() { "nothing" } else { "not all that is registered here" }
+        ));
+    }
     let (keep, old): (Vec<_>, Vec<_>) = unchanged.into_iter().partition(|one| new.contains(&one.id));
     let is_kept = |wanted: &&Wanted| keep.iter().any(|kept| kept.action == wanted.action);
-    let register: Vec<_> = app.wanted.iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
+    let register: Vec<_> = app.wanted().iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
     let remove: Vec<_> = old.into_iter().chain(remove.into_iter().map(|removal| removal.registration)).collect();
     changes(Target { register: &register, remove: &remove, keep: &keep, foreign: &foreign })
 }
 
+/// Of an app's registrations those that have the key of this name: they were `made` with it, or have delivered with it.
+pub fn with_key(app: &App, made: &BTreeSet<String>, seen: &Seen, key: &str) -> BTreeSet<String> {
+    let delivered = seen.registrations.iter().filter(|one| one.app == app.name && one.key == key);
+    delivered.map(|one| &one.webhook_id).chain(made).cloned().collect()
+}
+
+/// What the relay has got with a key that it still has: what came with another one would be refused now.
+fn live(seen: &Seen) -> impl Iterator<Item = &Delivered> {
+    let is_known = |one: &Delivered| seen.keys.iter().any(|key| key.app == one.app && key.key == one.key);
+    seen.registrations.iter().filter(move |one| is_known(one))
+}
+
 /// What the plan of a run is made with: the registrations of an app through which the relay got webhooks.
 pub fn facts(app: &App, seen: &Seen) -> Facts {
-    let of_app = seen.registrations.iter().filter(|one| one.app == app.name);
+    let of_app = live(seen).filter(|one| one.app == app.name);
     Facts { delivered: of_app.map(|one| (one.webhook_id.clone(), ALIKE)).collect(), ..Facts::default() }
 }
 
@@ -207,6 +234,7 @@ pub struct Run<'a, L, R, P> {
     /// How long after a change LiveChat may still act as before it.
     pub propagation: Duration,
     pub progress: P,
+    began: Timestamp,
     /// What this run has registered.
     registered: BTreeSet<String>,
     unregistered: BTreeSet<String>,
@@ -223,7 +251,8 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         progress: P,
     ) -> Self {
         let (registered, unregistered, delivers) = Default::default();
-        Self { livechat, relay, secret_key, propagation, progress, registered, unregistered, delivers }
+        let began = Timestamp::now();
+        Self { livechat, relay, secret_key, propagation, progress, began, registered, unregistered, delivers }
     }
 
     /// Does what `plan` says of what is listed, until that is nothing. `plan` is told which registrations this run has made, and what the
@@ -289,10 +318,10 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         Ok(())
     }
 
-    /// Notes which registrations have delivered.
+    /// Notes which registrations have delivered since the run began: what came earlier says nothing of a key that was changed.
     async fn look(&mut self) -> Seen {
         let seen = self.relay.seen().await.unwrap_or_default();
-        for one in &seen.registrations {
+        for one in live(&seen).filter(|one| one.last >= self.began) {
             self.delivers.entry(one.webhook_id.clone()).or_insert_with(Instant::now);
         }
         seen

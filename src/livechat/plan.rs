@@ -58,8 +58,8 @@ pub enum Why {
 /// What a person should know before they apply the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The configuration has no webhooks, so all of them would be removed.
-    NothingWanted,
+    /// The configuration has no `webhooks`, not even an empty list.
+    NothingSaid,
     /// The license sends nothing: the webhooks are disabled, or the app is not installed.
     Disabled,
     /// The listing has several registrations of an action at the relay, so that each event comes several times.
@@ -94,7 +94,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
     let mut plan = Plan::default();
     let (ours, foreign): (Vec<_>, Vec<_>) = registered.iter().partition(|registration| is_ours(app, &registration.url));
     let (known, unknown): (Vec<_>, Vec<_>) = ours.into_iter().partition(|ours| catalogue::find(&ours.action).is_some());
-    for wanted in &app.wanted {
+    for wanted in app.wanted() {
         let same: Vec<_> = known.iter().copied().filter(|registration| registration.is_as(wanted)).collect();
         let kept = kept(&same, facts);
         if same.is_empty() {
@@ -115,7 +115,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
 }
 
 fn removal(app: &App, registration: &Registration) -> Removal {
-    let why = match app.wanted.iter().find(|wanted| wanted.action == registration.action) {
+    let why = match app.wanted().iter().find(|wanted| wanted.action == registration.action) {
         None => Why::NotWanted,
         Some(wanted) if registration.is_as(wanted) => Why::Copy,
         Some(_) => Why::Replaced,
@@ -123,9 +123,13 @@ fn removal(app: &App, registration: &Registration) -> Removal {
     Removal { registration: registration.clone(), why }
 }
 
-/// Of registrations that are the same the one that has delivered last. Where none has, nothing says which has the right secret key.
+/// Of registrations that are the same the one that has delivered last; of those that have so at the same time the last id, whatever the order
+/// of the listing. Where none has delivered, nothing says which has the right secret key.
 fn kept<'a>(same: &[&'a Registration], facts: &Facts) -> Vec<&'a Registration> {
-    let last = same.iter().filter_map(|one| Some((facts.delivered.get(&one.id)?, *one))).max_by_key(|(time, _)| *time);
+    let last = same
+        .iter()
+        .filter_map(|one| Some((facts.delivered.get(&one.id)?, *one)))
+        .max_by_key(|(time, one)| (*time, &one.id));
     last.map_or_else(|| same.to_vec(), |(_, last)| vec![last])
 }
 
@@ -142,8 +146,8 @@ fn warn(
     facts: &Facts,
 ) {
     let mut warnings = Vec::new();
-    if app.wanted.is_empty() {
-        warnings.push(Warning::NothingWanted);
+    if app.wanted.is_none() {
+        warnings.push(Warning::NothingSaid);
     }
     if facts.enabled == Some(false) {
         warnings.push(Warning::Disabled);
@@ -185,7 +189,7 @@ fn warn(
 }
 
 /// Whether webhooks of this URL come to the relay's webhooks, of whichever app: one that was renamed leaves its old address.
-fn is_ours(app: &App, url: &str) -> bool {
+pub fn is_ours(app: &App, url: &str) -> bool {
     let (Some((host, path)), Some((own_host, own_path))) = (place(url), place(&app.public_url)) else { return false };
     let rest = path.strip_prefix(own_path.trim_end_matches('/')).and_then(|rest| rest.strip_prefix("/webhooks"));
     host == own_host && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -231,8 +235,8 @@ impl Serialize for Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingWanted => f.write_str(
-                "the table [apps.livechat] has no `webhooks`, so none is wanted; `livechat-relay webhooks adopt` prints what is registered as configuration",
+            Self::NothingSaid => f.write_str(
+                "the table [apps.livechat] has no `webhooks`, so `apply` refuses; `livechat-relay webhooks adopt` prints what is registered as configuration",
             ),
             Self::Disabled => f.write_str(
                 "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`livechat-relay webhooks enable`)",

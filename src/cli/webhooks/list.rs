@@ -10,14 +10,19 @@ use crate::cli::Failure;
 use crate::cli::items::count;
 use crate::cli::print::{DIM, WARNING, out, visible};
 use crate::cli::spool::print_json;
-use crate::deliveries::Delivered;
+use crate::deliveries::{Delivered, Seen};
 use crate::livechat::catalogue::{self, Filter};
 use crate::livechat::{App, Offered, Registration, Version};
 
 pub async fn list(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
     let registered = api.list_webhooks().await?;
-    let delivered = relay::delivered(&common.source, &app.name).await;
+    let seen = relay::seen(&common.source).await;
+    let of_app = |seen: Seen| {
+        let of_app = seen.registrations.into_iter().filter(|one| one.app == app.name);
+        of_app.map(|one| (one.webhook_id.clone(), one)).collect::<BTreeMap<_, _>>()
+    };
+    let delivered = seen.map(of_app);
     if common.json {
         let last = |one: &Registration| Some(delivered.as_ref()?.get(&one.id)?.last);
         return print_json(&registered.iter().map(|one| Shown::registered(one, last(one))).collect::<Vec<_>>());

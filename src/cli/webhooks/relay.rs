@@ -1,6 +1,5 @@
 //! The running relay, as `apply`, `rotate` and `list` ask it, and the lock that keeps two of them from running at once.
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use crate::cli::access::{Access, running, unexpected};
 use crate::cli::{Failure, Source};
 use crate::config::Need;
 use crate::control::{Answer, Reloaded, Request};
-use crate::deliveries::{Delivered, Seen};
+use crate::deliveries::Seen;
 use crate::livechat::apply::{self, Relay as _};
 
 /// A relay; or none, where none answers.
@@ -56,12 +55,10 @@ impl apply::Relay for Relay {
     }
 }
 
-/// What the registrations of an app have delivered, by their ids; `None` where no relay answers.
-pub async fn delivered(source: &Source, app: &str) -> Option<BTreeMap<String, Delivered>> {
+/// What the running relay has seen; `None` where none answers.
+pub async fn seen(source: &Source) -> Option<Seen> {
     let socket = source.read(Need::Settings).ok()?.control.socket?; // what is wrong with it is said elsewhere
-    let seen = Relay::open(None, Some(&socket)).await.ok()?.seen().await?;
-    let of_app = seen.registrations.into_iter().filter(|one| one.app == app);
-    Some(of_app.map(|one| (one.webhook_id.clone(), one)).collect())
+    Relay::open(None, Some(&socket)).await.ok()?.seen().await
 }
 
 /// Whether the relay knows a secret key of an app by this name.

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use tokio::time::timeout;
 
 use super::*;
-use crate::deliveries::Delivered;
+use crate::deliveries::{Delivered, KeyUse};
 use crate::livechat::plan::Warning;
 use crate::livechat::{Filters, Kind, Level, Version};
 
@@ -183,8 +183,13 @@ impl Relay for Fake {
             Delivered { app, webhook_id: one.id, action: one.action, key, deliveries: 1, first: now, last: now }
         };
         let registrations = self.delivering().into_iter().filter(|_| self.has_events).map(seen).collect();
-        Some(Seen { registrations, keys: Vec::new() })
+        Some(Seen { registrations, keys: keys(&["k"]) })
     }
+}
+
+/// The keys that the relay has.
+fn keys(names: &[&str]) -> Vec<KeyUse> {
+    names.iter().map(|key| KeyUse { app: "a".to_owned(), key: (*key).to_owned(), uses: 0, last: None }).collect()
 }
 
 fn are_wanted(fake: &Fake) -> bool {
@@ -278,7 +283,7 @@ fn app() -> App {
         public_url: "https://relay".to_owned(),
         version: Version::V3_6,
         credential: None,
-        wanted: ACTIONS.map(wanted).into(),
+        wanted: Some(ACTIONS.map(wanted).into()),
         secret_key: None,
         key_directory: None,
         install: None,
@@ -301,7 +306,7 @@ fn seen(of: &[(&str, &str)]) -> Seen {
             last: now,
         }
     };
-    Seen { registrations: of.iter().map(one).collect(), keys: Vec::new() }
+    Seen { registrations: of.iter().map(one).collect(), keys: keys(&["k", "old", "new"]) }
 }
 
 #[test]
@@ -313,7 +318,6 @@ fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
         of("old-event", "incoming_event"),
         of("made-event", "incoming_event"),
         of("unknown-tag", "thread_tagged"),
-        of("unwanted", "bot_created"),
     ];
     let seen = seen(&[("new-chat", "new"), ("old-chat", "old")]);
     let made = BTreeSet::from(["made-event".to_owned()]);
@@ -325,13 +329,53 @@ fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
     assert_eq!(
         changes.iter().map(short).collect::<Vec<_>>(),
         [
-            "bot_created false None unwanted",
             "incoming_chat false Some(\"new-chat\") old-chat",
             "incoming_event false Some(\"made-event\") old-event",
             "thread_tagged true None unknown-tag",
         ]
     );
     assert!(to_rotate(&app(), &listed[1..2], &made, &seen, "new").is_ok_and(|changes| changes.len() == 2));
+}
+
+#[test]
+fn a_rotation_removes_nothing_that_it_would_not_register_again() {
+    let (chat, bot) = (registration("chat", wanted("incoming_chat")), registration("bot", wanted("bot_created")));
+    let rotate = |wanted: Option<Vec<Wanted>>, listed: &[Registration]| {
+        let app = App { wanted, ..app() };
+        to_rotate(&app, listed, &BTreeSet::new(), &Seen::default(), "new").expect_err("it refuses")
+    };
+    for nothing in [None, Some(Vec::new())] {
+        assert!(rotate(nothing.clone(), &[]).contains("that is nothing: take it over"));
+        assert!(rotate(nothing, std::slice::from_ref(&chat)).contains("(chat)"));
+    }
+    assert!(
+        rotate(Some(vec![wanted("incoming_chat")]), &[chat, bot]).contains("not all that is registered here (bot)")
+    );
+}
+
+#[test]
+fn without_a_word_about_webhooks_none_is_removed_and_an_empty_list_removes_them() {
+    let listed = before();
+    let apply = |wanted| to_apply(&App { wanted, ..app() }, &listed, &Seen::default());
+    assert!(apply(None).is_err_and(|why| why.contains("has no `webhooks`")));
+    assert!(apply(Some(Vec::new())).is_ok_and(|changes| changes.len() == 3));
+}
+
+/// Of two that are the same one has the wrong secret key, now that the old one is no longer there.
+#[test]
+fn a_copy_that_has_delivered_with_a_key_that_is_gone_is_not_the_one_that_stays() {
+    let app = App { wanted: Some(vec![wanted("incoming_chat")]), ..app() };
+    let removed = |listed: [&str; 2], seen: &Seen| {
+        let listed = listed.map(|id| registration(id, wanted("incoming_chat")));
+        let changes = to_apply(&app, &listed, seen).expect("a plan");
+        changes.into_iter().flat_map(|change| change.then).map(|one| one.id).collect::<Vec<_>>()
+    };
+    let gone = seen(&[("a", "k"), ("b", "gone")]);
+    let both = seen(&[("a", "k"), ("b", "k")]);
+    for order in [["a", "b"], ["b", "a"]] {
+        assert_eq!(removed(order, &gone), ["b"]);
+        assert_eq!(removed(order, &both), ["a"], "whatever the order of the listing");
+    }
 }
 
 #[test]
@@ -342,7 +386,7 @@ fn of_three_that_one_goes_first_which_the_plan_names_and_which_has_delivered_not
     });
     for (delivered, goes) in [(&[][..], "a"), (&[("a", "k")], "b"), (&[("a", "k"), ("b", "k"), ("c", "k")], "a")] {
         let seen = seen(delivered);
-        let app = App { wanted: vec![wanted("incoming_chat")], ..app() };
+        let app = App { wanted: Some(vec![wanted("incoming_chat")]), ..app() };
         let changes = to_apply(&app, &three, &seen).expect("a plan");
         let first = changes[0].first.as_ref().map(|first| first.id.as_str());
         let named = plan(&app, &three, &facts(&app, &seen)).warnings.into_iter().find_map(|warning| match warning {
