@@ -7,9 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::apply::{finish, question, report, secret_key, show, tell};
+use super::apply::{finish, is_agreed, report, secret_key, show, tell};
 use super::relay::{Relay, knows, lock};
-use super::{Common, chosen, confirm};
+use super::{Common, chosen};
 use crate::cli::Failure;
 use crate::cli::print::{GOOD, note, out};
 use crate::cli::spool::print_json;
@@ -83,7 +83,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if *dry_run {
         return if common.json { print_json(&report(app, &changes, &[], None)) } else { Ok(()) };
     }
-    if !*yes && !confirm(&question(&changes, true, livechat.propagation))? {
+    if !is_agreed(&changes, true, livechat.propagation, *yes)? {
         return Ok(());
     }
     let secret_key = rotation.begin(app, &relay).await?;

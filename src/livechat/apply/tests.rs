@@ -31,7 +31,8 @@ fn registration(id: &str, wanted: Wanted) -> Registration {
 }
 
 fn old(id: &str, action: &str) -> Registration {
-    registration(id, Wanted { description: "old".to_owned(), ..wanted(action) })
+    let filters = Filters { only_my_chats: Some(true), ..Filters::default() };
+    registration(id, Wanted { filters, ..wanted(action) })
 }
 
 /// When a call does not come back, or not even reach LiveChat: the run is killed there.
@@ -52,7 +53,11 @@ struct Fake {
     calls: Cell<usize>,
     kill: Cell<Option<Kill>>,
     /// Of the registration of this action.
-    fails: Cell<Option<&'static str>>,
+    fails: RefCell<Option<(&'static str, Kind)>>,
+    /// A registration that the relay refuses each webhook of.
+    refused: Cell<Option<&'static str>>,
+    /// How long what was removed counts.
+    counts: Cell<Duration>,
     /// Actions that had no registration in force for a moment.
     gaps: RefCell<Vec<String>>,
 }
@@ -74,7 +79,9 @@ impl Fake {
             has_events,
             calls: Cell::new(0),
             kill: Cell::new(None),
-            fails: Cell::new(None),
+            fails: RefCell::new(None),
+            refused: Cell::new(None),
+            counts: Cell::new(Duration::ZERO),
             gaps: RefCell::default(),
         }
     }
@@ -99,7 +106,8 @@ impl Fake {
 
     fn delivering(&self) -> Vec<Registration> {
         let registered = self.registered.borrow();
-        let delivers = |one: &&Registered| one.ended.is_none() && one.made.elapsed() >= self.start;
+        let is_refused = |one: &Registered| self.refused.get() == Some(one.registration.id.as_str());
+        let delivers = |one: &&Registered| one.ended.is_none() && one.made.elapsed() >= self.start && !is_refused(one);
         registered.iter().filter(delivers).map(|one| one.registration.clone()).collect()
     }
 
@@ -144,10 +152,15 @@ impl LiveChat for Fake {
     }
 
     async fn register(&self, wanted: &Wanted, _: &SecretString, known: &BTreeSet<String>) -> Result<String, Failure> {
-        if self.fails.get() == Some(wanted.action.as_str()) {
-            return Err(Failure { kind: Kind::Unavailable, what: "it fails".to_owned(), remedy: "wait".to_owned() });
+        let failure = |kind| Failure { kind, what: format!("{} fails", wanted.action), remedy: "wait".to_owned() };
+        if let Some((_, kind)) = self.fails.borrow().as_ref().filter(|(action, _)| *action == wanted.action) {
+            return Err(failure(kind.clone()));
         }
-        assert!(self.now().iter().filter(|one| one.action == wanted.action).count() < REGISTRATIONS_MAX, "the limit");
+        let counts = |one: &&Registered| one.ended.is_none_or(|ended| ended.elapsed() < self.counts.get());
+        let is_of_action = |one: &&Registered| one.registration.action == wanted.action;
+        if self.registered.borrow().iter().filter(is_of_action).filter(counts).count() >= REGISTRATIONS_MAX {
+            return Err(failure(Kind::LimitReached));
+        }
         self.call(|| {
             let mut registered = self.registered.borrow_mut();
             let id = format!("new-{}", registered.len());
@@ -441,11 +454,60 @@ fn where_three_of_others_stand_a_person_has_to_say_which_one_goes() {
 async fn what_fails_ends_the_run_and_leaves_what_it_would_have_replaced() {
     let fake = Fake::new(&before(), 0, 0, true);
     tokio::time::advance(PROPAGATION).await;
-    fake.fails.set(Some("incoming_event"));
+    fake.fails.replace(Some(("incoming_event", Kind::Unavailable)));
     let (ended, progress) = fake.run(&ACTIONS).await;
     assert!(matches!(ended, Some(Err(Stopped::Failed(_)))), "{ended:?}");
     assert!(matches!(progress.as_slice(), [Progress::Registered { action, .. }] if action == "incoming_chat"));
     assert_eq!(fake.now().len(), 4, "nothing was removed");
-    fake.fails.set(None);
+    fake.fails.replace(None);
     assert!(matches!(fake.run(&ACTIONS).await.0, Some(Ok(()))) && are_wanted(&fake));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_livechat_refuses_stays_as_it_is_and_the_others_go_on() {
+    for kind in [Kind::Validation, Kind::NotFound, Kind::LimitReached] {
+        let fake = Fake::new(&before(), 0, 0, true);
+        tokio::time::advance(PROPAGATION).await;
+        fake.fails.replace(Some(("incoming_event", kind)));
+        let (ended, _) = fake.run(&ACTIONS).await;
+        let Some(Err(Stopped::Refused(why))) = ended else { panic!("{ended:?}") };
+        assert!(why.contains("incoming_event fails"), "{why}");
+        let mut ids: Vec<_> = fake.now().into_iter().map(|one| one.id).collect();
+        ids.sort();
+        assert_eq!(ids, ["new-3", "new-4", "old-1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_livechat_counts_what_was_removed_first_the_new_one_is_tried_until_it_does_not() {
+    for (counts, is_done) in [(100, true), (300, false)] {
+        let three = ["a", "b", "c"].map(|id| old(id, "incoming_chat"));
+        let fake = Fake::new(&three, 5, 0, true);
+        tokio::time::advance(PROPAGATION).await;
+        fake.counts.set(Duration::from_secs(counts));
+        let (ended, progress) = fake.run(&["incoming_chat"]).await;
+        assert!(progress.iter().any(|step| matches!(step, Progress::Full { .. })) && fake.gaps.borrow().is_empty());
+        assert_eq!(matches!(ended, Some(Ok(()))), is_done, "{ended:?}");
+        assert_eq!(fake.now().len(), if is_done { 1 } else { 2 });
+    }
+}
+
+/// What is as wanted was made in the console, with a wrong secret key; another one delivers.
+#[tokio::test(start_paused = true)]
+async fn the_only_registration_that_delivers_is_not_removed() {
+    let both = [registration("wrong-key", wanted("incoming_chat")), old("delivers", "incoming_chat")];
+    for (has_events, left) in [(true, vec!["wrong-key", "delivers"]), (false, vec!["wrong-key"])] {
+        let fake = Fake::new(&both, 0, 0, has_events);
+        tokio::time::advance(PROPAGATION).await;
+        fake.refused.set(Some("wrong-key"));
+        let (ended, _) = fake.run(&["incoming_chat"]).await;
+        assert_eq!(fake.now().iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), left);
+        match ended {
+            Some(Err(Stopped::Refused(why))) if has_events => {
+                assert!(why.contains("delivers delivers, and wrong-key"), "{why}");
+            }
+            Some(Ok(())) if !has_events => {}
+            other => panic!("{other:?}"),
+        }
+    }
 }
