@@ -39,6 +39,16 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let _lock = if *dry_run { None } else { lock(&common.source)? };
     let relay = Relay::open(socket.as_deref(), control.socket.as_deref()).await?;
     let seen = relay.seen().await;
+    if seen.is_none() && relay.is_running() {
+        let why =
+            "a relay runs, and does not say what it has seen: it may be starting, or of another version; try again";
+        return Err(Failure::Failed(why.to_owned()));
+    }
+    if relay.is_running() && relay.has_other_keys().await? {
+        return Err(Failure::Failed(
+            "secret keys have changed since the running relay read them: `livechat-relay reload` first".to_owned(),
+        ));
+    }
     if seen.as_ref().is_some_and(|seen| !knows(seen, &app.name, key)) {
         return Err(Failure::Failed(format!(
             "the running relay does not know the secret key {key} of the app {}, so it would refuse what is registered with it: \
