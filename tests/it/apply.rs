@@ -59,6 +59,7 @@ impl Place {
             ("livechat.propagation", "\"2s\""),
             ("livechat.retry_min", "\"10ms\""),
             ("control.socket", &socket),
+            ("reload.check_interval", "\"1s\""),
             ("topics.create", "false"),
             ("kafka.start_timeout", "\"200ms\""),
         ];

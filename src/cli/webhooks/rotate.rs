@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::sleep;
 
 use super::apply::{finish, is_agreed, report, secret_key, show, tell};
 use super::relay::{Relay, knows, lock};
 use super::{Common, chosen};
 use crate::cli::Failure;
-use crate::cli::print::{GOOD, note, out};
+use crate::cli::print::{GOOD, WARNING, note, out};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::event::Keyring;
@@ -40,6 +41,9 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
 }
+
+/// From a relay's look at its files to the end of its reload: two looks a second apart find the same, and it takes its time to read.
+const READING: Duration = Duration::from_secs(2);
 
 /// From which keys to which.
 struct Rotation<'a> {
@@ -83,10 +87,20 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if *dry_run {
         return if common.json { print_json(&report(app, &changes, &[], None)) } else { Ok(()) };
     }
+    if config.reload.check_interval.is_zero() {
+        note(format_args!(
+            "{WARNING}reload.check_interval is \"0s\"{WARNING:#}: another relay with this directory would not read the new key, and refuse webhooks"
+        ));
+    }
     if !is_agreed(&changes, true, livechat.propagation, *yes)? {
         return Ok(());
     }
     let secret_key = rotation.begin(app, &relay).await?;
+    if let Some(wait) = Some(config.reload.check_interval).filter(|interval| !interval.is_zero()) {
+        let wait = wait + READING;
+        note(format_args!("waiting       {} s for other relays with this directory to read the key", wait.as_secs()));
+        sleep(wait).await;
+    }
 
     let listed = api.list_webhooks().await?; // the answer, and the key, took their time
     let mut done: Vec<Progress> = Vec::new();
