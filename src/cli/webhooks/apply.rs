@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::relay::{Relay, knows, lock};
+use super::show::action as column;
 use super::{Common, chosen, confirm, plan as plan_text, survey};
 use crate::cli::Failure;
 use crate::cli::print::{DIM, GOOD, WARNING, note, out, visible};
@@ -134,10 +135,10 @@ fn steps(change: &Change) -> Vec<(&'static str, String)> {
 pub fn tell(step: &Progress) {
     match step {
         Progress::Registered { action, id } => {
-            note(format_args!("registered    {}  {DIM}{}{DIM:#}", visible(action), visible(id)));
+            note(format_args!("registered    {} {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Unregistered { action, id } => {
-            note(format_args!("unregistered  {}  {DIM}{}{DIM:#}", visible(action), visible(id)));
+            note(format_args!("unregistered  {} {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Awaiting { actions, most } => note(format_args!(
             "waiting       for a delivery through each new registration, {} s at most: {}",
