@@ -293,13 +293,16 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         mut listed: Vec<Registration>,
         plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
     ) -> Result<(), Stopped> {
-        for _ in 0..PASSES_MAX {
+        for pass in 0..=PASSES_MAX {
             let seen = self.look().await.unwrap_or_default();
             let mut changes = plan(&listed, &self.registered, &seen).map_err(Stopped::Blocked)?;
             changes.retain(|change| !self.refused.contains_key(&change.action));
             if changes.is_empty() {
                 let refused: Vec<_> = self.refused.into_values().collect();
                 return if refused.is_empty() { Ok(()) } else { Err(Stopped::Refused(refused.join("\n  "))) };
+            }
+            if pass == PASSES_MAX {
+                break;
             }
             self.pass(&changes, &listed).await?;
             listed = self.settled_listing().await?;
