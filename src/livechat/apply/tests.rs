@@ -511,3 +511,21 @@ async fn the_only_registration_that_delivers_is_not_removed() {
         }
     }
 }
+
+/// They have one URL and one key: what only the old one delivers is what the new filter does not let pass.
+#[tokio::test(start_paused = true)]
+async fn a_registration_of_this_run_is_not_doubted_where_another_one_delivers() {
+    let fake = Fake::new(&before(), 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    fake.refused.set(Some("new-4"));
+    let began = Instant::now();
+    let (ended, _) = fake.run(&ACTIONS).await;
+    assert!(matches!(ended, Some(Ok(()))) && are_wanted(&fake), "{ended:?}");
+    assert!((130..=135).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+
+    let fake = Fake::new(&before()[1..2], 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    fake.refused.set(Some("new-1"));
+    let (ended, _) = fake.run(&ACTIONS[1..2]).await;
+    assert!(matches!(ended, Some(Err(Stopped::Refused(_)))) && fake.now().len() == 2, "alone it is: {ended:?}");
+}
