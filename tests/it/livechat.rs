@@ -112,7 +112,7 @@ fn from_install_to_unregister() {
     assert_eq!(delivered, 3, "{listing}");
 
     done(&file, "webhooks unregister --all --yes");
-    assert_eq!(livechat.registrations(), [json!({}); 0]);
+    assert!(livechat.registrations().is_empty());
     let before = livechat.report()["sent"].clone();
     livechat.post("chats", json!({}));
     assert_eq!(livechat.report()["sent"], before, "LiveChat sends nothing any more");
