@@ -112,7 +112,7 @@ fn app(r: &mut Reader, read: &ReadApp, place: &str, livechat: &Config) -> App {
         public_url,
         version,
         credential,
-        wanted: Vec::new(),
+        wanted: None,
         secret_key: read.keys.newest(Timestamp::now(), r.registers()),
         key_directory: read.keys.directory.clone(),
         install,
@@ -126,7 +126,8 @@ fn app(r: &mut Reader, read: &ReadApp, place: &str, livechat: &Config) -> App {
             format!("is too long: LiveChat takes {URL_CHARACTERS_MAX} characters, with /webhooks/ and the app's name");
         r.mistake(&key("public_url"), &why);
     }
-    app.wanted = webhooks(r, &key("webhooks"), version, &app.webhook_url());
+    let place = key("webhooks");
+    app.wanted = r.has(&place).then(|| webhooks(r, &place, version, &app.webhook_url()));
     app
 }
 

@@ -1131,7 +1131,7 @@ fn text_from_the_environment_is_read_as_the_keys_type() {
         ("APPS__0__LIVECHAT__ORGANIZATIONS", "o, p"),
     ];
     let app = load(APP, &livechat).expect("a configuration").livechat.apps.remove(0);
-    assert_eq!((app.wanted.len(), app.page, app.organizations.len()), (4, true, 2));
+    assert_eq!((app.wanted().len(), app.page, app.organizations.len()), (4, true, 2));
     let wrong = [("APPS__0__LIVECHAT__PAGE", "yes"), ("APPS__0__LIVECHAT__ORGANIZATIONS", "")];
     for (name, text) in wrong {
         let set: Vec<_> = livechat.iter().filter(|(other, _)| *other != name).copied().chain([(name, text)]).collect();

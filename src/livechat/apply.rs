@@ -13,9 +13,9 @@ use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
 
 use super::catalogue::REGISTRATIONS_MAX;
-use super::plan::{Facts, Plan, plan};
-use super::{Api, App, Failure, Registration, Wanted};
-use crate::deliveries::{COPY_WITHIN, Seen};
+use super::plan::{Facts, Plan, Why, plan};
+use super::{Api, App, Failure, Kind, Registration, Wanted};
+use crate::deliveries::{COPY_WITHIN, Delivered, Seen};
 
 /// What is done about one action, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,8 +77,14 @@ pub fn changes(Target { register, remove, keep, foreign }: Target<'_>) -> Result
 /// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen.
 ///
 /// # Errors
-/// As [`changes`].
+/// As [`changes`]; the configuration does not say what it wants.
 pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<Change>, String> {
+    if app.wanted.is_none() {
+        return Err(format!(
+            "the table [apps.livechat] of the app {} has no `webhooks`, which does not mean that all are to go: take over what is registered (`livechat-relay webhooks adopt`), or write `webhooks = []`",
+            app.name
+        ));
+    }
     let facts = facts(app, seen);
     let Plan { add, remove, unchanged, foreign, .. } = plan(app, listed, &facts);
     let mut remove: Vec<_> = remove.into_iter().rev().map(|removal| removal.registration).collect();
@@ -90,7 +96,7 @@ pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<C
 /// have not delivered with it, are replaced.
 ///
 /// # Errors
-/// As [`changes`].
+/// As [`changes`]; something is registered at the relay that is not wanted, so nothing would take its place; or nothing is wanted.
 pub fn to_rotate(
     app: &App,
     listed: &[Registration],
@@ -98,20 +104,43 @@ pub fn to_rotate(
     seen: &Seen,
     key: &str,
 ) -> Result<Vec<Change>, String> {
-    let with_key = seen.registrations.iter().filter(|one| one.app == app.name && one.key == key);
-    let new: BTreeSet<_> = with_key.map(|one| &one.webhook_id).chain(made).cloned().collect();
+    let new = with_key(app, made, seen, key);
     let delivered = new.iter().map(|id| (id.clone(), ALIKE)).collect();
     let Plan { remove, unchanged, foreign, .. } = plan(app, listed, &Facts { delivered, ..Facts::default() });
+    let unwanted: Vec<_> = remove.iter().filter(|removal| removal.why == Why::NotWanted).collect();
+    if !unwanted.is_empty() || app.wanted().is_empty() {
+        let ids: Vec<_> = unwanted.iter().map(|removal| removal.registration.id.as_str()).collect();
+        let which = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
+        return Err(format!(
+            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: take it over (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
+            app.name,
+            if ids.is_empty() { "nothing" } else { "not all that is registered here" }
+        ));
+    }
     let (keep, old): (Vec<_>, Vec<_>) = unchanged.into_iter().partition(|one| new.contains(&one.id));
     let is_kept = |wanted: &&Wanted| keep.iter().any(|kept| kept.action == wanted.action);
-    let register: Vec<_> = app.wanted.iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
-    let remove: Vec<_> = old.into_iter().chain(remove.into_iter().map(|removal| removal.registration)).collect();
+    let register: Vec<_> = app.wanted().iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
+    let mut remove: Vec<_> = old.into_iter().chain(remove.into_iter().map(|removal| removal.registration)).collect();
+    let delivered = facts(app, seen).delivered;
+    remove.sort_by_key(|one| !delivered.contains_key(&one.id)); // as in `to_apply`
     changes(Target { register: &register, remove: &remove, keep: &keep, foreign: &foreign })
+}
+
+/// Of an app's registrations those that have the key of this name: they were `made` with it, or have delivered with it.
+pub fn with_key(app: &App, made: &BTreeSet<String>, seen: &Seen, key: &str) -> BTreeSet<String> {
+    let delivered = seen.registrations.iter().filter(|one| one.app == app.name && one.key == key);
+    delivered.map(|one| &one.webhook_id).chain(made).cloned().collect()
+}
+
+/// What the relay has got with a key that it still has: what came with another one would be refused now.
+fn live(seen: &Seen) -> impl Iterator<Item = &Delivered> {
+    let is_known = |one: &Delivered| seen.keys.iter().any(|key| key.app == one.app && key.key == one.key);
+    seen.registrations.iter().filter(move |one| is_known(one))
 }
 
 /// What the plan of a run is made with: the registrations of an app through which the relay got webhooks.
 pub fn facts(app: &App, seen: &Seen) -> Facts {
-    let of_app = seen.registrations.iter().filter(|one| one.app == app.name);
+    let of_app = live(seen).filter(|one| one.app == app.name);
     Facts { delivered: of_app.map(|one| (one.webhook_id.clone(), ALIKE)).collect(), ..Facts::default() }
 }
 
@@ -172,6 +201,11 @@ pub enum Progress {
         actions: Vec<String>,
         most: Duration,
     },
+    /// LiveChat counts a registration still that was removed, and takes no other one.
+    Full {
+        action: String,
+        most: Duration,
+    },
     /// LiveChat's listing does not have yet what was done.
     Listing {
         most: Duration,
@@ -184,10 +218,29 @@ pub enum Progress {
 pub enum Stopped {
     /// A call has failed. What was done before it is done.
     Failed(#[from] Failure),
+    /// Some actions are not as they should be. All others are.
+    Refused(String),
     /// [`changes`] has an error.
     Blocked(String),
     /// What LiveChat lists is not what was done.
     Unsettled(String),
+}
+
+/// A change whose successor is made.
+struct Waiting<'a> {
+    change: &'a Change,
+    successor: Option<String>,
+    since: Instant,
+    began: Timestamp,
+}
+
+/// What becomes of what a successor replaces.
+enum Verdict {
+    Wait,
+    /// It goes.
+    InForce,
+    /// It stays, for this reason.
+    Doubtful(String),
 }
 
 /// How often the relay is asked, and LiveChat's listing, which is billed, is looked at.
@@ -207,9 +260,12 @@ pub struct Run<'a, L, R, P> {
     /// How long after a change LiveChat may still act as before it.
     pub propagation: Duration,
     pub progress: P,
+    began: Timestamp,
     /// What this run has registered.
     registered: BTreeSet<String>,
     unregistered: BTreeSet<String>,
+    /// Actions that are left as they are, and why.
+    refused: BTreeMap<String, String>,
     /// When the relay was first seen to have a delivery through a registration.
     delivers: BTreeMap<String, Instant>,
 }
@@ -222,8 +278,9 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         propagation: Duration,
         progress: P,
     ) -> Self {
-        let (registered, unregistered, delivers) = Default::default();
-        Self { livechat, relay, secret_key, propagation, progress, registered, unregistered, delivers }
+        let (registered, unregistered, refused, delivers) = Default::default();
+        let began = Timestamp::now();
+        Self { livechat, relay, secret_key, propagation, progress, began, registered, unregistered, refused, delivers }
     }
 
     /// Does what `plan` says of what is listed, until that is nothing. `plan` is told which registrations this run has made, and what the
@@ -236,11 +293,16 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         mut listed: Vec<Registration>,
         plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
     ) -> Result<(), Stopped> {
-        for _ in 0..PASSES_MAX {
-            let seen = self.look().await;
-            let changes = plan(&listed, &self.registered, &seen).map_err(Stopped::Blocked)?;
+        for pass in 0..=PASSES_MAX {
+            let seen = self.look().await.unwrap_or_default();
+            let mut changes = plan(&listed, &self.registered, &seen).map_err(Stopped::Blocked)?;
+            changes.retain(|change| !self.refused.contains_key(&change.action));
             if changes.is_empty() {
-                return Ok(());
+                let refused: Vec<_> = self.refused.into_values().collect();
+                return if refused.is_empty() { Ok(()) } else { Err(Stopped::Refused(refused.join("\n  "))) };
+            }
+            if pass == PASSES_MAX {
+                break;
             }
             self.pass(&changes, &listed).await?;
             listed = self.settled_listing().await?;
@@ -253,54 +315,121 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         let mut known: BTreeSet<String> = listed.iter().map(|one| one.id.clone()).collect();
         let mut waiting = Vec::new();
         for change in changes {
-            if let Some(first) = &change.first {
-                self.unregister(first).await?;
+            if let Some(first) = &change.first
+                && !self.unregister(first).await?
+            {
+                continue;
             }
             let mut successor = change.stays.clone();
             if let Some(wanted) = &change.register {
-                let id = self.livechat.register(wanted, self.secret_key, &known).await?;
+                let Some(id) = self.register(wanted, change.first.is_some(), &known).await? else { continue };
                 known.insert(id.clone());
                 self.registered.insert(id.clone());
                 (self.progress)(Progress::Registered { action: change.action.clone(), id: id.clone() });
                 successor = Some(id);
             }
-            waiting.push((change, successor, Instant::now()));
+            waiting.push(Waiting { change, successor, since: Instant::now(), began: Timestamp::now() });
         }
-        waiting.retain(|(change, ..)| !change.then.is_empty());
-        let mut awaited = Vec::new();
+        waiting.retain(|one| !one.change.then.is_empty());
+        let mut awaited = None;
         while !waiting.is_empty() {
-            self.look().await;
-            let (ready, later): (Vec<_>, Vec<_>) = waiting
-                .into_iter()
-                .partition(|(_, successor, since)| successor.as_ref().is_none_or(|id| self.is_in_force(id, *since)));
-            waiting = later;
-            for old in ready.iter().flat_map(|(change, ..)| &change.then) {
-                self.unregister(old).await?;
+            let seen = self.look().await;
+            let mut later = Vec::new();
+            for one in waiting {
+                match self.verdict(&one, seen.as_ref()) {
+                    Verdict::Wait => later.push(one),
+                    Verdict::InForce => {
+                        for old in &one.change.then {
+                            self.unregister(old).await?;
+                        }
+                    }
+                    Verdict::Doubtful(why) => drop(self.refused.insert(one.change.action.clone(), why)),
+                }
             }
-            let actions: Vec<_> = waiting.iter().map(|(change, ..)| change.action.clone()).collect();
-            let Some(last) = waiting.iter().map(|(.., since)| *since).max() else { break };
-            if actions != awaited {
-                let most = self.patience().saturating_sub(last.elapsed());
-                (self.progress)(Progress::Awaiting { actions: actions.clone(), most });
-                awaited = actions;
+            waiting = later;
+            let Some(last) = waiting.iter().map(|one| one.since).max() else { break };
+            let is_longer = last.elapsed() >= self.patience();
+            let actions: Vec<_> = waiting.iter().map(|one| one.change.action.clone()).collect();
+            let news = Some((actions.clone(), is_longer));
+            if news != awaited {
+                let patience = self.patience() * if is_longer { 2 } else { 1 };
+                (self.progress)(Progress::Awaiting { actions, most: patience.saturating_sub(last.elapsed()) });
+                awaited = news;
             }
             sleep(POLL).await;
         }
         Ok(())
     }
 
-    /// Notes which registrations have delivered.
-    async fn look(&mut self) -> Seen {
-        let seen = self.relay.seen().await.unwrap_or_default();
-        for one in &seen.registrations {
-            self.delivers.entry(one.webhook_id.clone()).or_insert_with(Instant::now);
+    /// Registers, and notes where LiveChat does not want it. Where one `was_removed` for it just now, LiveChat may count that one still.
+    async fn register(
+        &mut self,
+        wanted: &Wanted,
+        was_removed: bool,
+        known: &BTreeSet<String>,
+    ) -> Result<Option<String>, Stopped> {
+        let began = Instant::now();
+        loop {
+            let failure = match self.livechat.register(wanted, self.secret_key, known).await {
+                Ok(id) => return Ok(Some(id)),
+                Err(failure) => failure,
+            };
+            let left = self.propagation.saturating_sub(began.elapsed());
+            if !was_removed || failure.kind != Kind::LimitReached || left.is_zero() {
+                self.note(&wanted.action, failure)?;
+                return Ok(None);
+            }
+            (self.progress)(Progress::Full { action: wanted.action.clone(), most: left });
+            sleep(left.min(self.propagation / LISTINGS)).await;
         }
-        seen
     }
 
-    /// Whether a registration delivers: the relay has seen that, and long enough ago for [`COPY_WITHIN`]; or LiveChat has had its time.
-    fn is_in_force(&self, id: &str, since: Instant) -> bool {
-        since.elapsed() >= self.patience() || self.delivers.get(id).is_some_and(|first| first.elapsed() >= COPY_WITHIN)
+    /// Notes what LiveChat refuses of one action alone. What it would refuse of all others, too, ends the run.
+    fn note(&mut self, action: &str, failure: Failure) -> Result<(), Stopped> {
+        if !matches!(failure.kind, Kind::Validation | Kind::NotFound | Kind::LimitReached) {
+            return Err(failure.into());
+        }
+        self.refused.insert(action.to_owned(), failure.to_string());
+        Ok(())
+    }
+
+    /// Notes which registrations have delivered since the run began: what came earlier says nothing of a key that was changed. `None`: no
+    /// relay answers.
+    async fn look(&mut self) -> Option<Seen> {
+        let seen = self.relay.seen().await?;
+        for one in live(&seen).filter(|one| one.last >= self.began) {
+            self.delivers.entry(one.webhook_id.clone()).or_insert_with(Instant::now);
+        }
+        Some(seen)
+    }
+
+    /// Whether a successor delivers: the relay has seen that, and long enough ago for [`COPY_WITHIN`]; or LiveChat has had its time, and
+    /// nothing says that only the old ones deliver.
+    fn verdict(&self, Waiting { change, successor, since, began }: &Waiting<'_>, seen: Option<&Seen>) -> Verdict {
+        let Some(id) = successor else { return Verdict::InForce };
+        let delivers = self.delivers.get(id);
+        if delivers.is_some_and(|first| first.elapsed() >= COPY_WITHIN) {
+            return Verdict::InForce;
+        }
+        if since.elapsed() < self.patience() {
+            return Verdict::Wait;
+        }
+        // What this run has made has one URL and one key: where one delivers, the others do, as soon as something happens.
+        let has_made = |id: &String| self.registered.contains(id);
+        let is_proven = has_made(id) && self.delivers.keys().any(has_made);
+        let is_old = |one: &&Delivered| one.last >= *began && change.then.iter().any(|old| old.id == one.webhook_id);
+        let Some(old) = seen.and_then(|seen| live(seen).find(is_old)) else { return Verdict::InForce };
+        if delivers.is_some() || is_proven {
+            return Verdict::InForce;
+        }
+        // It may have come while LiveChat had not got so far: as long again for another one.
+        if since.elapsed() < self.patience() * 2 {
+            return Verdict::Wait;
+        }
+        Verdict::Doubtful(format!(
+            "{}: {} delivers, and {id}, which is to replace it, has delivered nothing: it may have a wrong secret key or URL (`livechat-relay check --request` tries the way), or filters that little passes. Nothing of this action was removed; where it should be, `livechat-relay webhooks unregister {}`",
+            change.action, old.webhook_id, old.webhook_id
+        ))
     }
 
     /// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
@@ -308,11 +437,15 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         self.propagation.max(COPY_WITHIN)
     }
 
-    async fn unregister(&mut self, old: &Registration) -> Result<(), Stopped> {
-        self.livechat.unregister(&old.id).await?;
+    /// Whether it is removed.
+    async fn unregister(&mut self, old: &Registration) -> Result<bool, Stopped> {
+        if let Err(failure) = self.livechat.unregister(&old.id).await {
+            self.note(&old.action, failure)?;
+            return Ok(false);
+        }
         self.unregistered.insert(old.id.clone());
         (self.progress)(Progress::Unregistered { action: old.action.clone(), id: old.id.clone() });
-        Ok(())
+        Ok(true)
     }
 
     /// What LiveChat lists, once that has what this run has done: then it also has what a run before it did. Where that takes too long, what

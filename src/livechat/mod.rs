@@ -76,8 +76,8 @@ pub struct App {
     pub version: Version,
     /// Absent: nothing can be called, only shown.
     pub credential: Option<Credential>,
-    /// One for each action.
-    pub wanted: Vec<Wanted>,
+    /// One for each action. Absent where the configuration has no `webhooks`: `page` and `install` need none.
+    pub wanted: Option<Vec<Wanted>>,
     /// What new registrations get. Absent where it could not be found without reading secrets.
     pub secret_key: Option<SecretKey>,
     /// Where the secret keys stand in a directory.
@@ -91,6 +91,10 @@ pub struct App {
 }
 
 impl App {
+    pub fn wanted(&self) -> &[Wanted] {
+        self.wanted.as_deref().unwrap_or_default()
+    }
+
     /// What is registered at LiveChat: where its webhooks go.
     pub fn webhook_url(&self) -> String {
         format!("{}/webhooks/{}", self.public_url, self.name)

@@ -58,8 +58,8 @@ pub enum Why {
 /// What a person should know before they apply the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
-    /// The configuration has no webhooks, so all of them would be removed.
-    NothingWanted,
+    /// The configuration has no `webhooks`, not even an empty list.
+    NothingSaid,
     /// The license sends nothing: the webhooks are disabled, or the app is not installed.
     Disabled,
     /// The listing has several registrations of an action at the relay, so that each event comes several times.
@@ -95,14 +95,15 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
     let (ours, foreign): (Vec<_>, Vec<_>) =
         registered.iter().partition(|one| is_ours(one) && catalogue::find(&one.action).is_some());
     let (mut add, mut kept) = (Vec::new(), BTreeSet::new());
-    for wanted in &app.wanted {
+    for wanted in app.wanted() {
         let same: Vec<_> = ours.iter().copied().filter(|one| one.is_as(wanted)).collect();
         if same.is_empty() {
             add.push(wanted.clone());
         }
-        // Of several that are alike the one that has delivered last. Where none has, nothing says which has the right secret key.
-        let last =
-            same.iter().filter_map(|one| Some((facts.delivered.get(&one.id)?, *one))).max_by_key(|(time, _)| *time);
+        // Of several that are alike the one that has delivered last, of those at the same time the last id, whatever the order of the
+        // listing. Where none has delivered, nothing says which has the right secret key.
+        let delivered = same.iter().filter_map(|one| Some((facts.delivered.get(&one.id)?, *one)));
+        let last = delivered.max_by_key(|(time, one)| (*time, &one.id));
         kept.extend(last.map_or(same, |(_, last)| vec![last]).into_iter().map(|one| &one.id));
     }
     let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().cloned().partition(|one| kept.contains(&one.id));
@@ -114,7 +115,7 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
 }
 
 fn why(app: &App, removed: &Registration) -> Why {
-    match app.wanted.iter().find(|wanted| wanted.action == removed.action) {
+    match app.wanted().iter().find(|wanted| wanted.action == removed.action) {
         None => Why::NotWanted,
         Some(wanted) if removed.is_as(wanted) => Why::Copy,
         Some(_) => Why::Replaced,
@@ -123,8 +124,8 @@ fn why(app: &App, removed: &Registration) -> Why {
 
 fn warnings(plan: &Plan, app: &App, registered: &[Registration], facts: &Facts) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if app.wanted.is_empty() {
-        warnings.push(Warning::NothingWanted);
+    if app.wanted.is_none() {
+        warnings.push(Warning::NothingSaid);
     }
     if facts.enabled == Some(false) {
         warnings.push(Warning::Disabled);
@@ -165,7 +166,7 @@ fn warnings(plan: &Plan, app: &App, registered: &[Registration], facts: &Facts) 
 }
 
 /// Whether webhooks of this URL come to the relay's webhooks, of whichever app: one that was renamed leaves its old address.
-fn is_ours(app: &App, url: &str) -> bool {
+pub fn is_ours(app: &App, url: &str) -> bool {
     let (Some((host, path)), Some((own_host, own_path))) = (place(url), place(&app.public_url)) else { return false };
     let rest = path.strip_prefix(own_path.trim_end_matches('/')).and_then(|rest| rest.strip_prefix("/webhooks"));
     host == own_host && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -211,8 +212,8 @@ impl Serialize for Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingWanted => f.write_str(
-                "the table [apps.livechat] has no `webhooks`, so none is wanted; `livechat-relay webhooks adopt` prints what is registered as configuration",
+            Self::NothingSaid => f.write_str(
+                "the table [apps.livechat] has no `webhooks`, so `apply` refuses; `livechat-relay webhooks adopt` prints what is registered as configuration",
             ),
             Self::Disabled => f.write_str(
                 "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`livechat-relay webhooks enable`)",

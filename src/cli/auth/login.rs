@@ -220,7 +220,7 @@ mod tests {
             public_url: "https://relay.example".to_owned(),
             version: Version::V3_6,
             credential: None,
-            wanted: Vec::new(),
+            wanted: None,
             secret_key: None,
             key_directory: None,
             install: None,

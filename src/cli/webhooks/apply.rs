@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use super::relay::{Relay, knows, lock};
+use super::show::action as column;
 use super::{Common, chosen, confirm, plan as plan_text, survey};
 use crate::cli::Failure;
 use crate::cli::print::{DIM, GOOD, WARNING, note, out, visible};
@@ -39,6 +40,16 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let _lock = if *dry_run { None } else { lock(&common.source)? };
     let relay = Relay::open(socket.as_deref(), control.socket.as_deref()).await?;
     let seen = relay.seen().await;
+    if seen.is_none() && relay.is_running() {
+        let why =
+            "a relay runs, and does not say what it has seen: it may be starting, or of another version; try again";
+        return Err(Failure::Failed(why.to_owned()));
+    }
+    if relay.is_running() && relay.has_other_keys().await? {
+        return Err(Failure::Failed(
+            "secret keys have changed since the running relay read them: `livechat-relay reload` first".to_owned(),
+        ));
+    }
     if seen.as_ref().is_some_and(|seen| !knows(seen, &app.name, key)) {
         return Err(Failure::Failed(format!(
             "the running relay does not know the secret key {key} of the app {}, so it would refuse what is registered with it: \
@@ -57,7 +68,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if *dry_run || changes.is_empty() {
         return if common.json { print_json(&report(app, &changes, &[], None)) } else { show(&changes) };
     }
-    if !*yes && !confirm(&question(&changes, relay.is_running(), livechat.propagation))? {
+    if !is_agreed(&changes, relay.is_running(), livechat.propagation, *yes)? {
         return Ok(());
     }
     let mut done = Vec::new();
@@ -77,24 +88,27 @@ pub fn secret_key(app: &App) -> Result<(&str, &SecretString), Failure> {
     })
 }
 
-/// What is asked before anything is done.
-pub fn question(changes: &[Change], has_relay: bool, propagation: Duration) -> String {
+/// Says what a person should know before anything is done, and asks them, unless they have said yes.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn is_agreed(changes: &[Change], has_relay: bool, propagation: Duration, is_yes: bool) -> Result<bool, Failure> {
     let gaps: Vec<_> = changes.iter().filter(|change| change.has_gap()).map(|change| change.action.as_str()).collect();
-    let mut question = String::new();
     if !gaps.is_empty() {
-        question += &format!(
-            "{WARNING}Three registrations stand, so the old one has to go first, and events are lost for up to {propagation:?}:{WARNING:#} {}\n",
+        note(format_args!(
+            "{WARNING}Three registrations stand, so the old one has to go first, and events are lost for up to {:?}:{WARNING:#} {}",
+            propagation * 2,
             gaps.join(", ")
-        );
+        ));
     }
     let waits =
         changes.iter().any(|change| !change.then.is_empty() && (change.register.is_some() || change.stays.is_some()));
     if waits && !has_relay {
-        question += &format!(
-            "No relay answers, so each old registration stays for {propagation:?} after its successor was made.\n"
-        );
+        note(format_args!(
+            "No relay answers, so each old registration stays for {propagation:?} after its successor was made."
+        ));
     }
-    question + "Do this?"
+    if is_yes { Ok(true) } else { confirm("Do this?") }
 }
 
 /// The steps, in their order.
@@ -121,15 +135,20 @@ fn steps(change: &Change) -> Vec<(&'static str, String)> {
 pub fn tell(step: &Progress) {
     match step {
         Progress::Registered { action, id } => {
-            note(format_args!("registered    {}  {DIM}{}{DIM:#}", visible(action), visible(id)))
+            note(format_args!("registered    {} {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Unregistered { action, id } => {
-            note(format_args!("unregistered  {}  {DIM}{}{DIM:#}", visible(action), visible(id)));
+            note(format_args!("unregistered  {} {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Awaiting { actions, most } => note(format_args!(
             "waiting       for a delivery through each new registration, {} s at most: {}",
             most.as_secs(),
             visible(&actions.join(", "))
+        )),
+        Progress::Full { action, most } => note(format_args!(
+            "waiting       for LiveChat to take another registration of {}, {} s at most",
+            visible(action),
+            most.as_secs()
         )),
         Progress::Listing { most } => {
             note(format_args!("waiting       for LiveChat's list to show all this, {} s at most", most.as_secs()));
@@ -180,7 +199,7 @@ pub fn report(app: &App, changes: &[Change], done: &[Progress], failure: Option<
     let done = done.iter().filter_map(|step| match step {
         Progress::Registered { action, id } => Some(json!({ "step": "register", "action": action, "id": id })),
         Progress::Unregistered { action, id } => Some(json!({ "step": "unregister", "action": action, "id": id })),
-        Progress::Awaiting { .. } | Progress::Listing { .. } => None,
+        Progress::Awaiting { .. } | Progress::Full { .. } | Progress::Listing { .. } => None,
     });
     json!({ "app": app.name, "steps": steps, "done": done.collect::<Vec<_>>(), "failure": failure })
 }

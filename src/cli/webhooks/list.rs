@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::show::{Shown, action, details, indented, title, wrapped};
@@ -10,14 +11,19 @@ use crate::cli::Failure;
 use crate::cli::items::count;
 use crate::cli::print::{DIM, WARNING, out, visible};
 use crate::cli::spool::print_json;
-use crate::deliveries::Delivered;
+use crate::deliveries::{Delivered, Seen};
 use crate::livechat::catalogue::{self, Filter};
-use crate::livechat::{App, Offered, Registration, Version};
+use crate::livechat::{App, Offered, Registration, Version, Wanted};
 
 pub async fn list(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
     let registered = api.list_webhooks().await?;
-    let delivered = relay::delivered(&common.source, &app.name).await;
+    let seen = relay::seen(&common.source).await;
+    let of_app = |seen: Seen| {
+        let of_app = seen.registrations.into_iter().filter(|one| one.app == app.name);
+        of_app.map(|one| (one.webhook_id.clone(), one)).collect::<BTreeMap<_, _>>()
+    };
+    let delivered = seen.map(of_app);
     if common.json {
         let last = |one: &Registration| Some(delivered.as_ref()?.get(&one.id)?.last);
         return print_json(&registered.iter().map(|one| Shown::registered(one, last(one))).collect::<Vec<_>>());
@@ -27,6 +33,7 @@ pub async fn list(common: &Common) -> Result<(), Failure> {
 
 /// By URL, in the order of the listing. `delivered`: what the running relay has seen.
 pub fn listing(app: &App, registered: &[Registration], delivered: Option<&BTreeMap<String, Delivered>>) -> String {
+    let now = Timestamp::now();
     let mut text = format!("{}\n{} registered\n", title(app), count(registered.len() as u64, "webhook"));
     let mut by_url: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
     registered.iter().for_each(|one| by_url.entry(&one.url).or_default().push(one));
@@ -34,21 +41,30 @@ pub fn listing(app: &App, registered: &[Registration], delivered: Option<&BTreeM
         let own = if url == app.webhook_url() { "" } else { "  (not as configured)" };
         text += &format!("\n{}{WARNING}{own}{WARNING:#}\n", visible(url));
         for registration in registrations {
-            text += &format!("  {}  {}\n", action(&registration.action), visible(&registration.id));
+            let Registration { id, description, .. } = registration;
+            let last = delivered.map(|delivered| delivered.get(id).map_or("-".to_owned(), |one| ago(one.last, now)));
+            let line = format!("  {}  {:<25}  {}", action(&registration.action), visible(id), last.unwrap_or_default());
+            text += &format!("{}\n", line.trim_end());
             text += &indented(&details(registration), 6);
-            if !registration.description.is_empty() {
-                text += &format!("      {DIM}{}{DIM:#}\n", visible(&registration.description));
+            let is_configured =
+                |wanted: &Wanted| wanted.action == registration.action && wanted.description == *description;
+            if !description.is_empty() && !app.wanted().iter().any(is_configured) {
+                text += &format!("      {DIM}{}{DIM:#}\n", visible(description));
             }
-            text += &match delivered.map(|delivered| delivered.get(&registration.id)) {
-                Some(Some(Delivered { last, key, .. })) => {
-                    format!("      {DIM}last delivery {last:.0}, with the secret key {}{DIM:#}\n", visible(key))
-                }
-                Some(None) => format!("      {DIM}no delivery since the relay's start{DIM:#}\n"),
-                None => String::new(),
-            };
         }
     }
     text
+}
+
+/// How long before `now`, in the largest unit.
+fn ago(time: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(time).as_secs().max(0);
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} d ago", seconds / 86400),
+    }
 }
 
 /// An action that LiveChat offers, or that the relay knows.
@@ -132,6 +148,16 @@ fn table(named: &[Named<'_>], version: Version) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_shown_in_its_largest_unit() {
+        let ago = |seconds: i64| ago(Timestamp::UNIX_EPOCH, Timestamp::from_second(seconds).expect("a time"));
+        let (minute, hour, day) = (60, 3600, 86400);
+        let shown = [-1, 0, minute - 1, minute, hour - 1, hour, day - 1, day, 12 * day].map(ago);
+        let expected =
+            ["0 s", "0 s", "59 s", "1 min", "59 min", "1 h", "23 h", "1 d", "12 d"].map(|text| format!("{text} ago"));
+        assert_eq!(shown, expected);
+    }
 
     #[test]
     fn what_livechat_and_the_relay_know_is_compared_by_action_and_by_filter() {

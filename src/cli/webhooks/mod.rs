@@ -19,6 +19,7 @@ use clap::Subcommand;
 use super::print::{WARNING, note};
 use super::{Failure, Source};
 use crate::config::Need;
+use crate::livechat::apply::facts as apply_facts;
 use crate::livechat::plan::Facts;
 use crate::livechat::{Api, App, Config, Kind, Registration};
 
@@ -130,9 +131,8 @@ async fn survey(common: &Common, app: &App, api: &Api) -> Result<(Vec<Registrati
             None
         }
     };
-    let delivered = relay::delivered(&common.source, &app.name).await.unwrap_or_default();
-    let delivered = delivered.into_iter().map(|(id, one)| (id, one.last)).collect();
-    Ok((registered, Facts { enabled, notices: api.notices(), delivered }))
+    let seen = relay::seen(&common.source).await.unwrap_or_default();
+    Ok((registered, Facts { enabled, notices: api.notices(), ..apply_facts(app, &seen) }))
 }
 
 /// Asks on the terminal whether to go on. `what` is a question.

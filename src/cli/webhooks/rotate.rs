@@ -2,21 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::time::sleep;
 
-use super::apply::{finish, question, report, secret_key, show, tell, tell_unclear};
+use super::apply::{finish, is_agreed, report, secret_key, show, tell, tell_unclear};
 use super::relay::{Relay, knows, lock};
-use super::{Common, chosen, confirm};
+use super::{Common, chosen};
 use crate::cli::Failure;
-use crate::cli::print::{GOOD, note, out};
+use crate::cli::print::{GOOD, WARNING, note, out};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
-use crate::deliveries::Seen;
-use crate::livechat::apply::{Progress, Relay as _, Run, to_rotate};
+use crate::event::Keyring;
+use crate::livechat::apply::{Progress, Relay as _, Run, to_rotate, with_key};
+use crate::livechat::plan::is_ours;
 use crate::livechat::rotate::{Silence, delete_key, new_name, new_secret_key, silence, write_key};
 use crate::livechat::{Api, App};
+use crate::relay::Policy;
 
 #[derive(clap::Args)]
 #[command(
@@ -38,6 +42,9 @@ pub struct Arguments {
     dry_run: bool,
 }
 
+/// From a relay's look at its files to the end of its reload: two looks a second apart find the same, and it takes its time to read.
+const READING: Duration = Duration::from_secs(2);
+
 /// From which keys to which.
 struct Rotation<'a> {
     directory: &'a Path,
@@ -54,9 +61,13 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let _lock = if *dry_run { None } else { lock(&common.source)? };
     let rotation = Rotation::of(&config, app)?;
     let relay = Relay::open(socket.as_deref(), config.control.socket.as_deref()).await?;
-    if !relay.is_running() {
-        return Err(Failure::Failed("no relay answers, so no one would accept the new key: start it first".to_owned()));
-    }
+    let Some(seen) = relay.seen().await else {
+        let why = match socket.as_deref().or(config.control.socket.as_deref()) {
+            Some(socket) => format!("no relay answers at {}: start it first", socket.display()),
+            None => "control.socket is not set, so no relay can be asked whether it accepts the new key: set it, or give --socket".to_owned(),
+        };
+        return Err(Failure::Failed(why));
+    };
     let api = Api::new(livechat, app)?.telling(tell_unclear);
     let begun = if rotation.secret_key.is_some() { "A rotation that was begun goes on. " } else { "" };
     let what = format!(
@@ -67,29 +78,31 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         rotation.old.join(", "),
         rotation.directory.display()
     );
-    if *dry_run {
-        let seen = relay.seen().await.unwrap_or_default();
-        let listed = api.list_webhooks().await?;
-        let changes = to_rotate(app, &listed, &BTreeSet::new(), &seen, &rotation.new).map_err(Failure::Failed)?;
-        if common.json {
-            return print_json(&report(app, &changes, &[], None));
-        }
+    let listed = api.list_webhooks().await?;
+    let changes = to_rotate(app, &listed, &BTreeSet::new(), &seen, &rotation.new).map_err(Failure::Failed)?;
+    if !common.json {
         out(format_args!("{what}"))?;
-        return show(&changes);
+        show(&changes)?;
     }
-    note(format_args!("{what}"));
-    if !*yes && !confirm("Do this?")? {
+    if *dry_run {
+        return if common.json { print_json(&report(app, &changes, &[], None)) } else { Ok(()) };
+    }
+    if config.reload.check_interval.is_zero() {
+        note(format_args!(
+            "{WARNING}reload.check_interval is \"0s\"{WARNING:#}: another relay with this directory would not read the new key, and refuse webhooks"
+        ));
+    }
+    if !is_agreed(&changes, true, livechat.propagation, *yes)? {
         return Ok(());
     }
     let secret_key = rotation.begin(app, &relay).await?;
-
-    let listed = api.list_webhooks().await?;
-    let seen = relay.seen().await.unwrap_or_default();
-    let changes = to_rotate(app, &listed, &BTreeSet::new(), &seen, &rotation.new).map_err(Failure::Failed)?;
-    let has_gap = changes.iter().any(|change| change.has_gap());
-    if has_gap && !*yes && !confirm(&question(&changes, true, livechat.propagation))? {
-        return Ok(());
+    if let Some(wait) = Some(config.reload.check_interval).filter(|interval| !interval.is_zero()) {
+        let wait = wait + READING;
+        note(format_args!("waiting       {} s for other relays with this directory to read the key", wait.as_secs()));
+        sleep(wait).await;
     }
+
+    let listed = api.list_webhooks().await?; // the answer, and the key, took their time
     let mut done: Vec<Progress> = Vec::new();
     let run = Run::new(&api, &relay, &secret_key, livechat.propagation, |step| {
         tell(&step);
@@ -99,10 +112,21 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let has_ended = ended.is_ok();
     finish(app, &changes, &done, ended, common.json, api.calls())?;
     if has_ended {
-        rotation.end(app, &relay, &api, livechat.propagation).await?;
+        let made = done.iter().filter_map(|step| match step {
+            Progress::Registered { id, .. } => Some(id.clone()),
+            _ => None,
+        });
+        rotation.end(app, &relay, &api, livechat.propagation, &made.collect()).await?;
         note(format_args!("{GOOD}rotated{GOOD:#}: the app {} has the secret key {} alone", app.name, rotation.new));
     }
     Ok(())
+}
+
+/// Another app that has this key under this name, as when two share a directory.
+fn sharing<'p>(policy: &'p Policy, app: &App, (name, secret): (&str, &SecretString)) -> Option<&'p str> {
+    let has = |ring: &Keyring| ring.has(secret.expose_secret()) && ring.keys().any(|key| key.name() == name);
+    let mut others = policy.apps.values().filter(|other| *other.name != *app.name);
+    others.find(|other| has(&other.keyring)).map(|other| &*other.name)
 }
 
 impl<'a> Rotation<'a> {
@@ -111,11 +135,17 @@ impl<'a> Rotation<'a> {
     fn of(config: &Config, app: &'a App) -> Result<Self, Failure> {
         let Some(directory) = app.key_directory.as_deref() else {
             return Err(Failure::Usage(format!(
-                "the secret keys of the app {} stand one by one; rotate makes a new file beside the old one, which needs secret_keys = {{ directory = \"…\" }}",
+                "`rotate` needs the keys of the app {} in a directory: secret_keys = {{ directory = \"…\" }}; docs/operations.md has the rotation by hand",
                 app.name
             )));
         };
         let (newest, secret) = secret_key(app)?;
+        if let Some(other) = sharing(&config.policy, app, (newest, secret)) {
+            return Err(Failure::Usage(format!(
+                "the key {newest} of the app {} is that of the app {other}, too, which would have none when it is deleted: give each app a directory with keys of its own",
+                app.name
+            )));
+        }
         let now = Timestamp::now();
         let keys = config.policy.keys().filter(|(of, _)| *of == app.name).map(|(_, key)| key);
         let (valid, all): (Vec<_>, Vec<_>) = {
@@ -172,8 +202,15 @@ impl<'a> Rotation<'a> {
     /// Deletes the old keys when they are silent.
     ///
     /// # Errors
-    /// One is used still, or cannot be deleted: it stays, and so does the new one.
-    async fn end(&self, app: &App, relay: &Relay, api: &Api, propagation: std::time::Duration) -> Result<(), Failure> {
+    /// One is used still, or may be, or cannot be deleted: it stays, and so does the new one.
+    async fn end(
+        &self,
+        app: &App,
+        relay: &Relay,
+        api: &Api,
+        propagation: Duration,
+        made: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
         note(format_args!("waiting       until the old key is silent, {} s at least", propagation.as_secs()));
         let again = "its file stays; run `webhooks rotate` again when that has changed";
         for old in &self.old {
@@ -191,15 +228,19 @@ impl<'a> Rotation<'a> {
             }
         }
         let listed = api.list_webhooks().await?;
-        let Seen { registrations, .. } = relay.seen().await.unwrap_or_default();
+        let seen = relay.seen().await.unwrap_or_default();
+        let new = with_key(app, made, &seen, &self.new);
+        // Of an action that the relay does not know; what else stands there was replaced.
+        if let Some(left) = listed.iter().find(|one| is_ours(app, &one.url) && !new.contains(&one.id)) {
+            return Err(Failure::Failed(format!(
+                "the webhook {} ({}) stays registered here, and may have an old key ({}), so its file stays. Register it again with the new key in Developer Console, or remove it (`livechat-relay webhooks unregister {}`); then delete the old file, and `livechat-relay reload`",
+                left.id,
+                left.action,
+                self.old.join(", "),
+                left.id
+            )));
+        }
         for old in &self.old {
-            let mut uses = registrations.iter().filter(|one| one.app == app.name && one.key == *old);
-            if let Some(used) = uses.find(|used| listed.iter().any(|one| one.id == used.webhook_id)) {
-                return Err(Failure::Failed(format!(
-                    "the old key {old} is that of {}, which stays registered; {again}",
-                    used.webhook_id
-                )));
-            }
             let deleted = delete_key(self.directory, old);
             deleted.map_err(|error| {
                 Failure::Failed(format!("the old key {old} cannot be deleted: {error}; delete it by hand"))

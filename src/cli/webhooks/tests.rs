@@ -102,7 +102,7 @@ fn a_plan_reads_like_a_plan() {
     let wanted = app(WANTED);
     assert_snapshot("plan_new.txt", &plan::text(&wanted, &plan(&wanted, &[], &Facts::default())));
     assert_snapshot("plan_messy.txt", &plan::text(&wanted, &plan(&wanted, &messy(), &facts())));
-    let right: Vec<_> = wanted.wanted.iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
+    let right: Vec<_> = wanted.wanted().iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
     assert_snapshot("plan_nothing.txt", &plan::text(&wanted, &plan(&wanted, &right, &Facts::default())));
 }
 
@@ -140,7 +140,7 @@ fn what_the_relay_registered_is_adopted_as_it_was_configured() {
     ] {
         let configured = app(webhooks);
         let all: Vec<_> =
-            configured.wanted.iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
+            configured.wanted().iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
         let toml = adopt::Adopted::new(&app(""), &all, &Facts::default()).toml(&configured);
         let adopted = app(&toml);
         assert!(plan(&adopted, &all, &Facts::default()).is_empty(), "{toml}");

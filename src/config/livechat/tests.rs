@@ -34,7 +34,7 @@ fn an_app_has_what_it_is_given_and_the_urls_that_follow() {
     );
     let [app] = config.apps.as_slice() else { panic!("{config:?}") };
     assert_eq!(app.webhook_url(), "https://hooks.example.com/relay/webhooks/a");
-    assert_eq!((app.client_id.as_str(), app.version, app.page, app.wanted.len()), ("c", Version::V3_6, true, 0));
+    assert_eq!((app.client_id.as_str(), app.version, app.page, &app.wanted), ("c", Version::V3_6, true, &None));
     assert!(app.install.as_ref().is_some_and(|install| install.enable_webhooks && install.scopes.contains("x:rw")));
     let token = app.credential.as_ref().map(|credential| match credential {
         Credential::Personal { account_id, token } => (account_id.as_str(), token.expose_secret()),

@@ -12,7 +12,7 @@ fn load(version: &str, webhooks: &str) -> Result<Vec<Wanted>, Vec<String>> {
     write!(file, "[[apps]]\nname = \"a\"\napi_version = \"{version}\"\n{keys}\n{livechat}\nwebhooks = [{webhooks}]\n")
         .expect("written");
     let config = Config::load(Some(file.path()), [], Need::Settings).map_err(|mistakes| mistakes.lines);
-    config.map(|mut config| config.livechat.apps.remove(0).wanted)
+    config.map(|mut config| config.livechat.apps.remove(0).wanted.unwrap_or_default())
 }
 
 #[test]

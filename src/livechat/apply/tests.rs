@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use tokio::time::timeout;
 
 use super::*;
-use crate::deliveries::Delivered;
+use crate::deliveries::{Delivered, KeyUse};
 use crate::livechat::plan::Warning;
 use crate::livechat::{Filters, Kind, Level, Version};
 
@@ -53,7 +53,11 @@ struct Fake {
     calls: Cell<usize>,
     kill: Cell<Option<Kill>>,
     /// Of the registration of this action.
-    fails: Cell<Option<&'static str>>,
+    fails: RefCell<Option<(&'static str, Kind)>>,
+    /// A registration that the relay refuses each webhook of.
+    refused: Cell<Option<&'static str>>,
+    /// How long what was removed counts.
+    counts: Cell<Duration>,
     /// Actions that had no registration in force for a moment.
     gaps: RefCell<Vec<String>>,
 }
@@ -75,7 +79,9 @@ impl Fake {
             has_events,
             calls: Cell::new(0),
             kill: Cell::new(None),
-            fails: Cell::new(None),
+            fails: RefCell::new(None),
+            refused: Cell::new(None),
+            counts: Cell::new(Duration::ZERO),
             gaps: RefCell::default(),
         }
     }
@@ -100,7 +106,8 @@ impl Fake {
 
     fn delivering(&self) -> Vec<Registration> {
         let registered = self.registered.borrow();
-        let delivers = |one: &&Registered| one.ended.is_none() && one.made.elapsed() >= self.start;
+        let is_refused = |one: &Registered| self.refused.get() == Some(one.registration.id.as_str());
+        let delivers = |one: &&Registered| one.ended.is_none() && one.made.elapsed() >= self.start && !is_refused(one);
         registered.iter().filter(delivers).map(|one| one.registration.clone()).collect()
     }
 
@@ -145,10 +152,15 @@ impl LiveChat for Fake {
     }
 
     async fn register(&self, wanted: &Wanted, _: &SecretString, known: &BTreeSet<String>) -> Result<String, Failure> {
-        if self.fails.get() == Some(wanted.action.as_str()) {
-            return Err(Failure { kind: Kind::Unavailable, what: "it fails".to_owned(), remedy: "wait".to_owned() });
+        let failure = |kind| Failure { kind, what: format!("{} fails", wanted.action), remedy: "wait".to_owned() };
+        if let Some((_, kind)) = self.fails.borrow().as_ref().filter(|(action, _)| *action == wanted.action) {
+            return Err(failure(kind.clone()));
         }
-        assert!(self.now().iter().filter(|one| one.action == wanted.action).count() < REGISTRATIONS_MAX, "the limit");
+        let counts = |one: &&Registered| one.ended.is_none_or(|ended| ended.elapsed() < self.counts.get());
+        let is_of_action = |one: &&Registered| one.registration.action == wanted.action;
+        if self.registered.borrow().iter().filter(is_of_action).filter(counts).count() >= REGISTRATIONS_MAX {
+            return Err(failure(Kind::LimitReached));
+        }
         self.call(|| {
             let mut registered = self.registered.borrow_mut();
             let id = format!("new-{}", registered.len());
@@ -184,8 +196,13 @@ impl Relay for Fake {
             Delivered { app, webhook_id: one.id, action: one.action, key, deliveries: 1, first: now, last: now }
         };
         let registrations = self.delivering().into_iter().filter(|_| self.has_events).map(seen).collect();
-        Some(Seen { registrations, keys: Vec::new() })
+        Some(Seen { registrations, keys: keys(&["k"]) })
     }
+}
+
+/// The keys that the relay has.
+fn keys(names: &[&str]) -> Vec<KeyUse> {
+    names.iter().map(|key| KeyUse { app: "a".to_owned(), key: (*key).to_owned(), uses: 0, last: None }).collect()
 }
 
 fn are_wanted(fake: &Fake) -> bool {
@@ -279,7 +296,7 @@ fn app() -> App {
         public_url: "https://relay".to_owned(),
         version: Version::V3_6,
         credential: None,
-        wanted: ACTIONS.map(wanted).into(),
+        wanted: Some(ACTIONS.map(wanted).into()),
         secret_key: None,
         key_directory: None,
         install: None,
@@ -302,7 +319,7 @@ fn seen(of: &[(&str, &str)]) -> Seen {
             last: now,
         }
     };
-    Seen { registrations: of.iter().map(one).collect(), keys: Vec::new() }
+    Seen { registrations: of.iter().map(one).collect(), keys: keys(&["k", "old", "new"]) }
 }
 
 #[test]
@@ -314,7 +331,6 @@ fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
         of("old-event", "incoming_event"),
         of("made-event", "incoming_event"),
         of("unknown-tag", "thread_tagged"),
-        of("unwanted", "bot_created"),
     ];
     let seen = seen(&[("new-chat", "new"), ("old-chat", "old")]);
     let made = BTreeSet::from(["made-event".to_owned()]);
@@ -326,7 +342,6 @@ fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
     assert_eq!(
         changes.iter().map(short).collect::<Vec<_>>(),
         [
-            "bot_created false None unwanted",
             "incoming_chat false Some(\"new-chat\") old-chat",
             "incoming_event false Some(\"made-event\") old-event",
             "thread_tagged true None unknown-tag",
@@ -336,11 +351,52 @@ fn a_rotation_keeps_what_has_the_new_key_and_replaces_all_else() {
 }
 
 #[test]
+fn a_rotation_removes_nothing_that_it_would_not_register_again() {
+    let (chat, bot) = (registration("chat", wanted("incoming_chat")), registration("bot", wanted("bot_created")));
+    let rotate = |wanted: Option<Vec<Wanted>>, listed: &[Registration]| {
+        let app = App { wanted, ..app() };
+        to_rotate(&app, listed, &BTreeSet::new(), &Seen::default(), "new").expect_err("it refuses")
+    };
+    for nothing in [None, Some(Vec::new())] {
+        assert!(rotate(nothing.clone(), &[]).contains("that is nothing: take it over"));
+        assert!(rotate(nothing, std::slice::from_ref(&chat)).contains("(chat)"));
+    }
+    assert!(
+        rotate(Some(vec![wanted("incoming_chat")]), &[chat, bot]).contains("not all that is registered here (bot)")
+    );
+}
+
+#[test]
+fn without_a_word_about_webhooks_none_is_removed_and_an_empty_list_removes_them() {
+    let listed = before();
+    let apply = |wanted| to_apply(&App { wanted, ..app() }, &listed, &Seen::default());
+    assert!(apply(None).is_err_and(|why| why.contains("has no `webhooks`")));
+    assert!(apply(Some(Vec::new())).is_ok_and(|changes| changes.len() == 3));
+}
+
+/// Of two that are the same one has the wrong secret key, now that the old one is no longer there.
+#[test]
+fn a_copy_that_has_delivered_with_a_key_that_is_gone_is_not_the_one_that_stays() {
+    let app = App { wanted: Some(vec![wanted("incoming_chat")]), ..app() };
+    let removed = |listed: [&str; 2], seen: &Seen| {
+        let listed = listed.map(|id| registration(id, wanted("incoming_chat")));
+        let changes = to_apply(&app, &listed, seen).expect("a plan");
+        changes.into_iter().flat_map(|change| change.then).map(|one| one.id).collect::<Vec<_>>()
+    };
+    let gone = seen(&[("a", "k"), ("b", "gone")]);
+    let both = seen(&[("a", "k"), ("b", "k")]);
+    for order in [["a", "b"], ["b", "a"]] {
+        assert_eq!(removed(order, &gone), ["b"]);
+        assert_eq!(removed(order, &both), ["a"], "whatever the order of the listing");
+    }
+}
+
+#[test]
 fn of_three_that_one_goes_first_which_the_plan_names_and_which_has_delivered_nothing() {
     let three = ["a", "b", "c"].map(|id| old(id, "incoming_chat"));
     for (delivered, goes) in [(&[][..], "a"), (&[("a", "k")], "b"), (&[("a", "k"), ("b", "k"), ("c", "k")], "a")] {
         let seen = seen(delivered);
-        let app = App { wanted: vec![wanted("incoming_chat")], ..app() };
+        let app = App { wanted: Some(vec![wanted("incoming_chat")]), ..app() };
         let changes = to_apply(&app, &three, &seen).expect("a plan");
         let first = changes[0].first.as_ref().map(|first| first.id.as_str());
         let named = plan(&app, &three, &facts(&app, &seen)).warnings.into_iter().find_map(|warning| match warning {
@@ -395,11 +451,78 @@ fn where_three_of_others_stand_a_person_has_to_say_which_one_goes() {
 async fn what_fails_ends_the_run_and_leaves_what_it_would_have_replaced() {
     let fake = Fake::new(&before(), 0, 0, true);
     tokio::time::advance(PROPAGATION).await;
-    fake.fails.set(Some("incoming_event"));
+    fake.fails.replace(Some(("incoming_event", Kind::Unavailable)));
     let (ended, progress) = fake.run(&ACTIONS).await;
     assert!(matches!(ended, Some(Err(Stopped::Failed(_)))), "{ended:?}");
     assert!(matches!(progress.as_slice(), [Progress::Registered { action, .. }] if action == "incoming_chat"));
     assert_eq!(fake.now().len(), 4, "nothing was removed");
-    fake.fails.set(None);
+    fake.fails.replace(None);
     assert!(matches!(fake.run(&ACTIONS).await.0, Some(Ok(()))) && are_wanted(&fake));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_livechat_refuses_stays_as_it_is_and_the_others_go_on() {
+    for kind in [Kind::Validation, Kind::NotFound, Kind::LimitReached] {
+        let fake = Fake::new(&before(), 0, 0, true);
+        tokio::time::advance(PROPAGATION).await;
+        fake.fails.replace(Some(("incoming_event", kind)));
+        let (ended, _) = fake.run(&ACTIONS).await;
+        let Some(Err(Stopped::Refused(why))) = ended else { panic!("{ended:?}") };
+        assert!(why.contains("incoming_event fails"), "{why}");
+        let mut ids: Vec<_> = fake.now().into_iter().map(|one| one.id).collect();
+        ids.sort();
+        assert_eq!(ids, ["new-3", "new-4", "old-1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_livechat_counts_what_was_removed_first_the_new_one_is_tried_until_it_does_not() {
+    for (counts, is_done) in [(100, true), (300, false)] {
+        let three = ["a", "b", "c"].map(|id| old(id, "incoming_chat"));
+        let fake = Fake::new(&three, 5, 0, true);
+        tokio::time::advance(PROPAGATION).await;
+        fake.counts.set(Duration::from_secs(counts));
+        let (ended, progress) = fake.run(&["incoming_chat"]).await;
+        assert!(progress.iter().any(|step| matches!(step, Progress::Full { .. })) && fake.gaps.borrow().is_empty());
+        assert_eq!(matches!(ended, Some(Ok(()))), is_done, "{ended:?}");
+        assert_eq!(fake.now().len(), if is_done { 1 } else { 2 });
+    }
+}
+
+/// What is as wanted was made in the console, with a wrong secret key; another one delivers.
+#[tokio::test(start_paused = true)]
+async fn the_only_registration_that_delivers_is_not_removed() {
+    let both = [registration("wrong-key", wanted("incoming_chat")), old("delivers", "incoming_chat")];
+    for (has_events, left) in [(true, vec!["wrong-key", "delivers"]), (false, vec!["wrong-key"])] {
+        let fake = Fake::new(&both, 0, 0, has_events);
+        tokio::time::advance(PROPAGATION).await;
+        fake.refused.set(Some("wrong-key"));
+        let (ended, _) = fake.run(&["incoming_chat"]).await;
+        assert_eq!(fake.now().iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), left);
+        match ended {
+            Some(Err(Stopped::Refused(why))) if has_events => {
+                assert!(why.contains("delivers delivers, and wrong-key"), "{why}");
+            }
+            Some(Ok(())) if !has_events => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// They have one URL and one key: what only the old one delivers is what the new filter does not let pass.
+#[tokio::test(start_paused = true)]
+async fn a_registration_of_this_run_is_not_doubted_where_another_one_delivers() {
+    let fake = Fake::new(&before(), 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    fake.refused.set(Some("new-4"));
+    let began = Instant::now();
+    let (ended, _) = fake.run(&ACTIONS).await;
+    assert!(matches!(ended, Some(Ok(()))) && are_wanted(&fake), "{ended:?}");
+    assert!((130..=135).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+
+    let fake = Fake::new(&before()[1..2], 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    fake.refused.set(Some("new-1"));
+    let (ended, _) = fake.run(&ACTIONS[1..2]).await;
+    assert!(matches!(ended, Some(Err(Stopped::Refused(_)))) && fake.now().len() == 2, "alone it is: {ended:?}");
 }

@@ -17,7 +17,7 @@ fn app(wanted: &[Wanted]) -> App {
         public_url: "https://hooks.example.com/relay".to_owned(),
         version: Version::V3_5,
         credential: None,
-        wanted: wanted.to_vec(),
+        wanted: Some(wanted.to_vec()),
         secret_key: None,
         key_directory: None,
         install: None,
@@ -233,11 +233,13 @@ fn what_a_person_should_know_is_a_warning() {
     assert_eq!(plan(&app(&event), &registered, &disabled).warnings, expected);
     let right = Facts { enabled: Some(true), ..Facts::default() };
     assert_eq!(plan(&app(&event), &[one("1", "incoming_event")], &right).warnings, []);
-    assert_eq!(plan(&app(&[]), &[], &right).warnings, [Warning::NothingWanted]);
+    assert_eq!(plan(&app(&[]), &[], &right).warnings, [], "an empty list means it");
+    let silent = App { wanted: None, ..app(&[]) };
+    assert_eq!(plan(&silent, &[], &right).warnings, [Warning::NothingSaid]);
     // A simulated LiveChat on this machine is reached without TLS.
     let mut local = app(&[]);
     local.public_url = "http://127.0.0.1:8080".to_owned();
-    local.wanted = vec![Wanted { url: local.webhook_url(), ..wanted("incoming_event") }];
+    local.wanted = Some(vec![Wanted { url: local.webhook_url(), ..wanted("incoming_event") }]);
     let own = plan(&local, &[at(&local.webhook_url(), "1", "incoming_event")], &right);
     assert_eq!((words(&own), own.warnings), (vec!["=1".to_owned()], vec![]));
 }
@@ -276,7 +278,7 @@ proptest! {
         let after: Vec<_> = before.iter().filter(|one| !is_removed(one)).cloned().chain(added).collect();
         let second = plan(&app, &after, &facts);
         prop_assert!(second.is_empty(), "{second:?}");
-        for wanted in &app.wanted {
+        for wanted in app.wanted() {
             prop_assert!(after.iter().any(|one| one.is_as(wanted)));
         }
     }

@@ -186,7 +186,7 @@ fn app() -> App {
         public_url: "https://relay.example".to_owned(),
         version: Version::V3_6,
         credential: Some(Credential::Personal { account_id: "account-1".to_owned(), token: SECRETS[0].into() }),
-        wanted: Vec::new(),
+        wanted: None,
         secret_key: None,
         key_directory: None,
         install: None,
