@@ -89,7 +89,7 @@ fn a_rotation_under_load_has_no_wrong_answer_and_the_metrics_tell_of_it() {
     let without_date =
         |head: &str| head.lines().filter(|line| !line.starts_with("date:")).collect::<Vec<_>>().join("\n");
     assert_eq!((without_date(&expired.head), &expired.body), (without_date(&wrong.head), &wrong.body));
-    assert!(relay.has_logged(r#""key":"2026-10","not_after""#), "{}", relay.log());
+    assert!(relay.has_logged(r#""key":"2026-10","reason":"expired","not_after""#), "{}", relay.log());
     assert!(!relay.log().contains("s3cr3t"));
 }
 

@@ -70,9 +70,13 @@ fn a_livechat_that_cannot_be_asked_is_counted_and_does_no_harm() {
     assert_eq!((state(&relay, "missing"), checks("compared")), (None, 0.0));
     assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
 
-    // A change of the configuration is a reason to ask again.
+    // A change of what is asked is a reason to ask again; another one is not: calls are billed.
     let text = std::fs::read_to_string(relay.file()).expect("a file");
-    relay.configure(&text.replace("filter = \"info\"", "filter = \"warn\""));
+    let text = text.replace("filter = \"info\"", "filter = \"debug\"");
+    relay.configure(&text);
+    assert!(relay.has_logged("configuration reloaded"), "{}", relay.log());
+    relay.configure(&text.replace("watch = \"10m\"", "watch = \"11m\""));
     await_that("it is compared", || checks("compared") == 1.0);
     assert_eq!(state(&relay, "missing"), Some(3.0));
+    assert_eq!(livechat.requests("list_webhooks").len(), 2);
 }
