@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, sleep};
 
@@ -18,6 +19,9 @@ const KEY_BYTES: usize = 32;
 
 /// The longest name of a key, as the configuration has it.
 const NAME_BYTES_MAX: usize = 64;
+
+/// The time in the name of a new key.
+const STAMP: &str = "%Y-%m-%dT%H%M%SZ";
 
 /// Where a new key is written before it has its name. The relay reads no such file as a key.
 const UNFINISHED: &str = ".livechat-relay.new";
@@ -36,9 +40,17 @@ pub fn new_secret_key() -> io::Result<SecretString> {
 /// A name for a new key, which sorts behind those that there are: the last one is what new registrations get. `None`: there is none
 /// of at most 64 bytes.
 pub fn new_name<'n>(names: impl IntoIterator<Item = &'n str>, now: Timestamp) -> Option<String> {
-    let stamp = now.strftime("%Y-%m-%dT%H%M%SZ").to_string();
+    let stamp = now.strftime(STAMP).to_string();
     let name = match names.into_iter().max() {
-        Some(last) if last >= stamp.as_str() => format!("{last}-{stamp}"),
+        Some(last) if last >= stamp.as_str() => {
+            // A name that was made here gets the new time in place of its own, or names would grow with each rotation.
+            let parts = last.len().checked_sub(stamp.len() + 1).and_then(|at| last.split_at_checked(at));
+            let is_time =
+                |text: &str| text.strip_prefix('-').is_some_and(|time| DateTime::strptime(STAMP, time).is_ok());
+            let own = parts.filter(|(_, time)| is_time(time));
+            let replaced = own.map(|(name, _)| format!("{name}-{stamp}")).filter(|name| name.as_str() > last);
+            replaced.unwrap_or_else(|| format!("{last}-{stamp}"))
+        }
         _ => stamp,
     };
     (name.len() <= NAME_BYTES_MAX).then_some(name)
@@ -155,6 +167,9 @@ mod tests {
         assert_eq!(name(&["2026-10", "2026-11"]).as_deref(), Some("2026-11-28T141516Z"));
         assert_eq!(name(&["livechat"]).as_deref(), Some("livechat-2026-11-28T141516Z"));
         assert_eq!(name(&["2026-11-28T141516Z"]).as_deref(), Some("2026-11-28T141516Z-2026-11-28T141516Z"));
+        assert_eq!(name(&["k1-2026-11-27T010203Z"]).as_deref(), Some("k1-2026-11-28T141516Z"), "names do not grow");
+        let of_tomorrow = "k1-2026-11-29T010203Z";
+        assert_eq!(name(&[of_tomorrow]), Some(format!("{of_tomorrow}-2026-11-28T141516Z")));
         assert_eq!(name(&["z".repeat(50).as_str()]), None);
     }
 
