@@ -163,6 +163,9 @@ fn public_url(r: &mut Reader, key: &str, is_simulated: bool) -> String {
             return String::new();
         }
     };
+    if url.path().trim_end_matches('/').rsplit('/').take(2).any(|part| part == "webhooks") {
+        r.mistake(key, "ends in /webhooks/…, which the relay adds itself: leave it out");
+    }
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         r.mistake(key, "has a query, a fragment, or a user: the relay would not see it; leave it out");
     }

@@ -108,6 +108,8 @@ fn what_livechat_would_refuse_is_a_mistake_with_its_key() {
         ("", url("https://a.example/?q"), "public_url: has a query"),
         ("", url("https://a.example/#f"), "public_url: has a query"),
         ("", url("https://me@a.example/"), "public_url: has a query"),
+        ("", url("https://a.example/webhooks"), "public_url: ends in /webhooks/…"),
+        ("", url("https://a.example/relay/webhooks/a/"), "public_url: ends in /webhooks/…"),
         ("", long(472), "public_url: is too long"),
         ("", right("account_id = \"u\""), "personal_access_token: is missing"),
         ("", right("personal_access_token = \"p\""), "account_id: is missing"),
