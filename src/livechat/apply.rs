@@ -460,9 +460,10 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                 return Ok(listed);
             }
             if n < LISTINGS {
-                let most = self.propagation / LISTINGS;
-                (self.progress)(Progress::Listing { most: most * (LISTINGS - n) });
-                sleep(most).await;
+                if n == 0 {
+                    (self.progress)(Progress::Listing { most: self.propagation });
+                }
+                sleep(self.propagation / LISTINGS).await;
             }
         }
         let why = "LiveChat took each step, but its list does not show them all; look at it with `livechat-relay webhooks plan` in some minutes";

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, Read as _};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use reqwest::Url;
 use secrecy::SecretString;
 use serde_json::json;
@@ -54,10 +55,11 @@ fn introduce(login: &Login, redirect_uri: &str, is_pasted: bool, timeout: Durati
     } else {
         "then sends the browser back here."
     };
+    let waits = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
     anstream::eprintln!(
-        "Open this address in a browser, and let the app in:\n\n  {}\n\nLiveChat {next} This is awaited for {timeout:?}.\n\n\
-         If LiveChat shows an error instead, {redirect_uri} may be missing in the app's Redirect URI whitelist:\n{CONSOLE} \
-         (App Authorization)\n",
+        "Open this address in a browser, and let the app in:\n\n  {}\n\nLiveChat {next} The command waits {waits:#} for it.\n\n\
+         If LiveChat shows an error instead, end the command with Ctrl-C, correct what it says, and log in again. Often\n\
+         {redirect_uri} is missing in the app's Redirect URI whitelist:\n{CONSOLE} (App Authorization)\n",
         login.url
     );
 }

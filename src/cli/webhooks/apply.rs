@@ -10,6 +10,7 @@ use super::relay::{Relay, knows, lock};
 use super::show::action as column;
 use super::{Common, chosen, confirm, plan as plan_text, survey};
 use crate::cli::Failure;
+use crate::cli::items::count;
 use crate::cli::print::{DIM, GOOD, WARNING, note, out, visible};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
@@ -101,6 +102,11 @@ pub fn is_agreed(changes: &[Change], has_relay: bool, propagation: Duration, is_
             gaps.join(", ")
         ));
     }
+    if !has_relay && changes.iter().any(|change| change.register.is_some()) {
+        note(format_args!(
+            "{WARNING}No relay answers on this machine:{WARNING:#} where none runs elsewhere, what LiveChat sends is lost until `livechat-relay serve` runs."
+        ));
+    }
     let waits =
         changes.iter().any(|change| !change.then.is_empty() && (change.register.is_some() || change.stays.is_some()));
     if waits && !has_relay {
@@ -141,9 +147,9 @@ pub fn tell(step: &Progress) {
             note(format_args!("unregistered  {} {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Awaiting { actions, most } => note(format_args!(
-            "waiting       for a delivery through each new registration, {} s at most: {}",
-            most.as_secs(),
-            visible(&actions.join(", "))
+            "waiting       for deliveries through {}, {} s at most",
+            count(actions.len() as u64, "new registration"),
+            most.as_secs()
         )),
         Progress::Full { action, most } => note(format_args!(
             "waiting       for LiveChat to take another registration of {}, {} s at most",
