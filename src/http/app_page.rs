@@ -31,7 +31,7 @@ const CONFIRMED_MAX: Duration = Duration::from_secs(10 * 60);
 /// Tokens that are remembered. Refused ones cost what `pages::Gate` has, which is less in that time.
 pub const VIEWERS_MAX: usize = 1024;
 
-/// How long LiveChat is not asked again about a license, whoever looks, and after it has failed.
+/// How long LiveChat is not asked again about a license, for all visitors, and after it has failed.
 const ASKED: Duration = Duration::from_secs(60);
 const FAILED: Duration = Duration::from_secs(10);
 

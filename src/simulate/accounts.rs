@@ -127,7 +127,9 @@ fn wanted<'a>(state: &'a State, asked: &'a Members) -> Result<Wanted<'a>, Answer
         return Err(refuse("unsupported_response_type", "response_type is not code"));
     }
     let scopes = get("scope").map_or_else(|| client.scopes.clone(), scopes);
-    if !scopes.is_subset(&client.scopes) {
+    // `rw` has `ro` in it.
+    let has = |scope: &String| client.scopes.contains(scope) || client.scopes.contains(&scope.replace(":ro", ":rw"));
+    if !scopes.iter().all(has) {
         return Err(refuse("invalid_scope", "the app does not have the scope"));
     }
     let challenge = get("code_challenge").map(str::to_owned);

@@ -57,7 +57,7 @@ fn secrets_are_read_by_those_who_use_them() {
     assert_eq!(lines("livechat.watch = \"10m\"", &absent, Need::Everything), 1, "the token, not the client secret");
     let page = format!("{absent}\npage = true\norganizations = [\"o\"]");
     assert_eq!(lines("", &page, Need::Everything), 1, "the client secret, not the token");
-    // A secret in two places is wrong, whoever reads it.
+    // A secret in two places is wrong, also where it is not read.
     let twice = format!("{RIGHT}\nclient_secret = {{ file = \"/no\", env = \"NO\" }}");
     assert_eq!(all.map(|need| lines("", &twice, need)), [1; 5]);
 }
