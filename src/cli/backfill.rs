@@ -143,25 +143,26 @@ impl Arguments {
     /// Goes on where an earlier run has ended, or begins.
     fn begin(&self, app: &livechat::App, path: &std::path::Path) -> Result<Cursor, Failure> {
         let (from, shown) = (self.from, path.display());
-        let Some(cursor) = Cursor::read(path)? else {
-            let to = self.to.unwrap_or_else(Timestamp::now);
-            if from >= to {
-                return Err(Failure::Usage(format!("--from {from} is not before --to {to}")));
+        let is_this =
+            |cursor: &Cursor| cursor.app == app.name && cursor.from == from && self.to.is_none_or(|to| to == cursor.to);
+        match Cursor::read(path)? {
+            Some(cursor) if is_this(&cursor) && cursor.step == Step::Done => {
+                Err(Failure::Failed(format!("this backfill is complete; remove {shown} to read it all again")))
             }
-            let (app, counts, before_archive) = (app.name.clone(), Counts::default(), Counts::default());
-            return Ok(Cursor { app, from, to, step: Step::RunningChats, counts, before_archive });
-        };
-        let Cursor { app: its_app, from: its_from, to: its_to, step, .. } = &cursor;
-        if *its_app != app.name || *its_from != from || self.to.is_some_and(|to| to != *its_to) {
-            let state = if *step == Step::Done { "which is complete" } else { "which is not complete" };
-            return Err(Failure::Usage(format!(
-                "{shown} is of the backfill of app {its_app} --from {its_from} --to {its_to}, {state}; remove it, or name another file with --cursor"
-            )));
+            Some(cursor) if is_this(&cursor) => Ok(cursor),
+            Some(Cursor { app, from, to, step, .. }) if step != Step::Done => Err(Failure::Usage(format!(
+                "{shown} is of the backfill of app {app} --from {from} --to {to}, which is not complete; go on with that, remove the file, or name another one with --cursor"
+            ))),
+            // One that is complete has nothing to go on with.
+            Some(_) | None => {
+                let to = self.to.unwrap_or_else(Timestamp::now);
+                if from >= to {
+                    return Err(Failure::Usage(format!("--from {from} is not before --to {to}")));
+                }
+                let (app, counts, before_archive) = (app.name.clone(), Counts::default(), Counts::default());
+                Ok(Cursor { app, from, to, step: Step::RunningChats, counts, before_archive })
+            }
         }
-        if *step == Step::Done {
-            return Err(Failure::Failed(format!("this backfill is complete; remove {shown} to read it all again")));
-        }
-        Ok(cursor)
     }
 
     /// Whose events they are: without it their ids would not be those of LiveChat's own.

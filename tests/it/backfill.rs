@@ -157,6 +157,15 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
     cursor["step"] = json!({"archive": {"page_id": "of-last-year"}});
     std::fs::write(&file, cursor.to_string()).expect("written");
     assert_eq!(place.counts(&[])["threads"], 101);
+
+    // Of another time, what is complete is no hindrance, and what is not is not given up unasked.
+    cursor["from"] = json!("2020-01-01T00:00:00Z");
+    std::fs::write(&file, cursor.to_string()).expect("written");
+    let other = place.backfill(&[]);
+    assert!(other.status.code() == Some(64) && text(&other).contains("which is not complete"), "{}", text(&other));
+    cursor["step"] = json!("done");
+    std::fs::write(&file, cursor.to_string()).expect("written");
+    assert_eq!(place.counts(&[])["threads"], 102, "up to now, which is after the late one");
 }
 
 #[test]
