@@ -61,6 +61,28 @@ pub struct Config {
     pub apps: Vec<App>,
 }
 
+#[cfg(test)]
+impl Config {
+    /// For tests: a LiveChat at this address, which is tried once.
+    pub fn of(address: &str) -> Self {
+        Self {
+            api: address.to_owned(),
+            accounts: address.to_owned(),
+            roots: None,
+            timeout: Duration::from_secs(1),
+            attempts_max: 1,
+            retry_min: Duration::ZERO,
+            retry_max: Duration::ZERO,
+            retry_after_max: Duration::ZERO,
+            propagation: Duration::ZERO,
+            watch: None,
+            login_port: 0,
+            login_timeout: Duration::ZERO,
+            apps: Vec::new(),
+        }
+    }
+}
+
 /// `[apps.livechat]`: an app as LiveChat has it.
 #[derive(Clone, Debug)]
 pub struct App {

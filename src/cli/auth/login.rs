@@ -200,21 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_browser_that_does_not_come_back_is_waited_for_so_long_and_the_hint_names_the_whitelist() {
-        let config = Config {
-            api: "http://localhost:1".to_owned(),
-            accounts: "http://localhost:1".to_owned(),
-            roots: None,
-            timeout: Duration::from_secs(1),
-            attempts_max: 1,
-            retry_min: Duration::ZERO,
-            retry_max: Duration::ZERO,
-            retry_after_max: Duration::ZERO,
-            propagation: Duration::ZERO,
-            watch: None,
-            login_port: 0,
-            login_timeout: Duration::ZERO,
-            apps: Vec::new(),
-        };
+        let config = Config::of("http://localhost:1");
         let app = App {
             name: "shop".to_owned(),
             client_id: "client-1".to_owned(),

@@ -100,21 +100,7 @@ async fn a_certificate_that_is_not_trusted_is_told_and_gets_no_token() {
 
 #[test]
 fn tokens_travel_readable_on_loopback_only() {
-    let config = |api: &str| Config {
-        api: api.to_owned(),
-        accounts: "https://accounts.livechat.com".to_owned(),
-        roots: None,
-        timeout: Duration::from_secs(1),
-        attempts_max: 1,
-        retry_min: Duration::ZERO,
-        retry_max: Duration::ZERO,
-        retry_after_max: Duration::ZERO,
-        propagation: Duration::ZERO,
-        watch: None,
-        login_port: 0,
-        login_timeout: Duration::ZERO,
-        apps: Vec::new(),
-    };
+    let config = |api: &str| Config { accounts: "https://accounts.livechat.com".to_owned(), ..Config::of(api) };
     for good in ["https://api.livechatinc.com", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
         assert!(Api::new(&config(good), &app()).is_ok(), "{good}");
     }

@@ -123,19 +123,14 @@ impl Server {
     /// Which time limits nothing but a server that never answers.
     fn config(&self) -> Config {
         Config {
-            api: format!("http://{}", self.address),
-            accounts: format!("http://{}", self.address),
-            roots: None,
             timeout: Duration::from_secs(60),
             attempts_max: 3,
             retry_min: Duration::from_millis(1),
             retry_max: Duration::from_millis(2),
             retry_after_max: Duration::from_secs(60),
             propagation: Duration::from_millis(15),
-            watch: None,
-            login_port: 0,
             login_timeout: Duration::from_secs(1),
-            apps: Vec::new(),
+            ..Config::of(&format!("http://{}", self.address))
         }
     }
 
