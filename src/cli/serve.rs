@@ -217,15 +217,14 @@ impl Daemon {
         let (operations, requests) = mpsc::channel(16);
         parts.spawn_until_closing("reload", reload.run(hangup, requests));
         parts.spawn_until_closing("notices", notices::log(Arc::clone(&running)));
-        let webhooks_of_backfill = Arc::clone(&server);
+        let of_backfill = Arc::clone(&server);
         let backfill: control::Backfill = Arc::new(move |app, events| {
-            let server = Arc::clone(&webhooks_of_backfill);
+            let server = Arc::clone(&of_backfill);
             Box::pin(async move { server.handler.backfill(&app, &events).await })
         });
-        let watched = Arc::clone(&server);
         parts.watch_registrations(Registrations {
             running: Arc::clone(&running),
-            webhooks: watched,
+            webhooks: Arc::clone(&server),
             metrics: Arc::clone(&parts.metrics),
         });
         parts.notify_systemd(server);

@@ -21,16 +21,16 @@ use crate::livechat::{Api, App};
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
     /// The control socket of the running relay, instead of the one that the configuration leads to
     #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
-    yes: bool,
+    pub yes: bool,
     /// Say what would be done, step by step, and do nothing
     #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {

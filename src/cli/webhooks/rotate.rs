@@ -1,16 +1,16 @@
 //! `webhooks rotate`: another secret key for all webhooks of an app, without a webhook refused or lost.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::sleep;
 
-use super::apply::{finish, is_agreed, report, secret_key, show, tell, tell_unclear};
+use super::apply::{self, finish, is_agreed, report, secret_key, show, tell, tell_unclear};
+use super::chosen;
 use super::relay::{Relay, knows, lock};
-use super::{Common, chosen};
 use crate::cli::Failure;
 use crate::cli::print::{GOOD, WARNING, note, out};
 use crate::cli::spool::print_json;
@@ -30,16 +30,7 @@ use crate::relay::Policy;
 )]
 pub struct Arguments {
     #[command(flatten)]
-    common: Common,
-    /// The control socket of the running relay, instead of the one that the configuration leads to
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// Do not ask
-    #[arg(long, short)]
-    yes: bool,
-    /// Say what would be done, step by step, and do nothing
-    #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
+    change: apply::Arguments,
 }
 
 /// From a relay's look at its files to the end of its reload: two looks a second apart find the same, and it takes its time to read.
@@ -55,7 +46,7 @@ struct Rotation<'a> {
 }
 
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { common, socket, yes, dry_run } = arguments;
+    let apply::Arguments { common, socket, yes, dry_run } = &arguments.change;
     let config = common.source.load(Need::Registration)?;
     let (livechat, app) = (&config.livechat, chosen(&config.livechat.apps, common.app.as_deref())?);
     let _lock = if *dry_run { None } else { lock(&common.source)? };
