@@ -21,16 +21,16 @@ use crate::livechat::{Api, App};
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    pub common: Common,
+    common: Common,
     /// The control socket of the running relay, instead of the one that the configuration leads to
     #[arg(long, value_name = "PATH")]
-    pub socket: Option<PathBuf>,
+    socket: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
-    pub yes: bool,
+    yes: bool,
     /// Say what would be done, step by step, and do nothing
     #[arg(long, conflicts_with = "yes")]
-    pub dry_run: bool,
+    dry_run: bool,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {

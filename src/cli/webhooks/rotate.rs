@@ -1,16 +1,16 @@
 //! `webhooks rotate`: another secret key for all webhooks of an app, without a webhook refused or lost.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::sleep;
 
-use super::apply::{self, finish, is_agreed, report, secret_key, show, tell, tell_unclear};
-use super::chosen;
+use super::apply::{finish, is_agreed, report, secret_key, show, tell, tell_unclear};
 use super::relay::{Relay, knows, lock};
+use super::{Common, chosen};
 use crate::cli::Failure;
 use crate::cli::print::{GOOD, WARNING, note, out};
 use crate::cli::spool::print_json;
@@ -30,7 +30,16 @@ use crate::relay::Policy;
 )]
 pub struct Arguments {
     #[command(flatten)]
-    change: apply::Arguments,
+    common: Common,
+    /// The control socket of the running relay, instead of the one that the configuration leads to
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Say what would be done, step by step, and do nothing
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
 }
 
 /// From a relay's look at its files to the end of its reload: two looks a second apart find the same, and it takes its time to read.
@@ -46,7 +55,7 @@ struct Rotation<'a> {
 }
 
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let apply::Arguments { common, socket, yes, dry_run } = &arguments.change;
+    let Arguments { common, socket, yes, dry_run } = arguments;
     let config = common.source.load(Need::Registration)?;
     let (livechat, app) = (&config.livechat, chosen(&config.livechat.apps, common.app.as_deref())?);
     let _lock = if *dry_run { None } else { lock(&common.source)? };
