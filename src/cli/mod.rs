@@ -217,3 +217,16 @@ fn raise_open_files() -> u64 {
     // None means that there is no limit.
     if is_raised { limit.maximum } else { limit.current }.unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// What clap finds only when a command is run, and then by a panic: groups, ids and short options that are there twice.
+    #[test]
+    fn the_command_line_passes_claps_own_check() {
+        Arguments::command().debug_assert();
+    }
+}
