@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize as _;
+use serde_json::Value as Json;
 use toml::Value;
+use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::DEFAULTS;
 use crate::publish::canonical;
@@ -20,14 +23,50 @@ pub fn defaults() -> Values {
     flat(toml::from_str(DEFAULTS).expect("the defaults are TOML, as unit tests show"))
 }
 
-/// Parses TOML. A mistake names line and column without the line itself, which may hold a secret.
-pub fn parse(text: &str) -> Result<toml::Table, String> {
-    toml::from_str::<toml::Table>(text).map_err(|error| {
-        let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-        format!("{line}:{column}: {}", error.message().lines().next().unwrap_or("is no TOML"))
-    })
+/// Where keys and tables stand in a file: their lines, from 1.
+pub type Lines = BTreeMap<String, usize>;
+
+/// Parses TOML. A mistake names line and column without the line itself, which may hold a secret; of the line's text only a name that
+/// `is_read`.
+pub fn parse(text: &str, is_read: impl Fn(&str) -> bool) -> Result<(Values, Lines), String> {
+    let starts: Vec<usize> = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let line_at = |at: usize| starts.partition_point(|start| *start <= at);
+    let mistake = |error: &toml::de::Error, why: &str| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = line_at(at);
+        let before = &text[starts[line - 1]..at];
+        let name = before.split('=').next().map(str::trim).filter(|name| before.contains('=') && is_read(name));
+        let hint =
+            name.map(|name| format!(": the value of `{name}`; a text needs quotes on both sides")).unwrap_or_default();
+        format!("{line}:{}: {why}{hint}", before.chars().count() + 1)
+    };
+    let first = |error: toml::de::Error| mistake(&error, error.message().lines().next().unwrap_or("is no TOML"));
+    let table = DeTable::parse(text).map_err(first)?;
+    let mut lines = Lines::new();
+    note_lines("", table.get_ref(), &line_at, &mut lines);
+    // Its message has the number in it, which may be a secret without quotes.
+    let table = toml::Table::deserialize(Deserializer::from(table));
+    let table = table.map_err(|error| mistake(&error, "is a number that is too large"))?;
+    Ok((flat(table), lines))
+}
+
+fn note_lines(table: &str, found: &DeTable<'_>, line_at: &impl Fn(usize) -> usize, lines: &mut Lines) {
+    for (name, value) in found {
+        let key = join(table, name.get_ref());
+        lines.insert(key.clone(), line_at(name.span().start));
+        match value.get_ref() {
+            DeValue::Table(table) => note_lines(&key, table, line_at, lines),
+            DeValue::Array(array) => {
+                for (n, element) in array.iter().enumerate() {
+                    let Some(table) = element.get_ref().as_table() else { continue };
+                    let key = format!("{key}[{n}]");
+                    lines.insert(key.clone(), line_at(element.span().start));
+                    note_lines(&key, table, line_at, lines);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 pub fn flat(table: toml::Table) -> Values {
@@ -87,17 +126,6 @@ fn identity_of_property(key: &str) -> Option<String> {
     Some(format!("{}{rest}", join(PROPERTIES, canonical(name))))
 }
 
-/// The text takes the type of the key's default; one that does not fit stays a text, and is refused as such.
-pub fn typed(text: &str, default: Option<&Value>) -> Value {
-    let typed = match default {
-        Some(Value::Integer(_)) => text.parse().ok().map(Value::Integer),
-        Some(Value::Boolean(_)) => text.parse().ok().map(Value::Boolean),
-        Some(Value::Array(_)) => Some(list(text)),
-        _ => None,
-    };
-    typed.unwrap_or_else(|| Value::String(text.to_owned()))
-}
-
 /// A list of texts, with commas between them.
 pub fn list(text: &str) -> Value {
     let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
@@ -112,4 +140,41 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     let most = name.strip_prefix("LIVECHAT_RELAY_").unwrap_or(&name).len() / 3;
     let distance = |known: &'a str| (strsim::damerau_levenshtein(&plain(known), &name), known);
     known.map(distance).filter(|(distance, _)| *distance <= most).min().map(|(_, known)| known)
+}
+
+/// A part of a key: `apps[0].name` has three.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Segment {
+    Name(String),
+    Index(usize),
+}
+
+/// The parts of a key, as [`join`] made it.
+pub fn segments(key: &str) -> Vec<Segment> {
+    let (mut found, mut rest) = (Vec::new(), key);
+    while !rest.is_empty() {
+        rest = rest.strip_prefix('.').unwrap_or(rest);
+        if let Some((name, after)) = rest.strip_prefix('"').and_then(|rest| rest.split_once('"')) {
+            found.push(Segment::Name(name.to_owned()));
+            rest = after;
+        } else if let Some((index, after)) = rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            found.push(Segment::Index(index.parse().unwrap_or(usize::MAX)));
+            rest = after;
+        } else {
+            let (name, after) = rest.split_at(rest.find(['.', '[']).unwrap_or(rest.len()));
+            found.push(Segment::Name(name.to_owned()));
+            rest = after;
+        }
+    }
+    found
+}
+
+/// The same in JSON, which has no dates: they are texts in it.
+pub fn json_of(value: &Value) -> Json {
+    match value {
+        Value::Datetime(date) => date.to_string().into(),
+        Value::Array(array) => array.iter().map(json_of).collect(),
+        Value::Table(table) => table.iter().map(|(name, value)| (name.clone(), json_of(value))).collect(),
+        value => serde_json::json!(value),
+    }
 }

@@ -1,15 +1,21 @@
 //! Defaults < file < environment → a checked [`Config`], or every mistake at once, each with its key.
 
+mod declared;
 mod file_system;
 mod flat;
 mod kafka;
 mod keys;
 mod livechat;
+mod origins;
 mod policy;
 mod read;
+mod reference;
 mod reload;
 mod rules;
+mod schema;
 mod server;
+mod shape;
+mod show;
 mod tls;
 mod webhooks;
 
@@ -33,6 +39,7 @@ use policy::{colliding, policy};
 use read::{Reader, Remarks};
 use reload::Sources;
 pub use reload::{Digests, Kept, Reloaded};
+pub use schema::schema;
 use server::{admin, admin_token, check_listeners, control, server};
 
 /// `config/default.toml`: every key, its default and its reason.
@@ -123,7 +130,7 @@ pub struct Server {
     pub drain_timeout: Duration,
 }
 
-/// All that is wrong with a configuration, a line each, without the values that are wrong.
+/// All that is wrong with a configuration, a line each: where it stands, the key, what is wrong, and what is allowed.
 #[derive(Debug, Default, thiserror::Error)]
 #[error("{}", .lines.join("\n"))]
 pub struct Mistakes {
@@ -134,11 +141,23 @@ pub struct Mistakes {
     pub socket: Option<PathBuf>,
 }
 
+#[cfg(test)]
+impl Mistakes {
+    /// What is wrong, without the file, whose path is absolute, and the line.
+    pub fn without_places(&self) -> Vec<String> {
+        let without = |line: &String| match line.split_once(": ") {
+            Some((place, rest)) if place.starts_with('/') => rest.to_owned(),
+            _ => line.clone(),
+        };
+        self.lines.iter().map(without).collect()
+    }
+}
+
 impl Config {
     /// Reads `file`, where one is given, and the environment over the defaults.
     ///
     /// # Errors
-    /// [`Mistakes`]: all of them, so that one look is enough. None of them has a value in it.
+    /// [`Mistakes`]: all of them, so that one look is enough. None of them has a value in it that may be a secret.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,

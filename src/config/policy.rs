@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::SECOND;
+use super::flat::nearest;
 use super::keys::{Keys as SecretKeys, keys};
 use super::read::Reader;
 use super::rules::rules;
@@ -73,8 +74,12 @@ fn routes(r: &mut Reader) -> Routes {
     check_prefix(r, "topics.prefix", &prefix);
     let mut own = HashMap::new();
     for (action, key) in r.names("topics.actions") {
-        if !actions::names().chain(APP_EVENTS).chain([APP_INSTALLED, UNLISTED]).any(|name| name == action) {
-            r.mistake(&key, "is no action of LiveChat; `unlisted` stands for those that the relay does not know");
+        let known = || actions::names().chain(APP_EVENTS).chain([APP_INSTALLED, UNLISTED]);
+        if !known().any(|name| name == action) {
+            let meant = actions::find(&action).map(|action| action.name).or_else(|| nearest(&action, known()));
+            let meant = meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+            let why = "is no action of LiveChat; `unlisted` stands for those that the relay does not know";
+            r.mistake(&key, &format!("{why}{meant}"));
         }
         match r.optional_text(&key) {
             Some(topic) if topic == "drop" => drop(own.insert(action, Route::Drop)),

@@ -256,7 +256,7 @@ impl Config {
     pub fn reload(&self) -> Result<Reloaded, Mistakes> {
         let Sources { file, environment, digests, .. } = &self.sources;
         let reader = Reader::new(file.as_deref(), environment.clone(), Need::Everything)?;
-        let values = reader.values().clone();
+        let (values, origins) = (reader.values().clone(), reader.origins().clone());
         let mut config = Self::read(reader)?;
         if let (Some(name), 1, true) =
             (self.policy.apps.keys().next(), self.policy.apps.len(), config.policy.has_several_apps())
@@ -270,7 +270,7 @@ impl Config {
             return Ok(Reloaded { config, changed: Vec::new(), needs_restart: Vec::new(), found });
         }
         let values = |kept| self.sources.keeping(kept, &values);
-        let reader = |values, need| Reader::of_values(values, file.clone(), environment.clone(), need);
+        let reader = |values, need| Reader::of_values(values, origins.clone(), environment.clone(), need);
         // Whether there is TLS depends on what is kept, too: ACME.
         let kept = Kept::new(self, &build(&mut reader(values(Kept::default()), Need::Settings)));
         let (mut needs_restart, changed): (Vec<_>, Vec<_>) = differences.into_iter().partition(|key| kept.has(key));
@@ -524,10 +524,10 @@ mod tests {
         place.configure("log.filter = \"loud\"\nserver.retry_after = \"7s\"\n[server]\nretry_after = 7");
         assert!(running.reload().is_err_and(|mistakes| !mistakes.may_pass), "no TOML");
         place.configure("server.retry_after = 7\nserver.lisen = \"x\"");
-        let lines = running.reload().err().expect("mistakes").lines;
+        let lines = running.reload().err().expect("mistakes").without_places();
         assert!(lines.len() == 2 && lines[0].starts_with("server.retry_after: must be a duration"), "{lines:?}");
         place.configure("server.response_deadline = \"4s\"\nkafka.publish_deadline = \"1s\"");
-        let lines = running.reload().err().expect("mistakes").lines;
+        let lines = running.reload().err().expect("mistakes").without_places();
         let expected =
             "server.response_deadline: is shorter than server.body_timeout and kafka.publish_deadline together";
         assert!(lines.len() == 1 && lines[0].starts_with(expected), "{lines:?}");

@@ -88,44 +88,51 @@ fn values(r: &mut Reader, key: &str) -> Option<BTreeSet<String>> {
     Some(values.into_iter().collect())
 }
 
+/// What `do` may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Do {
+    Drop,
+    Topic,
+    DeadLetter,
+    Sample,
+}
+
+const DOS: [(&str, Do); 4] =
+    [("drop", Do::Drop), ("topic", Do::Topic), ("dead-letter", Do::DeadLetter), ("sample", Do::Sample)];
+
 fn effect(r: &mut Reader, place: &str, dead_letter: &Arc<str>) -> Effect {
-    const CHOICES: [&str; 4] = ["drop", "topic", "dead-letter", "sample"];
     let key = |name: &str| format!("{place}.{name}");
-    let chosen = r.optional_text(&key("do")).unwrap_or_default();
+    let chosen = r.optional_choice(&key("do"), DOS);
+    if !r.has(&key("do")) {
+        r.mistake(&key("do"), "is missing: one of \"drop\", \"topic\", \"dead-letter\", \"sample\"");
+    }
     let topic = r.optional_text(&key("topic"));
-    let (rate, by) = (r.optional_number(&key("rate"), 2..=RATE_MAX), r.optional_text(&key("by")));
-    for (name, of) in [("topic", "topic"), ("rate", "sample"), ("by", "sample")] {
-        if CHOICES.contains(&&*chosen) && chosen != of && r.has(&key(name)) {
-            r.mistake(&key(name), &format!("is for rules with do = {of:?} only"));
+    let rate = r.optional_number(&key("rate"), 2..=RATE_MAX);
+    let by = r.optional_choice(&key("by"), [("chat", SampleBy::Chat), ("event", SampleBy::Event)]);
+    for (name, of, value) in
+        [("topic", Do::Topic, "topic"), ("rate", Do::Sample, "sample"), ("by", Do::Sample, "sample")]
+    {
+        if chosen.is_some_and(|chosen| chosen != of) && r.has(&key(name)) {
+            r.mistake(&key(name), &format!("is for rules with do = {value:?} only"));
         }
     }
-    match &*chosen {
-        "topic" => {
+    match chosen {
+        Some(Do::Topic) => {
             let topic = topic.unwrap_or_default();
             if let Some(why) = bad_topic(&topic) {
                 r.mistake(&key("topic"), why);
             }
             Effect::Topic(Arc::from(topic))
         }
-        "dead-letter" => Effect::DeadLetter(Arc::clone(dead_letter)),
-        "sample" => {
+        Some(Do::DeadLetter) => Effect::DeadLetter(Arc::clone(dead_letter)),
+        Some(Do::Sample) => {
             if !r.has(&key("rate")) {
                 r.mistake(&key("rate"), "is needed: of so many, one goes its way, such as 100");
             }
-            let by = match by.as_deref() {
-                None | Some("chat") => SampleBy::Chat,
-                Some("event") => SampleBy::Event,
-                Some(_) => {
-                    r.mistake(&key("by"), "must be \"chat\" or \"event\"");
-                    SampleBy::Chat
-                }
-            };
-            Effect::Sample { one_in: rate.and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN), by }
+            let one_in = rate.and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN);
+            Effect::Sample { one_in, by: by.unwrap_or(SampleBy::Chat) }
         }
-        "drop" => Effect::Drop,
-        _ => {
-            r.mistake(&key("do"), "must be one of \"drop\", \"topic\", \"dead-letter\", \"sample\"");
-            Effect::Drop
-        }
+        // Without a choice it is a mistake, and no rule is in force.
+        Some(Do::Drop) | None => Effect::Drop,
     }
 }

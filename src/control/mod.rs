@@ -226,7 +226,7 @@ pub struct Paused {
     pub events: u64,
 }
 
-/// The answer to [`Request::Reload`]. Keys and mistakes have no values in them.
+/// The answer to [`Request::Reload`]. Mistakes have no value in them that may be a secret.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Reloaded {
     /// The relay's configuration file.

@@ -17,7 +17,7 @@ fn load(more: &str, livechat: &str, need: Need) -> Result<Whole, Mistakes> {
 }
 
 fn mistakes(more: &str, livechat: &str) -> Vec<String> {
-    load(more, livechat, Need::LiveChat).err().map(|mistakes| mistakes.lines).unwrap_or_default()
+    load(more, livechat, Need::LiveChat).err().map(|mistakes| mistakes.without_places()).unwrap_or_default()
 }
 
 const RIGHT: &str = "client_id = \"c\"\npublic_url = \"https://hooks.example.com/relay/\"";
@@ -167,7 +167,10 @@ fn versions_that_are_gone_and_client_ids_of_two_apps_are_mistakes() {
         };
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         write!(file, "{}{}", app(0), app(1)).expect("written");
-        Whole::load(Some(file.path()), [], Need::Settings).err().map(|mistakes| mistakes.lines).unwrap_or_default()
+        Whole::load(Some(file.path()), [], Need::Settings)
+            .err()
+            .map(|mistakes| mistakes.without_places())
+            .unwrap_or_default()
     };
     assert_eq!(two(["3.3", "3.7"], ["c", "d"]), Vec::<String>::new());
     let gone = two(["3.2", "3.8"], ["c", "d"]);

@@ -11,7 +11,7 @@ fn load(version: &str, webhooks: &str) -> Result<Vec<Wanted>, Vec<String>> {
     let livechat = "[apps.livechat]\nclient_id = \"c\"\npublic_url = \"https://hooks.example.com\"";
     write!(file, "[[apps]]\nname = \"a\"\napi_version = \"{version}\"\n{keys}\n{livechat}\nwebhooks = [{webhooks}]\n")
         .expect("written");
-    let config = Config::load(Some(file.path()), [], Need::Settings).map_err(|mistakes| mistakes.lines);
+    let config = Config::load(Some(file.path()), [], Need::Settings).map_err(|mistakes| mistakes.without_places());
     config.map(|mut config| config.livechat.apps.remove(0).wanted.unwrap_or_default())
 }
 
