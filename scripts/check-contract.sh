@@ -10,7 +10,8 @@ node_tool=@asyncapi/parser@3.6.3
 help() {
   cat <<'EOF'
 Checks the files in contract/: that they are current and every sample is valid (cargo test), that the schemas are of
-JSON Schema 2020-12 (check-jsonschema), and that the official parser takes the AsyncAPI document.
+JSON Schema 2020-12 and take the configurations that we ship (check-jsonschema), and that the official parser takes the
+AsyncAPI document.
 
 Usage: scripts/check-contract.sh [--install]
 
@@ -69,6 +70,20 @@ is_2020_12() {
   "$tools/venv/bin/check-jsonschema" --check-metaschema "${schemas[@]}"
 }
 
+# What the tests say of our own validator, an independent one says, too.
+configurations() {
+  "$tools/venv/bin/check-jsonschema" --schemafile "$root/contract/config.schema.json" \
+    "$root"/config/default.toml "$root"/deploy/*.toml "$root"/deploy/systemd/*.toml
+  local wrong
+  wrong=$(mktemp --suffix .toml)
+  echo 'server.lisen = "0.0.0.0:8080"' >"$wrong"
+  if "$tools/venv/bin/check-jsonschema" --schemafile "$root/contract/config.schema.json" "$wrong"; then
+    rm "$wrong"
+    echo_and_fail 'a misspelt key is taken'
+  fi
+  rm "$wrong"
+}
+
 # Warnings and hints of the parser are no faults; a document that it cannot resolve has no channels.
 asyncapi() {
   NODE_PATH=$tools/npm/node_modules node - "$root/contract/asyncapi.yaml" "$root/contract/actions" <<'EOF'
@@ -101,6 +116,7 @@ esac
 check 'the files are current, and every sample is valid' \
   cargo test --quiet --locked --manifest-path "$root/Cargo.toml" --lib contract
 check_with "$tools/venv/has" 'the schemas are of JSON Schema 2020-12' is_2020_12
+check_with "$tools/venv/has" 'config.schema.json takes our configurations' configurations
 check_with "$tools/npm/has" 'the AsyncAPI parser takes asyncapi.yaml' asyncapi
 
 printf 'contract: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"

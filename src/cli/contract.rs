@@ -1,5 +1,5 @@
 //! `contract`: what consumers may rely on, as files: JSON Schemas of the envelope and of every action's `data`, the
-//! topics as AsyncAPI, a table. Names, topics, keys and identities come from the catalogue; what only a person can say
+//! topics as AsyncAPI, a table; and a schema of the configuration file. Names, topics, keys and identities come from the catalogue; what only a person can say
 //! lies in `contract/*.json` beside this file. The same program always writes the same bytes.
 
 mod yaml;
@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::actions::{Derivation, Listed, TOPIC_PREFIX, listed};
 use super::{Failure, print};
+use crate::config;
 use crate::event::actions::Slot;
 use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::UNLISTED;
@@ -28,6 +29,7 @@ const ENVELOPE: &str = "envelope.schema.json";
 const DEFS: &str = "defs.schema.json";
 const APP_WEBHOOK: &str = "app_webhook.schema.json";
 const INSTALLED: &str = "app_installed.schema.json";
+const CONFIG: &str = "config.schema.json";
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let files = files();
@@ -52,6 +54,7 @@ fn files() -> BTreeMap<String, String> {
     files.insert(APP_WEBHOOK.to_owned(), pretty(&app_webhook));
     let installed = schema(fragment(include_str!("contract/app_installed.json")));
     files.insert(INSTALLED.to_owned(), pretty(&installed));
+    files.insert(CONFIG.to_owned(), pretty(&config::schema()));
     files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi(&listed, &words, &app_webhook, &installed)));
     files.insert("actions.md".to_owned(), table(&listed, &words));
     files

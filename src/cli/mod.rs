@@ -5,9 +5,12 @@ mod actions;
 mod auth;
 mod backfill;
 mod check;
+mod completions;
+mod config;
 mod contract;
 mod dead_letters;
 mod demo;
+mod examples;
 mod health;
 mod items;
 mod log_level;
@@ -24,7 +27,7 @@ mod webhooks;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, Mistakes, Need};
 use crate::publish::Unusable;
@@ -72,6 +75,13 @@ enum Command {
     Actions(actions::Arguments),
     /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
     Contract(contract::Arguments),
+    /// Print the reference of the configuration, the one in force, or its schema
+    Config(config::Arguments),
+    /// Print the script by which a shell completes commands and options
+    Completions(completions::Arguments),
+    /// Write a manual page of each command
+    #[command(hide = true)]
+    Man(completions::Man),
 }
 
 /// Where the configuration comes from.
@@ -98,16 +108,15 @@ impl Source {
 /// How a command did not succeed. The text is for a person, and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// Exit code 64: the command line or the configuration has to change.
+    /// The command line or the configuration has to change.
     #[error("{0}")]
     Usage(String),
-    /// Exit code 1.
     #[error("{0}")]
     Failed(String),
-    /// What read the output has ended, as `head` does: nothing more is to be done, and nothing to be said. Exit code 0.
+    /// What read the output has ended, as `head` does: nothing more is to be done, and nothing to be said.
     #[error("the output is closed")]
     Closed,
-    /// Exit code 2, where it was asked for: nothing has failed, and something is to be done.
+    /// Where it was asked for: nothing has failed, and something is to be done.
     #[error("something is to be done")]
     Pending,
 }
@@ -145,21 +154,22 @@ impl From<Unusable> for Failure {
     }
 }
 
-/// Runs what the command line says. 0: done; 1: failed; 2: done, with something left to do (`--exit-code`); 64: the command line or the configuration is wrong.
+/// Runs what the command line says. The exit code is one of [`examples::EXIT_CODES`].
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let parsed = examples::command().try_get_matches();
+    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => {
             let _ = error.print(); // nowhere to tell of a terminal that is gone
-            return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
+            return ExitCode::from(if error.use_stderr() { examples::USAGE } else { examples::DONE });
         }
     };
     let outcome = run(arguments.command);
     let code = match &outcome {
-        Ok(()) | Err(Failure::Closed) => 0,
-        Err(Failure::Failed(_)) => 1,
-        Err(Failure::Usage(_)) => 64,
-        Err(Failure::Pending) => 2,
+        Ok(()) | Err(Failure::Closed) => examples::DONE,
+        Err(Failure::Failed(_)) => examples::FAILED,
+        Err(Failure::Usage(_)) => examples::USAGE,
+        Err(Failure::Pending) => examples::PENDING,
     };
     if let Err(failure) = outcome
         && !matches!(failure, Failure::Closed | Failure::Pending)
@@ -191,6 +201,9 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Backfill(arguments) => backfill::run(arguments).await,
             Command::Actions(arguments) => actions::run(&arguments),
             Command::Contract(arguments) => contract::run(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => completions::man(&arguments),
         }
     });
     runtime.shutdown_background(); // what still runs there has nothing to lose
@@ -216,17 +229,4 @@ fn raise_open_files() -> u64 {
     let is_raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).is_ok();
     // None means that there is no limit.
     if is_raised { limit.maximum } else { limit.current }.unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::CommandFactory as _;
-
-    use super::*;
-
-    /// What clap finds only when a command is run, and then by a panic: groups, ids and short options that are there twice.
-    #[test]
-    fn the_command_line_passes_claps_own_check() {
-        Arguments::command().debug_assert();
-    }
 }

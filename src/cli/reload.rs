@@ -9,9 +9,8 @@ use crate::control::{Answer, Reloaded, Request};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "The relay reads its own file, in its own environment. Exit codes: 0, it runs with the configuration, \
-    but for the keys that are said to need a restart; 64, the configuration is wrong, and the former one stays; 1, no relay \
-    answers, or a file cannot be read at the moment."
+    after_help = "The relay reads its own file, in its own environment. Where that is wrong, it goes on with the former configuration. A key \
+    that needs a restart is named, and is no failure."
 )]
 pub struct Arguments {
     #[command(flatten)]

@@ -278,6 +278,11 @@ fn the_help_is_as_it_was_last_read() {
         "webhooks unregister",
         "actions",
         "contract",
+        "config",
+        "config default",
+        "config show",
+        "config schema",
+        "completions",
     ] {
         let arguments: Vec<&str> = command.split_whitespace().chain(["--help"]).collect();
         let output = relay(&arguments);

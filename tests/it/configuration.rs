@@ -127,6 +127,56 @@ fn no_command_prints_what_stands_where_a_secret_might() {
 }
 
 #[test]
+fn a_mistake_is_said_with_its_file_and_line() {
+    let place = Place::new("[server.tls]\nhandshakes_max = 0");
+    for command in RELAY.into_iter().chain(LOOKERS).chain(["config show"]) {
+        let (code, printed) = place.run(command, &[]);
+        let mistake =
+            "relay.toml:7: server.tls.handshakes_max: must be a whole number from 1 to 100000, such as 512, not 0";
+        assert!(code == 64 && printed.contains(mistake), "{command}: {printed}");
+    }
+}
+
+#[test]
+fn config_show_prints_what_is_in_force_without_a_secret_and_reads_none() {
+    let secrets = format!("[kafka.properties]\n\"sasl.password\" = \"{CANARY}\"\n[admin.tls]\nclient_ca = \"none\"\n");
+    let place = Place::new(&format!("{secrets}certificate = \"none\"\nkey = \"none\""));
+    let variable: (&str, &[u8]) = ("LIVECHAT_RELAY__ADMIN__TOKEN", CANARY.as_bytes());
+    for command in ["config show", "config show --json"] {
+        let (code, printed) = place.run(command, &[variable]);
+        assert!(code == 0 && !printed.contains(CANARY), "{command}: {printed}");
+        assert!(printed.contains("***") && printed.contains("LIVECHAT_RELAY__ADMIN__TOKEN"), "{command}: {printed}");
+    }
+    let (_, printed) = place.run("config show", &[variable]);
+    for line in [
+        "brokers = \"127.0.0.1:1\" # relay.toml:1",
+        "token = \"***\" # LIVECHAT_RELAY__ADMIN__TOKEN",
+        "file = \"key\" # relay.toml:14",
+        "format = \"text\" # default",
+    ] {
+        assert!(printed.contains(line), "no `{line}` in {printed}");
+    }
+}
+
+#[test]
+fn the_reference_is_a_configuration_and_the_schema_is_json() {
+    let run = |command: &str| {
+        let mut relay = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        let Output { status, stdout, .. } = relay.args(command.split(' ')).output().expect("the relay's binary");
+        assert!(status.success(), "{command}");
+        String::from_utf8(stdout).expect("text")
+    };
+    let place = Place::new("");
+    place.write("relay.toml", &run("config default"));
+    let variables: [(&str, &[u8]); 2] =
+        [("LIVECHAT_RELAY__KAFKA__BROKERS", b"127.0.0.1:1"), ("LIVECHAT_RELAY__KAFKA__START_TIMEOUT", b"100ms")];
+    let (code, printed) = place.run("tail", &variables);
+    assert!(code == 1 && printed.contains("no broker answers"), "{printed}");
+    let schema: serde_json::Value = serde_json::from_str(&run("config schema")).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+}
+
+#[test]
 fn librdkafka_logs_no_part_of_a_property() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = format!("\"{}\"", directory.path().join("spool").display());

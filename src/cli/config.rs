@@ -1,0 +1,76 @@
+//! `config`: the reference, the configuration in force, and the schema for editors.
+
+use super::print::{out, visible};
+use super::spool::print_json;
+use super::{Failure, Source};
+use crate::config::{self, Config, DEFAULTS};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Print every key with its default and its reason: a file to begin with, or to look things up in
+    Default,
+    /// Print the configuration in force, each value with its source; secrets are masked
+    Show(Show),
+    /// Print a JSON Schema of the configuration file, for editors that complete and check it
+    Schema,
+}
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "What is printed is a configuration file itself, but for secrets: those that stand in files and variables are named, \
+    and others are \"***\". No secret is read, and no file that the configuration names."
+)]
+struct Show {
+    #[command(flatten)]
+    source: Source,
+    /// Print JSON instead of TOML
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    match &arguments.command {
+        Command::Default => out(format_args!("{}", reference().trim_end())),
+        Command::Show(arguments) => show(arguments),
+        Command::Schema => out(format_args!("{:#}", config::schema())),
+    }
+}
+
+/// The schema is beside a file of one's own, not where the relay's sources have it.
+fn reference() -> String {
+    DEFAULTS.replacen(SCHEMA_OF_SOURCES, "#:schema ./config.schema.json", 1)
+}
+
+const SCHEMA_OF_SOURCES: &str = "#:schema ../contract/config.schema.json";
+
+fn show(Show { source, json }: &Show) -> Result<(), Failure> {
+    let shown = Config::show(source.config.as_deref(), std::env::vars_os())?;
+    if *json {
+        return print_json(&shown);
+    }
+    shown.warnings.iter().for_each(|warning| anstream::eprintln!("warning: {}", visible(warning)));
+    let file = shown.file.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
+    let version = env!("CARGO_PKG_VERSION");
+    out(format_args!(
+        "# The configuration in force of livechat-relay {version}: the defaults, {}, the environment.",
+        visible(&file)
+    ))?;
+    shown.toml().lines().try_for_each(|line| out(format_args!("{}", visible(line))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_begins_with_the_line_by_which_editors_find_the_schema() {
+        assert!(DEFAULTS.starts_with(SCHEMA_OF_SOURCES));
+        assert!(reference().starts_with("#:schema ./config.schema.json\n"));
+    }
+}
