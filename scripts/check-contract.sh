@@ -73,13 +73,14 @@ is_2020_12() {
 # What the tests say of our own validator, an independent one says, too.
 configurations() {
   "$tools/venv/bin/check-jsonschema" --schemafile "$root/contract/config.schema.json" \
-    "$root"/config/default.toml "$root"/deploy/*.toml "$root"/deploy/systemd/*.toml
+    "$root"/config/default.toml "$root"/deploy/*.toml "$root"/deploy/systemd/*.toml || return 1
   local wrong
   wrong=$(mktemp --suffix .toml)
   echo 'server.lisen = "0.0.0.0:8080"' >"$wrong"
   if "$tools/venv/bin/check-jsonschema" --schemafile "$root/contract/config.schema.json" "$wrong"; then
     rm "$wrong"
     echo_and_fail 'a misspelt key is taken'
+    return 1
   fi
   rm "$wrong"
 }
