@@ -77,7 +77,11 @@ pub fn topics(r: &mut Reader) -> topics::Config {
     topics::Config {
         create: r.flag("topics.create"),
         partitions: r.number("topics.partitions", 1..=10_000),
-        replication: r.number("topics.replication", 1..=100),
+        replication: r.read(
+            "topics.replication",
+            "-1 (as many as the brokers' default), or a whole number from 1 to 100",
+            |value| i32::try_from(value.as_integer()?).ok().filter(|count| *count == -1 || (1..=100).contains(count)),
+        ),
         check_interval: r.time("topics.check_interval", 100 * MILLISECOND..=3600 * SECOND),
         settings,
     }
