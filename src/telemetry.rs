@@ -231,6 +231,12 @@ impl Throttle {
     }
 }
 
+/// A duration as a person reads it: whole milliseconds, and above a second tenths of one.
+pub fn rounded(time: Duration) -> Duration {
+    let step = if time < Duration::from_secs(1) { 1 } else { 100 };
+    Duration::from_millis(u64::try_from(time.as_millis() / step * step).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::Receiver;
