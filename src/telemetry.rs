@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_dropped_and_counted_and_nobody_waits() {
+    fn lines_that_cannot_be_written_are_dropped_and_counted_and_no_request_waits() {
         let before = dropped_lines();
         let (reader, unread) = sync_channel(0);
         let mut lines = Lines(write_to(Blocked(unread)));

@@ -111,7 +111,7 @@ async function consume(
     maxWaitTime: 500,
   });
 
-  // Commits the newest handled record of each partition. Where that fails, because the group is being shared out anew for
+  // Commits the newest handled record of each partition. Where that fails, because the group is being shared out again for
   // instance, the records come again and are known by their ids.
   const handled = new Map<string, Message>();
   const commit = async (): Promise<void> => {
