@@ -2,7 +2,7 @@
 //!
 //! To log never waits and never panics. Lines go through a bounded queue to a thread of their own, which writes them to
 //! standard error. Lines that find the queue full, or that cannot be written, are dropped and counted. (`tracing-appender` has such
-//! a queue, too; but with a full queue its end prints to standard output, which may be the very pipe that nobody reads.)
+//! a queue, too; but with a full queue its end prints to standard output, which may be the very pipe that no process reads.)
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -105,7 +105,7 @@ pub fn is_started() -> bool {
     QUEUE.get().is_some()
 }
 
-/// Waits until what was logged is written, but not for long: standard error may be a pipe that nobody reads.
+/// Waits until what was logged is written, but not for long: standard error may be a pipe that no process reads.
 pub fn flush() {
     let until = Instant::now() + FLUSH_TIMEOUT;
     while WAITING.load(Ordering::Acquire) > 0 && Instant::now() < until {
@@ -231,13 +231,19 @@ impl Throttle {
     }
 }
 
+/// A duration as a person reads it: whole milliseconds, and above a second tenths of one.
+pub fn rounded(time: Duration) -> Duration {
+    let step = if time < Duration::from_secs(1) { 1 } else { 100 };
+    Duration::from_millis(u64::try_from(time.as_millis() / step * step).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::Receiver;
 
     use super::*;
 
-    /// A pipe that nobody reads: a write to it never ends.
+    /// A pipe that no process reads: a write to it never ends.
     struct Blocked(Receiver<()>);
 
     impl Write for Blocked {
@@ -252,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_dropped_and_counted_and_nobody_waits() {
+    fn lines_that_cannot_be_written_are_dropped_and_counted_and_no_request_waits() {
         let before = dropped_lines();
         let (reader, unread) = sync_channel(0);
         let mut lines = Lines(write_to(Blocked(unread)));

@@ -18,6 +18,7 @@ use crate::publish;
 pub struct Config {
     pub create: bool,
     pub partitions: i32,
+    /// −1: as many as the brokers' `default.replication.factor` says.
     pub replication: i32,
     pub settings: BTreeMap<String, String>,
     /// From one look at which topics there are to the next.
@@ -44,8 +45,38 @@ pub struct Broker {
 pub struct Present {
     pub name: Arc<str>,
     /// Replicas of the partition that has the fewest.
-    pub replicas: usize,
+    pub replicas: i64,
 }
+
+/// How many replicas a new topic gets, as far as the brokers say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replicas {
+    pub count: Option<i64>,
+    /// How many of them must have an event when it is acked.
+    pub min_in_sync: Option<i64>,
+    /// `min_in_sync` is neither the operator's nor the brokers' own: the topic is created with it.
+    is_raised: bool,
+}
+
+/// With three replicas an event is on two disks when it is acked, and one broker may be down. With two it would stop writes.
+const REPLICAS_FOR_TWO_IN_SYNC: i64 = 3;
+
+impl Replicas {
+    /// What `[topics]` asks for, and else the brokers' own settings; of `min.insync.replicas` at least 2 where one broker may then be down.
+    fn of(config: &Config, of_brokers: impl Fn(&str) -> Option<i64>) -> Self {
+        let count = match config.replication {
+            ..=0 => of_brokers("default.replication.factor"),
+            count => Some(count.into()),
+        };
+        let set = config.settings.get(MIN_IN_SYNC);
+        let min_in_sync = set.map_or_else(|| of_brokers(MIN_IN_SYNC), |set| set.parse().ok());
+        let is_raised = set.is_none() && count >= Some(REPLICAS_FOR_TWO_IN_SYNC) && min_in_sync < Some(2);
+        Self { count, min_in_sync: if is_raised { Some(2) } else { min_in_sync }, is_raised }
+    }
+}
+
+/// Kafka's name of [`Replicas::min_in_sync`].
+pub const MIN_IN_SYNC: &str = "min.insync.replicas";
 
 /// Topics that are missing for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,9 +166,12 @@ pub struct Described {
 impl Described {
     /// A setting of each topic that has it.
     pub fn numbers(&self, setting: &str) -> impl Iterator<Item = (Arc<str>, i64)> {
-        let value = move |config: &ConfigResource| config.get(setting)?.value.as_ref()?.parse().ok();
-        self.settings.iter().filter_map(move |(topic, config)| Some((Arc::clone(topic), value(config)?)))
+        self.settings.iter().filter_map(move |(topic, config)| Some((Arc::clone(topic), number(config, setting)?)))
     }
+}
+
+fn number(config: &ConfigResource, setting: &str) -> Option<i64> {
+    config.get(setting)?.value.as_ref()?.parse().ok()
 }
 
 /// Topics whose `max.message.bytes` does not fit the largest record.
@@ -247,7 +281,7 @@ impl Topics {
     fn look_for(&self, wanted: &Wanted) -> Result<Cluster, KafkaError> {
         let metadata = self.client.inner().fetch_metadata(None, self.timeout)?;
         let replicas = |topic: &rdkafka::metadata::MetadataTopic| {
-            topic.partitions().iter().map(|partition| partition.replicas().len()).min()
+            topic.partitions().iter().filter_map(|partition| i64::try_from(partition.replicas().len()).ok()).min()
         };
         let there: HashMap<_, _> = metadata.topics().iter().map(|topic| (topic.name(), replicas(topic))).collect();
         let mut cluster = Cluster { brokers: brokers(&metadata), present: Vec::new(), missing: Vec::new() };
@@ -266,11 +300,11 @@ impl Topics {
     /// What librdkafka says when no broker answers in time.
     pub async fn prepare(&self) -> Result<Prepared, KafkaError> {
         let wanted = self.wanted.load_full();
-        let Cluster { present, missing, .. } = tokio::task::block_in_place(|| self.look_for(&wanted))?;
+        let Cluster { present, missing, brokers } = tokio::task::block_in_place(|| self.look_for(&wanted))?;
         let (created, absent) = if missing.is_empty() {
             (Vec::new(), Vec::new())
         } else if wanted.config.create {
-            self.create(&missing, false).await
+            self.create(&missing, self.replicas(&brokers).await, false).await
         } else {
             (Vec::new(), vec![Absent { topics: missing, reason: Reason::CreateIsOff }])
         };
@@ -279,13 +313,31 @@ impl Topics {
         Ok(Prepared { present: present.into_iter().map(|topic| topic.name).collect(), created, absent })
     }
 
+    /// How many replicas a topic gets that is created now.
+    pub async fn replicas(&self, brokers: &[Broker]) -> Replicas {
+        let wanted = self.wanted.load_full();
+        let Some(broker) = brokers.first() else { return Replicas::of(&wanted.config, |_| None) };
+        let options = AdminOptions::new().request_timeout(Some(self.timeout));
+        let described = self.client.describe_configs(&[ResourceSpecifier::Broker(broker.id)], &options).await;
+        // Brokers that do not show their settings decide by themselves; `check` then says that it does not know.
+        let described = described.ok().and_then(|described| described.into_iter().next()?.ok());
+        Replicas::of(&wanted.config, |name| number(described.as_ref()?, name))
+    }
+
     /// Asks the brokers to create topics, or, with `only_validate`, whether they would: the names of those that they have created, and
     /// those that they refuse, by reason.
-    pub async fn create(&self, missing: &[Arc<str>], only_validate: bool) -> (Vec<String>, Vec<Absent>) {
+    pub async fn create(
+        &self,
+        missing: &[Arc<str>],
+        replicas: Replicas,
+        only_validate: bool,
+    ) -> (Vec<String>, Vec<Absent>) {
         let wanted = self.wanted.load_full();
+        let min_in_sync = replicas.min_in_sync.filter(|_| replicas.is_raised).map(|min| min.to_string());
         let new = |name| {
             let replication = TopicReplication::Fixed(wanted.config.replication);
             let topic = NewTopic::new(name, wanted.config.partitions, replication);
+            let topic = min_in_sync.iter().fold(topic, |topic, min| topic.set(MIN_IN_SYNC, min));
             wanted.config.settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
         };
         let topics: Vec<_> = missing.iter().map(|name| new(name)).collect();
@@ -379,4 +431,40 @@ pub fn brokers(metadata: &rdkafka::metadata::Metadata) -> Vec<Broker> {
     let mut brokers: Vec<_> = metadata.brokers().iter().map(broker).collect();
     brokers.sort_by_key(|broker| broker.id);
     brokers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_disks_have_an_event_where_one_broker_may_then_be_down() {
+        type Case = (i32, Option<&'static str>, Option<i64>, Option<i64>, Replicas);
+        let replicas = |count, min_in_sync, is_raised| Replicas { count, min_in_sync, is_raised };
+        // topics.replication, min.insync.replicas of topics.settings; both of the brokers.
+        let cases: [Case; 11] = [
+            (-1, None, Some(3), Some(1), replicas(Some(3), Some(2), true)),
+            (-1, None, Some(5), Some(1), replicas(Some(5), Some(2), true)),
+            (-1, None, Some(3), Some(2), replicas(Some(3), Some(2), false)),
+            (-1, None, Some(3), Some(3), replicas(Some(3), Some(3), false)),
+            (-1, None, Some(2), Some(1), replicas(Some(2), Some(1), false)),
+            (-1, None, Some(1), Some(1), replicas(Some(1), Some(1), false)),
+            (-1, None, None, None, replicas(None, None, false)),
+            (3, None, Some(1), Some(1), replicas(Some(3), Some(2), true)),
+            (3, None, None, None, replicas(Some(3), Some(2), true)),
+            (2, None, Some(3), Some(1), replicas(Some(2), Some(1), false)),
+            (-1, Some("1"), Some(3), Some(1), replicas(Some(3), Some(1), false)),
+        ];
+        for (replication, set, factor, min, expected) in cases {
+            let config = Config {
+                create: true,
+                partitions: 3,
+                replication,
+                settings: set.map(|set| (MIN_IN_SYNC.to_owned(), set.to_owned())).into_iter().collect(),
+                check_interval: Duration::from_secs(30),
+            };
+            let of_brokers = |name: &str| if name == MIN_IN_SYNC { min } else { factor };
+            assert_eq!(Replicas::of(&config, of_brokers), expected, "{replication} {set:?} {factor:?} {min:?}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ use crate::publish::{self, Publisher};
 use crate::relay::Notice;
 use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable};
-use crate::topics::{Absent, Broker, Cluster, Reason, Topics, names};
+use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Reason, Topics, names};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -439,9 +439,10 @@ impl Kafka<'_> {
 
     async fn topics(&self, topics: &Topics, Cluster { brokers, present, missing }: Cluster) {
         let there: Vec<_> = present.iter().map(|topic| Arc::clone(&topic.name)).collect();
+        let new = topics.replicas(&brokers).await;
         let (absent, to_create) = if self.config.topics.create {
             let (_, refused) =
-                if missing.is_empty() { Default::default() } else { topics.create(&missing, true).await };
+                if missing.is_empty() { Default::default() } else { topics.create(&missing, new, true).await };
             (refused, missing)
         } else if missing.is_empty() {
             Default::default()
@@ -461,15 +462,13 @@ impl Kafka<'_> {
                 .collect()
         };
         if brokers.len() > 1 {
-            let replication = usize::try_from(self.config.topics.replication).unwrap_or_default();
-            let planned = to_create.iter().map(|topic| (Arc::clone(topic), replication));
+            let planned =
+                |count: Option<i64>| to_create.iter().filter_map(move |topic| Some((Arc::clone(topic), count?)));
             let replicas: Vec<_> =
-                present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned).collect();
-            let mut in_sync = values("min.insync.replicas");
-            if !self.config.topics.settings.contains_key("min.insync.replicas") {
-                in_sync.extend(to_create.iter().map(|topic| (Arc::clone(topic), 1)));
-            }
-            self.replicas(brokers.len(), &replicas, in_sync);
+                present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned(new.count)).collect();
+            let in_sync = described.numbers(MIN_IN_SYNC).chain(planned(new.min_in_sync)).collect();
+            let is_unknown = !to_create.is_empty() && (new.count.is_none() || new.min_in_sync.is_none());
+            self.replicas(brokers.len(), &replicas, in_sync, is_unknown);
         }
         self.retention(values("retention.ms"));
         match (topics.check_sizes(values("max.message.bytes")), described.unread) {
@@ -508,7 +507,7 @@ impl Kafka<'_> {
     }
 
     /// On a cluster of several brokers: whether an event survives the loss of one of them.
-    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, usize)], in_sync: Settings) {
+    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, i64)], in_sync: Settings, is_unknown: bool) {
         let single: Vec<_> = replicas.iter().filter(|(_, replicas)| *replicas == 1).map(|(topic, _)| topic).collect();
         let alone: Vec<_> = in_sync.into_iter().filter(|(_, min)| *min < 2).map(|(topic, _)| topic).collect();
         let alone: Vec<_> = alone.iter().filter(|topic| !single.contains(topic)).collect();
@@ -526,12 +525,17 @@ impl Kafka<'_> {
             self.report.warn(
                 "replicas",
                 format!(
-                    "min.insync.replicas is 1, or left to the brokers: {}; one broker alone may ack an event and be lost. Set it to 2 in [topics.settings]; topics that are there keep what they have",
+                    "min.insync.replicas is 1: {}; one broker alone may ack an event and be lost. With three replicas set it to 2: topics that are there keep what they have",
                     names(&alone)
                 ),
             );
         }
-        if single.is_empty() && alone.is_empty() {
+        if is_unknown {
+            let why =
+                "of new topics the brokers decide, and do not show how; may the relay DescribeConfigs of the cluster?";
+            self.report.warn("replicas", why.to_owned());
+        }
+        if single.is_empty() && alone.is_empty() && !is_unknown {
             self.report.ok("replicas", "two brokers or more have an event when it is acked");
         }
     }

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use rdkafka::consumer::StreamConsumer;
 use rdkafka::mocking::MockCluster;
 use rdkafka::topic_partition_list::Offset;
+use reqwest::StatusCode;
 
 use super::print::{self, Found, out};
-use super::send::{Client, Target};
+use super::send::Client;
 use super::serve::Daemon;
 use super::{Failure, tail};
 use crate::config::{Config, DEAD_LETTER, Need};
@@ -60,8 +61,8 @@ async fn show(daemon: &Daemon, consumer: &StreamConsumer, is_once: bool) -> Resu
     ))?;
     let url = format!("http://{}/webhooks", daemon.webhooks);
     let samples = traffic::one_of_each(1);
-    let target = Target::of(&url.parse().map_err(Failure::failed)?)?;
-    let (answered, arrived) = play(target, &samples, consumer).await?;
+    let client = Client::new(url.parse().map_err(Failure::failed)?, None, TIME)?;
+    let (answered, arrived) = play(&client, &samples, consumer).await?;
     let complete = summary(&samples, answered, &arrived)?;
     if !is_once {
         invite(&url, &samples)?;
@@ -98,12 +99,11 @@ fn free_or_any(port: u16) -> u16 {
 
 /// Sends the samples one after another, and prints each as it comes out of Kafka; how many were answered 200, and what
 /// came.
-async fn play(target: Target, samples: &[Sample], consumer: &StreamConsumer) -> Result<(usize, Vec<Found>), Failure> {
-    let mut client = Client::new(target);
+async fn play(client: &Client, samples: &[Sample], consumer: &StreamConsumer) -> Result<(usize, Vec<Found>), Failure> {
     let (mut answered, mut arrived) = (0, Vec::with_capacity(samples.len()));
     for sample in samples {
-        let status = client.post(Bytes::from(sample.body(SECRET_KEY)), TIME).await;
-        if status == Some(200) {
+        let answer = client.post(Bytes::from(sample.body(SECRET_KEY))).await;
+        if answer.is_ok_and(|answer| answer.status == StatusCode::OK) {
             answered += 1;
             arrived.extend(print_next(consumer).await?);
         }

@@ -1,9 +1,10 @@
 //! What `spool` and `dead-letters` print, or write to a file, of the entries on the disk.
 
+use std::fmt::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use jiff::Timestamp;
 
 use super::Failure;
@@ -138,8 +139,11 @@ pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
 }
 
 pub fn progress(all: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {per_sec:.dim} {msg}");
-    ProgressBar::new(all).with_style(style.expect("a valid template"))
+    let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len}  {rate}  {msg}");
+    let rate = |state: &ProgressState, text: &mut dyn Write| {
+        let _ = write!(text, "{:.0} a second", state.per_sec()); // as indicatif does with its own
+    };
+    ProgressBar::new(all).with_style(style.expect("a valid template").with_key("rate", rate))
 }
 
 pub fn show(bar: &ProgressBar, read: u64, of: u64) {

@@ -22,6 +22,7 @@ mod serve;
 mod simulate;
 mod spool;
 mod tail;
+mod tls;
 mod webhooks;
 
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! `send`: LiveChat-like traffic at a URL, by LiveChat's rules: 10 s for an answer, only 200 counts, a few retries.
+//! `send`: LiveChat-like traffic at a URL, by LiveChat's rules: 10 s for an answer, only 200 counts, a few retries. Unlike LiveChat it does
+//! not repeat what cannot succeed, and ends at once where no server answers at all.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -8,26 +9,29 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use http_body_util::{BodyExt as _, Full};
-use hyper::client::conn::http1::SendRequest;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
-use indicatif::ProgressBar;
+use indicatif::{HumanCount, ProgressBar};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Failure, print};
 use crate::samples::traffic::{Sample, Traffic};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where to, such as http://localhost:8080/webhooks
-    url: Uri,
-    /// The secret key that the relay expects; better given as LIVECHAT_SECRET_KEY, which other users cannot see
-    #[arg(long, value_name = "KEY", env = "LIVECHAT_SECRET_KEY", hide_env_values = true)]
-    secret_key: SecretString,
+    /// Where to send the webhooks, such as http://localhost:8080/webhooks
+    url: Url,
+    /// The secret key that the relay expects [default: the variable LIVECHAT_SECRET_KEY; other users see what an option says]
+    #[arg(long, value_name = "KEY", env = "LIVECHAT_SECRET_KEY", hide_env = true, conflicts_with = "secret_key_file")]
+    secret_key: Option<SecretString>,
+    /// A file that holds the secret key
+    #[arg(long, value_name = "FILE")]
+    secret_key_file: Option<PathBuf>,
+    /// For https://: a PEM file of the certificate authority that signed the relay's certificate [default: the public ones]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// How many webhooks
     #[arg(long, short = 'n', default_value_t = 100)]
     count: u64,
@@ -37,19 +41,19 @@ pub struct Arguments {
     /// Connections, each with one webhook at a time
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
-    /// Only these actions, parted by commas; else a mix as in real chats
+    /// Comma-separated actions to send [default: a realistic mix]
     #[arg(long, value_delimiter = ',', value_name = "ACTION,…")]
     actions: Vec<String>,
     /// How long to wait for an answer
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
-    /// How often to try again after anything but 200
+    /// How often to try again where that can help: after no answer, 408, 429 and 5xx
     #[arg(long, default_value_t = 3)]
     retries: u32,
     /// How long to wait before trying again
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     retry_wait: Duration,
-    /// Makes other chats than another seed does; random if not given
+    /// Seed of the generated chats: the same seed gives the same chats [default: random]
     #[arg(long)]
     seed: Option<u64>,
     /// Write what was answered 200 to this new file, without the secret key, a line each
@@ -72,8 +76,8 @@ struct Report {
     tally: Tally,
     seconds: f64,
     per_second: f64,
-    /// Of each answer of any status, retries included.
-    latency_ms: Latency,
+    /// Of each answer of any status, retries included; none where there was no answer.
+    latency_ms: Option<Latency>,
 }
 
 #[derive(Clone, Default, serde::Serialize)]
@@ -81,8 +85,10 @@ struct Tally {
     sent: u64,
     answered_200: u64,
     retried: u64,
-    /// Answers by status, retries included; `none` where there was no answer in time.
+    /// Answers by status, retries included; `none` where there was no answer.
     answers: BTreeMap<String, u64>,
+    /// Of each of these but 200 the first text, or why there was no answer.
+    texts: BTreeMap<String, String>,
 }
 
 #[derive(serde::Serialize)]
@@ -99,10 +105,14 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let workers: Vec<_> = (0..connections).map(|_| tokio::spawn(worker(Arc::clone(&run)))).collect();
     tokio::select! {
         () = async { for worker in workers { let _ = worker.await; } } => {}
+        () = run.unreachable.cancelled() => {}
         _ = tokio::signal::ctrl_c() => run.progress.println("interrupted: the report is of what was sent until now"),
     }
     run.progress.finish_and_clear();
     let report = run.report()?;
+    if run.unreachable.is_cancelled() {
+        return Err(Failure::Failed(report.tally.texts.into_values().collect()));
+    }
     if json {
         print::out(format_args!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?))?;
     } else {
@@ -110,18 +120,19 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     match count - report.tally.answered_200 {
         0 => Ok(()),
-        lost => {
-            Err(Failure::Failed(format!("{lost} webhooks were not answered 200; LiveChat would have given them up")))
-        }
+        lost => Err(Failure::Failed(report.tally.why(lost, count))),
     }
 }
 
 struct Run {
     arguments: Arguments,
-    target: Target,
+    secret_key: SecretString,
+    client: Client,
     start: Instant,
     state: Mutex<State>,
     progress: ProgressBar,
+    /// The first try found no server: there is no point in more of them.
+    unreachable: CancellationToken,
 }
 
 struct State {
@@ -133,15 +144,17 @@ struct State {
 }
 
 impl Run {
-    fn new(arguments: Arguments) -> Result<Self, Failure> {
-        let target = Target::of(&arguments.url)?;
+    fn new(mut arguments: Arguments) -> Result<Self, Failure> {
+        let secret_key = secret_key(&mut arguments)?;
+        let client = Client::new(arguments.url.clone(), arguments.ca.as_deref(), arguments.timeout)?;
         let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u64_pair().1 as u32));
         let traffic = Traffic::new(seed).only(&arguments.actions).map_err(Failure::Usage)?;
         let save = arguments.save.as_deref().map(super::items::private_file).transpose()?.map(BufWriter::new);
         let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
         let state = Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), micros });
         let progress = super::items::progress(arguments.count);
-        Ok(Self { arguments, target, start: Instant::now(), state, progress })
+        let unreachable = CancellationToken::new();
+        Ok(Self { arguments, secret_key, client, start: Instant::now(), state, progress, unreachable })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -160,12 +173,26 @@ impl Run {
         Some((state.traffic.next()?, self.start + Duration::from_secs_f64(wait)))
     }
 
-    fn answered(&self, status: Option<u16>, took: Duration, is_retry: bool) {
+    fn tried(&self, result: &Result<Answer, Unanswered>, took: Duration, is_retry: bool) {
         let mut state = self.state();
-        state.micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        let status = status.map_or_else(|| "none".to_owned(), |status| status.to_string());
-        *state.tally.answers.entry(status).or_default() += 1;
-        state.tally.retried += u64::from(is_retry);
+        let State { tally, micros, .. } = &mut *state;
+        let (status, text) = match result {
+            Ok(answer) => (answer.status.as_u16().to_string(), answer.text.trim().to_owned()),
+            Err(unanswered) => ("none".to_owned(), unanswered.why.clone()),
+        };
+        if matches!(result, Err(Unanswered { is_unreachable: true, .. }))
+            && tally.answers.keys().all(|key| key == "none")
+        {
+            self.unreachable.cancel();
+        }
+        if result.is_ok() {
+            micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+        if status != "200" {
+            tally.texts.entry(status.clone()).or_insert(text);
+        }
+        *tally.answers.entry(status).or_default() += 1;
+        tally.retried += u64::from(is_retry);
     }
 
     fn done(&self, sample: &Sample, is_good: bool) {
@@ -177,6 +204,10 @@ impl Run {
         {
             self.progress.println(format!("--save: {error}"));
         }
+        let failed = state.tally.sent - state.tally.answered_200;
+        if failed > 0 {
+            self.progress.set_message(format!("{} failed", HumanCount(failed)));
+        }
         self.progress.inc(1);
     }
 
@@ -187,27 +218,42 @@ impl Run {
         }
         let (tally, seconds) = (state.tally.clone(), self.start.elapsed().as_secs_f64());
         let millis = |q: f64| state.micros.value_at_quantile(q) as f64 / 1000.0;
-        let latency_ms = Latency { p50: millis(0.5), p90: millis(0.9), p99: millis(0.99), max: millis(1.0) };
+        let latency_ms = (!state.micros.is_empty()).then(|| Latency {
+            p50: millis(0.5),
+            p90: millis(0.9),
+            p99: millis(0.99),
+            max: millis(1.0),
+        });
         Ok(Report { per_second: tally.sent as f64 / seconds, tally, seconds, latency_ms })
     }
 }
 
+/// The key that the arguments give.
+fn secret_key(arguments: &mut Arguments) -> Result<SecretString, Failure> {
+    let Some(file) = &arguments.secret_key_file else {
+        let none = "give the secret key that the relay expects: --secret-key-file FILE, --secret-key KEY or the variable LIVECHAT_SECRET_KEY";
+        return arguments.secret_key.take().ok_or_else(|| Failure::Usage(none.to_owned()));
+    };
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|e| Failure::Usage(format!("--secret-key-file {}: {e}", file.display())))?;
+    Ok(text.trim_end().into())
+}
+
 async fn worker(run: Arc<Run>) {
-    let Arguments { secret_key, timeout, retries, retry_wait, .. } = &run.arguments;
-    let mut client = Client::new(run.target.clone());
+    let Arguments { retries, retry_wait, .. } = run.arguments;
     while let Some((sample, at)) = run.next() {
         tokio::time::sleep_until(at).await;
-        let body = Bytes::from(sample.body(secret_key.expose_secret()));
+        let body = Bytes::from(sample.body(run.secret_key.expose_secret()));
         let mut is_good = false;
-        for attempt in 0..=*retries {
+        for attempt in 0..=retries {
             if attempt > 0 {
-                tokio::time::sleep(*retry_wait).await;
+                tokio::time::sleep(retry_wait).await;
             }
             let began = Instant::now();
-            let status = client.post(body.clone(), *timeout).await;
-            is_good = status == Some(200);
-            run.answered(status, began.elapsed(), attempt > 0);
-            if is_good {
+            let result = run.client.post(body.clone()).await;
+            run.tried(&result, began.elapsed(), attempt > 0);
+            is_good = result.as_ref().is_ok_and(|answer| answer.status == StatusCode::OK);
+            if is_good || !result.map_or(true, |answer| may_be_repeated(answer.status)) {
                 break;
             }
         }
@@ -215,86 +261,95 @@ async fn worker(run: Arc<Run>) {
     }
 }
 
+/// Whether the same webhook may get another answer later.
+fn may_be_repeated(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+}
+
+impl Tally {
+    /// Why some were lost: the commonest answer.
+    fn why(&self, lost: u64, count: u64) -> String {
+        let failed = self.answers.iter().filter(|(status, _)| *status != "200");
+        let commonest = failed.max_by_key(|(_, number)| **number).map(|(status, _)| status.as_str());
+        let text = commonest.and_then(|status| self.texts.get(status)).map_or("", String::as_str);
+        let (lost, count) = (HumanCount(lost), HumanCount(count));
+        match commonest {
+            None => format!("{lost} of {count} webhooks were not sent"),
+            Some("none") => format!("{lost} of {count} webhooks failed: {text}"),
+            Some("401") => format!("{lost} of {count} webhooks failed: 401 {text} (is the secret key right?)"),
+            Some(status) => format!("{lost} of {count} webhooks failed: {status} {text}"),
+        }
+    }
+}
+
 impl Report {
     fn print(&self) -> Result<(), Failure> {
-        let Self { tally: Tally { sent, answered_200, retried, answers }, seconds, per_second, latency_ms } = self;
+        let Self { tally: Tally { sent, answered_200, retried, answers, .. }, seconds, per_second, latency_ms } = self;
         let style = if sent == answered_200 { print::GOOD } else { print::ERROR };
-        let answers: Vec<_> = answers.iter().map(|(status, n)| format!("{status}: {n}")).collect();
+        let named = |status: &str| if status == "none" { "no answer".to_owned() } else { status.to_owned() };
+        let answers: Vec<_> =
+            answers.iter().map(|(status, n)| format!("{}: {}", named(status), HumanCount(*n))).collect();
         let answers = answers.join(", ");
-        let Latency { p50, p90, p99, max } = latency_ms;
+        let (good, sent, retried) = (HumanCount(*answered_200), HumanCount(*sent), HumanCount(*retried));
         print::out(format_args!(
-            "{style}{answered_200} of {sent} answered 200{style:#} in {seconds:.1} s ({per_second:.0}/s)\n  \
-             answers   {answers}; retries: {retried}\n  \
-             latency   p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, longest {max:.1} ms"
-        ))
+            "{style}{good} of {sent} webhooks answered 200{style:#} in {seconds:.1} s ({per_second:.0} a second)\n  \
+             answers   {answers}; retries: {retried}"
+        ))?;
+        let Some(Latency { p50, p90, p99, max }) = latency_ms else { return Ok(()) };
+        print::out(format_args!("  latency   p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, longest {max:.1} ms"))
     }
 }
 
-/// Where webhooks go.
-#[derive(Clone)]
-pub struct Target {
-    address: String,
-    path: String,
-}
-
-impl Target {
-    pub fn of(url: &Uri) -> Result<Self, Failure> {
-        if url.scheme_str() != Some("http") {
-            return Err(Failure::Usage(format!("{url}: only http:// URLs can be sent to")));
-        }
-        let host = url.host().ok_or_else(|| Failure::Usage(format!("{url}: names no host")))?;
-        let path = url.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        Ok(Self { address: format!("{host}:{}", url.port_u16().unwrap_or(80)), path })
-    }
-}
-
-type Sender = SendRequest<Full<Bytes>>;
-type Trouble = Box<dyn std::error::Error + Send + Sync>;
-
-/// One connection, made anew when it has ended.
+/// POSTs webhooks to one URL.
 pub struct Client {
-    target: Target,
-    connection: Option<Sender>,
+    client: reqwest::Client,
+    url: Url,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub text: String,
+}
+
+/// There was no answer.
+pub struct Unanswered {
+    pub why: String,
+    /// No connection came about, so that nothing was sent.
+    pub is_unreachable: bool,
 }
 
 impl Client {
-    pub const fn new(target: Target) -> Self {
-        Self { target, connection: None }
-    }
-
-    /// POSTs a body; the status of the answer, or `None` when there is none in time.
-    pub async fn post(&mut self, body: Bytes, timeout: Duration) -> Option<u16> {
-        let answer = tokio::time::timeout(timeout, self.attempt(body)).await.ok().and_then(Result::ok);
-        if answer.is_none() {
-            self.connection = None;
+    /// With `ca`, a PEM file, its authorities are trusted instead of the public ones.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: the URL cannot be sent to, or the file is wrong.
+    pub fn new(url: Url, ca: Option<&std::path::Path>, timeout: Duration) -> Result<Self, Failure> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(Failure::Usage(format!("{url}: give an http:// or https:// URL")));
         }
-        answer
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(super::tls::client(ca)?)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(timeout);
+        Ok(Self { client: client.build().map_err(Failure::failed)?, url })
     }
 
-    async fn attempt(&mut self, body: Bytes) -> Result<u16, Trouble> {
-        let request = Request::post(self.target.path.as_str())
-            .header(HOST, &self.target.address)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))?;
-        let mut connection = match self.connection.take() {
-            Some(open) => open,
-            None => self.connect().await?,
+    pub async fn post(&self, body: Bytes) -> Result<Answer, Unanswered> {
+        let answered = async {
+            let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
+            let answer = request.send().await?;
+            Ok(Answer { status: answer.status(), text: answer.text().await? })
         };
-        if connection.ready().await.is_err() {
-            connection = self.connect().await?; // it was closed meanwhile
-        }
-        let answer = connection.send_request(request).await?;
-        let status = answer.status().as_u16();
-        answer.into_body().collect().await?;
-        self.connection = Some(connection);
-        Ok(status)
-    }
-
-    async fn connect(&self) -> Result<Sender, Trouble> {
-        let stream = TcpStream::connect(&self.target.address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection); // ends with the sender; its errors come to the sender, too
-        Ok(sender)
+        answered.await.map_err(|error: reqwest::Error| {
+            let is_unreachable = error.is_connect();
+            let what = if is_unreachable { "cannot connect to" } else { "no answer from" };
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            let why = if error.is_timeout() { "it took too long".to_owned() } else { cause.to_string() };
+            Unanswered { why: format!("{what} {}: {why}", self.url), is_unreachable }
+        })
     }
 }

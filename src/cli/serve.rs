@@ -62,6 +62,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (signal, hangup) = (on_signal().map_err(cannot)?, on_hangup().map_err(cannot)?);
     tokio::pin!(signal);
     make_do_with_open_files(&mut config);
+    log_settings(&config, &arguments.source);
     keep_secrets_out_of_core_dumps();
 
     let shutdown = Shutdown::default();
@@ -92,6 +93,22 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     daemon.stop(arguments.drain && failure.is_none()).await;
     failure.map_or(Ok(()), |reason| Err(Failure::Failed(reason)))
+}
+
+/// What a reader of the log wants to know of the process that wrote it.
+fn log_settings(config: &Config, source: &Source) {
+    let server = &config.server;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        configuration = source.config.as_ref().map(|file| tracing::field::display(file.display())),
+        brokers = config.kafka.brokers,
+        apps = config.policy.apps.len(),
+        spool = config.spool.as_ref().map(|spool| tracing::field::display(spool.spool.directory.display())),
+        spool_bytes_max = config.spool.as_ref().map(|spool| spool.spool.bytes_max),
+        connections_max = server.listener.limits.connections_max,
+        bytes_in_flight_max = server.budget.bytes_in_flight_max,
+        "livechat-relay starts"
+    );
 }
 
 /// Where the limit of open files does not suffice for all, fewer connections are accepted, but not fewer than half of it: else

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -88,7 +88,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| Failure::Failed(format!("{listen}: {error}")))?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let simulator = Simulator::new(setup.clone(), &client(arguments.ca.as_deref())?).map_err(Failure::Failed)?;
+    let simulator =
+        Simulator::new(setup.clone(), &super::tls::client(arguments.ca.as_deref())?).map_err(Failure::Failed)?;
     let url = format!("{scheme}://{address}");
     let signal = crate::shutdown::on_signal().map_err(Failure::failed)?; // before others know that it runs
     if arguments.json {
@@ -137,28 +138,8 @@ fn introduce(url: &str, public_url: &str, setup: &Setup) -> Result<(), Failure> 
     ))
 }
 
-fn client(ca: Option<&Path>) -> Result<ClientConfig, Failure> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = ca {
-        roots = RootCertStore::empty();
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-        }
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let config = config.with_safe_default_protocol_versions().map_err(Failure::failed)?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
-    let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
-    let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(&error))?;
-    if found.is_empty() { Err(wrong(&"no certificate is in it")) } else { Ok(found) }
-}
-
 fn acceptor(certificate: &Path, key: &Path) -> Result<TlsAcceptor, Failure> {
-    let chain = certificates(certificate)?;
+    let chain = super::tls::certificates(certificate)?;
     let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", key.display()));
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(&error))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));

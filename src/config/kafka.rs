@@ -77,7 +77,7 @@ pub fn topics(r: &mut Reader) -> topics::Config {
     topics::Config {
         create: r.flag("topics.create"),
         partitions: r.number("topics.partitions", 1..=10_000),
-        replication: r.number("topics.replication", 1..=100),
+        replication: r.number_or("topics.replication", -1, "as many as the brokers' default", 1..=100),
         check_interval: r.time("topics.check_interval", 100 * MILLISECOND..=3600 * SECOND),
         settings,
     }

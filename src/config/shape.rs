@@ -16,6 +16,8 @@ pub enum Shape {
     Flag,
     Choice(Vec<&'static str>),
     Number(RangeInclusive<u64>),
+    /// A number with a meaning of its own, said in words, or one in the bounds.
+    NumberOr(i64, &'static str, RangeInclusive<u64>),
     Size(RangeInclusive<ByteSize>),
     Time(RangeInclusive<Duration>),
     Address,
@@ -53,6 +55,9 @@ impl Shape {
                 format!("one of {}", names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "))
             }
             Self::Number(bounds) => format!("a whole number from {} to {}", bounds.start(), bounds.end()),
+            Self::NumberOr(other, meaning, bounds) => {
+                format!("{other} ({meaning}), or a whole number from {} to {}", bounds.start(), bounds.end())
+            }
             Self::Size(bounds) => format!("a size from {} to {}", bounds.start(), bounds.end()),
             Self::Time(bounds) => format!("a duration from {:?} to {:?}", bounds.start(), bounds.end()),
             Self::Address => "an IP address and a port".to_owned(),
@@ -84,6 +89,7 @@ impl Shape {
             Self::Flag
                 | Self::Choice(_)
                 | Self::Number(_)
+                | Self::NumberOr(..)
                 | Self::Size(_)
                 | Self::Time(_)
                 | Self::Address
@@ -105,7 +111,7 @@ impl Shape {
     /// Text from a variable as a value of this shape; where it is none, it stays a text, and is refused as such.
     pub fn typed(&self, text: &str) -> Value {
         let typed = match self {
-            Self::Number(_) => text.parse().ok().map(Value::Integer),
+            Self::Number(_) | Self::NumberOr(..) => text.parse().ok().map(Value::Integer),
             Self::Flag => text.parse().ok().map(Value::Boolean),
             Self::Networks | Self::Texts => Some(list(text)),
             _ => None,
@@ -133,6 +139,9 @@ impl Shape {
             Self::Choice(names) => json!({ "enum": names }),
             Self::Number(bounds) => {
                 json!({ "type": "integer", "minimum": bounds.start(), "maximum": bounds.end() })
+            }
+            Self::NumberOr(other, _, bounds) => {
+                json!({ "anyOf": [{ "const": other }, Self::Number(bounds.clone()).schema()] })
             }
             Self::Size(_) => json!({ "type": "string", "pattern": "^[0-9.]+\\s*([KMGTPEkmgtpe][Ii]?)?[Bb]?$" }),
             Self::Time(_) => json!({ "type": "string", "pattern": "^(P.+|[0-9].*[A-Za-zµ:].*)$" }),

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::log::{Reader, Size};
 use super::{DEAD_LETTERS, Ticket};
 use crate::metrics::Metrics;
+use crate::telemetry::rounded;
 
 /// Whether the spool takes entries, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,12 +88,16 @@ pub struct Lanes {
     are_dead_letters_full: bool,
     metrics: Arc<Metrics>,
     news: Vec<News>,
+    /// Since the spool was empty: how many events have left it, and since when they do.
+    events_out: u64,
+    out_since: Option<Instant>,
 }
 
 /// A change that is to be logged. That is done after the lock has been released.
 pub(super) enum News {
     Spooling(Arc<str>),
-    Empty,
+    /// How many events have left it since it was empty before, and since when they did.
+    Empty(u64, Option<Instant>),
     Health {
         now: Health,
         was_full: bool,
@@ -109,7 +114,11 @@ impl News {
     pub(super) fn log(&self) {
         match self {
             Self::Spooling(topic) => tracing::warn!(topic = &**topic, "events go through the spool"),
-            Self::Empty => tracing::info!("the spool is empty: events go to Kafka directly"),
+            Self::Empty(events, Some(since)) => {
+                let within = rounded(since.elapsed());
+                tracing::info!(events, ?within, "the spool is empty again: new events go to Kafka directly");
+            }
+            Self::Empty(_, None) => tracing::info!("the spool is empty: events go to Kafka directly"),
             Self::Health { now: Health::Failed(why), .. } => {
                 tracing::error!(why, "the spool has failed: it accepts nothing until its disk can be written");
             }
@@ -159,6 +168,8 @@ impl Lanes {
             are_dead_letters_full: false,
             metrics,
             news: Vec::new(),
+            events_out: 0,
+            out_since: None,
         }
     }
 
@@ -215,7 +226,8 @@ impl Lanes {
             lane.signals.opened.notify_waiters();
             lane.signals.more.notify_one(); // its replay may end
             if self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
-                self.news.push(News::Empty);
+                let events = std::mem::take(&mut self.events_out);
+                self.news.push(News::Empty(events, self.out_since.take()));
             }
         } else if self.busy.fetch_add(1, Ordering::SeqCst) == 0 {
             self.news.push(News::Spooling(Arc::clone(topic)));
@@ -269,6 +281,10 @@ impl Lanes {
         let is_new = self.reader.as_ref().is_some_and(|reader| reader.ack(topic, number));
         if is_new {
             self.stuck.remove(topic);
+            if **topic != *DEAD_LETTERS {
+                self.events_out += 1;
+                self.out_since.get_or_insert_with(Instant::now);
+            }
             self.changed(topic);
         }
         is_new

@@ -1,11 +1,13 @@
 //! The commands as a person types them: what they print, and how they end.
 
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::security;
-use crate::support::relay::{Relay, SECRET};
+use crate::support::relay::{Relay, SECRET, Settings};
+use crate::support::tls::Authority;
 use crate::support::{chat_id, http, incoming_event, kafka};
 
 fn relay(arguments: &[&str]) -> Output {
@@ -95,19 +97,24 @@ fn send_reports_what_was_answered_and_saves_it_without_the_secret() {
 }
 
 #[test]
-fn send_gives_up_as_livechat_does() {
+fn send_says_why_webhooks_failed_and_repeats_only_what_may_succeed() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let target = Relay::start(kafka.bootstrap(), &[]);
     let url = format!("http://{}/webhooks", target.webhooks);
-    let wrong = ["--secret-key", "wrong", "--retries", "2", "--retry-wait", "10ms"];
-    let output = relay(&[&["send", &url, "--count", "3", "--actions", "incoming_chat"], &wrong[..]].concat());
+    let some = ["--count", "3", "--actions", "incoming_chat"];
+    let output = relay(&[&["send", &url, "--secret-key", "not the right one"], &some[..]].concat());
     assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    assert!(text.contains("0 of 3 webhooks answered 200") && text.contains("401: 3; retries: 0"), "{text}");
+    let why = "3 of 3 webhooks failed: 401 unauthorized";
     assert!(
-        stdout(&output).contains("0 of 3 answered 200") && stdout(&output).contains("401: 9; retries: 6"),
+        stderr(&output).contains(why) && stderr(&output).contains("is the secret key right?"),
         "{}",
-        stdout(&output)
+        stderr(&output)
     );
-    assert!(stderr(&output).contains("3 webhooks were not answered 200"), "{}", stderr(&output));
+
+    let output = relay(&[&["send", &format!("{url}/other/path")], &some[..]].concat());
+    assert!(stderr(&output).contains("3 of 3 webhooks failed: 404 "), "{}", stderr(&output));
 
     let output = relay(&["send", &url, "--actions", "incoming_shat"]);
     assert_eq!(output.status.code(), Some(64));
@@ -116,7 +123,69 @@ fn send_gives_up_as_livechat_does() {
         "{}",
         stderr(&output)
     );
-    assert_eq!(relay(&["send", "https://localhost/webhooks"]).status.code(), Some(64));
+    assert_eq!(relay(&["send", "ftp://localhost/webhooks"]).status.code(), Some(64));
+}
+
+#[test]
+fn send_gives_up_as_livechat_does_where_a_server_takes_nothing() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", server.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in server.incoming() {
+            let Ok(mut stream) = stream else { continue };
+            let _ = stream.read(&mut [0; 16_384]);
+            let _ = stream
+                .write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlater");
+        }
+    });
+    let output = relay(&["send", &url, "--count", "1", "--retries", "2", "--retry-wait", "10ms"]);
+    assert!(stdout(&output).contains("503: 3; retries: 2"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("1 of 1 webhooks failed: 503 later"), "{}", stderr(&output));
+}
+
+#[test]
+fn send_ends_at_once_where_no_server_answers_and_says_which_key_it_wants() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let url = format!("http://127.0.0.1:{port}/webhooks");
+    let output = relay(&["send", &url, "--retry-wait", "1h"]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("error: cannot connect to {url}: Connection refused (os error 111)");
+    assert!(stderr(&output).starts_with(&expected) && stdout(&output).is_empty(), "{}", stderr(&output));
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), format!("{SECRET}\n")).expect("written");
+    let send = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        command.env_remove("LIVECHAT_SECRET_KEY").args(["send", &url]).args(more).output().expect("it runs")
+    };
+    let output = send(&[]);
+    assert!(output.status.code() == Some(64) && stderr(&output).contains("LIVECHAT_SECRET_KEY"), "{}", stderr(&output));
+    let file = ["--secret-key-file", file.path().to_str().expect("a path")];
+    assert!(stderr(&send(&file)).starts_with(&expected), "{}", stderr(&send(&file)));
+    assert_eq!(send(&["--secret-key-file", "/no/such/file"]).status.code(), Some(64));
+}
+
+#[test]
+fn send_speaks_https_and_trusts_the_authority_that_it_is_given() {
+    let Some(kafka) = kafka::shared_or_skip() else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new(directory.path());
+    let files = authority.issue("relay", &["localhost"]);
+    let pair = format!("[{{ certificate = {:?}, key = {:?} }}]", files.certificate, files.key);
+    let tls: Settings<'_> = &[("server.tls.certificates", &pair)];
+    let target = Relay::start(kafka.bootstrap(), tls).ready();
+    let url = format!("https://localhost:{}/webhooks", target.webhooks.port());
+    let ca = authority.ca();
+    let output = relay(&["send", &url, "--count", "3", "--ca", ca.to_str().expect("a path")]);
+    assert!(stdout(&output).contains("3 of 3 webhooks answered 200"), "{}{}", stdout(&output), stderr(&output));
+
+    let output = relay(&["send", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("cannot connect to") && stderr(&output).contains("UnknownIssuer"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -433,23 +502,21 @@ fn check_warns_of_what_works_and_may_lose_events_and_that_is_no_failure() {
             directory.path().join("s").display()
         )
     };
-    let (text, code) = check(kafka.bootstrap(), &more(""), &[]);
+    let (text, code) = check(kafka.bootstrap(), &more("replication = 1"), &[]);
     assert_eq!(code, Some(0), "{text}");
     for warning in [
         "warn replicas one, though there are 3 brokers: one.access_set, ",
         "set topics.replication = 3",
-        "warn replicas min.insync.replicas is 1, or left to the brokers: one.thread_tagged;",
+        "warn replicas min.insync.replicas is 1: one.thread_tagged;",
         "warn retention less than three days (retention.ms): one.thread_tagged;",
         "warn sizes one.incoming_event takes records of 20001 bytes, one.thread_tagged takes records of 20000 bytes;",
     ] {
         assert!(text.to_lowercase().contains(&warning.to_lowercase()), "no `{warning}` in {text}");
     }
 
-    let safe = r#"replication = 3
-settings = { "min.insync.replicas" = 2 }"#;
-    let (text, _) = check(kafka.bootstrap(), &more(safe), &[]);
+    let (text, _) = check(kafka.bootstrap(), &more(""), &[]);
     assert!(!text.contains("replicas one,"), "{text}");
-    assert!(text.contains("left to the brokers: one.thread_tagged;"), "{text}");
+    assert!(text.contains("min.insync.replicas is 1: one.thread_tagged;"), "{text}");
 
     let (text, code) = check(kafka.bootstrap(), &more("create = false"), &["--json"]);
     assert_eq!(code, Some(1), "{text}");

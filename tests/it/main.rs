@@ -57,3 +57,4 @@ mod topic_trouble;
 mod topics;
 mod watch;
 mod webhooks;
+mod words;

@@ -275,3 +275,16 @@ fn kafka_that_is_frozen_at_the_start_gets_all_events_when_it_goes_on() {
     stage.await_all_in_order(&kafka);
     stage.others_are_direct();
 }
+
+#[test]
+fn new_topics_have_the_brokers_replicas_and_two_of_three_in_sync_and_the_others_keep_what_they_have() {
+    let Some(kafka) = Kafka::start_or_skip(3, &[]) else { return };
+    kafka.create_topic("three.thread_tagged", 1, &[LARGE_ENOUGH]);
+    let mut stage = Stage::start(&kafka, "three.", &[]).ready();
+    assert_eq!(stage.topics(), [48.0, 0.0, 0.0]);
+    assert_eq!(stage.post_tagged(), 200);
+    assert_eq!(kafka.setting("three.incoming_chat", "min.insync.replicas"), "2");
+    assert_eq!(kafka.setting("three.thread_tagged", "min.insync.replicas"), "1");
+    kafka.kill(2);
+    await_that("one broker may be down", || stage.post_tagged() == 200);
+}

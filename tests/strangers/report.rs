@@ -58,14 +58,14 @@ const GAUGES: [&str; 12] = [
 ];
 
 const LEGEND: &str = "\
-fresh, kept, large: legitimate webhooks answered 200, of those sent: 50/s on a connection each, 50/s one after the
-other on a connection that is kept, and 5/s of 200 kB. With https: over TLS, and on nine kept connections, 500/s in all. p50, p99: how long the answers of the column to the left took,
-before → during the attack. livez, readyz: probes answered 200 in time, of those sent. An attack goes on until the last
-of these is answered or given up.
+First table. fresh, kept, large: legitimate webhooks answered 200, of those sent: 50/s on a connection each, 50/s one after
+the other on a kept connection, and 5/s of 200 kB. With https: over TLS, and on nine kept connections, 500/s in all. p50, p99: how long the answers of the column to the left took, before →
+during the attack. livez, readyz: probes answered 200 in time, of those sent. An attack goes on until the last of these is
+answered or given up.
 
-peak MiB, CPU s, log: the relay's during the attack (peak: since its start). open: its connections when the attack
-ends; left: those still open when the attacker has gone. sent, their CPU, opened, ended: the attacker's bytes a second,
-CPU seconds, connections, and how many of these the relay ended. load: the machine's load average over a minute.";
+Second table. peak MiB, CPU s, log lines, log B: the relay's during the attack (peak: since its start). open: its connections
+when the attack ends; left: those still open after the attacker has gone. sent B/s, their CPU, opened, ended: the attacker's
+bytes a second, CPU seconds, connections, and how many of these the relay ended. load: the machine's load average over a minute.";
 
 /// The records that are on their way to Kafka when the relay is stopped for longer than `kafka.publish_deadline`: without a spool they are
 /// answered 503, and LiveChat sends them again. On a quiet machine one or two, on a busy one some more.
@@ -183,10 +183,10 @@ fn aligned(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String 
 pub fn markdown(rows: &[Row], relay: Option<&Path>, seconds: u64) -> String {
     let mut text = format!(
         "# What strangers can do\n\n\
-        `make strangers` attacks the relay as anybody can who reaches its ports and has no secret key. It runs with its default \
-        configuration, without a spool, against librdkafka's mock cluster, and is started again before each attack. Beside each \
-        attack come legitimate webhooks and probes: all must be answered. Attacker, sender and relay share one machine, so times \
-        are for comparison only, and those of attacks that flood are mostly the machine's.\n\n\
+        `make strangers` attacks the relay in the ways open to anyone who can reach its ports and has no secret key. The relay \
+        runs with its default configuration, without a spool, against librdkafka's mock cluster, and is restarted before each \
+        attack. During each attack legitimate webhooks and probes are sent, and all must be answered. Attacker, sender and \
+        relay share one machine, so use the times for comparison only; in attacks that flood they are mostly the machine's.\n\n\
         Commit {}, {}, {} cores, {seconds} s an attack{}.\n\n",
         commit(),
         Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),

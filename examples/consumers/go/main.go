@@ -2,7 +2,7 @@
 //
 // It shows: every topic with the prefix, from its beginning · the value as a CloudEvent (the relay's `events.mode` is
 // "structured", the default), held against the JSON Schema · duplicates known by their id · offsets committed after the
-// handling, never before · a record that cannot be read is reported and passed over, so that it stops nobody · SIGTERM
+// handling, never before · a record that cannot be read is reported and passed over, so that it stops no other record · SIGTERM
 // leaves the group, so that the others take over at once.
 //
 //	go build -o consumer .

@@ -122,7 +122,7 @@ def run(options: argparse.Namespace, inbox: Inbox, stopping: list[int]) -> None:
 
 
 def broken(message: Message) -> bool:
-    """Whether this is the client's news rather than a record. librdkafka mends what is not fatal by itself."""
+    """Whether this is the client's news rather than a record. librdkafka recovers from what is not fatal by itself."""
     error: KafkaError | None = message.error()
     if error is None:
         return False

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Parts;
+use crate::telemetry::rounded;
 use crate::topics::{self, Absent, Prepared, TooSmall};
 
 /// Asks again and again whether the brokers are there, and, less often, whether the topics are.
@@ -26,12 +27,14 @@ pub struct Watch {
     pub interval: Duration,
 }
 
-/// What was found of the topics until now.
+/// What was found until now.
 #[derive(Default)]
 struct Known {
-    /// Those that were missing the last time; `None` before the first time.
+    /// Since when the brokers have not answered, though they did before.
+    away_since: Option<Instant>,
+    /// Topics that were missing the last time; `None` before the first time.
     absent: Option<Vec<Absent>>,
-    /// Those that are large enough, or were reported.
+    /// Topics that are large enough, or were reported.
     sizes: HashSet<Arc<str>>,
 }
 
@@ -44,7 +47,7 @@ impl Watch {
         loop {
             let timeout = if first.is_some() { self.start_timeout } else { self.interval };
             let answered = tokio::task::block_in_place(|| self.probe(timeout));
-            self.set(&answered, first.is_some());
+            self.set(&answered, first.is_some(), &mut known);
             let mut found = Ok(());
             if answered.is_ok() && topics_due <= Instant::now() {
                 match self.parts.topics.prepare().await {
@@ -78,12 +81,22 @@ impl Watch {
     }
 
     /// Notes whether the brokers answer, and logs it where that has changed.
-    fn set(&self, answered: &Result<(), KafkaError>, is_first: bool) {
+    fn set(&self, answered: &Result<(), KafkaError>, is_first: bool, known: &mut Known) {
         let (brokers, meanwhile) = (&self.brokers, self.parts.meanwhile());
         let was_up = self.parts.is_kafka_up.swap(answered.is_ok(), Ordering::Relaxed);
         match answered {
-            Ok(()) if !was_up => tracing::info!("ready: Kafka takes events"),
-            Err(error) if was_up => tracing::error!(brokers, %error, "Kafka is away: {meanwhile}"),
+            Ok(()) if !was_up => {
+                if let Some(since) = known.away_since.take() {
+                    let waiting = self.parts.spool.as_ref().map(|spool| spool.lanes(|lanes| lanes.total().records));
+                    tracing::info!(after = ?rounded(since.elapsed()), waiting, "Kafka is back");
+                } else {
+                    tracing::info!("ready: Kafka takes events");
+                }
+            }
+            Err(error) if was_up => {
+                known.away_since = Some(Instant::now());
+                tracing::error!(brokers, %error, "Kafka is away: {meanwhile}");
+            }
             Err(error) if is_first => {
                 tracing::error!(brokers, %error, "starting without Kafka: {meanwhile} until it is there");
             }

@@ -77,6 +77,22 @@ impl Reader {
         fit(self.read(key, Shape::Number(bounds.clone()), number))
     }
 
+    /// A number within the bounds, or another one that has a meaning of its own.
+    pub fn number_or<N: TryFrom<i64>>(
+        &mut self,
+        key: &str,
+        other: i64,
+        meaning: &'static str,
+        bounds: RangeInclusive<u64>,
+    ) -> N {
+        let shape = Shape::NumberOr(other, meaning, bounds.clone());
+        self.read(key, shape, |value| {
+            let found = value.as_integer()?;
+            let is_right = found == other || number(value, &bounds).is_some();
+            N::try_from(found).ok().filter(|_| is_right)
+        })
+    }
+
     /// Bytes, as a number of a type that has room for the bounds.
     pub fn size<N: TryFrom<u64>>(&mut self, key: &str, bounds: RangeInclusive<ByteSize>) -> N {
         let size = |value: &Value| value.as_str()?.parse::<ByteSize>().ok().filter(|size| bounds.contains(size));

@@ -98,7 +98,7 @@ const LIMITS: &[Row] = &[
     ("topics.key", "", &["\"plain\"", "\"hashed\""], &["\"other\"", "5"]),
     ("topics.partitions", "", &["1", "10000"], &["0", "10001", "\"5\""]),
     ("topics.prefix", "", &["\"\"", "\"a.b-c_d.\""], &["\"a b\"", "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"", "5"]),
-    ("topics.replication", "", &["1", "100"], &["0", "101", "\"5\""]),
+    ("topics.replication", "", &["-1", "1", "100"], &["-2", "0", "101", "\"5\""]),
     ("topics.settings.\"max.message.bytes\"", "", &["\"2113536\"", "3000000"], &["\"2113535\"", "[1]"]),
 ];
 

@@ -297,7 +297,7 @@ fn format_1_is_written_as_it_was() {
 }
 
 #[test]
-fn format_1_is_read_for_ever() {
+fn format_1_stays_readable() {
     let directory = Directory::open(Path::new(FIXTURE)).expect("the fixture");
     let (reader, found) = Reader::open(Arc::new(directory)).expect("a reader");
     assert_eq!(found.torn, [2]);
