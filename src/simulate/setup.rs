@@ -169,6 +169,14 @@ impl Setup {
         }
     }
 
+    /// Where what is for a URL really goes.
+    pub fn routed(&self, url: &str) -> String {
+        let routes = self.routes.iter();
+        let found = routes.filter_map(|(from, to)| Some((from.len(), to, url.strip_prefix(from.as_str())?)));
+        let found = found.filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['/', '?']));
+        found.max_by_key(|(length, ..)| *length).map_or_else(|| url.to_owned(), |(_, to, rest)| format!("{to}{rest}"))
+    }
+
     pub fn organization(&self, id: &str) -> Option<&Organization> {
         self.organizations.iter().find(|organization| organization.id == id)
     }

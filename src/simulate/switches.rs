@@ -141,6 +141,11 @@ impl Default for Switches {
 }
 
 impl Switches {
+    /// The longer one of the lags.
+    pub fn lag_max(&self) -> f64 {
+        self.listing_lag.max(self.delivery_lag)
+    }
+
     /// Those that are named in a JSON object become what it says; the others stay.
     ///
     /// # Errors
