@@ -71,13 +71,6 @@ impl Text {
                 "There is nothing to install",
                 &["LiveChat opens this page with a code, and there is none, or one that cannot be read.", AGAIN],
             ),
-            PageEnd::CodeUsed => text(
-                "This code was used already",
-                &[
-                    "A code is good for one installation. If you have only reloaded this page, nothing has changed: what it said before is still so.",
-                    "If the app is not installed, go back to LiveChat and press Install again.",
-                ],
-            ),
             PageEnd::CodeRefused => text(
                 "LiveChat did not accept the code",
                 &[
@@ -127,6 +120,7 @@ impl Text {
             | PageEnd::SignedIn
             | PageEnd::SignedOut
             | PageEnd::Declined
+            | PageEnd::CodeUsed
             | PageEnd::Unauthorized
             | PageEnd::Panic => text("Something went wrong", &["This is a fault of the relay.", LOG]),
         }
