@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::switches::Switches;
+use super::switches::{self, Switches};
 
 /// A setup file: TOML, or JSON where its name ends so.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct Setup {
     pub clients: Vec<Client>,
     #[serde(default)]
     pub personal_access_tokens: Vec<PersonalAccessToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switches::named")]
     pub switches: Switches,
     /// Where webhooks and installations for a URL's beginning really go, such as `"https://relay.example" = "http://127.0.0.1:8080"`.
     #[serde(default)]
@@ -206,6 +206,16 @@ mod tests {
             let read = Setup::read(&path).unwrap();
             assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(&setup).unwrap());
         }
+    }
+
+    #[test]
+    fn a_setup_names_the_switches_that_differ() {
+        let mut setup = serde_json::to_value(Setup::with_relay_at("https://relay.example")).unwrap();
+        setup["switches"] = serde_json::json!({ "null_list": true });
+        let switches = serde_json::from_value::<Setup>(setup.clone()).unwrap().switches;
+        assert!(switches.null_list && switches.keep_alive);
+        setup["switches"] = serde_json::json!({ "nul_list": true });
+        assert!(serde_json::from_value::<Setup>(setup).is_err());
     }
 
     #[test]
