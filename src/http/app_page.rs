@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::pages::{Body, Shown, Template, Visit, escaped, policy, remembered};
+use super::pages::{Shown, Template, Visit, escaped, policy, remembered};
 use crate::deliveries::Delivered;
 use crate::livechat::{self, Api, App, Kind, covers};
 use crate::outcome::PageEnd;
@@ -82,23 +82,16 @@ pub fn shell(app: &App, config: &livechat::Config) -> Shown {
 }
 
 /// A token for the code of a login. It is for the page alone: the relay keeps none, and lets the refresh token go.
-pub async fn token(visit: Visit, body: &[u8]) -> Shown {
+pub async fn token(visit: Visit, body: &[u8]) -> Result<Shown, PageEnd> {
     #[derive(Deserialize)]
     struct Login {
         code: String,
         code_verifier: String,
     }
-    let login: Option<Login> = serde_json::from_slice(body).ok();
-    let verifier = |text: &str| (43..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let login = login.filter(|login| verifier(&login.code_verifier));
-    let Some((code, verifier)) = login.and_then(|login| Some((livechat::code(&login.code)?, login.code_verifier)))
-    else {
-        return Shown::error(PageEnd::NoCode);
-    };
-    let mut turn = match visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await {
-        Ok(turn) => turn,
-        Err(end) => return Shown::error(end),
-    };
+    let Login { code, code_verifier: verifier } = serde_json::from_slice(body).map_err(|_| PageEnd::NoCode)?;
+    let is_verifier = (43..=128).contains(&verifier.len()) && verifier.bytes().all(|byte| byte.is_ascii_graphic());
+    let code = livechat::code(&code).filter(|_| is_verifier).ok_or(PageEnd::NoCode)?;
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     // As of an installation: a browser that leaves must not leave a token of a stranger behind.
     let work = tokio::spawn(async move {
         let (mut token, verifier) = (None, SecretString::from(verifier));
@@ -114,15 +107,9 @@ pub async fn token(visit: Visit, body: &[u8]) -> Shown {
         visit.pages.logins.get(visit.digest(&code), exchanged).await?;
         let token = token.ok_or(PageEnd::CodeUsed)?; // it is for who came first
         turn.confirmed();
-        Ok(token)
+        Ok(Shown::json(PageEnd::SignedIn, json!({ "access_token": token.expose_secret() })))
     });
-    match work.await.unwrap_or(Err(PageEnd::Panic)) {
-        Ok(token) => {
-            let body = json!({ "access_token": token.expose_secret() });
-            Shown { end: PageEnd::SignedIn, body: Body::Json(body) }
-        }
-        Err(end) => Shown::error(end),
-    }
+    work.await.unwrap_or(Err(PageEnd::Panic))
 }
 
 async fn sign_in(visit: &Visit, code: &SecretString, verifier: &SecretString) -> Result<SecretString, PageEnd> {
@@ -136,35 +123,29 @@ async fn sign_in(visit: &Visit, code: &SecretString, verifier: &SecretString) ->
 }
 
 /// A token that may be one of LiveChat's.
-fn plausible(token: Option<&str>) -> Option<SecretString> {
+fn plausible(token: Option<&str>) -> Result<SecretString, PageEnd> {
     let is_token =
         |token: &&str| TOKEN_BYTES.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    token.filter(is_token).map(SecretString::from)
+    token.filter(is_token).map(SecretString::from).ok_or(PageEnd::Unauthorized)
 }
 
 /// What the page shows to those who may see it.
-pub async fn facts(visit: &Visit, token: Option<&str>) -> Shown {
-    let Some(token) = plausible(token) else {
-        return Shown::error(PageEnd::Unauthorized);
-    };
+pub async fn facts(visit: &Visit, token: Option<&str>) -> Result<Shown, PageEnd> {
+    let token = plausible(token)?;
     let state = Box::pin(async {
         let viewer = viewer(visit, &token).await?;
         state(visit, viewer, &token).await
     });
-    match visit.until(visit.deadlines.calls, state).await.unwrap_or_else(Err) {
-        Err(end) => Shown::error(end),
-        Ok(State { is_installed, webhooks }) => {
-            let deliveries = last_by_action(visit.pages.relay.deliveries().all(), &visit.app().name);
-            let delivery = |(action, last): (String, Timestamp)| json!({ "action": action, "last": last.to_string() });
-            let body = json!({
-                "time": Timestamp::now().to_string(),
-                "installed": is_installed,
-                "license_webhooks_enabled": webhooks,
-                "deliveries": deliveries.into_iter().map(delivery).collect::<Vec<_>>(),
-            });
-            Shown { end: PageEnd::Shown, body: Body::Json(body) }
-        }
-    }
+    let State { is_installed, webhooks } = visit.until(visit.deadlines.calls, state).await??;
+    let deliveries = last_by_action(visit.pages.relay.deliveries().all(), &visit.app().name);
+    let delivery = |(action, last): (String, Timestamp)| json!({ "action": action, "last": last.to_string() });
+    let facts = json!({
+        "time": Timestamp::now().to_string(),
+        "installed": is_installed,
+        "license_webhooks_enabled": webhooks,
+        "deliveries": deliveries.into_iter().map(delivery).collect::<Vec<_>>(),
+    });
+    Ok(Shown::json(PageEnd::Shown, facts))
 }
 
 /// When webhooks of each action last came, of whichever registration.
@@ -242,22 +223,15 @@ async fn ask_state(visit: &Visit, token: &SecretString) -> Result<State, PageEnd
 }
 
 /// Ends a token at LiveChat, and the other one of its pair: a stranger must not find it in the browser.
-pub async fn sign_out(visit: &Visit, token: Option<&str>) -> Shown {
-    let Some(token) = plausible(token) else {
-        return Shown::error(PageEnd::Unauthorized);
-    };
+pub async fn sign_out(visit: &Visit, token: Option<&str>) -> Result<Shown, PageEnd> {
+    let token = plausible(token)?;
     visit.pages.viewers.forget(&visit.digest(&token));
-    let revoked = async {
-        let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.calls).await?;
-        let revoked = visit.accounts()?.revoke(&token).await;
-        revoked.map_err(|failure| visit.failed(PageEnd::Unreachable, &failure))?;
-        turn.confirmed();
-        Ok(())
-    };
-    match visit.until(visit.deadlines.calls, revoked).await.unwrap_or_else(Err) {
-        Ok(()) => Shown { end: PageEnd::SignedOut, body: Body::Json(json!({})) },
-        Err(end) => Shown::error(end),
-    }
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
+    let accounts = visit.accounts()?;
+    let revoked = visit.until(visit.deadlines.calls, accounts.revoke(&token)).await?;
+    revoked.map_err(|failure| visit.failed(PageEnd::Unreachable, &failure))?;
+    turn.confirmed();
+    Ok(Shown::json(PageEnd::SignedOut, json!({})))
 }
 
 #[cfg(test)]

@@ -148,13 +148,13 @@ async fn state(visit: &Visit, tokens: &TokenPair) -> (Option<bool>, bool) {
     };
     match visit.until(visit.deadlines.calls, asked).await {
         Ok(Ok((is_on, is_enabled_now))) => (Some(is_on), is_enabled_now),
-        Err(_) => (None, false),
         Ok(Err(failure)) => {
             let failure: Failure = failure;
             let end = if failure.kind == Kind::Authorization { PageEnd::MissingScopes } else { PageEnd::Unreachable };
             visit.failed(end, &failure);
             (None, false)
         }
+        Err(_) => (None, false), // it is logged
     }
 }
 

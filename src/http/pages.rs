@@ -30,7 +30,7 @@ use super::refusals::Place;
 use super::webhook::{Live, Reply, Sender, Webhooks, is_json};
 use super::{Answer, Exchange, bearer, install};
 use crate::budget::Budget;
-use crate::livechat::{self, App};
+use crate::livechat::App;
 use crate::metrics::Metrics;
 use crate::outcome::{PageEnd, Refusal};
 use crate::relay::Relay;
@@ -44,24 +44,6 @@ pub(super) use visit::{Visit, remembered};
 
 /// When it is worth to come back, where LiveChat, Kafka or too many others are the reason.
 const RETRY_AFTER_SECONDS: u64 = 10;
-
-/// A person waits for the answer: so a try of a call of LiveChat takes no longer, and there are no more of them, than this, whatever is
-/// configured for commands. All calls of one request together have an end by `server.response_deadline` (`Deadlines`).
-const TIMEOUT: Duration = Duration::from_secs(10);
-const ATTEMPTS_MAX: u32 = 2;
-const RETRY_MAX: Duration = Duration::from_secs(1);
-
-/// `[livechat]` as the pages use it.
-pub fn for_people(config: &livechat::Config) -> livechat::Config {
-    livechat::Config {
-        timeout: config.timeout.min(TIMEOUT),
-        attempts_max: config.attempts_max.min(ATTEMPTS_MAX),
-        retry_min: config.retry_min.min(RETRY_MAX),
-        retry_max: config.retry_max.min(RETRY_MAX),
-        retry_after_max: config.retry_after_max.min(2 * RETRY_MAX),
-        ..config.clone()
-    }
-}
 
 /// The longest body that a page sends: a code and its verifier.
 const BODY_BYTES_MAX: usize = 4096;
@@ -147,11 +129,11 @@ impl Page {
 
 /// What a page is answered, before it has its headers.
 pub(super) struct Shown {
-    pub end: PageEnd,
-    pub body: Body,
+    end: PageEnd,
+    body: Body,
 }
 
-pub(super) enum Body {
+enum Body {
     /// With the policy that its scripts need.
     Html(String, &'static HeaderValue),
     Json(Value),
@@ -162,9 +144,14 @@ impl Shown {
         Self { end, body: Body::Html(text, policy) }
     }
 
-    /// For the script of the app's page: what is wrong, by its label.
-    pub fn error(end: PageEnd) -> Self {
-        Self { end, body: Body::Json(serde_json::json!({ "error": end.label() })) }
+    /// For the script of the app's page.
+    pub fn json(end: PageEnd, value: Value) -> Self {
+        Self { end, body: Body::Json(value) }
+    }
+
+    /// What is wrong, by its label.
+    fn error(end: PageEnd) -> Self {
+        Self::json(end, serde_json::json!({ "error": end.label() }))
     }
 
     fn into_answer(self) -> Answer {
@@ -256,15 +243,15 @@ impl Webhooks {
         Ok(match page.what {
             What::Install => install::shown(visit(), request.uri().query()).await,
             What::App => app_page::shell(page.app(), &page.live.livechat),
-            What::Facts => app_page::facts(&visit(), bearer(request.headers())).await,
-            What::SignOut => app_page::sign_out(&visit(), bearer(request.headers())).await,
+            What::Facts => app_page::facts(&visit(), bearer(request.headers())).await.unwrap_or_else(Shown::error),
+            What::SignOut => app_page::sign_out(&visit(), bearer(request.headers())).await.unwrap_or_else(Shown::error),
             What::Token => {
                 // A page of another origin cannot send this type without being asked for leave, which it does not get.
                 if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
                     return Err(Refusal::ContentType.into());
                 }
                 let body = body(request.into_body(), config.body_timeout).await?;
-                app_page::token(visit(), &body).await
+                app_page::token(visit(), &body).await.unwrap_or_else(Shown::error)
             }
         })
     }
