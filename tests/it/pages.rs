@@ -80,7 +80,7 @@ fn an_installation_is_confirmed_once_published_and_leaves_no_token() {
     assert!(query.contains("%253A"), "{query}");
 
     let page = install(&relay, &format!("{query}&state="));
-    assert_eq!((page.status, title(&page)), (200, "The app default is installed"));
+    assert_eq!((page.status, title(&page)), (200, "The app “default” is installed"));
     assert!(page.body.contains("were off, and are on now") && page.body.contains("data-end=\"yes\""));
     assert!(page.header("content-security-policy").is_some_and(|policy| policy.ends_with("frame-ancestors 'none'")));
     assert_eq!(livechat.get("state")["installations"][0]["enabled"], true);
