@@ -1,6 +1,6 @@
 //! `simulate`: a LiveChat on this machine, for trials and tests: accounts, Configuration API, archives, and webhooks that it sends.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::Failure;
+use super::health::reachable;
 use super::print::{DIM, out};
 use super::send::duration;
 use crate::livechat::is_loopback;
@@ -73,7 +74,8 @@ fn public_url(text: &str) -> Result<String, String> {
     if place.starts_with("https://") || is_local {
         return Ok(place);
     }
-    Err("begins with https://, or with http:// on this machine; --route has its webhooks sent elsewhere".to_owned())
+    Err("it must begin with https://, or with http:// on this machine; --route sends what is for it elsewhere"
+        .to_owned())
 }
 
 /// What other URLs begin with; without a slash at its end.
@@ -113,7 +115,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| Failure::Failed(format!("{listen}: {error}")))?;
     let address = listener.local_addr().map_err(Failure::failed)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", reached_at(address));
+    let url = format!("{scheme}://{}", reachable(address));
     let tls_client = client(arguments.ca.as_deref())?;
     let simulator = Simulator::new(setup.clone(), &url, &tls_client).map_err(Failure::Failed)?;
     let signal = crate::shutdown::on_signal().map_err(Failure::failed)?; // before others know that it runs
@@ -127,16 +129,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         never = simulator.serve(listener, tls) => match never {},
         _ = signal => Ok(()),
     }
-}
-
-/// Where this machine reaches what listens there.
-fn reached_at(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }
 
 /// What to put into the relay's configuration, and how to go on.
@@ -257,15 +249,6 @@ mod tests {
         assert!(
             routed.starts_with("[server]\nlisten = \"[::1]:9000\"\n") && routed.contains("propagation = \"1s 500ms\""),
             "{routed}"
-        );
-    }
-
-    #[test]
-    fn what_listens_everywhere_is_reached_on_this_machine() {
-        let reached = |address: &str| reached_at(address.parse().unwrap()).to_string();
-        assert_eq!(
-            [reached("0.0.0.0:1"), reached("[::]:1"), reached("192.0.2.1:1")],
-            ["127.0.0.1:1", "[::1]:1", "192.0.2.1:1"]
         );
     }
 }

@@ -11,6 +11,7 @@ use super::state::State;
 
 const LIMIT_MAX: u64 = 100;
 const LIMIT: u64 = 10;
+const THREAD_IDS_MAX: usize = 20;
 
 pub fn method(name: &str) -> Option<(Handler, &'static [&'static str])> {
     let scopes = &["chats--all:ro", "chats--access:ro"][..];
@@ -105,7 +106,7 @@ fn answer(name: &str, (chats, count, next): (Vec<Value>, usize, Option<String>))
 
 fn list_archives(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let listing = listing(call, "list_archives")?;
-    let filters = Filters::of(&listing.filters, call.version)?;
+    let filters = Filters::of(&listing.filters)?;
     let (with_running, restricted) = (state.switches.running_threads, state.switches.restricted_access.clone());
     let is_wanted = |chat: &Chat| (with_running || !chat.is_active()) && filters.pass(chat);
     Ok(answer("chats", page(state, call, listing, is_wanted, |chat| whole(chat, restricted.as_deref()))))
@@ -128,28 +129,24 @@ fn whole(chat: &Chat, restricted_access: Option<&str>) -> Value {
 struct Filters {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
-    query: Option<String>,
-    chat_ids: Option<Vec<String>>,
     thread_ids: Option<Vec<String>>,
 }
 
 impl Filters {
-    fn of(filters: &Map<String, Value>, version: u8) -> Result<Self, Refusal> {
+    fn of(filters: &Map<String, Value>) -> Result<Self, Refusal> {
         let mut known = Self::default();
         for (name, value) in filters {
             let wrong = || invalid(format!("`filters.{name}` is invalid"));
             let time = || value.as_str().and_then(|time| time.parse().ok()).ok_or_else(wrong);
-            let ids = |most| {
+            let ids = || {
                 let ids: Option<Vec<_>> =
                     value.as_array().and_then(|ids| ids.iter().map(|id| Some(id.as_str()?.to_owned())).collect());
-                ids.filter(|ids| ids.len() <= most).ok_or_else(wrong)
+                ids.filter(|ids| ids.len() <= THREAD_IDS_MAX).ok_or_else(wrong)
             };
             match name.as_str() {
                 "from" => known.from = Some(time()?),
                 "to" => known.to = Some(time()?),
-                "query" => known.query = Some(value.as_str().ok_or_else(wrong)?.to_lowercase()),
-                "chat_ids" if version >= 6 => known.chat_ids = Some(ids(1000)?),
-                "thread_ids" => known.thread_ids = Some(ids(20)?),
+                "thread_ids" => known.thread_ids = Some(ids()?),
                 _ => return Err(invalid(format!("`filters.{name}` is not simulated"))),
             }
         }
@@ -157,11 +154,8 @@ impl Filters {
     }
 
     fn pass(&self, chat: &Chat) -> bool {
-        let has_text = |query: &String| chat.thread["events"].to_string().to_lowercase().contains(query);
         self.from.is_none_or(|from| chat.created_at >= from)
             && self.to.is_none_or(|to| chat.created_at <= to)
-            && self.query.as_ref().is_none_or(has_text)
-            && self.chat_ids.as_ref().is_none_or(|ids| ids.contains(&chat.id))
             && self.thread_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id == chat.thread_id()))
     }
 }
