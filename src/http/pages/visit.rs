@@ -20,8 +20,7 @@ const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 /// Of a secret of an app: what is remembered of a code or token is found by it.
 pub type Digest = [u8; 32];
 
-/// A request of a page, and what it is answered with.
-#[derive(Clone)]
+/// A request of a page: what its answer is made with.
 pub struct Visit {
     pub pages: Arc<Pages>,
     pub page: Page,
