@@ -68,10 +68,20 @@ pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
 /// Where text is broken.
 pub const WIDTH: usize = 80;
 
-/// Lines of words, all but the first indented. The first begins at that column, too.
+/// Lines of words, all but the first indented. The first begins at that column, too. What stands in backticks is to be copied: it is one
+/// word where it fits on a line.
 pub fn wrapped(text: &str, indent: usize) -> String {
-    let (mut lines, mut column) = (String::new(), indent);
+    let mut words: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
+        match words.last_mut() {
+            Some(last) if last.matches('`').count() % 2 == 1 && indent + last.len() + 1 + word.len() <= WIDTH => {
+                *last = format!("{last} {word}");
+            }
+            _ => words.push(word.to_owned()),
+        }
+    }
+    let (mut lines, mut column) = (String::new(), indent);
+    for word in &words {
         let length = word.chars().count();
         if column > indent && column + 1 + length > WIDTH {
             lines.push('\n');
@@ -98,6 +108,13 @@ pub fn out(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
 /// Prints a line for a person to standard error.
 pub fn note(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(anstream::stderr(), "{DIM}{line}{DIM:#}"); // nowhere to tell of a terminal that is gone
+}
+
+/// Asks a person on standard error; the answer comes on the same line.
+pub fn ask(question: &str) {
+    let style = Style::new().bold();
+    let mut stderr = anstream::stderr();
+    let _ = write!(stderr, "{style}{}{style:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
 }
 
 fn not_written(place: &str, error: &io::Error) -> Failure {
@@ -250,6 +267,16 @@ mod tests {
         let expected = "see `livechat-relay webhooks list -c relay.toml`, `livechat-relay demo` or `livechat-relay serve -c x`, `webhooks = []`";
         assert_eq!(with_commands(Some(path), text), expected);
         assert_eq!(with_commands(None, text), text);
+    }
+
+    #[test]
+    fn lines_break_between_words_and_not_in_a_command() {
+        let words = "word ".repeat(15);
+        let text = format!("{words}`livechat-relay webhooks list`, and on");
+        let expected = format!("{}\n  `livechat-relay webhooks list`, and on", words.trim_end());
+        assert_eq!(wrapped(&text, 2), expected);
+        let long = wrapped(&format!("see `{words}{words}`"), 0);
+        assert!(long.lines().all(|line| line.len() <= WIDTH) && long.lines().count() == 2, "{long}");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::apply::Relay;
+use super::apply::{Interrupted, Relay, pause};
 use crate::deliveries::Seen;
 
 /// The bytes of a new key, before they are written in hex: as many as no one can guess.
@@ -119,28 +120,37 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Waits until an old key of an app has been silent for `propagation`, from now on: LiveChat may deliver through a registration for some
 /// time after its removal. Gives up after twice that time: someone else uses the key.
-pub async fn silence(relay: &impl Relay, app: &str, key: &str, propagation: Duration) -> Silence {
+///
+/// # Errors
+/// The user ends it.
+pub async fn silence(
+    relay: &impl Relay,
+    stop: &CancellationToken,
+    app: &str,
+    key: &str,
+    propagation: Duration,
+) -> Result<Silence, Interrupted> {
     let (began, from) = (Instant::now(), Timestamp::now());
     let mut silent_since = began;
     let mut last_use = from;
     loop {
-        let Some(seen) = relay.seen().await else { return Silence::Unknown };
+        let Some(seen) = relay.seen().await else { return Ok(Silence::Unknown) };
         let of_key = seen.keys.iter().find(|used| used.app == app && used.key == key);
         if let Some(last) = of_key.and_then(|used| used.last).filter(|last| *last > last_use) {
             (last_use, silent_since) = (last, Instant::now());
         }
         if silent_since.elapsed() >= propagation {
-            return Silence::Silent;
+            return Ok(Silence::Silent);
         }
         if began.elapsed() >= propagation * 2 {
-            return Silence::Used(users(&seen, app, key, from));
+            return Ok(Silence::Used(users(&seen, app, key, from)));
         }
-        sleep(POLL).await;
+        pause(stop, POLL).await?;
     }
 }
 
 /// Which registrations have delivered with a key since then.
-pub fn users(seen: &Seen, app: &str, key: &str, since: Timestamp) -> Vec<String> {
+fn users(seen: &Seen, app: &str, key: &str, since: Timestamp) -> Vec<String> {
     let uses = seen.registrations.iter().filter(|one| one.app == app && one.key == key && one.last >= since);
     uses.map(|one| format!("{} ({})", one.webhook_id, one.action)).collect()
 }
@@ -231,8 +241,8 @@ mod tests {
             let last = RefCell::new((Instant::now(), Timestamp::now() + SignedDuration::from_secs(1)));
             let relay = Used { every: seconds(every), uses: Cell::new(uses), last };
             let began = Instant::now();
-            let silence = silence(&relay, "a", "old", seconds(100)).await;
-            assert_eq!(silence == Silence::Silent, silent, "{uses}");
+            let silence = silence(&relay, &CancellationToken::new(), "a", "old", seconds(100)).await;
+            assert_eq!(matches!(silence, Ok(Silence::Silent)), silent, "{uses}");
             let took = seconds(took)..=seconds(took + 4);
             assert!(took.contains(&began.elapsed()), "{uses}: {:?}", began.elapsed());
         }

@@ -1,11 +1,12 @@
 //! `webhooks adopt`: what is registered for the relay, as configuration. Nothing changes at LiveChat.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::show::filters_text;
 use super::{Common, survey};
 use crate::cli::Failure;
-use crate::cli::print::{out, visible, wrapped};
+use crate::cli::print::{out, visible, with_commands, wrapped};
 use crate::cli::spool::print_json;
 use crate::livechat::catalogue::DESCRIPTION_CHARACTERS_MAX;
 use crate::livechat::plan::{Facts, Warning, plan};
@@ -13,12 +14,13 @@ use crate::livechat::{App, Level, Registration, catalogue};
 
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
-    let (registered, facts) = survey(common, &app, &api).await?;
+    let (seen, rotation) = common.hints(&app).await;
+    let (registered, facts) = survey(&app, &api, &seen, rotation).await?;
     let adopted = Adopted::new(&app, &registered, &facts);
     if common.json {
         return print_json(&adopted.json());
     }
-    out(format_args!("{}", adopted.toml(&app).trim_end()))
+    out(format_args!("{}", adopted.toml(common.config(), &app).trim_end()))
 }
 
 /// Entries of the configuration, and what they cannot say.
@@ -51,8 +53,10 @@ impl<'a> Adopted<'a> {
             let Registration { id, action, .. } = registration;
             let found = catalogue::find(action).filter(|found| found.is_in(app.version));
             if !seen.insert(action) {
-                let why = "is there already; each event comes twice until one of the two is unregistered";
-                adopted.remarks.push(format!("{id}: {action} {why}"));
+                if facts.rotation.is_none() {
+                    let why = "is there already; each event comes twice until one of the two is unregistered";
+                    adopted.remarks.push(format!("{id}: {action} {why}"));
+                }
                 continue;
             }
             if found.is_none() {
@@ -83,8 +87,8 @@ impl<'a> Adopted<'a> {
                     .to_owned(),
             );
         }
-        let unknown = plan.warnings.iter().filter(|warning| matches!(warning, Warning::Unknown { .. }));
-        adopted.remarks.extend(unknown.map(ToString::to_string));
+        let is_remark = |warning: &&Warning| matches!(warning, Warning::Unknown { .. } | Warning::Rotation(_));
+        adopted.remarks.extend(plan.warnings.iter().filter(is_remark).map(ToString::to_string));
         let others = plan.foreign.len();
         if others > 0 {
             adopted.remarks.push(format!("{others} of the same Client ID are left out; `webhooks list` has them"));
@@ -109,14 +113,14 @@ impl<'a> Adopted<'a> {
         }
     }
 
-    /// For `[apps.livechat]`.
-    pub fn toml(&self, app: &App) -> String {
+    /// For `[apps.livechat]`. `config_path`: what the user gave.
+    pub fn toml(&self, config_path: Option<&Path>, app: &App) -> String {
         let about = format!(
             "What is registered for the app {}, for its table [apps.livechat]. The relay needs the secret key of these webhooks, too: compare it in Developer Console, or let `livechat-relay webhooks rotate` set a new one.",
             app.name
         );
         let comment = |start: &str, text: &str| {
-            let lines = wrapped(&visible(text), start.len());
+            let lines = wrapped(&with_commands(config_path, &visible(text)), start.len());
             format!("{start}{}\n", lines.replace('\n', "\n#").replace("\n# ", "\n#"))
         };
         let mut text = comment("# ", &about);

@@ -17,7 +17,8 @@ use crate::livechat::{App, Offered, Registration, Version, Wanted};
 
 pub async fn list(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
-    let registered = api.list_webhooks().await?;
+    let mut registered = api.list_webhooks().await?;
+    registered.sort_by_key(|one| catalogue::position(&one.action));
     let seen = relay::seen(&common.source).await;
     let of_app = |seen: Seen| {
         let of_app = seen.registrations.into_iter().filter(|one| one.app == app.name);
@@ -31,7 +32,7 @@ pub async fn list(common: &Common) -> Result<(), Failure> {
     out(format_args!("{}", listing(&app, &registered, delivered.as_ref()).trim_end()))
 }
 
-/// By URL, in the order of the listing. `delivered`: what the running relay has seen.
+/// By URL, then in their order. `delivered`: what the running relay has seen.
 pub fn listing(app: &App, registered: &[Registration], delivered: Option<&BTreeMap<String, Delivered>>) -> String {
     let now = Timestamp::now();
     let mut text = format!("{}\n{} registered\n", title(app), count(registered.len() as u64, "webhook"));
@@ -43,7 +44,7 @@ pub fn listing(app: &App, registered: &[Registration], delivered: Option<&BTreeM
         for registration in registrations {
             let Registration { id, description, .. } = registration;
             let last = delivered.map(|delivered| delivered.get(id).map_or("-".to_owned(), |one| ago(one.last, now)));
-            let line = format!("  {}  {:<25}  {}", action(&registration.action), visible(id), last.unwrap_or_default());
+            let line = format!("  {} {:<25} {}", action(&registration.action), visible(id), last.unwrap_or_default());
             text += &format!("{}\n", line.trim_end());
             text += &indented(&details(registration), 6);
             let is_configured =
@@ -61,7 +62,7 @@ fn ago(time: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(time).as_secs().max(0);
     match seconds {
         0..60 => format!("{seconds} s ago"),
-        60..3600 => format!("{} min ago", seconds / 60),
+        60..3600 => format!("{} m ago", seconds / 60), // 80 columns have no place for more
         3600..86400 => format!("{} h ago", seconds / 3600),
         _ => format!("{} d ago", seconds / 86400),
     }
@@ -155,7 +156,7 @@ mod tests {
         let (minute, hour, day) = (60, 3600, 86400);
         let shown = [-1, 0, minute - 1, minute, hour - 1, hour, day - 1, day, 12 * day].map(ago);
         let expected =
-            ["0 s", "0 s", "59 s", "1 min", "59 min", "1 h", "23 h", "1 d", "12 d"].map(|text| format!("{text} ago"));
+            ["0 s", "0 s", "59 s", "1 m", "59 m", "1 h", "23 h", "1 d", "12 d"].map(|text| format!("{text} ago"));
         assert_eq!(shown, expected);
     }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cli::print::{DIM, WIDTH, visible};
+use crate::cli::print::{DIM, WIDTH, visible, wrapped};
 use crate::livechat::{App, Filters, Level, Registration, Wanted};
 
 /// A registration as JSON, with what the relay knows of it.
@@ -58,6 +58,7 @@ pub fn wanted_details(wanted: &Wanted) -> Vec<(&'static str, String)> {
         unknown_filters: None,
         additional_data: Some(wanted.additional_data.clone()),
         description: String::new(),
+        secret_key: None,
     })
 }
 
@@ -70,6 +71,11 @@ pub fn indented(details: &[(&'static str, String)], indent: usize) -> String {
         format!("{:indent$}{DIM}{name}:{DIM:#} {text}\n", "")
     };
     details.iter().map(line).collect()
+}
+
+/// Steps, each with its number.
+pub fn numbered(steps: &[String]) -> String {
+    (1..).zip(steps).map(|(number, step)| format!("{number:>2}. {}\n", wrapped(step, 4))).collect()
 }
 
 /// The start of a line: an action, padded so that what follows stands in a column.
