@@ -276,7 +276,7 @@ mod tests {
         let expected = format!("{}\n  `livechat-relay webhooks list`, and on", words.trim_end());
         assert_eq!(wrapped(&text, 2), expected);
         let long = wrapped(&format!("see `{words}{words}`"), 0);
-        assert!(long.lines().all(|line| line.len() <= WIDTH) && long.lines().count() == 2, "{long}");
+        assert!(long.lines().all(|line| line.len() <= WIDTH), "what fits on no line is broken: {long}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -123,7 +124,8 @@ pub trait Relay {
 }
 
 /// What has been done, or is awaited.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
 pub enum Progress {
     Registered {
         action: String,
@@ -133,18 +135,9 @@ pub enum Progress {
         action: String,
         id: String,
     },
-    /// Actions whose new registration has not delivered yet, and how long that is awaited.
-    Awaiting {
-        actions: Vec<String>,
-        most: Duration,
-    },
-    /// LiveChat counts a registration still that was removed, and takes no other one.
-    Full {
-        action: String,
-        most: Duration,
-    },
-    /// LiveChat's listing does not have yet what was done.
-    Listing {
+    /// Why nothing seems to happen, and for how long at most.
+    Waiting {
+        what: String,
         most: Duration,
     },
 }
@@ -177,6 +170,11 @@ pub struct Interrupted;
 pub async fn pause(stop: &CancellationToken, time: Duration) -> Result<(), Interrupted> {
     let is_over = tokio::time::timeout(time, stop.cancelled()).await.is_err();
     if is_over { Ok(()) } else { Err(Interrupted) }
+}
+
+/// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
+pub fn patience(propagation: Duration) -> Duration {
+    propagation.max(COPY_WITHIN)
 }
 
 /// A change whose successor is made.
@@ -319,7 +317,9 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             let news = Some((actions.clone(), is_longer));
             if news != awaited {
                 let patience = self.patience() * if is_longer { 2 } else { 1 };
-                (self.progress)(Progress::Awaiting { actions, most: patience.saturating_sub(last.elapsed()) });
+                let of =
+                    if let [one] = actions.as_slice() { one.clone() } else { format!("{} actions", actions.len()) };
+                self.tell_waiting(format!("for deliveries of {of}"), patience.saturating_sub(last.elapsed()));
                 awaited = news;
             }
             pause(self.stop, POLL).await?;
@@ -346,7 +346,8 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                 self.note(&wanted.action, failure)?;
                 return Ok(None);
             }
-            (self.progress)(Progress::Full { action: wanted.action.clone(), most: left });
+            // It counts what was removed still, and takes no other one.
+            self.tell_waiting(format!("for LiveChat to take another registration of {}", wanted.action), left);
             pause(self.stop, left.min(self.propagation / LISTINGS)).await?;
         }
     }
@@ -399,9 +400,12 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         ))
     }
 
-    /// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
     fn patience(&self) -> Duration {
-        self.propagation.max(COPY_WITHIN)
+        patience(self.propagation)
+    }
+
+    fn tell_waiting(&mut self, what: String, most: Duration) {
+        (self.progress)(Progress::Waiting { what, most });
     }
 
     /// Whether the user has not ended the run.
@@ -434,7 +438,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             }
             if n < LISTINGS {
                 if n == 0 {
-                    (self.progress)(Progress::Listing { most: self.propagation });
+                    self.tell_waiting("for LiveChat's list to show all this".to_owned(), self.propagation);
                 }
                 pause(self.stop, self.propagation / LISTINGS).await?;
             }

@@ -65,10 +65,11 @@ pub enum Why {
 }
 
 /// What is done about one action, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     pub action: String,
     /// Removed before the new one is registered, because LiveChat takes no fourth registration of an action.
+    #[serde(rename = "unregister_first")]
     pub first: Option<Registration>,
     pub register: Option<Wanted>,
     /// LiveChat takes no registration, and none is the relay's to remove: nothing can be done.
@@ -76,6 +77,7 @@ pub struct Change {
     /// The registration that stays, where none is made: what is removed waits for it as for a new one.
     pub stays: Option<String>,
     /// Removed when the new one, or the one that stays, delivers.
+    #[serde(rename = "unregister")]
     pub then: Vec<Registration>,
 }
 
@@ -124,9 +126,15 @@ pub enum Warning {
 }
 
 impl Plan {
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to register or unregister.
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
+    }
+
+    /// Whether there is nothing to do at all, for which other commands are.
+    pub fn is_done(&self) -> bool {
+        let is_open = |warning: &Warning| matches!(warning, Warning::Disabled | Warning::Rotation(_));
+        self.is_empty() && !self.warnings.iter().any(is_open)
     }
 
     /// Whether LiveChat sends nothing of all this.

@@ -15,7 +15,7 @@ use crate::livechat::{App, Level, Registration, catalogue};
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
     let (seen, rotation) = common.hints(&app).await;
-    let (registered, facts) = survey(&app, &api, &seen, rotation).await?;
+    let (registered, facts) = survey(common, &app, &api, &seen.unwrap_or_default(), rotation).await?;
     let adopted = Adopted::new(&app, &registered, &facts);
     if common.json {
         return print_json(&adopted.json());
@@ -39,8 +39,6 @@ fn is_sayable(description: &str) -> bool {
 struct Entry<'a> {
     like: &'a Registration,
     actions: Vec<&'a str>,
-    /// That of all of them, if it is one.
-    description: Option<&'a str>,
 }
 
 impl<'a> Adopted<'a> {
@@ -97,19 +95,19 @@ impl<'a> Adopted<'a> {
     }
 
     fn add(&mut self, registration: &'a Registration) {
+        fn data(of: &Registration) -> Option<&BTreeSet<String>> {
+            of.additional_data.as_ref().filter(|data| !data.is_empty())
+        }
         let is_like = |entry: &&mut Entry<'a>| {
-            let data = |of: &'a Registration| of.additional_data.as_ref().filter(|data| !data.is_empty());
-            entry.like.level == registration.level
-                && entry.like.filters == registration.filters
+            let Registration { level, filters, description, .. } = entry.like;
+            *level == registration.level
+                && *filters == registration.filters
+                && *description == registration.description
                 && data(entry.like) == data(registration)
         };
-        let text = registration.description.as_str();
-        let description = Some(text).filter(|_| !text.is_empty() && is_sayable(text));
-        if let Some(entry) = self.entries.iter_mut().find(is_like) {
-            entry.actions.push(&registration.action);
-            entry.description = entry.description.filter(|of| Some(*of) == description);
-        } else {
-            self.entries.push(Entry { like: registration, actions: vec![&registration.action], description });
+        match self.entries.iter_mut().find(is_like) {
+            Some(entry) => entry.actions.push(&registration.action),
+            None => self.entries.push(Entry { like: registration, actions: vec![&registration.action] }),
         }
     }
 
@@ -143,7 +141,7 @@ impl<'a> Adopted<'a> {
                 "type": entry.like.level.name(),
                 "filters": entry.like.filters,
                 "additional_data": entry.like.additional_data.iter().flatten().collect::<Vec<_>>(),
-                "description": entry.description,
+                "description": entry.description(),
             })
         };
         serde_json::json!({ "webhooks": self.entries.iter().map(entry).collect::<Vec<_>>(), "remarks": self.remarks })
@@ -151,6 +149,10 @@ impl<'a> Adopted<'a> {
 }
 
 impl Entry<'_> {
+    fn description(&self) -> Option<&str> {
+        Some(self.like.description.as_str()).filter(|text| !text.is_empty() && is_sayable(text))
+    }
+
     fn toml(&self, is_all: bool) -> String {
         let Registration { level, filters, additional_data, .. } = self.like;
         let actions = if is_all { "\"all\"".to_owned() } else { self.names() };
@@ -160,7 +162,7 @@ impl Entry<'_> {
             (*level == Level::Bot).then(|| ("type", format!("{:?}", level.name()))),
             Some(("filters", visible(&filters_text(filters)))).filter(|(_, text)| !text.is_empty()),
             additional_data.as_ref().filter(|data| !data.is_empty()).map(|data| ("additional_data", texts(data))),
-            self.description.map(|text| ("description", toml::Value::from(text).to_string())),
+            self.description().map(|text| ("description", toml::Value::from(text).to_string())),
         ];
         let members: Vec<_> = members.into_iter().flatten().map(|(name, text)| format!("{name} = {text}")).collect();
         format!("  {{ {} }},\n", members.join(", "))

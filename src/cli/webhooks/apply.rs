@@ -13,11 +13,11 @@ use super::show::{action as column, numbered};
 use super::{Common, chosen, confirm, plan as plan_text, rotate, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{DIM, ERROR, GOOD, WARNING, note, out, visible, wrapped};
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, note, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::deliveries::Seen;
-use crate::livechat::apply::{Progress, Relay as _, Run, Stopped, to_apply};
+use crate::livechat::apply::{Progress, Relay as _, Run, Stopped, patience, to_apply};
 use crate::livechat::plan::{Change, plan};
 use crate::livechat::{Api, App, Registration};
 use crate::shutdown::on_signal;
@@ -68,7 +68,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let work =
         Work { arguments, app, api, relay, propagation: livechat.propagation, again: "webhooks apply", keys: None };
     let seen = seen.unwrap_or_default();
-    let (listed, facts) = survey(app, &work.api, &seen, rotate::unfinished(&config, app)).await?;
+    let (listed, facts) = survey(common, app, &work.api, &seen, rotate::unfinished(&config, app)).await?;
     let changes = to_apply(app, &listed, &seen).map_err(Failure::Failed)?;
     if !common.json {
         out(format_args!("{}", plan_text::text(common.config(), app, &plan(app, &listed, &facts)).trim_end()))?;
@@ -137,16 +137,15 @@ impl Work<'_> {
             warn(&wrapped(&what, 0), &gaps.join(", "));
         }
         if !self.relay.is_running() && changes.iter().any(|change| change.register.is_some()) {
-            warn(
-                "No relay answers on this machine:",
-                "where none runs elsewhere, what\nLiveChat sends is lost until `livechat-relay serve` runs.",
-            );
+            let serve = command(self.arguments.common.config(), "serve");
+            let more = format!("where none runs elsewhere, what LiveChat sends is lost until `{serve}` runs.");
+            warn("No relay answers on this machine:", &wrapped(&more, 34));
         }
         if !self.relay.is_running() && changes.iter().any(waits) {
-            let time = self.propagation;
-            note(format_args!(
-                "No relay answers, so each old registration stays for {time:?} after its successor\nwas made."
-            ));
+            let time = patience(self.propagation);
+            let what =
+                format!("No relay answers, so each old registration stays for {time:?} after its successor was made.");
+            note(format_args!("{}", wrapped(&what, 0)));
         }
         if self.arguments.yes { Ok(true) } else { confirm("Do this?") }
     }
@@ -162,7 +161,7 @@ impl Work<'_> {
             (new, format!("register {}", webhooks(new))),
             (
                 changes.iter().filter(|change| waits(change)).count(),
-                format!("wait until the new ones deliver, {} s at most", self.propagation.as_secs()),
+                format!("wait until the new ones deliver, {} s at most", patience(self.propagation).as_secs()),
             ),
             (old, format!("unregister {}", webhooks(old))),
         ];
@@ -187,7 +186,7 @@ impl Work<'_> {
             match &step {
                 Progress::Registered { id, .. } => _ = registered.insert(id.clone()),
                 Progress::Unregistered { id, .. } => _ = unregistered.insert(id.clone()),
-                Progress::Awaiting { .. } | Progress::Full { .. } | Progress::Listing { .. } => {}
+                Progress::Waiting { .. } => {}
             }
             done.push(step);
         });
@@ -225,20 +224,7 @@ impl Work<'_> {
 
     /// For programs: what is to be done, and what was done of it.
     pub fn report(&self, changes: &[Change], done: &[Progress], failure: Option<&Stopped>) -> Value {
-        let change = |change: &Change| {
-            json!({
-                "action": change.action,
-                "unregister_first": change.first.as_ref().map(|first| &first.id),
-                "register": change.register.is_some() && !change.is_blocked,
-                "unregister": change.then.iter().map(|one| &one.id).collect::<Vec<_>>(),
-            })
-        };
-        let done = done.iter().filter_map(|step| match step {
-            Progress::Registered { action, id } => Some(json!({ "step": "register", "action": action, "id": id })),
-            Progress::Unregistered { action, id } => Some(json!({ "step": "unregister", "action": action, "id": id })),
-            Progress::Awaiting { .. } | Progress::Full { .. } | Progress::Listing { .. } => None,
-        });
-        let (changes, done): (Vec<_>, Vec<_>) = (changes.iter().map(change).collect(), done.collect());
+        let done: Vec<_> = done.iter().filter(|step| !matches!(step, Progress::Waiting { .. })).collect();
         json!({ "app": self.app.name, "changes": changes, "done": done, "failure": failure.map(Stopped::to_string) })
     }
 }
@@ -257,14 +243,7 @@ fn tell(step: &Progress) {
         Progress::Unregistered { action, id } => {
             note(format_args!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
         }
-        Progress::Awaiting { actions, most } => {
-            let new = count(actions.len() as u64, "new registration");
-            tell_waiting(&format!("for deliveries through {new}"), *most);
-        }
-        Progress::Full { action, most } => {
-            tell_waiting(&format!("for LiveChat to take another registration of {action}"), *most);
-        }
-        Progress::Listing { most } => tell_waiting("for LiveChat's list to show all this", *most),
+        Progress::Waiting { what, most } => tell_waiting(what, *most),
     }
 }
 

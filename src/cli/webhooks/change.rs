@@ -2,10 +2,11 @@
 
 use serde_json::json;
 
+use super::show::action as column;
 use super::{Common, confirm};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{GOOD, WARNING, out, visible, wrapped};
+use crate::cli::print::{ERROR, GOOD, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::livechat::plan::{Facts, plan};
 use crate::livechat::{Api, App, Registration, catalogue};
@@ -50,7 +51,7 @@ pub async fn enable(common: &Common) -> Result<(), Failure> {
 }
 
 /// How LiveChat acts after a change.
-const LAG: &str = "For two minutes LiveChat may go on as before, and say so.";
+const LAG: &str = "For up to two minutes LiveChat may send, and list, as before.";
 
 impl Common {
     /// A line for people only.
@@ -112,7 +113,10 @@ impl Unregister {
         }
         for registration in chosen.iter().filter(|_| !self.common.json) {
             let Registration { id, action, url, .. } = registration;
-            out(format_args!("{}  {}  {}", visible(id), visible(action), visible(url)))?;
+            out(format_args!("  {ERROR}-{ERROR:#}   {}  {}", column(action), visible(id)))?;
+            if *url != app.webhook_url() {
+                out(format_args!("{:10}{}", "", visible(url)))?;
+            }
         }
         let what = format!(
             "Unregister {}? Their events are no longer sent, and are lost.",
@@ -126,7 +130,8 @@ impl Unregister {
             return print_json(&json!({ "unregistered": removed }));
         }
         let removed = count(removed.len() as u64, "webhook");
-        out(format_args!("{removed} unregistered. {LAG}"))
+        out(format_args!("{removed} unregistered"))?;
+        self.common.remark(LAG)
     }
 
     /// What is to be removed, of what is registered.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::show::{action, title};
+use super::show::{action, joined, title};
 use crate::cli::items::count;
 use crate::cli::print::{DIM, command, visible, wrapped};
 use crate::livechat::plan::Plan;
@@ -77,8 +77,4 @@ fn filter_lines(filters: &Filters) -> Vec<String> {
 
 fn data_lines(wanted: &Wanted) -> Option<String> {
     (!wanted.additional_data.is_empty()).then(|| format!("additional data: {}", joined(&wanted.additional_data)))
-}
-
-fn joined(values: &std::collections::BTreeSet<String>) -> String {
-    values.iter().cloned().collect::<Vec<_>>().join(", ")
 }

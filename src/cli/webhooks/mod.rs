@@ -17,11 +17,12 @@ use std::path::Path;
 
 use clap::Subcommand;
 
+use self::relay::Relay;
 use super::print::{self, WARNING, ask, note, wrapped};
 use super::{Failure, Source};
 use crate::config::{Config as Whole, Need};
 use crate::deliveries::Seen;
-use crate::livechat::apply::delivered;
+use crate::livechat::apply::{Relay as _, delivered};
 use crate::livechat::plan::{Facts, Rotation, Warning};
 use crate::livechat::{Api, App, Config, Kind, Registration};
 
@@ -115,14 +116,17 @@ impl Common {
         print::command(self.config(), &format!("{name}{app}"))
     }
 
-    /// What the running relay has seen, and whether a rotation is unfinished. Both are hints: without a relay, or without the right to
-    /// read its keys, there is none.
-    async fn hints(&self, app: &App) -> (Seen, Option<Rotation>) {
-        let config = self.source.read(Need::Registration).ok();
-        let rotation = config.and_then(|config| {
-            rotate::unfinished(&config, config.livechat.apps.iter().find(|of| of.name == app.name)?)
-        });
-        (relay::seen(&self.source).await.unwrap_or_default(), rotation)
+    /// What the running relay has seen, and whether a rotation is unfinished: hints, where a relay answers, and where the keys can be read.
+    async fn hints(&self, app: &App) -> (Option<Seen>, Option<Rotation>) {
+        let read = |need| self.source.read(need).ok(); // what is wrong with it was said when the app was found
+        let Some(config) = read(Need::Registration).or_else(|| read(Need::Settings)) else { return (None, None) };
+        let found = config.livechat.apps.iter().find(|of| of.name == app.name);
+        let rotation = found.and_then(|app| rotate::unfinished(&config, app));
+        let seen = match Relay::open(None, config.control.socket.as_deref()).await {
+            Ok(relay) => relay.seen().await,
+            Err(_) => None,
+        };
+        (seen, rotation)
     }
 }
 
@@ -158,6 +162,7 @@ pub fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failur
 /// # Errors
 /// Without a listing.
 async fn survey(
+    common: &Common,
     app: &App,
     api: &Api,
     seen: &Seen,
@@ -170,6 +175,7 @@ async fn survey(
         // The state has scopes of its own, which who only registers need not have.
         Err(failure) => {
             let what = format!("whether LiveChat sends webhooks is not known: {failure}");
+            let what = print::with_commands(common.config(), &what);
             note(format_args!("{WARNING}Warning:{WARNING:#} {}", wrapped(&what, 9)));
             None
         }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::show::{action, filters_text, indented, title, wanted_details};
+use super::show::{action, details, filters_text, indented, joined, title};
 use super::{Common, console, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
@@ -19,7 +19,7 @@ pub struct Arguments {
     /// Print what to click and to type in Developer Console instead
     #[arg(long, conflicts_with = "json")]
     console: bool,
-    /// End with exit code 2 where there is something to do, or LiveChat sends nothing
+    /// End with exit code 2 where there is something to do, for `apply` or another command
     #[arg(long)]
     exit_code: bool,
 }
@@ -30,7 +30,8 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         plan(&app, &[], &Facts::default())
     } else {
         let (seen, rotation) = arguments.common.hints(&app).await;
-        let (registered, facts) = survey(&app, &Api::new(&livechat, &app)?, &seen, rotation).await?;
+        let (registered, facts) =
+            survey(&arguments.common, &app, &Api::new(&livechat, &app)?, &seen.unwrap_or_default(), rotation).await?;
         plan(&app, &registered, &facts)
     };
     if arguments.console {
@@ -44,7 +45,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         out(format_args!("{}", text(arguments.common.config(), &app, &plan).trim_end()))?;
     }
-    if arguments.exit_code && (!plan.is_empty() || plan.is_disabled()) { Err(Failure::Pending) } else { Ok(()) }
+    if arguments.exit_code && !plan.is_done() { Err(Failure::Pending) } else { Ok(()) }
 }
 
 /// A plan for people, within 80 columns but for ids and URLs. `config_path`: what the user gave.
@@ -62,7 +63,7 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
         let Some((first, others)) = replaced(wanted).split_first().map(|(first, others)| (*first, others.to_vec()))
         else {
             text += &format!("  {GOOD}+{GOOD:#}   {}\n", name.trim_end());
-            text += &indented(&wanted_details(wanted), 10);
+            text += &indented(&details(wanted.level, &wanted.filters, &wanted.additional_data), 10);
             continue;
         };
         text +=
@@ -109,7 +110,6 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
 /// What differs between a registration and what replaces it.
 fn changes(removal: &Removal, wanted: &Wanted) -> Vec<(&'static str, String)> {
     let Removal { registration: old, .. } = removal;
-    let joined = |data: &std::collections::BTreeSet<String>| data.iter().cloned().collect::<Vec<_>>().join(", ");
     let change = |name| {
         let (from, to) = match name {
             "url" => (old.url.clone(), "as above".to_owned()),
@@ -139,7 +139,7 @@ fn summary(config_path: Option<&Path>, plan: &Plan) -> String {
         String::new()
     };
     if plan.is_empty() {
-        let what = if but.is_empty() { "Nothing to do" } else { "Nothing to register or unregister" };
+        let what = if plan.is_done() { "Nothing to do" } else { "Nothing to register or unregister" };
         return format!("{}\n", wrapped(&format!("{what}: {unchanged} as wanted{left}.{but}"), 0));
     }
     let (add, remove) = (plan.add.len(), plan.remove.len());

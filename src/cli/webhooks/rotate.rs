@@ -82,8 +82,8 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !work.is_agreed(&changes)? {
         return Ok(());
     }
-    let secret_key = keys.begin(app, &work.relay).await?;
     let stop = stop_on_signal()?;
+    let secret_key = keys.begin(app, &work.relay).await?;
     if let Some(wait) = Some(config.reload.check_interval).filter(|interval| !interval.is_zero()) {
         let wait = wait + READING;
         note(format_args!("waiting       {} s for other relays with this directory to read the key", wait.as_secs()));

@@ -1,25 +1,9 @@
 //! How a webhook looks: to a person in words of the configuration, to programs as JSON. A secret key is in neither.
 
-use jiff::Timestamp;
-use serde::Serialize;
+use std::collections::BTreeSet;
 
 use crate::cli::print::{DIM, WIDTH, visible, wrapped};
-use crate::livechat::{App, Filters, Level, Registration, Wanted};
-
-/// A registration as JSON, with what the relay knows of it.
-#[derive(Serialize)]
-pub struct Shown<'a> {
-    #[serde(flatten)]
-    registration: &'a Registration,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_delivery: Option<Timestamp>,
-}
-
-impl<'a> Shown<'a> {
-    pub fn registered(registration: &'a Registration, last_delivery: Option<Timestamp>) -> Self {
-        Self { registration, last_delivery }
-    }
-}
+use crate::livechat::{App, Filters, Level};
 
 /// The app and its Client ID, as all texts begin.
 pub fn title(app: &App) -> String {
@@ -34,32 +18,18 @@ pub fn filters_text(of: &Filters) -> String {
     toml::Value::try_from(of).map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// What of a registration is not as it is by default, a name and a text each.
-pub fn details(registration: &Registration) -> Vec<(&'static str, String)> {
-    let data = registration.additional_data.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-    let unknown = registration.unknown_filters.clone().unwrap_or_default();
+/// What is not as it is by default, a name and a text each.
+pub fn details(level: Level, filters: &Filters, data: &BTreeSet<String>) -> Vec<(&'static str, String)> {
     let details = [
-        ("type", if registration.level == Level::Bot { Level::Bot.name().to_owned() } else { String::new() }),
-        ("filters", filters_text(&registration.filters)),
-        ("unknown filters", unknown),
-        ("additional_data", data),
+        ("type", if level == Level::Bot { Level::Bot.name().to_owned() } else { String::new() }),
+        ("filters", filters_text(filters)),
+        ("additional_data", joined(data)),
     ];
     details.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
-/// As [`details`], of what is wanted.
-pub fn wanted_details(wanted: &Wanted) -> Vec<(&'static str, String)> {
-    details(&Registration {
-        id: String::new(),
-        action: String::new(),
-        url: String::new(),
-        level: wanted.level,
-        filters: wanted.filters.clone(),
-        unknown_filters: None,
-        additional_data: Some(wanted.additional_data.clone()),
-        description: String::new(),
-        secret_key: None,
-    })
+pub fn joined(values: &BTreeSet<String>) -> String {
+    values.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
 /// Lines below the one of a webhook. A change that does not fit on one has what it becomes on the next.

@@ -506,7 +506,12 @@ async fn where_livechat_counts_what_was_removed_first_the_new_one_is_tried_until
         tokio::time::advance(PROPAGATION).await;
         fake.counts.set(Duration::from_secs(counts));
         let (ended, progress) = fake.run(&["incoming_chat"]).await;
-        assert!(progress.iter().any(|step| matches!(step, Progress::Full { .. })) && fake.gaps.borrow().is_empty());
+        assert!(
+            progress
+                .iter()
+                .any(|step| matches!(step, Progress::Waiting { what, .. } if what.contains("to take another")))
+                && fake.gaps.borrow().is_empty()
+        );
         assert_eq!(matches!(ended, Some(Ok(()))), is_done, "{ended:?}");
         assert_eq!(fake.now().len(), if is_done { 1 } else { 2 });
     }
