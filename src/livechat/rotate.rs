@@ -1,5 +1,6 @@
-//! A new secret key as a file in the directory of keys, and the end of an old one.
+//! A new secret key as a file in the directory of keys, what is registered with it, and the end of an old one.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
@@ -12,8 +13,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Interrupted, Relay, pause};
+use super::apply::{Interrupted, Relay, delivered, pause};
+use super::plan::{Change, Facts, Why, plan};
+use super::{App, Registration};
 use crate::deliveries::Seen;
+use crate::event::Token;
 
 /// The bytes of a new key, before they are written in hex: as many as no one can guess.
 const KEY_BYTES: usize = 32;
@@ -102,6 +106,46 @@ pub fn delete_key(directory: &Path, name: &str) -> io::Result<()> {
 
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// What is to be done so that each webhook that is wanted is registered with the new key: all that do not have it are replaced.
+///
+/// # Errors
+/// Something is registered at the relay that is not wanted, so nothing would take its place; or nothing is wanted.
+pub fn to_rotate(
+    app: &App,
+    listed: &[Registration],
+    seen: &Seen,
+    new: BTreeSet<String>,
+) -> Result<Vec<Change>, String> {
+    let facts = Facts { delivered: delivered(app, seen), with_new_key: Some(new), ..Facts::default() };
+    let plan = plan(app, listed, &facts);
+    let unwanted = plan.remove.iter().filter(|removal| removal.why == Why::NotWanted);
+    let ids: Vec<_> = unwanted.map(|removal| removal.registration.id.as_str()).collect();
+    if !ids.is_empty() || app.wanted().is_empty() {
+        let which = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
+        return Err(format!(
+            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: take it over (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
+            app.name,
+            if ids.is_empty() { "nothing" } else { "not all that is registered here" }
+        ));
+    }
+    Ok(plan.changes(&facts))
+}
+
+/// Of an app's registrations those that have a key: this run has `made` them with it, LiveChat's listing shows it, or they have delivered
+/// with it. `secret` is absent while the key is not made.
+pub fn with_key(
+    app: &App,
+    listed: &[Registration],
+    made: &BTreeSet<String>,
+    seen: &Seen,
+    (name, secret): (&str, Option<&SecretString>),
+) -> BTreeSet<String> {
+    let secret = secret.map(Token::new);
+    let shown = listed.iter().filter(|one| one.secret_key.is_some() && one.secret_key == secret).map(|one| &one.id);
+    let delivered = seen.registrations.iter().filter(|one| one.app == app.name && one.key == name);
+    delivered.map(|one| &one.webhook_id).chain(shown).chain(made).cloned().collect()
 }
 
 /// What an old key still does.

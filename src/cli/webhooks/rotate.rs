@@ -18,9 +18,9 @@ use crate::cli::print::{GOOD, WARNING, note, out, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::event::Keyring;
-use crate::livechat::apply::{Interrupted, Relay as _, pause, to_rotate, with_key};
+use crate::livechat::apply::{Interrupted, Relay as _, pause};
 use crate::livechat::plan::{Change, Rotation, is_ours};
-use crate::livechat::rotate::{Silence, delete_key, new_name, new_secret_key, silence, write_key};
+use crate::livechat::rotate::{Silence, delete_key, new_name, new_secret_key, silence, to_rotate, with_key, write_key};
 use crate::livechat::{Api, App};
 use crate::relay::Policy;
 

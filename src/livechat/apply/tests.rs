@@ -7,7 +7,9 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::deliveries::{Delivered, KeyUse};
+use crate::event::Token;
 use crate::livechat::catalogue::REGISTRATIONS_MAX;
+use crate::livechat::rotate::{to_rotate, with_key};
 use crate::livechat::{Filters, Kind, Level, Version};
 
 const PROPAGATION: Duration = Duration::from_secs(130);
