@@ -14,22 +14,28 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{Change, Facts, plan};
+use super::plan::{Change, Facts, Rotation, plan};
 use super::{Api, App, Failure, Kind, Registration, Wanted};
 use crate::deliveries::{COPY_WITHIN, Delivered, Seen};
 
-/// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen.
+/// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen. `rotation`: one that is
+/// unfinished.
 ///
 /// # Errors
 /// The configuration does not say what it wants.
-pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<Change>, String> {
+pub fn to_apply(
+    app: &App,
+    listed: &[Registration],
+    seen: &Seen,
+    rotation: Option<&Rotation>,
+) -> Result<Vec<Change>, String> {
     if app.wanted.is_none() {
         return Err(format!(
             "the table [apps.livechat] of the app {} has no `webhooks`, which does not mean that all are to go: take over what is registered (`livechat-relay webhooks adopt`), or write `webhooks = []`",
             app.name
         ));
     }
-    let facts = Facts { delivered: delivered(app, seen), ..Facts::default() };
+    let facts = Facts { delivered: delivered(app, seen), rotation: rotation.cloned(), ..Facts::default() };
     Ok(plan(app, listed, &facts).changes(&facts))
 }
 

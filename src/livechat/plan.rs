@@ -20,7 +20,7 @@ pub struct Facts {
     pub delivered: BTreeSet<String>,
     /// For a rotation, the ids of those that have the new secret key. All others are replaced.
     pub with_new_key: Option<BTreeSet<String>>,
-    /// A rotation that was begun and has not ended.
+    /// A rotation that was begun and has not ended, where the plan is not its own.
     pub rotation: Option<Rotation>,
 }
 
@@ -186,10 +186,11 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
             add.push(wanted.clone());
         }
         // Of several that are alike the last id of those that deliver, whatever the order of the listing, so that two runs at once keep
-        // the same one. Where none has delivered, nothing but a rotation says which has the right secret key.
-        let delivers = |id: &&&String| facts.delivered.contains(**id);
-        let last =
-            same.iter().filter(|id| delivers(id) || facts.with_new_key.is_some()).max_by_key(|id| (delivers(id), **id));
+        // the same one. Where none has delivered, nothing but a rotation says which has the right secret key; where one is unfinished,
+        // it removes what has the old key, and nothing else does.
+        let delivers = |id: &String| facts.delivered.contains(id);
+        let is_candidate = |id: &&&String| facts.rotation.is_none() && (delivers(id) || facts.with_new_key.is_some());
+        let last = same.iter().filter(is_candidate).max_by_key(|id| (delivers(id), **id));
         kept.extend(last.map_or(same.clone(), |last| vec![*last]).into_iter().cloned());
     }
     let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|one| kept.contains(&one.id));

@@ -230,6 +230,8 @@ fn a_rotation_that_is_interrupted_is_named_everywhere_and_registers_nothing_a_th
         let words = text.replace("\n#", "").split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(code == Some(0) && words.contains(&unfinished) && !words.contains("alike"), "{command}: {text}");
     }
+    let (code, text) = run(&file, &["apply", "--yes"]);
+    assert_eq!((code, place.registered().len()), (Some(0), 6), "the rotation alone removes one of two: {text}");
     let check = Command::new(env!("CARGO_BIN_EXE_livechat-relay")).arg("check").arg("--config").arg(&file).output();
     let text =
         String::from_utf8_lossy(&check.expect("the binary").stdout).split_whitespace().collect::<Vec<_>>().join(" ");

@@ -68,8 +68,10 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let work =
         Work { arguments, app, api, relay, propagation: livechat.propagation, again: "webhooks apply", keys: None };
     let seen = seen.unwrap_or_default();
-    let (listed, facts) = survey(common, app, &work.api, &seen, rotate::unfinished(&config, app)).await?;
-    let changes = to_apply(app, &listed, &seen).map_err(Failure::Failed)?;
+    let rotation = rotate::unfinished(&config, app);
+    let (listed, facts) = survey(common, app, &work.api, &seen, rotation.clone()).await?;
+    let plan_of = |listed: &[_], _: &_, seen: &_| to_apply(app, listed, seen, rotation.as_ref());
+    let changes = plan_of(&listed, &BTreeSet::new(), &seen).map_err(Failure::Failed)?;
     if !common.json {
         out(format_args!("{}", plan_text::text(common.config(), app, &plan(app, &listed, &facts)).trim_end()))?;
     }
@@ -84,7 +86,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let stop = stop_on_signal()?;
-    work.run(&stop, secret_key, &changes, listed, |listed, _, seen| to_apply(app, listed, seen)).await.map(drop)
+    work.run(&stop, secret_key, &changes, listed, plan_of).await.map(drop)
 }
 
 /// What new registrations get, and its name.

@@ -388,7 +388,7 @@ fn a_rotation_removes_nothing_that_it_would_not_register_again() {
 #[test]
 fn without_a_word_about_webhooks_none_is_removed_and_an_empty_list_removes_them() {
     let listed = before();
-    let apply = |wanted| to_apply(&App { wanted, ..app() }, &listed, &Seen::default());
+    let apply = |wanted| to_apply(&App { wanted, ..app() }, &listed, &Seen::default(), None);
     assert!(apply(None).is_err_and(|why| why.contains("has no `webhooks`")));
     assert!(apply(Some(Vec::new())).is_ok_and(|changes| changes.len() == 3));
 }
@@ -399,7 +399,7 @@ fn a_copy_that_has_delivered_with_a_key_that_is_gone_is_not_the_one_that_stays()
     let app = App { wanted: Some(vec![wanted("incoming_chat")]), ..app() };
     let removed = |listed: [&str; 2], seen: &Seen| {
         let listed = listed.map(|id| registration(id, wanted("incoming_chat")));
-        let changes = to_apply(&app, &listed, seen).expect("a plan");
+        let changes = to_apply(&app, &listed, seen, None).expect("a plan");
         changes.into_iter().flat_map(|change| change.then).map(|one| one.id).collect::<Vec<_>>()
     };
     let gone = seen(&[("a", "k"), ("b", "gone")]);

@@ -219,8 +219,10 @@ fn an_unfinished_rotation_is_one_warning_and_keeps_what_has_the_new_key() {
         .map(|action| [one(&format!("old {action}"), action), one(&format!("new {action}"), action)])
         .concat();
     let rotation = Rotation { old: vec!["k1".to_owned()], new: "k2".to_owned() };
-    let begun = Facts { rotation: Some(rotation.clone()), ..Facts::default() };
-    let found = plan(&app(&both), &registered, &begun).warnings;
+    let begun = Facts { rotation: Some(rotation.clone()), ..delivered(&["old incoming_event", "new incoming_event"]) };
+    let plan_of_others = plan(&app(&both), &registered, &begun);
+    assert!(plan_of_others.is_empty() && !plan_of_others.is_done(), "only the rotation removes: {plan_of_others:?}");
+    let found = plan_of_others.warnings;
     assert_eq!(found, [Warning::Rotation(rotation)]);
     assert_eq!(
         found[0].to_string(),
