@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::call::{Call, Caller, Notices};
 use super::http::FailedAttempt;
 use super::{App, Config, Failure, Filters, Kind, Level, Registration, Users, Wanted};
+use crate::event::Token;
 
 /// What `list_webhook_names` has of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +230,7 @@ impl Api {
     }
 }
 
-/// An entry of `list_webhooks`. What it has of `secret_key` is not read.
+/// An entry of `list_webhooks`.
 #[derive(Deserialize)]
 struct Listed {
     id: String,
@@ -243,6 +244,8 @@ struct Listed {
     filters: Option<Map<String, Value>>,
     #[serde(default)]
     additional_data: Option<BTreeSet<String>>,
+    #[serde(default)]
+    secret_key: Option<String>,
 }
 
 impl From<Listed> for Registration {
@@ -265,6 +268,7 @@ impl From<Listed> for Registration {
             unknown_filters: (!unknown.is_empty()).then(|| Value::Object(unknown).to_string()),
             additional_data: listed.additional_data,
             description: listed.description.unwrap_or_default(),
+            secret_key: listed.secret_key.map(|key| Token::new(&key.into())),
         }
     }
 }

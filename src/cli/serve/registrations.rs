@@ -98,8 +98,8 @@ impl Registrations {
             Err(failure) => return Err(failure),
         };
         let delivered = self.webhooks.handler.relay.deliveries().all();
-        let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| (one.webhook_id, one.last));
-        let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered: delivered.collect() };
+        let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| one.webhook_id).collect();
+        let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered, ..Facts::default() };
         Ok(Found::new(app, plan(app, &listed, &facts), is_enabled, facts.notices))
     }
 }
