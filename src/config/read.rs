@@ -234,7 +234,7 @@ impl Reader {
     }
 
     /// The value of a key that has a default.
-    fn read<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> T {
+    pub fn read<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&Value) -> Option<T>) -> T {
         self.asked.insert(key.to_owned());
         let default = &self.defaults[key];
         let value = self.values.get(key).unwrap_or(default);

@@ -75,7 +75,7 @@ pub fn shell(app: &App, config: &livechat::Config) -> Shown {
     let texts = [
         ("app", escaped(&app.name)),
         ("client_id", escaped(&app.client_id)),
-        ("authorize", escaped(&format!("{}/", config.accounts))),
+        ("authorize", escaped(&format!("{}/", config.accounts.origin()))),
         ("page", escaped(&app.page_url())),
         ("scope", SCOPE.to_owned()),
     ];
@@ -129,7 +129,7 @@ async fn sign_in(pages: &Pages, page: &Page, code: &SecretString, verifier: &Sec
     let _turn = pages.of_app.turn().await?;
     let app = page.app();
     let failed = |failure: Failure| pages.failed(&app.name, of_exchange(&failure), &failure);
-    let accounts = Accounts::new(&page.live.livechat).map_err(failed)?;
+    let accounts = Accounts::new(&page.live.livechat);
     let tokens = accounts.exchange(app, code, &app.page_url(), Some(verifier)).await.map_err(failed)?;
     if !app.organizations.contains(&tokens.organization_id) {
         let end = pages.denied(&app.name, PageEnd::NotAllowed, &tokens.organization_id);
@@ -211,7 +211,7 @@ async fn info(pages: &Pages, page: &Page, token: &SecretString, client: IpAddr) 
     let _turn = pages.of_app.turn().await?;
     let app = page.app();
     let failed = |failure: &Failure| pages.failed(&app.name, PageEnd::Unreachable, failure);
-    let info = Accounts::new(&page.live.livechat).map_err(|failure| failed(&failure))?.info(token).await;
+    let info = Accounts::new(&page.live.livechat).info(token).await;
     let info = info.map_err(|failure| match failure.kind {
         // LiveChat is also seen to call a token that it does not know an invalid request.
         Kind::Authentication | Kind::Validation | Kind::NotFound => PageEnd::Unauthorized,
@@ -235,8 +235,7 @@ async fn state(pages: &Pages, page: &Page, viewer: Viewer, token: &SecretString)
         let asked = async {
             let _turn = pages.of_app.turn().await?;
             let api = Api::with_token(&page.live.livechat, app, token.clone());
-            let asked = async { api?.license_webhooks_enabled().await };
-            match asked.await {
+            match api.license_webhooks_enabled().await {
                 Ok(webhooks) => Ok(State { is_installed: Some(true), webhooks: Some(webhooks) }),
                 Err(failure) if failure.kind == Kind::NotFound => {
                     Ok(State { is_installed: Some(false), webhooks: Some(false) })
@@ -274,7 +273,7 @@ pub async fn sign_out(
         let _paid = pages.of_app.pay(client)?;
         let _turn = pages.of_app.turn().await?;
         let failed = |failure: Failure| pages.failed(&app.name, PageEnd::Unreachable, &failure);
-        Accounts::new(&page.live.livechat).map_err(failed)?.revoke(&token).await.map_err(failed)
+        Accounts::new(&page.live.livechat).revoke(&token).await.map_err(failed)
     };
     match pages.until(deadlines.calls, revoked).await.unwrap_or_else(Err) {
         Ok(()) => Shown { end: PageEnd::SignedOut, body: Body::Json(json!({})) },

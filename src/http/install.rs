@@ -100,7 +100,7 @@ async fn install(
     let exchanged = async {
         let turn = pages.of_install.turn().await?;
         let failed = |failure: Failure| pages.failed(&app.name, of_exchange(&failure), &failure);
-        let accounts = Accounts::new(config).map_err(failed)?;
+        let accounts = Accounts::new(config);
         let tokens = accounts.exchange(app, code, &app.install_url(), None).await.map_err(failed)?;
         Ok((turn, accounts, tokens))
     };
@@ -163,7 +163,7 @@ async fn state(
 ) -> (Option<bool>, bool) {
     let enable_webhooks = matches!(&app.install, Some(Install { enable_webhooks: true, .. }));
     let asked = async {
-        let api = Api::with_token(config, app, tokens.access_token.clone())?;
+        let api = Api::with_token(config, app, tokens.access_token.clone());
         let is_on = api.license_webhooks_enabled().await?;
         if is_on || !enable_webhooks {
             return Ok((is_on, false));

@@ -7,7 +7,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Caller, Notices};
+use super::call::{Access, Call, Caller, Notices};
+use super::failure::CONSOLE;
 use super::http::FailedAttempt;
 use super::{App, Config, Failure, Filters, Kind, Level, Registration, Users, Wanted};
 
@@ -32,22 +33,17 @@ pub type Unclear = fn(&str, Duration);
 
 impl Api {
     /// With the app's own credential.
-    ///
-    /// # Errors
-    /// `livechat.api` is no address that may be used.
-    pub fn new(config: &Config, app: &App) -> Result<Self, Failure> {
-        Ok(Self::with(config, app, Caller::new(config, app, "configuration")?))
+    pub fn new(config: &Config, app: &App) -> Self {
+        Self::with(config, app, Access::of(config, app))
     }
 
     /// With a token that is at hand, as of an installation.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_token(config: &Config, app: &App, token: SecretString) -> Result<Self, Failure> {
-        Ok(Self::with(config, app, Caller::with_token(config, app, "configuration", token)?))
+    pub fn with_token(config: &Config, app: &App, token: SecretString) -> Self {
+        Self::with(config, app, Access::Token(token))
     }
 
-    fn with(config: &Config, app: &App, caller: Caller) -> Self {
+    fn with(config: &Config, app: &App, access: Access) -> Self {
+        let caller = Caller::new(config, app, "configuration", access);
         Self { caller, client_id: app.client_id.clone(), propagation: config.propagation, unclear: None }
     }
 
@@ -77,7 +73,7 @@ impl Api {
 
     async fn listed(&self) -> Result<Vec<Registration>, FailedAttempt> {
         let call = Call::new("list_webhooks", json!({ "owner_client_id": self.client_id }));
-        let listed: Option<Vec<Listed>> = self.caller.repeated(&call).await?;
+        let listed: Option<Vec<Listed>> = self.caller.call(&call).await?;
         Ok(listed.into_iter().flatten().map(Registration::from).collect())
     }
 
@@ -97,26 +93,14 @@ impl Api {
         struct Registered {
             id: String,
         }
-        let mut body = json!({
-            "action": wanted.action,
-            "secret_key": secret_key.expose_secret(),
-            "url": wanted.url,
-            "owner_client_id": self.client_id,
-            "type": wanted.level.name(),
-        });
-        let members = body.as_object_mut().expect("an object");
-        let optional = [
-            ("description", json!(wanted.description), wanted.description.is_empty()),
-            ("additional_data", json!(wanted.additional_data), wanted.additional_data.is_empty()),
-            ("filters", filters(&wanted.filters), wanted.filters == Filters::default()),
-        ];
-        members.extend(
-            optional.into_iter().filter(|(.., is_absent)| !is_absent).map(|(name, value, _)| (name.to_owned(), value)),
-        );
-        let call = Call { secret: Some(secret_key), ..Call::new("register_webhook", body) };
+        let mut body = json!(wanted);
+        body["secret_key"] = secret_key.expose_secret().into();
+        body["owner_client_id"] = self.client_id.clone().into();
+        body.as_object_mut().expect("an object").retain(|_, value| !is_empty(value));
+        let call = Call { secret: Some(secret_key), is_repeatable: false, ..Call::new("register_webhook", body) };
         let mut is_second = false;
         loop {
-            let failed = match self.caller.unrepeated::<Registered>(&call).await {
+            let failed = match self.caller.call::<Registered>(&call).await {
                 Ok(registered) => return Ok(registered.id),
                 Err(failed) if !failed.may_be_done => return Err(failed.into()),
                 Err(failed) => failed,
@@ -181,7 +165,7 @@ impl Api {
             additional_data: Option<BTreeSet<String>>,
         }
         let call = Call::new("list_webhook_names", json!({ "version": self.caller.version().name() }));
-        let names: Option<Vec<Name>> = self.caller.repeated(&Call { needs_access: false, ..call }).await?;
+        let names: Option<Vec<Name>> = self.caller.call(&Call { needs_access: false, ..call }).await?;
         let offered = |name: Name| Offered {
             action: name.action,
             filters: name.filters.unwrap_or_default(),
@@ -200,11 +184,11 @@ impl Api {
             license_webhooks_enabled: bool,
         }
         let call = Call::new("get_license_webhooks_state", self.owner());
-        let state: Result<State, _> = self.caller.repeated(&call).await;
+        let state: Result<State, _> = self.caller.call(&call).await;
         state.map(|state| state.license_webhooks_enabled).map_err(|failed| {
             let mut failure = failed.failure;
             if failure.kind == Kind::NotFound {
-                failure.remedy = format!("install the app in {} (Private installation)", super::call::CONSOLE);
+                failure.remedy = format!("install the app in {CONSOLE} (Private installation)");
             }
             failure
         })

@@ -257,11 +257,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// # Errors
-    /// As [`Accounts::new`].
-    pub fn new(config: &Config, app: &App, path: &Path) -> Result<Self, Failure> {
-        let (accounts, file) = (Accounts::new(config)?, TokenFile::new(path));
-        Ok(Self { accounts, app: app.clone(), file, current: tokio::sync::Mutex::default() })
+    pub fn new(config: &Config, app: &App, path: &Path) -> Self {
+        let (accounts, file) = (Accounts::new(config), TokenFile::new(path));
+        Self { accounts, app: app.clone(), file, current: tokio::sync::Mutex::default() }
     }
 
     /// The access token; refreshed, where it is at its end.
@@ -272,7 +270,7 @@ impl Session {
         let mut current = self.current.lock().await;
         let pair = match current.take() {
             Some(pair) => pair,
-            None => self.read()?,
+            None => read(&self.file, &self.app)?,
         };
         let is_current = pair.expires_at.is_none_or(|end| end > Timestamp::now() + EXPIRY_MARGIN);
         let pair = if is_current { pair } else { self.refreshed(&pair.access_token).await? };
@@ -315,8 +313,10 @@ impl Session {
         refreshed.map_err(stopped)?
     }
 
-    fn read(&self) -> Result<TokenPair, FailedAttempt> {
-        read(&self.file, &self.app)
+    /// Those of the token that was used last.
+    pub(super) fn scopes(&self) -> BTreeSet<String> {
+        let current = self.current.try_lock().ok();
+        current.and_then(|current| Some(current.as_ref()?.scopes.clone())).unwrap_or_default()
     }
 }
 
@@ -327,20 +327,22 @@ async fn refreshed(
     file: TokenFile,
     stale: SecretString,
 ) -> Result<TokenPair, FailedAttempt> {
-    let locked = file.lock().await.map_err(local)?;
+    let locked = file.lock().await?;
     let pair = read(&file, &app)?;
     if pair.access_token.expose_secret() != stale.expose_secret() {
         return Ok(pair); // another process was faster
     }
     let (locked, reserved) = blocking(move || locked.reserve().map(|reserved| (locked, reserved))).await?;
-    let pair = accounts.refreshed(&app, &pair).await?;
+    // Whatever became of the refresh, the call that needs the token was not sent.
+    let pair =
+        accounts.refreshed(&app, &pair).await.map_err(|failed| FailedAttempt { may_be_done: false, ..failed })?;
     let pair = blocking(move || reserved.replace(&pair).map(|()| pair)).await;
     drop(locked);
     pair
 }
 
 fn read(file: &TokenFile, app: &App) -> Result<TokenPair, FailedAttempt> {
-    let pair = file.read().map_err(local)?.filter(|pair| pair.client_id == app.client_id);
+    let pair = file.read()?.filter(|pair| pair.client_id == app.client_id);
     pair.ok_or_else(|| {
         let what = format!("{} has no tokens for client_id {}", file.path.display(), app.client_id);
         let remedy = format!("log in: livechat-relay auth login --app {}", app.name);
@@ -352,13 +354,9 @@ fn read(file: &TokenFile, app: &App) -> Result<TokenPair, FailedAttempt> {
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, FailedAttempt> {
-    tokio::task::spawn_blocking(act).await.map_err(stopped)?.map_err(local)
+    Ok(tokio::task::spawn_blocking(act).await.map_err(stopped)??)
 }
 
 fn stopped(error: tokio::task::JoinError) -> FailedAttempt {
     FailedAttempt::undone(Kind::Local, format!("the tokens were not refreshed: {error}"), "try again")
-}
-
-fn local(failure: Failure) -> FailedAttempt {
-    FailedAttempt::undone(failure.kind, failure.what, failure.remedy)
 }

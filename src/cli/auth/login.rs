@@ -34,7 +34,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let file = TokenFile::new(tokens(&app)?);
     // A file that cannot be written is found before a person is asked for anything.
     drop(file.lock().await?.reserve()?);
-    let accounts = Accounts::new(&livechat)?;
+    let accounts = Accounts::new(&livechat);
     let redirect_uri = format!("http://localhost:{}/", livechat.login_port);
     let login = accounts.login(&app, &redirect_uri)?;
     let listener = if arguments.paste { None } else { Some(Listener::bind(livechat.login_port).await?) };
@@ -215,7 +215,7 @@ mod tests {
             page: false,
             organizations: std::collections::BTreeSet::new(),
         };
-        let accounts = Accounts::new(&config).expect("accounts");
+        let accounts = Accounts::new(&config);
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let redirect_uri = format!("http://localhost:{free}/");
         let login = accounts.login(&app, &redirect_uri).expect("a login");

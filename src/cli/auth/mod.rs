@@ -73,7 +73,7 @@ async fn logout(common: &Common) -> Result<(), Failure> {
     if was_there {
         // Under the lock, so that nothing that is refreshed meanwhile stays good.
         let locked = file.lock().await?;
-        let accounts = Accounts::new(&livechat)?;
+        let accounts = Accounts::new(&livechat);
         if let Some(pair) = file.read()? {
             revoke(&accounts, &pair).await?;
         }

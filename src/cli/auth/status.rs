@@ -51,7 +51,7 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
     let (livechat, app) = common.load(Need::LiveChat)?;
     let mut status = match &app.credential {
         Some(Credential::Tokens(path)) => {
-            let mut status = of_login(&app, &Session::new(&livechat, &app, path)?).await?;
+            let mut status = of_login(&app, &Session::new(&livechat, &app, path)).await?;
             if TokenFile::new(path).is_exposed()? {
                 let path = path.display();
                 status.notes.push(format!("others can read {path}: `chmod 600 {path}`, and log in again"));
@@ -66,7 +66,7 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
             )));
         }
     };
-    add_notices(&mut status, &Api::new(&livechat, &app)?).await;
+    add_notices(&mut status, &Api::new(&livechat, &app)).await;
     if common.json { print_json(&status) } else { status.print() }
 }
 
@@ -88,7 +88,7 @@ async fn of_login<'a>(app: &'a App, session: &Session) -> Result<Status<'a>, Fai
 
 /// LiveChat does not say what a personal access token may do, so it is tried.
 async fn of_personal<'a>(livechat: &Config, app: &'a App, account_id: &str) -> Result<Status<'a>, Failure> {
-    let api = Api::new(livechat, app)?;
+    let api = Api::new(livechat, app);
     let listed = may(api.list_webhooks().await)?;
     let state = may(api.license_webhooks_enabled().await)?;
     let notes = vec![format!(

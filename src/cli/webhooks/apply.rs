@@ -58,7 +58,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
             app.name
         )));
     }
-    let api = Api::new(&livechat, app)?.telling(tell_unclear);
+    let api = Api::new(&livechat, app).telling(tell_unclear);
     let (listed, facts) = survey(common, app, &api).await?;
     let seen = seen.unwrap_or_default();
     let facts = Facts { delivered: apply::facts(app, &seen).delivered, ..facts };

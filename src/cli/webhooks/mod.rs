@@ -93,7 +93,7 @@ impl Common {
     /// The app that is meant, and its API.
     pub fn open(&self) -> Result<(App, Api), Failure> {
         let (livechat, app) = self.load(Need::LiveChat)?;
-        let api = Api::new(&livechat, &app)?;
+        let api = Api::new(&livechat, &app);
         Ok((app, api))
     }
 }

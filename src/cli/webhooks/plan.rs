@@ -27,7 +27,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = if arguments.console && app.credential.is_none() {
         plan(&app, &[], &Facts::default())
     } else {
-        let (registered, facts) = survey(&arguments.common, &app, &Api::new(&livechat, &app)?).await?;
+        let (registered, facts) = survey(&arguments.common, &app, &Api::new(&livechat, &app)).await?;
         plan(&app, &registered, &facts)
     };
     if arguments.console {

@@ -68,7 +68,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         };
         return Err(Failure::Failed(why));
     };
-    let api = Api::new(livechat, app)?.telling(tell_unclear);
+    let api = Api::new(livechat, app).telling(tell_unclear);
     let begun = if rotation.secret_key.is_some() { "A rotation that was begun goes on. " } else { "" };
     let what = format!(
         "{begun}The secret key {} of the app {} is replaced by {}: each webhook is registered with it, then the old ones are unregistered, and at last {} in {} is deleted.",
