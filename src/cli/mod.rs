@@ -194,6 +194,10 @@ fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
 fn run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Failed(format!("the threads cannot be started: {e}")))?;
+    // These have a log of their own.
+    if !matches!(command, Command::Serve(_) | Command::Demo(_)) {
+        telemetry::start_if_asked();
+    }
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(arguments) => serve::run(arguments).await,
