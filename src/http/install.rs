@@ -14,10 +14,9 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::pages::{
-    Claim, Deadlines, Page, Pages, Paid, Reason, Redirect, Seen, Shown, Template, digest, escaped, of_exchange, policy,
-    revoke,
+    Claim, Deadlines, Page, Pages, Paid, Seen, Shown, Template, digest, escaped, of_exchange, policy, revoke,
 };
-use crate::livechat::{Accounts, Api, App, Config, Failure, Install, Kind, TokenPair, covers};
+use crate::livechat::{Accounts, Api, App, Config, Failure, Install, Kind, Reason, Redirect, TokenPair, covers};
 use crate::outcome::{Outcome, PageEnd};
 use texts::Text;
 
@@ -59,8 +58,8 @@ pub async fn shown(
     client: IpAddr,
     deadlines: Deadlines,
 ) -> Shown {
-    let end = match Redirect::read(query) {
-        Redirect::NoCode | Redirect::Malformed => PageEnd::NoCode.into(),
+    let end = match Redirect::read(query, None) {
+        Redirect::NoCode | Redirect::Malformed | Redirect::Foreign => PageEnd::NoCode.into(),
         Redirect::Error(reason) => End::Declined(reason),
         Redirect::Code(code) => with_code(pages, page, code, client, deadlines).await,
     };

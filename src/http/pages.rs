@@ -7,7 +7,6 @@
 mod cache;
 mod codes;
 mod gate;
-mod query;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -40,7 +39,6 @@ use crate::telemetry::Throttles;
 pub(super) use cache::Cache;
 pub(super) use codes::{Claim, Codes, Digest, Seen, digest};
 pub(super) use gate::{Gate, Paid};
-pub(super) use query::{Reason, Redirect};
 
 /// When it is worth to come back, where LiveChat, Kafka or too many others are the reason.
 const RETRY_AFTER_SECONDS: u64 = 10;

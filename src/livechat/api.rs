@@ -23,7 +23,6 @@ pub struct Offered {
 /// The Configuration API, for one app.
 pub struct Api {
     caller: Caller,
-    client_id: String,
     propagation: Duration,
     unclear: Option<Unclear>,
 }
@@ -44,7 +43,7 @@ impl Api {
 
     fn with(config: &Config, app: &App, access: Access) -> Self {
         let caller = Caller::new(config, app, "configuration", access);
-        Self { caller, client_id: app.client_id.clone(), propagation: config.propagation, unclear: None }
+        Self { caller, propagation: config.propagation, unclear: None }
     }
 
     /// Registrations tell by `unclear`, once each, why they take minutes.
@@ -72,7 +71,7 @@ impl Api {
     }
 
     async fn listed(&self) -> Result<Vec<Registration>, FailedAttempt> {
-        let call = Call::new("list_webhooks", json!({ "owner_client_id": self.client_id }));
+        let call = Call::new("list_webhooks", json!({ "owner_client_id": self.caller.app.client_id }));
         let listed: Option<Vec<Listed>> = self.caller.call(&call).await?;
         Ok(listed.into_iter().flatten().map(Registration::from).collect())
     }
@@ -95,7 +94,7 @@ impl Api {
         }
         let mut body = json!(wanted);
         body["secret_key"] = secret_key.expose_secret().into();
-        body["owner_client_id"] = self.client_id.clone().into();
+        body["owner_client_id"] = self.caller.app.client_id.clone().into();
         body.as_object_mut().expect("an object").retain(|_, value| !is_empty(value));
         let call = Call { secret: Some(secret_key), is_repeatable: false, ..Call::new("register_webhook", body) };
         let mut is_second = false;
@@ -144,7 +143,7 @@ impl Api {
     /// # Errors
     /// It may still be registered.
     pub async fn unregister_webhook(&self, id: &str) -> Result<(), Failure> {
-        let call = Call::new("unregister_webhook", json!({ "id": id, "owner_client_id": self.client_id }));
+        let call = Call::new("unregister_webhook", json!({ "id": id, "owner_client_id": self.caller.app.client_id }));
         match self.caller.done(&call).await {
             Err(failed) if failed.error.as_deref() == Some("not_found") => Ok(()),
             done => Ok(done?),
@@ -164,7 +163,7 @@ impl Api {
             #[serde(default)]
             additional_data: Option<BTreeSet<String>>,
         }
-        let call = Call::new("list_webhook_names", json!({ "version": self.caller.version().name() }));
+        let call = Call::new("list_webhook_names", json!({ "version": self.caller.app.version.name() }));
         let names: Option<Vec<Name>> = self.caller.call(&Call { needs_access: false, ..call }).await?;
         let offered = |name: Name| Offered {
             action: name.action,
@@ -209,7 +208,7 @@ impl Api {
     /// An OAuth token has a client of its own, which is this app. Up to 3.4 LiveChat refuses a Client ID beside it; from 3.5 that has to
     /// belong to the token's organization, and an organization that has installed the app need not own it.
     fn owner(&self) -> Value {
-        if self.caller.is_bearer() { json!({}) } else { json!({ "owner_client_id": self.client_id }) }
+        if self.caller.is_bearer() { json!({}) } else { json!({ "owner_client_id": self.caller.app.client_id }) }
     }
 }
 

@@ -74,7 +74,7 @@ impl Archives {
     /// # Errors
     /// No page was had.
     pub async fn running_chats(&self, page_id: Option<&str>) -> Result<ArchivePage, Failure> {
-        let filter = if self.caller.version() >= Version::V3_6 { "active" } else { "include_active" };
+        let filter = if self.caller.app.version >= Version::V3_6 { "active" } else { "include_active" };
         let first = || json!({ "filters": { filter: true }, "limit": PAGE_MAX });
         let page = self.get("list_chats", page_id.map_or_else(first, |id| json!({ "page_id": id }))).await?;
         Ok(ArchivePage::last_without_id(page))

@@ -15,7 +15,7 @@ use super::accounts::covers;
 use super::failure::{CONSOLE, Refusal};
 use super::http::{ANSWER_BYTES_MAX, FailedAttempt, Http};
 use super::tokens::Session;
-use super::{App, Config, Credential, Kind, Version};
+use super::{App, Config, Credential, Kind};
 
 pub const PERSONAL_ACCESS_TOKENS: &str =
     "https://www.text.com/app/settings/integrations/api-access/personal-access-tokens";
@@ -25,9 +25,7 @@ pub struct Caller {
     http: Http,
     /// `configuration` or `agent`.
     api: &'static str,
-    version: Version,
-    app: String,
-    client_id: String,
+    pub app: App,
     access: Access,
     /// Where the last call was sent to by `misdirected_request`.
     region: Mutex<Option<String>>,
@@ -90,18 +88,12 @@ impl Caller {
         Self {
             http: Http::new(config, &config.api),
             api,
-            version: app.version,
-            app: app.name.clone(),
-            client_id: app.client_id.clone(),
+            app: app.clone(),
             access,
             region: Mutex::default(),
             notices: Mutex::default(),
             calls: AtomicU64::new(0),
         }
-    }
-
-    pub fn version(&self) -> Version {
-        self.version
     }
 
     /// Whether an OAuth access token is sent, not a personal one.
@@ -155,7 +147,7 @@ impl Caller {
                     is_moved = true;
                 }
                 (Kind::Authentication, Access::Session(session), Some(token)) if !is_refreshed => {
-                    session.renew(&token).await?;
+                    session.renewed(&token).await?;
                     is_refreshed = true;
                 }
                 _ => return Err(failed),
@@ -167,7 +159,7 @@ impl Caller {
     async fn token(&self, action: &str) -> Result<Option<SecretString>, FailedAttempt> {
         match &self.access {
             Access::None => {
-                let what = format!("{action}: the configuration has no credential for the app {}", self.app);
+                let what = format!("{action}: the configuration has no credential for the app {}", self.app.name);
                 Err(FailedAttempt::undone(Kind::Authentication, what, self.new_credential()))
             }
             Access::Personal { token, .. } | Access::Token(token) => Ok(Some(token.clone())),
@@ -176,7 +168,7 @@ impl Caller {
     }
 
     async fn sent(&self, call: &Call<'_>, token: Option<&SecretString>) -> Result<Vec<u8>, FailedAttempt> {
-        let path = format!("/v{}/{}/action/{}", self.version, self.api, call.action);
+        let path = format!("/v{}/{}/action/{}", self.app.version, self.api, call.action);
         let mut request = self.http.request(Method::POST, &path).header(CONTENT_TYPE, "application/json");
         if let Some(secret) = token.map(ExposeSecret::expose_secret) {
             request = match &self.access {
@@ -215,11 +207,11 @@ impl Caller {
     fn remedy(&self, action: &str, refusal: &Refusal) -> Option<String> {
         Some(match &refusal.kind {
             Kind::Authentication => self.new_credential(),
-            Kind::Authorization => self.more_rights(action),
+            Kind::Authorization => self.more_rights(action, &refusal.said),
             Kind::Validation if refusal.name == "already_exists" => "see `livechat-relay webhooks list`".to_owned(),
             Kind::Validation => format!(
                 "correct the member that it names in [apps.livechat]; `livechat-relay webhooks names` says what version {} takes",
-                self.version
+                self.app.version
             ),
             Kind::NotFound => format!("look at what is there: `livechat-relay webhooks list`, or the app in {CONSOLE}"),
             _ => return None,
@@ -228,7 +220,7 @@ impl Caller {
 
     /// LiveChat says one thing of a wrong token, an ended one, and a wrong account.
     fn new_credential(&self) -> String {
-        let app = &self.app;
+        let app = &self.app.name;
         match &self.access {
             Access::Session(_) => log_in_again(app),
             Access::Token(_) => format!("install the app again in {CONSOLE} (Private installation)"),
@@ -242,12 +234,15 @@ impl Caller {
         }
     }
 
-    /// LiveChat does not say whether the scope, the role or the app is wrong. Of a login the scopes are known.
-    fn more_rights(&self, action: &str) -> String {
-        let (client_id, scope) = (&self.client_id, scope(action));
+    /// LiveChat need not say whether the scope, the role or the app is wrong. Of a login the scopes are known.
+    fn more_rights(&self, action: &str, said: &str) -> String {
+        let (client_id, scope) = (&self.app.client_id, scope(action));
         let foreign = format!(
             "client_id {client_id} is not an app of the account's organization: compare it with App Authorization of the app in {CONSOLE}"
         );
+        if said.contains("client_id") {
+            return foreign;
+        }
         let Access::Session(session) = &self.access else {
             return format!(
                 "most likely the token was made without the scope {scope}, or by an account that is no administrator; else {foreign}"
@@ -258,7 +253,7 @@ impl Caller {
         }
         format!(
             "the login does not have the scope {scope}: add it in App Authorization of the app in {CONSOLE}, and {}",
-            log_in_again(&self.app)
+            log_in_again(&self.app.name)
         )
     }
 }

@@ -10,6 +10,7 @@ pub mod catalogue;
 mod failure;
 mod http;
 pub mod plan;
+mod redirect;
 mod registration;
 pub mod rotate;
 mod tokens;
@@ -26,6 +27,7 @@ pub use archives::{ArchivePage, Archives};
 pub use call::{Notices, PERSONAL_ACCESS_TOKENS};
 pub use failure::{CONSOLE, Failure, Kind};
 pub use http::{Server, is_loopback};
+pub use redirect::{Reason, Redirect};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{Session, TokenFile, TokenPair};
 

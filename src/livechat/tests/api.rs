@@ -310,6 +310,15 @@ async fn a_call_that_is_not_allowed_names_its_own_scope_and_then_the_client_id()
     }
 }
 
+#[tokio::test]
+async fn a_client_id_that_livechat_names_is_the_one_cause() {
+    let message = "`owner_client_id` is not owned by your organization";
+    let body = json!({ "error": { "type": "authorization", "message": message } }).to_string();
+    let server = Server::start(move |_, _| reply(403, "", &body)).await;
+    let remedy = server.api().list_webhooks().await.expect_err("refused").remedy;
+    assert!(remedy.starts_with("client_id client-1") && !remedy.contains("scope"), "{remedy}");
+}
+
 /// What the log has of calls at its finest level, the libraries' lines among it.
 #[tokio::test]
 async fn the_log_has_a_line_for_each_call_and_no_secret() {
