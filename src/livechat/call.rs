@@ -228,7 +228,7 @@ impl Caller {
                 "set personal_access_token and account_id, or tokens, in [apps.livechat] of {app}: {PERSONAL_ACCESS_TOKENS} makes such a token"
             ),
             Access::Personal { account_id, .. } => format!(
-                "most likely personal_access_token of {app} was deleted, or copied in part: make another in {PERSONAL_ACCESS_TOKENS}; \
+                "most likely the personal access token of {app} (personal_access_token) was deleted, or copied in part: make another in {PERSONAL_ACCESS_TOKENS}; \
                  else account_id {account_id} is not the one that is shown there beside the token"
             ),
         }
