@@ -91,8 +91,19 @@ impl Source {
     /// As `read`, with the warnings on standard error.
     fn load(&self, need: Need) -> Result<Config, Failure> {
         let config = self.read(need)?;
-        config.warnings.iter().for_each(|warning| anstream::eprintln!("warning: {warning}"));
+        config.warnings.iter().for_each(|warning| print::complaint(print::WARNING, "warning:", warning));
         Ok(config)
+    }
+
+    /// Why there is no app to act for: a person may have forgotten the configuration.
+    fn without_app(&self, failure: Failure) -> Failure {
+        match self.config {
+            Some(_) => failure,
+            None => Failure::Usage(
+                "no configuration file is given, and none is looked for: add -c FILE, or set LIVECHAT_RELAY_CONFIG"
+                    .to_owned(),
+            ),
+        }
     }
 }
 
@@ -184,6 +195,10 @@ fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
 fn run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Failed(format!("the threads cannot be started: {e}")))?;
+    // These have a log of their own.
+    if !matches!(command, Command::Serve(_) | Command::Demo(_)) {
+        telemetry::start_if_asked();
+    }
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(arguments) => serve::run(arguments).await,
@@ -210,13 +225,10 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Says why a command has failed: in the log, where there is one.
 fn complain(failure: &Failure, config_path: Option<&Path>) {
-    use std::io::Write as _;
     if telemetry::is_started() {
         tracing::error!("{failure}");
     } else {
-        let style = print::ERROR;
-        let failure = print::with_commands(config_path, &failure.to_string());
-        let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {failure}"); // nowhere to tell of a terminal that is gone
+        print::complaint(print::ERROR, "error:", &print::with_commands(config_path, &failure.to_string()));
     }
 }
 

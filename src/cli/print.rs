@@ -117,6 +117,28 @@ pub fn ask(question: &str) {
     let _ = write!(stderr, "{style}{}{style:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
 }
 
+/// Prints what went wrong to standard error.
+pub fn complaint(style: Style, label: &str, text: &str) {
+    let mut stderr = anstream::stderr();
+    // Programs look for phrases in it.
+    let text = if io::stderr().is_terminal() { lines_wrapped(text, label.len() + 1) } else { text.to_owned() };
+    let _ = writeln!(stderr, "{style}{label}{style:#} {text}"); // nowhere to tell of a terminal that is gone
+}
+
+/// A text of several lines, the first of which begins at column `start`, with those that are too long wrapped. What goes on is indented.
+fn lines_wrapped(text: &str, start: usize) -> String {
+    let mut lines = text.lines().enumerate().map(|(n, line)| {
+        let own = line.len() - line.trim_start().len();
+        match (n, line.chars().count()) {
+            (0, _) => wrapped(line, start),
+            (_, ..=WIDTH) => line.to_owned(), // it may be a piece of a file, whose blanks count
+            _ => format!("{:own$}{}", "", wrapped(line, own + 2)),
+        }
+    });
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |text, line| text + "\n" + &line)
+}
+
 fn not_written(place: &str, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::Closed;
@@ -277,6 +299,21 @@ mod tests {
         assert_eq!(wrapped(&text, 2), expected);
         let long = wrapped(&format!("see `{words}{words}`"), 0);
         assert!(long.lines().all(|line| line.len() <= WIDTH), "what fits on no line is broken: {long}");
+    }
+
+    #[test]
+    fn long_lines_of_an_error_are_broken_between_words_and_the_rest_is_indented() {
+        let word = "word ".repeat(30);
+        let text = format!("{word}\n  key: {word}\n  |   ^ here\n{}", "x".repeat(100));
+        let shown = lines_wrapped(&text, 7);
+        let lines: Vec<_> = shown.lines().collect();
+        assert!(lines[0].len() <= WIDTH - 7 && lines[1].starts_with("       word"), "{shown}");
+        assert!(lines.iter().all(|line| line.len() <= WIDTH || !line.contains(' ')), "{shown}");
+        assert!(
+            shown.contains("\n  key: word") && shown.contains("\n    word") && shown.contains("\n  |   ^ here\n"),
+            "{shown}"
+        );
+        assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), text.split_whitespace().collect::<Vec<_>>());
     }
 
     #[test]

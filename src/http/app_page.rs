@@ -73,7 +73,7 @@ pub fn shell(app: &App, config: &livechat::Config) -> Shown {
     let texts = [
         ("app", escaped(&app.name)),
         ("client_id", escaped(&app.client_id)),
-        ("authorize", escaped(&format!("{}/", config.accounts))),
+        ("authorize", escaped(&format!("{}/", config.accounts.origin()))),
         ("page", escaped(&app.page_url())),
         ("scope", SCOPE.to_owned()),
     ];
@@ -179,7 +179,7 @@ async fn viewer(visit: &Visit, token: &SecretString) -> Result<Viewer, PageEnd> 
 /// Asks LiveChat whose token it is, and for how long.
 async fn info(visit: &Visit, token: &SecretString) -> Result<(Viewer, Duration), PageEnd> {
     let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.calls).await?;
-    let info = visit.accounts()?.info(token).await;
+    let info = visit.accounts().info(token).await;
     let info = info.map_err(|failure| match failure.kind {
         // LiveChat is also seen to call a token that it does not know an invalid request.
         Kind::Authentication | Kind::Validation | Kind::NotFound => PageEnd::Unauthorized,
@@ -210,8 +210,8 @@ async fn state(visit: &Visit, viewer: Viewer, token: &SecretString) -> Result<St
 async fn ask_state(visit: &Visit, token: &SecretString) -> Result<State, PageEnd> {
     let _permit = visit.pages.of_app.permit(visit.deadlines.calls).await?;
     let api = Api::with_token(&visit.live().livechat, visit.app(), token.clone());
-    let asked = async { api?.license_webhooks_enabled().await };
-    asked.await.map(|webhooks| State { is_installed: Some(true), webhooks: Some(webhooks) }).or_else(|failure| {
+    let enabled = api.license_webhooks_enabled().await;
+    enabled.map(|webhooks| State { is_installed: Some(true), webhooks: Some(webhooks) }).or_else(|failure| {
         match failure.kind {
             Kind::NotFound => return Ok(State { is_installed: Some(false), webhooks: Some(false) }),
             Kind::Authorization => return Ok(UNKNOWN),
@@ -227,7 +227,7 @@ pub async fn sign_out(visit: &Visit, token: Option<&str>) -> Result<Shown, PageE
     let token = plausible(token)?;
     visit.pages.viewers.forget(&visit.digest(&token));
     let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
-    let accounts = visit.accounts()?;
+    let accounts = visit.accounts();
     let revoked = visit.until(visit.deadlines.calls, accounts.revoke(&token)).await?;
     revoked.map_err(|failure| visit.failed(PageEnd::Unreachable, &failure))?;
     turn.confirmed();

@@ -11,8 +11,8 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
-use super::pages::{Reason, Redirect, Shown, Template, Visit, escaped, policy, remembered};
-use crate::livechat::{Api, App, Failure, Install, Kind, TokenPair, covers};
+use super::pages::{Shown, Template, Visit, escaped, policy, remembered};
+use crate::livechat::{Api, App, Failure, Install, Kind, Reason, Redirect, TokenPair, covers};
 use crate::outcome::{Outcome, PageEnd};
 use texts::Text;
 
@@ -50,8 +50,8 @@ pub struct Installation {
 
 pub async fn shown(visit: Visit, query: Option<&str>) -> Shown {
     let app = visit.app().clone();
-    let end = match Redirect::read(query) {
-        Redirect::NoCode | Redirect::Malformed => PageEnd::NoCode.into(),
+    let end = match Redirect::read(query, None) {
+        Redirect::NoCode | Redirect::Malformed | Redirect::Foreign => PageEnd::NoCode.into(),
         Redirect::Error(reason) => End::Declined(reason),
         Redirect::Code(code) => with_code(visit, code).await,
     };
@@ -78,7 +78,7 @@ async fn with_code(visit: Visit, code: SecretString) -> End {
             let lasts = remembered(installed.as_ref().map_or_else(End::end, |_| PageEnd::Installed));
             (installed, lasts)
         };
-        let installed = visit.pages.installations.get(visit.digest(&code), exchanged).await;
+        let installed = visit.pages.installations.get(visit.digest(&code), Box::pin(exchanged)).await;
         if installed.is_ok() {
             turn.confirmed();
         }
@@ -133,7 +133,7 @@ async fn state(visit: &Visit, tokens: &TokenPair) -> (Option<bool>, bool) {
     let app = visit.app();
     let enable_webhooks = matches!(&app.install, Some(Install { enable_webhooks: true, .. }));
     let asked = async {
-        let api = Api::with_token(&visit.live().livechat, app, tokens.access_token.clone())?;
+        let api = Api::with_token(&visit.live().livechat, app, tokens.access_token.clone());
         let is_on = api.license_webhooks_enabled().await?;
         if is_on || !enable_webhooks {
             return Ok((is_on, false));

@@ -7,7 +7,6 @@
 mod cache;
 mod gate;
 mod html;
-mod query;
 mod visit;
 
 use std::sync::Arc;
@@ -38,7 +37,6 @@ use crate::telemetry::Throttles;
 pub(super) use cache::Cache;
 pub(super) use gate::Gate;
 pub(super) use html::{Template, escaped, policy};
-pub(super) use query::{Reason, Redirect};
 use visit::{Deadlines, Digest};
 pub(super) use visit::{Visit, remembered};
 

@@ -89,7 +89,7 @@ impl Registrations {
     }
 
     async fn compare(&self, config: &Config, app: &App) -> Result<Found, Failure> {
-        let api = Api::new(&config.livechat, app)?;
+        let api = Api::new(&config.livechat, app);
         let listed = api.list_webhooks().await?;
         let is_enabled = match api.license_webhooks_enabled().await {
             Ok(is_enabled) => Some(is_enabled),

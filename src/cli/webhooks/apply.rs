@@ -64,7 +64,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
             app.name
         )));
     }
-    let api = Api::new(livechat, app)?.telling(tell_unclear);
+    let api = Api::new(livechat, app).telling(tell_unclear);
     let work =
         Work { arguments, app, api, relay, propagation: livechat.propagation, again: "webhooks apply", keys: None };
     let seen = seen.unwrap_or_default();

@@ -94,14 +94,17 @@ impl Common {
     /// How LiveChat is reached, and the app that is meant.
     pub fn load(&self, need: Need) -> Result<(Config, App), Failure> {
         let livechat = self.source.load(need)?.livechat;
-        let app = chosen(&livechat.apps, self.app.as_deref())?.clone();
-        Ok((livechat, app))
+        match chosen(&livechat.apps, self.app.as_deref()) {
+            Ok(app) => Ok((livechat.clone(), app.clone())),
+            Err(failure) if livechat.apps.is_empty() => Err(self.source.without_app(failure)),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The app that is meant, and its API.
     pub fn open(&self) -> Result<(App, Api), Failure> {
         let (livechat, app) = self.load(Need::LiveChat)?;
-        let api = Api::new(&livechat, &app)?;
+        let api = Api::new(&livechat, &app);
         Ok((app, api))
     }
 

@@ -31,7 +31,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         let (seen, rotation) = arguments.common.hints(&app).await;
         let (registered, facts) =
-            survey(&arguments.common, &app, &Api::new(&livechat, &app)?, &seen.unwrap_or_default(), rotation).await?;
+            survey(&arguments.common, &app, &Api::new(&livechat, &app), &seen.unwrap_or_default(), rotation).await?;
         plan(&app, &registered, &facts)
     };
     if arguments.console {

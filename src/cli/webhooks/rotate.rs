@@ -55,7 +55,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let work = Work {
         arguments,
         app,
-        api: Api::new(livechat, app)?.telling(tell_unclear),
+        api: Api::new(livechat, app).telling(tell_unclear),
         relay,
         propagation: livechat.propagation,
         again: "webhooks rotate",

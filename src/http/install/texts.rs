@@ -1,6 +1,6 @@
 //! What the installation page says. All of it is ours: nothing of a query, and nothing that LiveChat has answered, is shown.
 
-use crate::http::pages::Reason;
+use crate::livechat::Reason;
 use crate::outcome::PageEnd;
 
 /// A title, in which `{app}` stands for the app's name, and the paragraphs below it.

@@ -37,12 +37,8 @@ impl Visit {
         &self.page.live
     }
 
-    /// LiveChat's accounts, to be called for the visitor.
-    ///
-    /// # Errors
-    /// Why there can be no client for them.
-    pub fn accounts(&self) -> Result<Accounts, PageEnd> {
-        Accounts::new(&self.live().livechat).map_err(|failure| self.failed(PageEnd::Misconfigured, &failure))
+    pub fn accounts(&self) -> Accounts {
+        Accounts::new(&self.live().livechat)
     }
 
     /// A token for a code, which LiveChat has sent the browser to `redirect_uri` with.
@@ -55,7 +51,7 @@ impl Visit {
         redirect_uri: &str,
         verifier: Option<&SecretString>,
     ) -> Result<(Accounts, TokenPair), PageEnd> {
-        let accounts = self.accounts()?;
+        let accounts = self.accounts();
         let exchanged = accounts.exchange(self.app(), code, redirect_uri, verifier);
         let tokens = self.until(self.deadlines.exchange, exchanged).await?.map_err(|failure| {
             let end = match failure.kind {
