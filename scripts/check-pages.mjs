@@ -178,24 +178,48 @@ const installs = async (browser, relay, livechat) => {
   await tab.when(CONSENT);
   await tab.run(ALLOW);
   await tab.when("document.querySelector('#end') !== null");
-  check("the title", await tab.run("document.querySelector('h1').textContent"), "The app default is installed");
+  check("the title", await tab.run("document.querySelector('h1').textContent"), "The app “default” is installed");
   check("the style is applied", await tab.run("getComputedStyle(document.querySelector('main')).borderRadius"), "12px");
   await tab.shot("install-light");
   await tab.scheme(true);
   await tab.shot("install-dark");
   await tab.size(280);
   await tab.shot("install-280");
-  const address = await tab.run("location.href");
-  await tab.send("Page.navigate", { url: address });
-  await tab.when("document.querySelector('h1')?.textContent.startsWith('This code')");
-  await tab.shot("install-reloaded-dark-280");
+  await tab.run("window.left = true");
+  await tab.send("Page.reload");
+  await tab.when("window.left === undefined && document.querySelector('#end') !== null");
+  check("the title of a page that is reloaded", await tab.run("document.querySelector('h1').textContent"), "The app “default” is installed");
   await tab.size(500, 560);
   await tab.scheme(false);
-  for (const [name, query] of [["error", "?error=access_denied"], ["nothing", ""], ["refused", "?code=made-up"]]) {
+  const shows = async (name, query, end) => {
     await tab.send("Page.navigate", { url: `${relay}/install/default${query}` });
-    await tab.when("document.querySelector('h1') !== null && document.documentElement.dataset.end === 'no'");
+    await tab.when(`location.search === ${JSON.stringify(query)} && document.documentElement.dataset.end === '${end}' && document.querySelector('#end') !== null`);
     await tab.shot(`install-${name}`);
+  };
+  for (const [name, query] of [
+    ["declined", "?error=access_denied"], ["scope", "?oauth_exception=invalid_scope"],
+    ["client", "?oauth_exception=invalid_request&exception_details=invalid_redirect_uri"], ["redirects", "?exception_details=too_many_redirects"],
+    ["sign-in", "?identity_exception=identity_lost"], ["server", "?error=server_error"], ["unknown", "?error=x"], ["nothing", ""],
+    ["refused", "?code=made-up"],
+  ]) await shows(name, query, "no");
+  const drive = async (path, body) => {
+    const answer = await fetch(`${livechat.url}/_simulate/${path}`, { method: "POST", body: JSON.stringify(body) });
+    return answer.json();
+  };
+  const pressed = async (who) => new URL((await drive("install", who)).url).search;
+  await shows("missing-scopes", await pressed({ scopes: ["webhooks.configuration:rw"] }), "no");
+  for (const [name, error, end] of [["unreachable", "server_error", "wait"], ["misconfigured", "invalid_request", "no"]]) {
+    await drive("faults", { method: "token", times: 0, error });
+    await shows(name, await pressed({}), end);
+    await fetch(`${livechat.url}/_simulate/faults`, { method: "DELETE" });
+    if (end === "wait") {
+      await tab.run("document.querySelector('#again').click()");
+      await tab.when("document.documentElement.dataset.end === 'yes'");
+    }
   }
+  const guess = async (n) => (await fetch(`${relay}/install/default?code=guess-${n}`)).status === 429;
+  for (let n = 0; !(await guess(n)); n++) if (n > 50) throw new Error("guesses are not limited");
+  await shows("too-many", "?code=one-more", "wait");
   await tab.close();
 };
 const closesItself = async (browser, relay, livechat) => {
@@ -251,14 +275,23 @@ const signsIn = async (browser, relay) => {
 };
 const framed = async (browser, relay) => {
   const address = `${relay}/app/default?plugin_id=plugin-1&theme=dark&connection=plain`;
-  const parent = `<!doctype html><script>let heard = []; addEventListener("message", (e) => heard.push([e.origin, e.data]))</script>
-<body style="margin:0"><iframe src="${address}" style="width:100vw;height:100vh;border:0"></iframe>`;
-  const pages = { "https://my.livechatinc.com/": parent, "https://evil.example/": parent };
+  // As LiveChat's program does: the frame is under a veil until the widget says that it is there.
+  const parent = `<!doctype html><script>
+let heard = [];
+addEventListener("message", ({ origin, source, data }) => {
+  heard.push([origin, data]);
+  if (source === frames[0] && data.message === "plugin_inited" && data.plugin_id === "plugin-1") document.getElementById("veil").remove();
+});
+</script>
+<body style="margin:0"><div id="veil" style="position:fixed;inset:0;background:#fff">Loading</div>
+<iframe src="${address}" style="width:100vw;height:100vh;border:0"></iframe>`;
+  const pages = { "https://my.livechatinc.com/": parent, "https://www.text.com/": parent, "https://evil.example/": parent };
   const frame = async () => (await browser.targets()).find(({ type, url }) => type === "iframe" && url.startsWith(relay));
   const tab = await browser.open("https://my.livechatinc.com/", { width: 280, handle: pages });
   const inner = await browser.attach((await until("the frame", frame)).targetId);
   await inner.when(`${VIEW} === 'start'`);
   check("the handshake", await tab.run("heard"), [[relay, { plugin_id: "plugin-1", message: "plugin_inited", data: null }]]);
+  check("the veil is lifted", await tab.run("document.elementFromPoint(100, 100).tagName"), "IFRAME");
   check("the theme of the query", await inner.run("document.documentElement.dataset.theme"), "dark");
   await tab.run(`frames[0].postMessage({ event_name: "livechat:change_theme", event_data: { theme: "light" } }, "*")`);
   await inner.when("document.documentElement.dataset.theme === 'light'");
@@ -273,11 +306,14 @@ const framed = async (browser, relay) => {
   const { data } = await tab.send("Page.captureScreenshot", { format: "png" });
   writeFileSync(join(shots, "app-framed-280.png"), Buffer.from(data, "base64"));
   await tab.close();
+  const other = await browser.open("https://www.text.com/", { handle: pages });
+  await other.when("document.getElementById('veil') === null");
+  await other.close();
   const evil = await browser.open("https://evil.example/", { handle: pages });
   const refused = await browser.attach((await until("the frame of another site", frame)).targetId);
   await refused.when("location.href.startsWith('chrome-error://')");
   check("a page that another site frames is not shown", await refused.run("document.querySelector('#sign-in')"), null);
-  check("and nothing is heard of it", await evil.run("heard"), []);
+  check("and nothing is heard of it", await evil.run("[heard, document.getElementById('veil') !== null]"), [[], true]);
   await evil.close();
 };
 
@@ -295,7 +331,7 @@ try {
   const livechat = await startSimulator(`http://127.0.0.1:${port}`);
   const relay = await startRelay(port, livechat);
   const browser = new Browser();
-  for (const [name, step] of Object.entries({ installs, closesItself, signsIn, framed })) {
+  for (const [name, step] of Object.entries({ closesItself, installs, signsIn, framed })) {
     await step(browser, relay, livechat);
     console.log(`ok ${name}`);
   }

@@ -96,7 +96,7 @@ labels! {
         NoCode => "no_code",
         /// LiveChat has sent the browser with an error.
         Declined => "declined",
-        /// The code was used before.
+        /// The code of a login was used before.
         CodeUsed => "code_used",
         /// LiveChat does not take the code.
         CodeRefused => "code_refused",
@@ -181,9 +181,11 @@ impl Outcome {
             Self::Unavailable(_) => (503, "the event could not be stored; try again later\n"),
             Self::Rejected(rejection) => rejection.answer(),
             Self::Refused(refusal) => match refusal {
-                Refusal::NotFound => {
-                    (404, "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured\n")
-                }
+                Refusal::NotFound => (
+                    404,
+                    "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured; an app whose configuration has \
+                     pages has them at /install/<app> and /app/<app>\n",
+                ),
                 Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
                 Refusal::ContentType => (415, "send Content-Type: application/json (in UTF-8)\n"),
                 Refusal::ContentEncoding => (415, "send the body without a Content-Encoding\n"),

@@ -89,6 +89,18 @@ pub fn start(config: &Config) {
     }));
 }
 
+/// Sends log lines to standard error where the environment has a filter: for commands that have no log, so that a person can see what they
+/// call. What the file has is the relay's.
+pub fn start_if_asked() {
+    let filter = std::env::var("LIVECHAT_RELAY__LOG__FILTER").ok().filter(|filter| Config::is_filter(filter));
+    let Some(filter) = filter else { return };
+    let lines = tracing_subscriber::fmt::layer()
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+    tracing_subscriber::registry().with(env_filter(&filter)).with(lines).init();
+}
+
 /// Replaces the filter: one that [`Config::is_filter`] finds right.
 pub fn set_filter(filter: &str) {
     if let Some(log) = FILTER.get() {

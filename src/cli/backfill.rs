@@ -94,7 +94,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = arguments.place.source.load(Need::LiveChat)?;
     let app = chosen(&config.livechat.apps, arguments.app.as_deref())?;
     let path = arguments.cursor_path(&config, app)?;
-    let archives = Archives::new(&config.livechat, app).map_err(Failure::failed)?;
+    let archives = Archives::new(&config.livechat, app);
     let cursor = arguments.begin(app, &path)?;
     let span = Span { from: cursor.from, to: cursor.to };
     let since = SignedDuration::try_from(arguments.max_thread_age).ok().and_then(|age| span.from.checked_sub(age).ok());

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::access::{running, unexpected};
 use super::print::{self, out};
 use super::reach::reach;
-use super::{Failure, Source};
+use super::{Failure, Source, webhooks};
 use crate::acme;
 use crate::config::{self, Config, Mistakes, Need};
 use crate::control::{Answer, Reloaded, Request};
@@ -199,6 +199,8 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
         return false;
     }
     config.warnings.iter().for_each(|warning| report.warn("configuration", warning));
+    webhooks::unfinished_rotations(&config, arguments.source.config.as_deref())
+        .for_each(|rotation| report.warn("livechat", rotation));
     let mut apps: Vec<_> = config.policy.apps.values().collect();
     apps.sort_by(|one, other| one.name.cmp(&other.name));
     for app in apps {

@@ -25,10 +25,10 @@ mod tail;
 mod tls;
 mod webhooks;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{FromArgMatches as _, Parser, Subcommand};
+use clap::{ArgMatches, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, Mistakes, Need};
 use crate::publish::Unusable;
@@ -101,8 +101,19 @@ impl Source {
     /// As `read`, with the warnings on standard error.
     fn load(&self, need: Need) -> Result<Config, Failure> {
         let config = self.read(need)?;
-        config.warnings.iter().for_each(|warning| anstream::eprintln!("warning: {warning}"));
+        config.warnings.iter().for_each(|warning| print::complaint(print::WARNING, "warning:", warning));
         Ok(config)
+    }
+
+    /// Why there is no app to act for: a person may have forgotten the configuration.
+    fn without_app(&self, failure: Failure) -> Failure {
+        match self.config {
+            Some(_) => failure,
+            None => Failure::Usage(
+                "no configuration file is given, and none is looked for: add -c FILE, or set LIVECHAT_RELAY_CONFIG"
+                    .to_owned(),
+            ),
+        }
     }
 }
 
@@ -158,8 +169,9 @@ impl From<Unusable> for Failure {
 /// Runs what the command line says. The exit code is one of [`examples::EXIT_CODES`].
 pub fn main() -> ExitCode {
     let parsed = examples::command().try_get_matches();
-    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
-        Ok(arguments) => arguments,
+    let parsed = parsed.and_then(|matches| Ok((config_path(&matches), Arguments::from_arg_matches(&matches)?)));
+    let (config_path, arguments) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print(); // nowhere to tell of a terminal that is gone
             return ExitCode::from(if error.use_stderr() { examples::USAGE } else { examples::DONE });
@@ -175,15 +187,27 @@ pub fn main() -> ExitCode {
     if let Err(failure) = outcome
         && !matches!(failure, Failure::Closed | Failure::Pending)
     {
-        complain(&failure);
+        complain(&failure, config_path.as_deref());
     }
     telemetry::flush();
     ExitCode::from(code)
 }
 
+/// What the user gave the command as its configuration, if anything.
+fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
+    match matches.subcommand() {
+        Some((_, of_subcommand)) => config_path(of_subcommand),
+        None => matches.try_get_one::<PathBuf>("config").ok().flatten().cloned(), // an error where the command has none
+    }
+}
+
 fn run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::Failed(format!("the threads cannot be started: {e}")))?;
+    // These have a log of their own.
+    if !matches!(command, Command::Serve(_) | Command::Demo(_)) {
+        telemetry::start_if_asked();
+    }
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(arguments) => serve::run(arguments).await,
@@ -212,13 +236,11 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Says why a command has failed: in the log, where there is one.
-fn complain(failure: &Failure) {
-    use std::io::Write as _;
+fn complain(failure: &Failure, config_path: Option<&Path>) {
     if telemetry::is_started() {
         tracing::error!("{failure}");
     } else {
-        let style = print::ERROR;
-        let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {failure}"); // nowhere to tell of a terminal that is gone
+        print::complaint(print::ERROR, "error:", &print::with_commands(config_path, &failure.to_string()));
     }
 }
 

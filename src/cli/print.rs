@@ -29,6 +29,74 @@ pub fn visible(text: &str) -> String {
     text.replace(is_active, "\u{fffd}")
 }
 
+/// How the user calls a command of the relay: `livechat-relay webhooks apply -c relay.toml`. `config_path`: what they gave this one.
+pub fn command(config_path: Option<&Path>, command: &str) -> String {
+    // What the environment names, it names for the next command, too.
+    let given = config_path.filter(|path| std::env::var_os("LIVECHAT_RELAY_CONFIG").is_none_or(|env| env != *path));
+    let config = given.map(|path| format!(" -c {}", quoted(&path.display().to_string()))).unwrap_or_default();
+    format!("livechat-relay {command}{config}")
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// A text with its commands as [`command`] has them. They stand in backticks: `` `livechat-relay webhooks list` ``. For texts that are made
+/// where the configuration's file is not known, as errors are.
+pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
+    const START: &str = "`livechat-relay ";
+    let parts = text.split(START).enumerate().map(|(n, part)| match part.split_once('`') {
+        Some((of_text, rest)) if n > 0 => {
+            let name = of_text.split_whitespace().next().unwrap_or_default();
+            // These read no configuration.
+            let needs_none = ["demo", "send", "simulate", "actions", "contract"].contains(&name);
+            let full = command(config_path.filter(|_| !needs_none && !of_text.contains(" -c ")), of_text);
+            format!("`{full}`{rest}")
+        }
+        _ if n > 0 => format!("{START}{part}"),
+        _ => part.to_owned(),
+    });
+    parts.collect()
+}
+
+/// Where text is broken.
+pub const WIDTH: usize = 80;
+
+/// Lines of words, all but the first indented. The first begins at that column, too. What stands in backticks is to be copied: it is one
+/// word where it fits on a line.
+pub fn wrapped(text: &str, indent: usize) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match words.last_mut() {
+            Some(last) if last.matches('`').count() % 2 == 1 && indent + last.len() + 1 + word.len() <= WIDTH => {
+                *last = format!("{last} {word}");
+            }
+            _ => words.push(word.to_owned()),
+        }
+    }
+    let (mut lines, mut column) = (String::new(), indent);
+    for word in &words {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > WIDTH {
+            lines.push('\n');
+            lines.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
+}
+
 /// Prints a line to standard output.
 ///
 /// # Errors
@@ -40,6 +108,35 @@ pub fn out(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
 /// Prints a line for a person to standard error.
 pub fn note(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(anstream::stderr(), "{DIM}{line}{DIM:#}"); // nowhere to tell of a terminal that is gone
+}
+
+/// Asks a person on standard error; the answer comes on the same line.
+pub fn ask(question: &str) {
+    let style = Style::new().bold();
+    let mut stderr = anstream::stderr();
+    let _ = write!(stderr, "{style}{}{style:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
+}
+
+/// Prints what went wrong to standard error.
+pub fn complaint(style: Style, label: &str, text: &str) {
+    let mut stderr = anstream::stderr();
+    // Programs look for phrases in it.
+    let text = if io::stderr().is_terminal() { lines_wrapped(text, label.len() + 1) } else { text.to_owned() };
+    let _ = writeln!(stderr, "{style}{label}{style:#} {text}"); // nowhere to tell of a terminal that is gone
+}
+
+/// A text of several lines, the first of which begins at column `start`, with those that are too long wrapped. What goes on is indented.
+fn lines_wrapped(text: &str, start: usize) -> String {
+    let mut lines = text.lines().enumerate().map(|(n, line)| {
+        let own = line.len() - line.trim_start().len();
+        match (n, line.chars().count()) {
+            (0, _) => wrapped(line, start),
+            (_, ..=WIDTH) => line.to_owned(), // it may be a piece of a file, whose blanks count
+            _ => format!("{:own$}{}", "", wrapped(line, own + 2)),
+        }
+    });
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |text, line| text + "\n" + &line)
 }
 
 fn not_written(place: &str, error: &io::Error) -> Failure {
@@ -180,6 +277,44 @@ fn clipped(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_name_the_configuration_that_the_user_gave_once_and_as_a_shell_takes_it() {
+        let path = Path::new("relay.toml");
+        assert_eq!(command(None, "webhooks apply"), "livechat-relay webhooks apply");
+        assert_eq!(command(Some(path), "webhooks apply"), "livechat-relay webhooks apply -c relay.toml");
+        assert_eq!(command(Some(Path::new("it's a file")), "serve"), r"livechat-relay serve -c 'it'\''s a file'");
+        let text =
+            "see `livechat-relay webhooks list`, `livechat-relay demo` or `livechat-relay serve -c x`, `webhooks = []`";
+        let expected = "see `livechat-relay webhooks list -c relay.toml`, `livechat-relay demo` or `livechat-relay serve -c x`, `webhooks = []`";
+        assert_eq!(with_commands(Some(path), text), expected);
+        assert_eq!(with_commands(None, text), text);
+    }
+
+    #[test]
+    fn lines_break_between_words_and_not_in_a_command() {
+        let words = "word ".repeat(15);
+        let text = format!("{words}`livechat-relay webhooks list`, and on");
+        let expected = format!("{}\n  `livechat-relay webhooks list`, and on", words.trim_end());
+        assert_eq!(wrapped(&text, 2), expected);
+        let long = wrapped(&format!("see `{words}{words}`"), 0);
+        assert!(long.lines().all(|line| line.len() <= WIDTH), "what fits on no line is broken: {long}");
+    }
+
+    #[test]
+    fn long_lines_of_an_error_are_broken_between_words_and_the_rest_is_indented() {
+        let word = "word ".repeat(30);
+        let text = format!("{word}\n  key: {word}\n  |   ^ here\n{}", "x".repeat(100));
+        let shown = lines_wrapped(&text, 7);
+        let lines: Vec<_> = shown.lines().collect();
+        assert!(lines[0].len() <= WIDTH - 7 && lines[1].starts_with("       word"), "{shown}");
+        assert!(lines.iter().all(|line| line.len() <= WIDTH || !line.contains(' ')), "{shown}");
+        assert!(
+            shown.contains("\n  key: word") && shown.contains("\n    word") && shown.contains("\n  |   ^ here\n"),
+            "{shown}"
+        );
+        assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), text.split_whitespace().collect::<Vec<_>>());
+    }
 
     #[test]
     fn what_a_terminal_acts_on_is_shown_and_in_json_it_is_the_same_text() {

@@ -28,7 +28,7 @@ use crate::dead_letter::DeadLetters;
 use crate::http::admin::{Admin, Probes, Readiness};
 use crate::http::client;
 use crate::http::failures::Failures;
-use crate::http::pages::{Pages, for_people};
+use crate::http::pages::Pages;
 use crate::http::webhook::{Live, Webhooks};
 use crate::http::{Handler, Refusals, Server};
 use crate::metrics::Metrics;
@@ -573,7 +573,7 @@ impl Parts {
 /// What a request is answered by.
 fn live(config: &Config) -> Live {
     let Config { policy, livechat, server, .. } = config;
-    Live { policy: Arc::clone(policy), config: server.webhooks.clone(), livechat: for_people(livechat) }
+    Live { policy: Arc::clone(policy), config: server.webhooks.clone(), livechat: livechat.clone() }
 }
 
 fn signed(number: usize) -> i64 {

@@ -14,7 +14,7 @@ use super::read::Reader;
 use super::webhooks::webhooks;
 use super::{MILLISECOND, SECOND, tls};
 use crate::livechat::catalogue::URL_CHARACTERS_MAX;
-use crate::livechat::{App, Config, Credential, Install, Version, is_loopback};
+use crate::livechat::{App, Config, Credential, Install, Server, Version, is_loopback};
 
 /// More often would cost calls, and a change at LiveChat takes up to two minutes to show.
 const WATCH_MIN: Duration = Duration::from_secs(600);
@@ -35,11 +35,10 @@ const CREDENTIALS: &str =
     "personal_access_token with account_id, or tokens, the file that `livechat-relay auth login` writes";
 
 pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
-    let api = address(r, "livechat.api");
-    let propagation_min = if is_simulated(&api) { Duration::ZERO } else { PROPAGATION_MIN };
+    let roots = r.optional_text("livechat.ca").and_then(|path| tls::roots(r, "livechat.ca", &path)).map(Arc::new);
+    let [api, accounts] = ["livechat.api", "livechat.accounts"].map(|key| Server::new(address(r, key), roots.as_ref()));
+    let propagation_min = if api.is_local() { Duration::ZERO } else { PROPAGATION_MIN };
     let config = Config {
-        accounts: address(r, "livechat.accounts"),
-        roots: r.optional_text("livechat.ca").and_then(|path| tls::roots(r, "livechat.ca", &path)).map(Arc::new),
         timeout: r.time("livechat.timeout", SECOND..=120 * SECOND),
         attempts_max: r.number("livechat.attempts_max", 1..=20),
         retry_min: r.time("livechat.retry_min", 10 * MILLISECOND..=60 * SECOND),
@@ -51,6 +50,7 @@ pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
         login_timeout: r.time("livechat.login_timeout", 10 * SECOND..=3600 * SECOND),
         apps: Vec::new(),
         api,
+        accounts,
     };
     if config.retry_max < config.retry_min {
         r.mistake("livechat.retry_max", "is less than livechat.retry_min");
@@ -88,7 +88,7 @@ fn app(r: &mut Reader, read: &ReadApp, place: &str, livechat: &Config) -> App {
         &key("client_id"),
         "what LiveChat's Developer Console calls Client ID, in the app's block App Authorization",
     );
-    let public_url = public_url(r, &key("public_url"), is_simulated(&livechat.api));
+    let public_url = public_url(r, &key("public_url"), livechat.api.is_local());
     let organizations = texts(r, &key("organizations"));
     let (install, page) = (install(r, &key("install")), r.optional_flag(&key("page")).unwrap_or(false));
     for (is_on, name) in [(install.is_some(), "install"), (page, "page")] {
@@ -131,23 +131,10 @@ fn app(r: &mut Reader, read: &ReadApp, place: &str, livechat: &Config) -> App {
     app
 }
 
-/// An address of LiveChat's, without a path. Tokens go there, so only a simulated LiveChat on this machine may do without TLS.
-fn address(r: &mut Reader, key: &str) -> String {
+fn address(r: &mut Reader, key: &str) -> Url {
     let wanted =
         "an address that begins with https:// and has no path (http:// on localhost for `livechat-relay simulate`)";
-    let is_right = |url: &str| {
-        Url::parse(url).is_ok_and(|url| {
-            let is_bare =
-                url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-            is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url))
-        })
-    };
-    let address = r.text_that(key, wanted, is_right);
-    address.trim_end_matches('/').to_owned()
-}
-
-fn is_simulated(api: &str) -> bool {
-    Url::parse(api).is_ok_and(|url| is_loopback(&url))
+    r.text_as(key, wanted, Server::address)
 }
 
 /// Where LiveChat reaches the relay, without a slash at its end. `is_simulated`: LiveChat is on this machine.

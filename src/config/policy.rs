@@ -156,7 +156,7 @@ pub fn colliding(topics: Vec<Arc<str>>) -> Vec<[Arc<str>; 2]> {
 fn apps(r: &mut Reader, routes: &Routes) -> (HashMap<String, Arc<App>>, Vec<ReadApp>) {
     let (mut apps, mut all_read) = (HashMap::new(), Vec::new());
     const EXAMPLE: &str = "[[apps]] with a name and secret_keys";
-    let no_file = " (no configuration file is given: --config, or LIVECHAT_RELAY_CONFIG)";
+    let no_file = " (no configuration file is given: add -c FILE, or set LIVECHAT_RELAY_CONFIG)";
     let none = format!("is empty{}: give {EXAMPLE}", if r.has_file() { "" } else { no_file });
     let is_needed = r.needs("apps");
     let count = r.count("apps", EXAMPLE, is_needed.then_some(&*none));

@@ -1139,6 +1139,6 @@ fn every_wrong_property_is_reported_at_once() {
 #[test]
 fn without_a_file_and_without_apps_a_command_says_that_there_is_no_file() {
     let none = Config::load(None, [], Need::Everything).err().expect("a mistake").lines;
-    assert!(none.len() == 1 && none[0].contains("no configuration file is given: --config, or"), "{none:?}");
+    assert!(none.len() == 1 && none[0].contains("no configuration file is given: add -c FILE, or"), "{none:?}");
     assert!(!load("", &[]).err().expect("a mistake")[0].contains("no configuration file"));
 }

@@ -7,7 +7,7 @@ use super::livechat::texts;
 use super::read::Reader;
 use crate::event;
 use crate::livechat::catalogue::{
-    ADDITIONAL_DATA, AUTHORS, Action, DESCRIPTION_CHARACTERS_MAX, Filter, SOURCES, actions, find, groups,
+    ADDITIONAL_DATA, AUTHORS, Action, DESCRIPTION_CHARACTERS_MAX, Filter, SOURCES, actions, find, groups, position,
 };
 use crate::livechat::{Filters, Level, Users, Version, Wanted};
 
@@ -55,6 +55,7 @@ pub fn webhooks(r: &mut Reader, place: &str, version: Version, url: &str) -> Vec
             ..entry.clone()
         }));
     }
+    wanted.sort_by_key(|one| position(&one.action));
     wanted
 }
 

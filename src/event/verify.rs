@@ -183,9 +183,24 @@ impl From<Rejection> for Unverified<'_> {
     }
 }
 
-/// A token that a client of the admin listener has to know. As of a key, only its digest is kept.
+/// A secret that is only compared, such as the token that a client of the admin listener has to know. As of a key, only its digest is kept.
 #[derive(Clone)]
 pub struct Token([u8; 32]);
+
+/// In constant time.
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Token {}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
 
 impl Token {
     pub fn new(secret: &SecretString) -> Self {

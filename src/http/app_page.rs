@@ -2,19 +2,17 @@
 //! token of LiveChat's that is this app's, and of an organization that may see it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::time::Instant;
+use serde_json::json;
 
-use super::pages::{self, Body, Deadlines, Page, Pages, Seen, Shown, Template, digest, escaped, of_exchange, policy};
+use super::pages::{Shown, Template, Visit, escaped, policy, remembered};
 use crate::deliveries::Delivered;
-use crate::livechat::{self, Accounts, Api, App, Failure, Kind, covers};
+use crate::livechat::{self, Api, App, Kind, covers};
 use crate::outcome::PageEnd;
 
 /// Who may frame the page. LiveChat's own program checks for these, too.
@@ -75,7 +73,7 @@ pub fn shell(app: &App, config: &livechat::Config) -> Shown {
     let texts = [
         ("app", escaped(&app.name)),
         ("client_id", escaped(&app.client_id)),
-        ("authorize", escaped(&format!("{}/", config.accounts))),
+        ("authorize", escaped(&format!("{}/", config.accounts.origin()))),
         ("page", escaped(&app.page_url())),
         ("scope", SCOPE.to_owned()),
     ];
@@ -84,97 +82,70 @@ pub fn shell(app: &App, config: &livechat::Config) -> Shown {
 }
 
 /// A token for the code of a login. It is for the page alone: the relay keeps none, and lets the refresh token go.
-pub async fn token(pages: &Arc<Pages>, page: &Page, body: &[u8], client: IpAddr, deadlines: Deadlines) -> Shown {
+pub async fn token(visit: Visit, body: &[u8]) -> Result<Shown, PageEnd> {
     #[derive(Deserialize)]
     struct Login {
         code: String,
         code_verifier: String,
     }
-    let login: Option<Login> = serde_json::from_slice(body).ok();
-    let verifier = |text: &str| (43..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let login = login.filter(|login| verifier(&login.code_verifier));
-    let Some((code, verifier)) = login.and_then(|login| Some((livechat::code(&login.code)?, login.code_verifier)))
-    else {
-        return Shown::error(PageEnd::NoCode);
-    };
-    let paid = match pages.of_app.pay(client) {
-        Ok(paid) => paid,
-        Err(end) => return Shown::error(end),
-    };
-    let claim = match pages.logins.see(digest(&page.app().name, &code), Instant::now()) {
-        Seen::New(claim) => claim,
-        Seen::Busy => return Shown::error(PageEnd::Busy),
-        Seen::Used | Seen::Unfinished(..) => return Shown::error(PageEnd::CodeUsed),
-    };
-    let (pages, page) = (Arc::clone(pages), page.clone());
+    let Login { code, code_verifier: verifier } = serde_json::from_slice(body).map_err(|_| PageEnd::NoCode)?;
+    let is_verifier = (43..=128).contains(&verifier.len()) && verifier.bytes().all(|byte| byte.is_ascii_graphic());
+    let code = livechat::code(&code).filter(|_| is_verifier).ok_or(PageEnd::NoCode)?;
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     // As of an installation: a browser that leaves must not leave a token of a stranger behind.
     let work = tokio::spawn(async move {
-        let end = pages.until(deadlines.calls, sign_in(&pages, &page, &code, &SecretString::from(verifier))).await;
-        let end = end.unwrap_or_else(Err);
-        match end {
-            Ok(_) => paid.give_back(),
-            Err(PageEnd::Unreachable | PageEnd::Misconfigured | PageEnd::Busy) => return end,
-            Err(_) => {}
-        }
-        claim.used();
-        end
+        let (mut token, verifier) = (None, SecretString::from(verifier));
+        let exchanged = async {
+            match sign_in(&visit, &code, &verifier).await {
+                Ok(exchanged) => {
+                    token = Some(exchanged);
+                    (Ok(()), remembered(PageEnd::SignedIn))
+                }
+                Err(end) => (Err(end), remembered(end)),
+            }
+        };
+        visit.pages.logins.get(visit.digest(&code), exchanged).await?;
+        let token = token.ok_or(PageEnd::CodeUsed)?; // it is for who came first
+        turn.confirmed();
+        Ok(Shown::json(PageEnd::SignedIn, json!({ "access_token": token.expose_secret() })))
     });
-    match work.await.unwrap_or(Err(PageEnd::Panic)) {
-        Ok(body) => Shown { end: PageEnd::SignedIn, body: Body::Json(body) },
-        Err(end) => Shown::error(end),
-    }
+    work.await.unwrap_or(Err(PageEnd::Panic))
 }
 
-async fn sign_in(pages: &Pages, page: &Page, code: &SecretString, verifier: &SecretString) -> Result<Value, PageEnd> {
-    let _turn = pages.of_app.turn().await?;
-    let app = page.app();
-    let failed = |failure: Failure| pages.failed(&app.name, of_exchange(&failure), &failure);
-    let accounts = Accounts::new(&page.live.livechat).map_err(failed)?;
-    let tokens = accounts.exchange(app, code, &app.page_url(), Some(verifier)).await.map_err(failed)?;
-    if !app.organizations.contains(&tokens.organization_id) {
-        let end = pages.denied(&app.name, PageEnd::NotAllowed, &tokens.organization_id);
-        let _ = pages::revoke(accounts, tokens.access_token, &app.name).await; // a task that has panicked has said so
-        return Err(end);
+async fn sign_in(visit: &Visit, code: &SecretString, verifier: &SecretString) -> Result<SecretString, PageEnd> {
+    let (accounts, tokens) = visit.exchange(code, &visit.app().page_url(), Some(verifier)).await?;
+    if visit.app().organizations.contains(&tokens.organization_id) {
+        return Ok(tokens.access_token);
     }
-    Ok(json!({ "access_token": tokens.access_token.expose_secret() }))
+    let revoked = visit.revoke(accounts, tokens.access_token);
+    let _ = visit.until(visit.deadlines.calls, revoked).await; // the task goes on
+    Err(visit.denied(PageEnd::NotAllowed, &tokens.organization_id))
 }
 
 /// A token that may be one of LiveChat's.
-fn plausible(token: Option<&str>) -> Option<SecretString> {
+fn plausible(token: Option<&str>) -> Result<SecretString, PageEnd> {
     let is_token =
         |token: &&str| TOKEN_BYTES.contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic());
-    token.filter(is_token).map(SecretString::from)
+    token.filter(is_token).map(SecretString::from).ok_or(PageEnd::Unauthorized)
 }
 
 /// What the page shows to those who may see it.
-pub async fn facts(
-    pages: &Arc<Pages>,
-    page: &Page,
-    token: Option<&str>,
-    client: IpAddr,
-    deadlines: Deadlines,
-) -> Shown {
-    let Some(token) = plausible(token) else {
-        return Shown::error(PageEnd::Unauthorized);
-    };
+pub async fn facts(visit: &Visit, token: Option<&str>) -> Result<Shown, PageEnd> {
+    let token = plausible(token)?;
     let state = Box::pin(async {
-        let viewer = viewer(pages, page, &token, client).await?;
-        state(pages, page, viewer, &token).await
+        let viewer = viewer(visit, &token).await?;
+        state(visit, viewer, &token).await
     });
-    match pages.until(deadlines.calls, state).await.unwrap_or_else(Err) {
-        Err(end) => Shown::error(end),
-        Ok(State { is_installed, webhooks }) => {
-            let deliveries = last_by_action(pages.relay.deliveries().all(), &page.app().name);
-            let delivery = |(action, last): (String, Timestamp)| json!({ "action": action, "last": last.to_string() });
-            let body = json!({
-                "time": Timestamp::now().to_string(),
-                "installed": is_installed,
-                "license_webhooks_enabled": webhooks,
-                "deliveries": deliveries.into_iter().map(delivery).collect::<Vec<_>>(),
-            });
-            Shown { end: PageEnd::Shown, body: Body::Json(body) }
-        }
-    }
+    let State { is_installed, webhooks } = visit.until(visit.deadlines.calls, state).await??;
+    let deliveries = last_by_action(visit.pages.relay.deliveries().all(), &visit.app().name);
+    let delivery = |(action, last): (String, Timestamp)| json!({ "action": action, "last": last.to_string() });
+    let facts = json!({
+        "time": Timestamp::now().to_string(),
+        "installed": is_installed,
+        "license_webhooks_enabled": webhooks,
+        "deliveries": deliveries.into_iter().map(delivery).collect::<Vec<_>>(),
+    });
+    Ok(Shown::json(PageEnd::Shown, facts))
 }
 
 /// When webhooks of each action last came, of whichever registration.
@@ -188,98 +159,79 @@ fn last_by_action(delivered: Vec<Delivered>, app: &str) -> BTreeMap<String, Time
 }
 
 /// Whose the token is, as LiveChat says, or has said a moment ago.
-async fn viewer(pages: &Pages, page: &Page, token: &SecretString, client: IpAddr) -> Result<Viewer, PageEnd> {
-    let app = page.app();
+async fn viewer(visit: &Visit, token: &SecretString) -> Result<Viewer, PageEnd> {
+    let app = visit.app();
     let asked = async {
-        match info(pages, page, token, client).await {
+        match info(visit, token).await {
             Ok((viewer, lasts)) if viewer.is_allowed(app) => (Ok(viewer), lasts.min(CONFIRMED_MAX)),
             Ok((viewer, _)) => {
-                pages.denied(&app.name, PageEnd::NotAllowed, &viewer.organization);
+                visit.denied(PageEnd::NotAllowed, &viewer.organization);
                 (Ok(viewer), REFUSED)
             }
             Err(PageEnd::Unauthorized) => (Err(PageEnd::Unauthorized), REFUSED),
             Err(end) => (Err(end), Duration::ZERO), // what LiveChat did not say may be said in a moment
         }
     };
-    let viewer = pages.viewers.get(digest(&app.name, token), asked).await?;
+    let viewer = visit.pages.viewers.get(visit.digest(token), asked).await?;
     if viewer.is_allowed(app) { Ok(viewer) } else { Err(PageEnd::NotAllowed) }
 }
 
 /// Asks LiveChat whose token it is, and for how long.
-async fn info(pages: &Pages, page: &Page, token: &SecretString, client: IpAddr) -> Result<(Viewer, Duration), PageEnd> {
-    let paid = pages.of_app.pay(client)?;
-    let _turn = pages.of_app.turn().await?;
-    let app = page.app();
-    let failed = |failure: &Failure| pages.failed(&app.name, PageEnd::Unreachable, failure);
-    let info = Accounts::new(&page.live.livechat).map_err(|failure| failed(&failure))?.info(token).await;
+async fn info(visit: &Visit, token: &SecretString) -> Result<(Viewer, Duration), PageEnd> {
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.calls).await?;
+    let info = visit.accounts().info(token).await;
     let info = info.map_err(|failure| match failure.kind {
         // LiveChat is also seen to call a token that it does not know an invalid request.
         Kind::Authentication | Kind::Validation | Kind::NotFound => PageEnd::Unauthorized,
-        _ => failed(&failure),
+        _ => visit.failed(PageEnd::Unreachable, &failure),
     })?;
     let may_ask = info.scopes.iter().any(|scope| covers(scope, SCOPE));
     let viewer = Viewer { client_id: info.client_id, organization: info.organization_id, may_ask };
-    if viewer.is_allowed(app) {
-        paid.give_back();
+    if viewer.is_allowed(visit.app()) {
+        turn.confirmed();
     }
     Ok((viewer, info.expires_in))
 }
 
 /// What LiveChat says of the viewer's license, or has said to another viewer a moment ago. The call is billed.
-async fn state(pages: &Pages, page: &Page, viewer: Viewer, token: &SecretString) -> Result<State, PageEnd> {
+async fn state(visit: &Visit, viewer: Viewer, token: &SecretString) -> Result<State, PageEnd> {
     if !viewer.may_ask {
         return Ok(UNKNOWN);
     }
-    let app = page.app();
+    let key = (visit.app().name.clone(), viewer.organization);
     let asked = async {
-        let asked = async {
-            let _turn = pages.of_app.turn().await?;
-            let api = Api::with_token(&page.live.livechat, app, token.clone());
-            let asked = async { api?.license_webhooks_enabled().await };
-            match asked.await {
-                Ok(webhooks) => Ok(State { is_installed: Some(true), webhooks: Some(webhooks) }),
-                Err(failure) if failure.kind == Kind::NotFound => {
-                    Ok(State { is_installed: Some(false), webhooks: Some(false) })
-                }
-                Err(failure) if failure.kind == Kind::Authorization => Ok(UNKNOWN),
-                Err(failure) => {
-                    if failure.kind == Kind::Authentication {
-                        pages.viewers.forget(&digest(&app.name, token)); // it has ended: the next answer says so
-                    }
-                    Err(pages.failed(&app.name, PageEnd::Unreachable, &failure))
-                }
-            }
-        };
-        let state: Result<State, PageEnd> = asked.await;
+        let state = ask_state(visit, token).await;
         let lasts = if matches!(state, Ok(State { is_installed: Some(_), .. })) { ASKED } else { FAILED };
         (state, lasts)
     };
-    pages.states.get((app.name.clone(), viewer.organization), asked).await
+    visit.pages.states.get(key, asked).await
+}
+
+async fn ask_state(visit: &Visit, token: &SecretString) -> Result<State, PageEnd> {
+    let _permit = visit.pages.of_app.permit(visit.deadlines.calls).await?;
+    let api = Api::with_token(&visit.live().livechat, visit.app(), token.clone());
+    let enabled = api.license_webhooks_enabled().await;
+    enabled.map(|webhooks| State { is_installed: Some(true), webhooks: Some(webhooks) }).or_else(|failure| {
+        match failure.kind {
+            Kind::NotFound => return Ok(State { is_installed: Some(false), webhooks: Some(false) }),
+            Kind::Authorization => return Ok(UNKNOWN),
+            Kind::Authentication => visit.pages.viewers.forget(&visit.digest(token)), // it has ended: the next answer says so
+            _ => {}
+        }
+        Err(visit.failed(PageEnd::Unreachable, &failure))
+    })
 }
 
 /// Ends a token at LiveChat, and the other one of its pair: a stranger must not find it in the browser.
-pub async fn sign_out(
-    pages: &Arc<Pages>,
-    page: &Page,
-    token: Option<&str>,
-    client: IpAddr,
-    deadlines: Deadlines,
-) -> Shown {
-    let Some(token) = plausible(token) else {
-        return Shown::error(PageEnd::Unauthorized);
-    };
-    let app = page.app();
-    pages.viewers.forget(&digest(&app.name, &token));
-    let revoked = async {
-        let _paid = pages.of_app.pay(client)?;
-        let _turn = pages.of_app.turn().await?;
-        let failed = |failure: Failure| pages.failed(&app.name, PageEnd::Unreachable, &failure);
-        Accounts::new(&page.live.livechat).map_err(failed)?.revoke(&token).await.map_err(failed)
-    };
-    match pages.until(deadlines.calls, revoked).await.unwrap_or_else(Err) {
-        Ok(()) => Shown { end: PageEnd::SignedOut, body: Body::Json(json!({})) },
-        Err(end) => Shown::error(end),
-    }
+pub async fn sign_out(visit: &Visit, token: Option<&str>) -> Result<Shown, PageEnd> {
+    let token = plausible(token)?;
+    visit.pages.viewers.forget(&visit.digest(&token));
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
+    let accounts = visit.accounts();
+    let revoked = visit.until(visit.deadlines.calls, accounts.revoke(&token)).await?;
+    revoked.map_err(|failure| visit.failed(PageEnd::Unreachable, &failure))?;
+    turn.confirmed();
+    Ok(Shown::json(PageEnd::SignedOut, json!({})))
 }
 
 #[cfg(test)]

@@ -67,14 +67,12 @@ impl Failures {
         Failed { retry_after, is_logged: !bucket.was_empty }
     }
 
-    /// Gives a token back that [`Failures::count`] has taken.
-    pub fn give_back(&self, client: IpAddr, config: &Config, now: Instant) {
-        let source = source(client);
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = table.by_source.get(&source).copied() {
-            let full_at = bucket.full_at.checked_sub(config.interval()).map_or(now, |before| before.max(now));
-            table.set(source, Bucket { full_at, ..bucket }, config.sources_max);
-        }
+    /// Whether [`Failures::count`] would find no token.
+    pub fn is_spent(&self, client: IpAddr, config: &Config, now: Instant) -> bool {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let interval = config.interval();
+        let is_spent = |bucket: &Bucket| bucket.full_at + interval > now + interval * config.burst;
+        table.by_source.get(&source(client)).is_some_and(is_spent)
     }
 }
 
@@ -126,6 +124,8 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(at(0), (None, true));
         }
+        let is_spent = |seconds| failures.is_spent(ip("192.0.2.1"), &CONFIG, start + Duration::from_secs(seconds));
+        assert_eq!([0, 9, 10].map(is_spent), [true, true, false]);
         assert_eq!(at(0), (Some(10), true), "the first that is refused");
         assert_eq!(at(4), (Some(6), false), "to ask again costs nothing");
         assert_eq!(at(10), (None, false), "one token, ten seconds later");

@@ -3,21 +3,16 @@
 
 mod texts;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::sync::OnceCell;
 
-use super::pages::{
-    Claim, Deadlines, Page, Pages, Paid, Reason, Redirect, Seen, Shown, Template, digest, escaped, of_exchange, policy,
-    revoke,
-};
-use crate::livechat::{Accounts, Api, App, Config, Failure, Install, Kind, TokenPair, covers};
+use super::pages::{Shown, Template, Visit, escaped, policy, remembered};
+use crate::livechat::{Api, App, Failure, Install, Kind, Reason, Redirect, TokenPair, covers};
 use crate::outcome::{Outcome, PageEnd};
 use texts::Text;
 
@@ -27,12 +22,9 @@ static PAGE: Template = Template {
 };
 
 /// What has become of an installation, as the page says it.
-enum End {
-    /// Whether LiveChat sends the license's webhooks, where that is known; and whether it does so because of us.
-    Installed {
-        webhooks: Option<bool>,
-        is_enabled_now: bool,
-    },
+#[derive(Clone)]
+pub enum End {
+    Installed(Arc<Installation>),
     Declined(Reason),
     Missing(Vec<String>),
     Other(PageEnd),
@@ -44,109 +36,92 @@ impl From<PageEnd> for End {
     }
 }
 
-/// An organization has installed the app.
-struct Installation {
+/// An organization has installed the app: a code was exchanged, and all is as it has to be.
+pub struct Installation {
     organization: String,
-    account: String,
-    scopes: BTreeSet<String>,
+    /// Whether LiveChat sends the license's webhooks, where that is known; and whether it does so because of us.
     webhooks: Option<bool>,
+    is_enabled_now: bool,
+    /// The event's `data`, in the shape of an App Webhook.
+    body: Bytes,
+    /// Set once the event is durable. Where that fails, the next request with the code does it.
+    is_durable: OnceCell<()>,
 }
 
-pub async fn shown(
-    pages: &Arc<Pages>,
-    page: &Page,
-    query: Option<&str>,
-    client: IpAddr,
-    deadlines: Deadlines,
-) -> Shown {
-    let end = match Redirect::read(query) {
-        Redirect::NoCode | Redirect::Malformed => PageEnd::NoCode.into(),
+pub async fn shown(visit: Visit, query: Option<&str>) -> Shown {
+    let app = visit.app().clone();
+    let end = match Redirect::read(query, None) {
+        Redirect::NoCode | Redirect::Malformed | Redirect::Foreign => PageEnd::NoCode.into(),
         Redirect::Error(reason) => End::Declined(reason),
-        Redirect::Code(code) => with_code(pages, page, code, client, deadlines).await,
+        Redirect::Code(code) => with_code(visit, code).await,
     };
-    end.shown(page.app())
+    end.shown(&app)
 }
 
-async fn with_code(pages: &Arc<Pages>, page: &Page, code: SecretString, client: IpAddr, deadlines: Deadlines) -> End {
-    let paid = match pages.of_install.pay(client) {
-        Ok(paid) => paid,
+async fn with_code(visit: Visit, code: SecretString) -> End {
+    let mut turn = match visit.pages.of_install.turn(visit.client, visit.deadlines.exchange).await {
+        Ok(turn) => turn,
         Err(end) => return end.into(),
     };
-    let (pages, page) = (Arc::clone(pages), page.clone());
     // A task of its own: a browser that leaves must not leave a token behind, or an installation without its event.
-    let work = match pages.installations.see(digest(&page.app().name, &code), Instant::now()) {
-        Seen::Used => return PageEnd::CodeUsed.into(),
-        Seen::Busy => return PageEnd::Busy.into(),
-        Seen::Unfinished(claim, body) => tokio::spawn(async move {
-            let end = End::Installed { webhooks: webhooks_of(&body), is_enabled_now: false };
-            publish(&pages, &page, claim, body, end, deadlines).await
-        }),
-        Seen::New(claim) => tokio::spawn(async move { install(&pages, &page, claim, &code, paid, deadlines).await }),
-    };
+    let work = tokio::spawn(async move {
+        let mut unneeded = None;
+        let exchanged = async {
+            let installed = match visit.exchange(&code, &visit.app().install_url(), None).await {
+                Ok((accounts, tokens)) => {
+                    let installed = install(&visit, &tokens).await;
+                    unneeded = Some((accounts, tokens.access_token));
+                    installed
+                }
+                Err(end) => Err(end.into()),
+            };
+            let lasts = remembered(installed.as_ref().map_or_else(End::end, |_| PageEnd::Installed));
+            (installed, lasts)
+        };
+        let installed = visit.pages.installations.get(visit.digest(&code), Box::pin(exchanged)).await;
+        if installed.is_ok() {
+            turn.confirmed();
+        }
+        drop(turn);
+        let end = match installed {
+            Ok(installation) => publish(&visit, installation).await,
+            Err(end) => end,
+        };
+        // Nothing of the token is needed afterwards, whatever came of it. The event comes first, so that an end of the relay in between
+        // leaves a token, which ends by itself, and not an installation that no one hears of.
+        if let Some((accounts, token)) = unneeded {
+            let revoked = visit.revoke(accounts, token);
+            let _ = visit.until(visit.deadlines.answer, revoked).await; // the page is right without it, and the task goes on
+        }
+        end
+    });
     work.await.unwrap_or(End::Other(PageEnd::Panic))
 }
 
-/// The whole installation. Whatever comes of it, its token is revoked: nothing of it is needed afterwards. The event comes first, so that an
-/// end of the relay in between leaves a token, which ends by itself, and not an installation that no one hears of.
-async fn install(
-    pages: &Pages,
-    page: &Page,
-    claim: Claim<Bytes>,
-    code: &SecretString,
-    paid: Paid,
-    deadlines: Deadlines,
-) -> End {
-    let (app, config) = (page.app(), &page.live.livechat);
-    let exchanged = async {
-        let turn = pages.of_install.turn().await?;
-        let failed = |failure: Failure| pages.failed(&app.name, of_exchange(&failure), &failure);
-        let accounts = Accounts::new(config).map_err(failed)?;
-        let tokens = accounts.exchange(app, code, &app.install_url(), None).await.map_err(failed)?;
-        Ok((turn, accounts, tokens))
-    };
-    let (_turn, accounts, tokens) = match pages.until(deadlines.exchange, exchanged).await.unwrap_or_else(Err) {
-        Ok(exchanged) => exchanged,
-        Err(end) => {
-            if end == PageEnd::CodeRefused {
-                claim.used();
-            } // else it may be good later: the page may be reloaded
-            return end.into();
-        }
-    };
-    let end = match check(pages, app, &tokens) {
-        Ok(()) => {
-            paid.give_back();
-            let (webhooks, is_enabled_now) = state(pages, config, app, &tokens, deadlines).await;
-            let installation = Installation {
-                organization: tokens.organization_id.clone(),
-                account: tokens.account_id.clone(),
-                scopes: tokens.scopes.clone(),
-                webhooks,
-            };
-            let body = Bytes::from(installation.body(&app.client_id, Timestamp::now()));
-            publish(pages, page, claim, body, End::Installed { webhooks, is_enabled_now }, deadlines).await
-        }
-        Err(end) => {
-            claim.used();
-            end
-        }
-    };
-    let revoked = revoke(accounts, tokens.access_token, &app.name);
-    let _ = pages.until(deadlines.answer, revoked).await; // the page is right without it, and the task goes on
-    end
+async fn install(visit: &Visit, tokens: &TokenPair) -> Result<Arc<Installation>, End> {
+    check(visit, tokens)?;
+    let (webhooks, is_enabled_now) = state(visit, tokens).await;
+    Ok(Arc::new(Installation {
+        organization: tokens.organization_id.clone(),
+        webhooks,
+        is_enabled_now,
+        body: body(visit.app(), tokens, webhooks, Timestamp::now()),
+        is_durable: OnceCell::new(),
+    }))
 }
 
 /// Whether the organization may install the app, and has granted what is needed.
-fn check(pages: &Pages, app: &App, tokens: &TokenPair) -> Result<(), End> {
+fn check(visit: &Visit, tokens: &TokenPair) -> Result<(), End> {
+    let app = visit.app();
     let organization = &tokens.organization_id;
     if !app.organizations.contains(organization) {
-        return Err(pages.denied(&app.name, PageEnd::NotAllowed, organization).into());
+        return Err(visit.denied(PageEnd::NotAllowed, organization).into());
     }
     let is_granted = |scope: &&String| tokens.scopes.iter().any(|granted| covers(granted, scope));
     let needed = app.install.iter().flat_map(|install| &install.scopes);
     let missing: Vec<String> = needed.filter(|scope| !is_granted(scope)).cloned().collect();
     if !missing.is_empty() {
-        pages.denied(&app.name, PageEnd::MissingScopes, organization);
+        visit.denied(PageEnd::MissingScopes, organization);
         return Err(End::Missing(missing));
     }
     Ok(())
@@ -154,16 +129,11 @@ fn check(pages: &Pages, app: &App, tokens: &TokenPair) -> Result<(), End> {
 
 /// Whether LiveChat sends the license's webhooks, as far as that can be known, after enabling them where they are to be. The app is
 /// installed whatever comes of this.
-async fn state(
-    pages: &Pages,
-    config: &Config,
-    app: &App,
-    tokens: &TokenPair,
-    deadlines: Deadlines,
-) -> (Option<bool>, bool) {
+async fn state(visit: &Visit, tokens: &TokenPair) -> (Option<bool>, bool) {
+    let app = visit.app();
     let enable_webhooks = matches!(&app.install, Some(Install { enable_webhooks: true, .. }));
     let asked = async {
-        let api = Api::with_token(config, app, tokens.access_token.clone())?;
+        let api = Api::with_token(&visit.live().livechat, app, tokens.access_token.clone());
         let is_on = api.license_webhooks_enabled().await?;
         if is_on || !enable_webhooks {
             return Ok((is_on, false));
@@ -171,84 +141,81 @@ async fn state(
         match api.enable_license_webhooks().await {
             Ok(()) => Ok((true, true)),
             Err(failure) => {
-                pages.failed(&app.name, PageEnd::Unreachable, &failure);
+                visit.failed(PageEnd::Unreachable, &failure);
                 Ok((false, false))
             }
         }
     };
-    match pages.until(deadlines.calls, asked).await {
+    match visit.until(visit.deadlines.calls, asked).await {
         Ok(Ok((is_on, is_enabled_now))) => (Some(is_on), is_enabled_now),
-        Err(_) => (None, false),
         Ok(Err(failure)) => {
             let failure: Failure = failure;
             let end = if failure.kind == Kind::Authorization { PageEnd::MissingScopes } else { PageEnd::Unreachable };
-            pages.failed(&app.name, end, &failure);
+            visit.failed(end, &failure);
             (None, false)
         }
+        Err(_) => (None, false), // it is logged
     }
 }
 
-impl Installation {
-    /// The event's `data`, in the shape of an App Webhook.
-    fn body(&self, client_id: &str, now: Timestamp) -> String {
-        let Self { organization, account, scopes, webhooks } = self;
-        let mut payload = json!({ "scopes": scopes });
-        if let Some(webhooks) = webhooks {
-            payload["licenseWebhooksEnabled"] = (*webhooks).into();
-        }
-        let body = json!({
-            "event": "installed",
-            "date": now.to_string(),
-            "clientID": client_id,
-            "organizationID": organization,
-            "accountID": account,
-            "payload": payload,
-        });
-        body.to_string()
+fn body(app: &App, tokens: &TokenPair, webhooks: Option<bool>, now: Timestamp) -> Bytes {
+    let mut payload = json!({ "scopes": tokens.scopes });
+    if let Some(webhooks) = webhooks {
+        payload["licenseWebhooksEnabled"] = webhooks.into();
     }
+    let body = json!({
+        "event": "installed",
+        "date": now.to_string(),
+        "clientID": app.client_id,
+        "organizationID": tokens.organization_id,
+        "accountID": tokens.account_id,
+        "payload": payload,
+    });
+    body.to_string().into()
 }
 
-fn webhooks_of(body: &[u8]) -> Option<bool> {
-    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
-    body["payload"]["licenseWebhooksEnabled"].as_bool()
-}
-
-/// Makes the event durable. Where that fails, the same code does the rest later.
-async fn publish(pages: &Pages, page: &Page, claim: Claim<Bytes>, body: Bytes, end: End, deadlines: Deadlines) -> End {
-    let (policy, name) = (&page.live.policy, &page.app().name);
+/// Makes the event durable, once.
+async fn publish(visit: &Visit, installation: Arc<Installation>) -> End {
+    let Installation { organization, body, is_durable, .. } = &*installation;
+    let (pages, policy, name) = (&visit.pages, &visit.live().policy, &visit.app().name);
     let outcome = async {
         let mut reading = pages.budget.begin().map_err(Outcome::Unavailable)?;
         reading.grow_to(body.len()).map_err(Outcome::Unavailable)?;
         let held = reading.complete().map_err(Outcome::Unavailable)?;
         let app = policy.apps.get(name).ok_or(Outcome::Unavailable(crate::outcome::Unavailable::Panic))?;
-        let accepted = pages.relay.accept_installation(policy, app, &body).map_err(Outcome::Rejected)?;
-        Ok::<_, Outcome>(pages.relay.deliver(accepted, held, deadlines.answer).outcome().await)
+        let accepted = pages.relay.accept_installation(policy, app, body).map_err(Outcome::Rejected)?;
+        Ok::<_, Outcome>(pages.relay.deliver(accepted, held, visit.deadlines.answer).outcome().await)
     };
-    match outcome.await {
-        Ok(Outcome::Unavailable(_)) | Err(Outcome::Unavailable(_)) => {
-            claim.unfinished(body);
-            tracing::warn!(
-                app = name,
-                "the event of an installation could not be stored; the page says that it is to be reloaded"
-            );
-            PageEnd::NotDurable.into()
+    let published = async {
+        match outcome.await {
+            Ok(Outcome::Unavailable(_)) | Err(Outcome::Unavailable(_)) => {
+                tracing::warn!(
+                    app = name,
+                    organization,
+                    "the event of an installation could not be stored; the page says that it is to be reloaded"
+                );
+                Err(PageEnd::NotDurable)
+            }
+            Err(outcome) => {
+                tracing::error!(app = name, ?outcome, "the event of an installation is none: a fault of the relay");
+                Err(PageEnd::Panic)
+            }
+            Ok(_) => {
+                tracing::info!(app = name, organization, "an organization has installed the app");
+                Ok(())
+            }
         }
-        Err(outcome) => {
-            tracing::error!(app = name, ?outcome, "the event of an installation is none: a fault of the relay");
-            PageEnd::Panic.into()
-        }
-        Ok(_) => {
-            claim.used();
-            tracing::info!(app = name, "an organization has installed the app");
-            end
-        }
+    };
+    match is_durable.get_or_try_init(|| published).await {
+        Ok(()) => End::Installed(installation),
+        Err(end) => end.into(),
     }
 }
 
 impl End {
     fn end(&self) -> PageEnd {
         match self {
-            Self::Installed { .. } => PageEnd::Installed,
+            Self::Installed(_) => PageEnd::Installed,
             Self::Declined(_) => PageEnd::Declined,
             Self::Missing(_) => PageEnd::MissingScopes,
             Self::Other(end) => *end,
@@ -259,7 +226,7 @@ impl End {
         let end = self.end();
         let kind = match end {
             PageEnd::Installed => "yes",
-            PageEnd::TooMany | PageEnd::Busy | PageEnd::Unreachable | PageEnd::NotDurable | PageEnd::CodeUsed => "wait",
+            PageEnd::TooMany | PageEnd::Busy | PageEnd::Unreachable | PageEnd::NotDurable => "wait",
             _ => "no",
         };
         let Text { title, lines } = self.text();
@@ -276,25 +243,9 @@ impl End {
 
     fn text(&self) -> Text {
         match self {
-            Self::Installed { webhooks, is_enabled_now } => Text::of_installed(*webhooks, *is_enabled_now),
+            Self::Installed(installation) => Text::of_installed(installation.webhooks, installation.is_enabled_now),
             Self::Declined(reason) => Text::of_reason(*reason),
             _ => Text::of_end(self.end()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_data_of_an_installation_is_read_back_for_the_page() {
-        let webhooks = |webhooks| {
-            let [organization, account] = ["o\"1", "a"].map(str::to_owned);
-            let scopes = BTreeSet::from(["s:ro".to_owned()]);
-            let installation = Installation { organization, account, scopes, webhooks };
-            webhooks_of(installation.body("c", Timestamp::UNIX_EPOCH).as_bytes())
-        };
-        assert_eq!([Some(true), Some(false), None].map(webhooks), [Some(true), Some(false), None]);
     }
 }

@@ -5,11 +5,11 @@
 //! for LiveChat is bounded here.
 
 mod cache;
-mod codes;
 mod gate;
-mod query;
+mod html;
+mod visit;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,11 +20,8 @@ use hyper::header::{
     RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
-use secrecy::SecretString;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::app_page;
@@ -32,39 +29,25 @@ use super::refusals::Place;
 use super::webhook::{Live, Reply, Sender, Webhooks, is_json};
 use super::{Answer, Exchange, bearer, install};
 use crate::budget::Budget;
-use crate::livechat::{self, Accounts, App, Failure, Kind};
+use crate::livechat::App;
 use crate::metrics::Metrics;
 use crate::outcome::{PageEnd, Refusal};
 use crate::relay::Relay;
 use crate::telemetry::Throttles;
 pub(super) use cache::Cache;
-pub(super) use codes::{Claim, Codes, Digest, Seen, digest};
-pub(super) use gate::{Gate, Paid};
-pub(super) use query::{Reason, Redirect};
+pub(super) use gate::Gate;
+pub(super) use html::{Template, escaped, policy};
+use visit::{Deadlines, Digest};
+pub(super) use visit::{Visit, remembered};
 
 /// When it is worth to come back, where LiveChat, Kafka or too many others are the reason.
 const RETRY_AFTER_SECONDS: u64 = 10;
 
-/// A person waits for the answer: so a try of a call of LiveChat takes no longer, and there are no more of them, than this, whatever is
-/// configured for commands. All calls of one request together have an end by `server.response_deadline` ([`Deadlines`]).
-const TIMEOUT: Duration = Duration::from_secs(10);
-const ATTEMPTS_MAX: u32 = 2;
-const RETRY_MAX: Duration = Duration::from_secs(1);
-
-/// `[livechat]` as the pages use it.
-pub fn for_people(config: &livechat::Config) -> livechat::Config {
-    livechat::Config {
-        timeout: config.timeout.min(TIMEOUT),
-        attempts_max: config.attempts_max.min(ATTEMPTS_MAX),
-        retry_min: config.retry_min.min(RETRY_MAX),
-        retry_max: config.retry_max.min(RETRY_MAX),
-        retry_after_max: config.retry_after_max.min(2 * RETRY_MAX),
-        ..config.clone()
-    }
-}
-
 /// The longest body that a page sends: a code and its verifier.
 const BODY_BYTES_MAX: usize = 4096;
+
+/// Codes that are remembered. In that time the gate lets through 1,920 that LiveChat does not confirm; the rest is for those that it does.
+const CODES_MAX: usize = 8192;
 
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -73,10 +56,10 @@ pub struct Pages {
     pub(super) relay: Relay,
     pub(super) budget: Arc<Budget>,
     metrics: Arc<Metrics>,
-    /// Codes of installations; what is left to do is to publish the event with this body.
-    pub(super) installations: Arc<Codes<Bytes>>,
-    /// Codes of logins.
-    pub(super) logins: Arc<Codes<()>>,
+    /// What came of the codes of installations, so that each is exchanged once, however often it comes.
+    pub(super) installations: Cache<Digest, Result<Arc<install::Installation>, install::End>>,
+    /// And of the codes of logins.
+    pub(super) logins: Cache<Digest, Result<(), PageEnd>>,
     /// Whose a token is, by its digest.
     pub(super) viewers: Cache<Digest, Result<app_page::Viewer, PageEnd>>,
     /// Whether LiveChat sends webhooks, by app and organization.
@@ -88,28 +71,11 @@ pub struct Pages {
     throttles: Throttles,
 }
 
-/// Until when a request waits for what, so that its answer leaves within `server.response_deadline`. What one leaves is the next one's.
-#[derive(Clone, Copy)]
-pub(super) struct Deadlines {
-    /// The exchange of a code: half of the time.
-    pub exchange: Instant,
-    /// All calls of LiveChat that the answer needs: three quarters.
-    pub calls: Instant,
-    pub answer: Instant,
-}
-
-impl Deadlines {
-    fn new(all: Duration) -> Self {
-        let now = Instant::now();
-        Self { exchange: now + all / 2, calls: now + all * 3 / 4, answer: now + all }
-    }
-}
-
 /// A page of an app, as it is configured when the request comes.
 #[derive(Clone)]
 pub struct Page {
     what: What,
-    pub(super) live: Arc<Live>,
+    live: Arc<Live>,
     app: usize,
 }
 
@@ -161,11 +127,11 @@ impl Page {
 
 /// What a page is answered, before it has its headers.
 pub(super) struct Shown {
-    pub end: PageEnd,
-    pub body: Body,
+    end: PageEnd,
+    body: Body,
 }
 
-pub(super) enum Body {
+enum Body {
     /// With the policy that its scripts need.
     Html(String, &'static HeaderValue),
     Json(Value),
@@ -176,9 +142,14 @@ impl Shown {
         Self { end, body: Body::Html(text, policy) }
     }
 
-    /// For the script of the app's page: what is wrong, by its label.
-    pub fn error(end: PageEnd) -> Self {
-        Self { end, body: Body::Json(serde_json::json!({ "error": end.label() })) }
+    /// For the script of the app's page.
+    pub fn json(end: PageEnd, value: Value) -> Self {
+        Self { end, body: Body::Json(value) }
+    }
+
+    /// What is wrong, by its label.
+    fn error(end: PageEnd) -> Self {
+        Self::json(end, serde_json::json!({ "error": end.label() }))
     }
 
     fn into_answer(self) -> Answer {
@@ -215,8 +186,8 @@ impl Pages {
             relay,
             budget,
             metrics,
-            installations: Codes::new(),
-            logins: Codes::new(),
+            installations: Cache::new(CODES_MAX),
+            logins: Cache::new(CODES_MAX),
             viewers: Cache::new(app_page::VIEWERS_MAX),
             states: Cache::new(app_page::STATES_MAX),
             of_install: Gate::new(),
@@ -226,62 +197,9 @@ impl Pages {
         })
     }
 
-    /// What `calls` of LiveChat come to, if they do so in time.
-    ///
-    /// # Errors
-    /// [`PageEnd::Unreachable`]: they do not, or the relay ends.
-    pub(super) async fn until<T>(&self, deadline: Instant, calls: impl Future<Output = T>) -> Result<T, PageEnd> {
-        let calls = self.giving_up.run_until_cancelled(timeout_at(deadline, calls)).await;
-        calls.and_then(Result::ok).ok_or_else(|| {
-            if let Some(suppressed) = self.throttles.pass("late") {
-                tracing::warn!(
-                    suppressed,
-                    "LiveChat has not answered in time for a page, whose answer leaves within server.response_deadline"
-                );
-            }
-            PageEnd::Unreachable
-        })
-    }
-
-    /// Logs why a call of LiveChat has failed; what became of the request.
-    pub(super) fn failed(&self, app: &str, end: PageEnd, failure: &Failure) -> PageEnd {
-        if let Some(suppressed) = self.throttles.pass(&format!("{app} {}", end.label())) {
-            tracing::warn!(app, reason = end.label(), error = %failure, suppressed, "a page's call of LiveChat has failed");
-        }
-        end
-    }
-
-    /// Logs an organization that was turned away: an operator may have forgotten to list it.
-    pub(super) fn denied(&self, app: &str, end: PageEnd, organization: &str) -> PageEnd {
-        if let Some(suppressed) = self.throttles.pass(&format!("{app} {} {organization}", end.label())) {
-            let reason = end.label();
-            tracing::warn!(app, reason, organization, suppressed, "an organization was turned away from an app's page");
-        }
-        end
-    }
-
     fn conclude(&self, shown: Shown) -> Answer {
         self.metrics.page(shown.end);
         shown.into_answer()
-    }
-}
-
-/// Ends a token that is not needed, in a task of its own, for that is done however long it takes.
-pub(super) fn revoke(accounts: Accounts, token: SecretString, app: &str) -> JoinHandle<()> {
-    let app = app.to_owned();
-    tokio::spawn(async move {
-        if let Err(failure) = accounts.revoke(&token).await {
-            tracing::warn!(app, error = %failure, "a token that is not needed could not be revoked; it ends by itself");
-        }
-    })
-}
-
-/// What becomes of a request whose code LiveChat does not exchange.
-pub(super) fn of_exchange(failure: &Failure) -> PageEnd {
-    match failure.kind {
-        Kind::Authentication => PageEnd::CodeRefused,
-        Kind::Unavailable | Kind::TooManyRequests | Kind::Unintelligible => PageEnd::Unreachable,
-        _ => PageEnd::Misconfigured,
     }
 }
 
@@ -313,20 +231,25 @@ impl Webhooks {
             let line = format!("method not allowed; use {}\n", page.method());
             return Err(Reply::because(Refusal::MethodNotAllowed, Some(line)));
         }
-        let (pages, client, config) = (&self.pages, sender.client, &page.live.config);
-        let deadlines = Deadlines::new(config.response_deadline);
+        let config = &page.live.config;
+        let visit = || Visit {
+            pages: Arc::clone(&self.pages),
+            page: page.clone(),
+            client: sender.client,
+            deadlines: Deadlines::new(config.response_deadline),
+        };
         Ok(match page.what {
-            What::Install => install::shown(pages, page, request.uri().query(), client, deadlines).await,
+            What::Install => install::shown(visit(), request.uri().query()).await,
             What::App => app_page::shell(page.app(), &page.live.livechat),
-            What::Facts => app_page::facts(pages, page, bearer(request.headers()), client, deadlines).await,
-            What::SignOut => app_page::sign_out(pages, page, bearer(request.headers()), client, deadlines).await,
+            What::Facts => app_page::facts(&visit(), bearer(request.headers())).await.unwrap_or_else(Shown::error),
+            What::SignOut => app_page::sign_out(&visit(), bearer(request.headers())).await.unwrap_or_else(Shown::error),
             What::Token => {
                 // A page of another origin cannot send this type without being asked for leave, which it does not get.
                 if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
                     return Err(Refusal::ContentType.into());
                 }
                 let body = body(request.into_body(), config.body_timeout).await?;
-                app_page::token(pages, page, &body, client, Deadlines::new(config.response_deadline)).await
+                app_page::token(visit(), &body).await.unwrap_or_else(Shown::error)
             }
         })
     }
@@ -342,93 +265,5 @@ async fn body(body: Incoming, most: Duration) -> Result<Bytes, Reply> {
         }
         Ok(Err(_)) => Err(Refusal::BodyIncomplete.into()),
         Err(_) => Err(Refusal::BodyTooSlow.into()),
-    }
-}
-
-/// The policy of a page: its own style and script, each by its digest, and what `more` allows.
-pub(super) fn policy(page: &str, more: &str) -> HeaderValue {
-    let digest = |tag: &str| {
-        let (_, rest) = page.split_once(&format!("<{tag}>")).expect("the page has one");
-        let (text, _) = rest.split_once(&format!("</{tag}>")).expect("and it ends");
-        format!("'sha256-{}'", base64(&Sha256::digest(text)))
-    };
-    let (script, style) = (digest("script"), digest("style"));
-    let policy = format!(
-        "default-src 'none'; script-src {script}; style-src {style}; base-uri 'none'; form-action 'none'; {more}"
-    );
-    HeaderValue::from_str(&policy).expect("visible ASCII")
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let group = |group: &[u8]| {
-        let bits = (0..3).fold(0_u32, |bits, n| bits << 8 | u32::from(group.get(n).copied().unwrap_or(0)));
-        let digit = |n: usize| char::from(DIGITS[(bits >> (18 - 6 * n)) as usize & 63]);
-        (0..4).map(|n| if n > group.len() { '=' } else { digit(n) }).collect::<String>()
-    };
-    bytes.chunks(3).map(group).collect()
-}
-
-/// A text as HTML has it, within elements and within attributes.
-pub(super) fn escaped(text: &str) -> String {
-    let escape = |c: char| match c {
-        '&' => "&amp;".to_owned(),
-        '<' => "&lt;".to_owned(),
-        '>' => "&gt;".to_owned(),
-        '"' => "&quot;".to_owned(),
-        '\'' => "&#39;".to_owned(),
-        c => c.to_string(),
-    };
-    text.chars().map(escape).collect()
-}
-
-/// A page whose policy is computed once.
-pub(super) struct Template {
-    pub text: &'static str,
-    pub policy: LazyLock<HeaderValue>,
-}
-
-impl Template {
-    /// The page with texts for its `{{names}}`, which are escaped.
-    pub fn with(&self, texts: &[(&str, &str)]) -> String {
-        texts.iter().fold(self.text.to_owned(), |page, (name, text)| page.replace(&format!("{{{{{name}}}}}"), text))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digests_are_written_as_rfc_4648_has_it() {
-        let written = |text: &str| base64(text.as_bytes());
-        for (text, expected) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
-            assert_eq!(written(text), expected);
-        }
-        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
-    }
-
-    #[test]
-    fn the_policy_names_the_one_script_and_the_one_style_of_a_page() {
-        let policy = policy("<style>b</style><script>a</script>", "frame-ancestors 'none'");
-        let expected = "default-src 'none'; script-src 'sha256-ypeBEsobvcr6wjGzmiPcTaeG7/gUfE5yuYB3ha/uSLs='; \
-                        style-src 'sha256-PiPoFgA5WUoziU9lZOGxNIu9egCI1CxKy3PurtWcAJ0='; base-uri 'none'; form-action 'none'; \
-                        frame-ancestors 'none'";
-        assert_eq!(policy.to_str().ok(), Some(expected));
-        for page in [include_str!("pages/install.html"), include_str!("pages/app.html")] {
-            assert_eq!((page.matches("<script").count(), page.matches("<style").count()), (1, 1));
-            let markup =
-                page.split_once("</style>").and_then(|(_, rest)| rest.split_once("<script>")).expect("a body").0;
-            for blocked in ["src=", "style=", " on", "href=", "<form"] {
-                assert!(!markup.contains(blocked), "{blocked} in {markup}");
-            }
-        }
-    }
-
-    #[test]
-    fn texts_cannot_become_markup() {
-        let escaped = escaped("<a href=\"x\" title='y'>&amp;</a>");
-        assert_eq!(escaped, "&lt;a href=&quot;x&quot; title=&#39;y&#39;&gt;&amp;amp;&lt;/a&gt;");
     }
 }

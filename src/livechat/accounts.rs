@@ -14,13 +14,13 @@ use oauth2::{
     RefreshToken, RequestTokenError, StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
 use percent_encoding::percent_decode_str;
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::call::CONSOLE;
-use super::http::{ANSWER_BYTES_MAX, Answer, FailedAttempt, Http, retry_after, shown, text};
+use super::call::log_in_again;
+use super::failure::{CONSOLE, Refusal};
+use super::http::{ANSWER_BYTES_MAX, FailedAttempt, Http};
 use super::tokens::TokenPair;
 use super::{App, Config, Failure, Kind};
 
@@ -77,35 +77,9 @@ type Client = oauth2::Client<
     EndpointSet,
 >;
 
-/// What a request is for: the same refusal has several remedies.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    Exchange,
-    Refresh,
-    Info,
-    Revoke,
-}
-
-impl Purpose {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Exchange => "exchange of the code",
-            Self::Refresh => "refresh of the token",
-            Self::Info => "token info",
-            Self::Revoke => "revocation",
-        }
-    }
-
-    const fn is_token_alone(self) -> bool {
-        matches!(self, Self::Info | Self::Revoke)
-    }
-}
-
 impl Accounts {
-    /// # Errors
-    /// `livechat.accounts` is no address that may be used.
-    pub fn new(config: &Config) -> Result<Self, Failure> {
-        Ok(Self { http: Http::new(config, "accounts", &config.accounts)? })
+    pub fn new(config: &Config) -> Self {
+        Self { http: Http::new(config, &config.accounts) }
     }
 
     /// A login whose code comes to `redirect_uri`, with a state and a PKCE verifier of its own.
@@ -131,22 +105,17 @@ impl Accounts {
         verifier: Option<&SecretString>,
     ) -> Result<TokenPair, Failure> {
         let client = self.client(app).set_redirect_uri(redirect(redirect_uri)?);
-        let mut retries = self.http.retries();
-        loop {
+        let secrets = [code].into_iter().chain(verifier).chain(&app.client_secret).collect();
+        let endpoint = Endpoint { http: &self.http, app, request: TokenRequest::Exchange(redirect_uri), secrets };
+        // A code that may be used up is not sent again.
+        let exchanged = self.http.tried(false, async || {
             let mut request = client.exchange_code(AuthorizationCode::new(code.expose_secret().to_owned()));
             if let Some(verifier) = verifier {
                 request = request.set_pkce_verifier(PkceCodeVerifier::new(verifier.expose_secret().to_owned()));
             }
-            let secrets = [code].into_iter().chain(verifier).chain(&app.client_secret).collect();
-            let endpoint = Endpoint { accounts: self, purpose: Purpose::Exchange, secrets };
-            match request.request_async(&endpoint).await {
-                Ok(response) => return Ok(pair(app, &response, None)),
-                Err(error) => match self.failed(Purpose::Exchange, error) {
-                    failed if failed.may_be_done => return Err(failed.into()), // the code may be used up
-                    failed => retries.after(failed).await?,
-                },
-            }
-        }
+            request.request_async(&endpoint).await.map_err(|error| endpoint.failed(error))
+        });
+        Ok(pair(app, &exchanged.await?, None))
     }
 
     /// New tokens for the refresh token of `pair`, by one try. For public clients that is good for once: the new pair has to be stored
@@ -157,23 +126,14 @@ impl Accounts {
     pub(super) async fn refreshed(&self, app: &App, pair: &TokenPair) -> Result<TokenPair, FailedAttempt> {
         let Some(refresh_token) = &pair.refresh_token else {
             let what = "the access token has ended, and LiveChat gave no refresh token with it".to_owned();
-            return Err(FailedAttempt::undone(Kind::Authentication, what, log_in(app)));
+            return Err(FailedAttempt::undone(Kind::Authentication, what, log_in_again(&app.name)));
         };
         let client = self.client(app);
         let secrets = [refresh_token, &pair.access_token].into_iter().chain(&app.client_secret).collect();
-        let endpoint = Endpoint { accounts: self, purpose: Purpose::Refresh, secrets };
+        let endpoint = Endpoint { http: &self.http, app, request: TokenRequest::Refresh, secrets };
         let token = RefreshToken::new(refresh_token.expose_secret().to_owned());
         let response = client.exchange_refresh_token(&token).request_async(&endpoint).await;
-        match response {
-            Ok(response) => Ok(self::pair(app, &response, Some(pair))),
-            Err(error) => {
-                let mut failed = self.failed(Purpose::Refresh, error);
-                if failed.failure.kind == Kind::Authentication {
-                    failed.failure.remedy = log_in(app);
-                }
-                Err(failed)
-            }
-        }
+        response.map(|response| self::pair(app, &response, Some(pair))).map_err(|error| endpoint.failed(error))
     }
 
     /// What an access token may do, and for whom. Not billed.
@@ -190,23 +150,15 @@ impl Accounts {
             scope: Option<String>,
             expires_in: u64,
         }
-        let mut retries = self.http.retries();
-        loop {
-            match self.bearer(Method::GET, "/v2/info", Purpose::Info, token).await {
-                Ok(answer) => {
-                    let info: Answer =
-                        serde_json::from_slice(&answer.body).map_err(|_| self.unintelligible(Purpose::Info))?;
-                    return Ok(Info {
-                        client_id: info.client_id,
-                        organization_id: info.organization_id,
-                        account_id: info.account_id,
-                        scopes: scopes(&info.scope.unwrap_or_default()),
-                        expires_in: Duration::from_secs(info.expires_in),
-                    });
-                }
-                Err(failed) => retries.after(failed).await?,
-            }
-        }
+        let body = self.with_token(Method::GET, "/v2/info", token).await?;
+        let info: Answer = serde_json::from_slice(&body).map_err(|_| self.http.unintelligible("/v2/info", ""))?;
+        Ok(Info {
+            client_id: info.client_id,
+            organization_id: info.organization_id,
+            account_id: info.account_id,
+            scopes: scopes(&info.scope.unwrap_or_default()),
+            expires_in: Duration::from_secs(info.expires_in),
+        })
     }
 
     /// Ends a token, and the other one of its pair. One that LiveChat does not know has ended.
@@ -214,14 +166,28 @@ impl Accounts {
     /// # Errors
     /// LiveChat cannot be reached: the token may still be good.
     pub async fn revoke(&self, token: &SecretString) -> Result<(), Failure> {
-        let mut retries = self.http.retries();
-        loop {
-            match self.bearer(Method::DELETE, "/v2/token", Purpose::Revoke, token).await {
-                Ok(_) => return Ok(()),
-                Err(failed) if matches!(failed.failure.kind, Kind::NotFound | Kind::Authentication) => return Ok(()),
-                Err(failed) => retries.after(failed).await?,
-            }
+        match self.with_token(Method::DELETE, "/v2/token", token).await {
+            Err(failed) if matches!(failed.kind, Kind::NotFound | Kind::Authentication) => Ok(()),
+            revoked => revoked.map(drop),
         }
+    }
+
+    /// A request that has nothing but the token.
+    async fn with_token(&self, method: Method, path: &str, token: &SecretString) -> Result<Vec<u8>, Failure> {
+        let name = format!("{method} {path}");
+        let remedy = |refusal: &Refusal| {
+            (refusal.kind == Kind::Authentication).then(|| "log in again: `livechat-relay auth login`".to_owned())
+        };
+        let sent = self.http.tried(true, async || {
+            let request = self.http.request(method.clone(), path).bearer_auth(token.expose_secret());
+            let mut answer = self.http.send(&name, request, ANSWER_BYTES_MAX, &[token]).await?;
+            // There is nothing else that could be invalid.
+            if let Some(refusal) = answer.refusal.as_mut().filter(|refusal| refusal.name == "invalid_request") {
+                refusal.kind = Kind::Authentication;
+            }
+            self.http.accepted(&name, answer, &[token], remedy)
+        });
+        Ok(sent.await?)
     }
 
     fn client(&self, app: &App) -> Client {
@@ -234,97 +200,69 @@ impl Accounts {
             None => client,
         }
     }
-
-    async fn bearer(
-        &self,
-        method: Method,
-        path: &str,
-        purpose: Purpose,
-        token: &SecretString,
-    ) -> Result<Answer, FailedAttempt> {
-        let request = self.http.request(method, path).bearer_auth(token.expose_secret());
-        self.answer(request, purpose, &[token]).await
-    }
-
-    async fn answer(
-        &self,
-        request: reqwest::RequestBuilder,
-        purpose: Purpose,
-        secrets: &[&SecretString],
-    ) -> Result<Answer, FailedAttempt> {
-        let answer = self.http.send(purpose.name(), request, ANSWER_BYTES_MAX).await?;
-        self.refusal(purpose, &answer, secrets).map_or(Ok(answer), Err)
-    }
-
-    fn failed(&self, purpose: Purpose, error: RequestTokenError<FailedAttempt, BasicErrorResponse>) -> FailedAttempt {
-        match error {
-            RequestTokenError::Request(failed) => failed,
-            _ => self.unintelligible(purpose), // what the crate says may have a part of the answer
-        }
-    }
-
-    fn unintelligible(&self, purpose: Purpose) -> FailedAttempt {
-        let what = format!("{}: the answer of {} is not what it should be", purpose.name(), self.http.host());
-        FailedAttempt::unclear(Kind::Unintelligible, what, self.http.other_server())
-    }
-
-    /// Why the answer is none that was asked for, in either of LiveChat's shapes.
-    fn refusal(&self, purpose: Purpose, answer: &Answer, secrets: &[&SecretString]) -> Option<FailedAttempt> {
-        let (status, name) = (answer.status, purpose.name());
-        let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        let error = text(&body, "error").or_else(|| text(&body, "oauth_exception"));
-        if error.is_none() && status.is_success() {
-            return None;
-        }
-        let error = error.map(str::to_ascii_lowercase);
-        let kind = match kind(error.as_deref(), status) {
-            // These requests have no members: nothing but the token can be wrong.
-            Kind::Validation if purpose.is_token_alone() && status == StatusCode::UNPROCESSABLE_ENTITY => {
-                Kind::Authentication
-            }
-            kind => kind,
-        };
-        let what = match &error {
-            None => format!("{name}: {} answers {} without LiveChat's JSON", self.http.host(), status.as_u16()),
-            Some(error) => {
-                let said = text(&body, "error_description").or_else(|| text(&body, "exception_description"));
-                let fields = body.get("invalid_fields").and_then(Value::as_object);
-                let fields: Vec<_> = fields.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-                let said = format!("{} {}", said.unwrap_or_default(), fields.join(", "));
-                format!("{name}: LiveChat says \"{}\" ({})", shown(said.trim(), secrets), shown(error, secrets))
-            }
-        };
-        let may_be_done = kind == Kind::Unavailable;
-        let failed = FailedAttempt::undone(kind, what, String::new());
-        let remedy = self.remedy(purpose, &failed.failure.kind);
-        let failure = Failure { remedy, ..failed.failure };
-        Some(FailedAttempt { failure, may_be_done, error, retry_after: retry_after(&answer.headers), ..failed })
-    }
-
-    fn remedy(&self, purpose: Purpose, kind: &Kind) -> String {
-        let authorization = format!("App Authorization of the app in {CONSOLE}");
-        match (kind, purpose) {
-            (Kind::Authentication, Purpose::Exchange) => format!(
-                "a code is good for some minutes and for once: begin again; if that goes on, compare client_id and client_secret with {authorization}, and look whether the redirect URI is in its whitelist"
-            ),
-            (Kind::Authentication, _) => "log in again: livechat-relay auth login".to_owned(),
-            (Kind::Authorization, _) => {
-                format!("add the scopes in {authorization}, and log in with an account that is an administrator")
-            }
-            (Kind::Validation, _) => format!("compare client_id and client_secret with {authorization}"),
-            (Kind::TooManyRequests, _) => "wait some minutes: LiveChat unblocks by itself".to_owned(),
-            (Kind::Unavailable, _) => "LiveChat has trouble: try again later".to_owned(),
-            (Kind::NotFound, _) => format!("compare client_id with {authorization}"),
-            _ => self.http.other_server(),
-        }
-    }
 }
 
-/// What sends the requests that the `oauth2` crate makes.
+/// What the crate `oauth2` asks for.
+enum TokenRequest<'a> {
+    /// Tokens for a code that came to this address.
+    Exchange(&'a str),
+    Refresh,
+}
+
+/// What sends the requests that the crate `oauth2` makes.
 struct Endpoint<'a> {
-    accounts: &'a Accounts,
-    purpose: Purpose,
+    http: &'a Http,
+    app: &'a App,
+    request: TokenRequest<'a>,
     secrets: Vec<&'a SecretString>,
+}
+
+impl Endpoint<'_> {
+    const fn name(&self) -> &'static str {
+        match self.request {
+            TokenRequest::Exchange(_) => "exchange of the code",
+            TokenRequest::Refresh => "refresh of the token",
+        }
+    }
+
+    fn failed(&self, error: RequestTokenError<FailedAttempt, BasicErrorResponse>) -> FailedAttempt {
+        match error {
+            RequestTokenError::Request(failed) => failed,
+            _ => self.http.unintelligible(self.name(), ""), // what the crate says may have a part of the answer
+        }
+    }
+
+    fn remedy(&self, refusal: &Refusal) -> Option<String> {
+        const CODE: &str = "a code is good for some minutes and for once: begin again";
+        let App { client_id, name, .. } = self.app;
+        let place = format!("App Authorization of the app in {CONSOLE}");
+        let secret = match &self.app.client_secret {
+            Some(_) => format!("client_secret of {name} is not that of client_id {client_id}: copy both from {place}"),
+            None => format!(
+                "LiveChat wants the secret of a server-side app: set client_secret of {name} to that of client_id {client_id}, from {place}"
+            ),
+        };
+        let has = |member: &str| refusal.fields.iter().any(|field| field == member);
+        Some(match (&refusal.kind, &self.request) {
+            (Kind::Validation, _) if has("client_secret") => secret,
+            (Kind::Validation, TokenRequest::Exchange(uri)) if has("redirect_uri") => {
+                format!("add {uri} to the Redirect URI whitelist in {place}")
+            }
+            (Kind::Validation | Kind::NotFound, _) => {
+                format!("client_id {client_id} of {name} is not the one in {place}: copy it from there")
+            }
+            (Kind::Authorization, _) => {
+                format!("add the scopes in {place}, and log in with an account that is an administrator")
+            }
+            // RFC 6749: it is the client that is wrong. The browser was let in with this Client ID, so it is its secret.
+            (Kind::Authentication, _) if refusal.name == "invalid_client" => secret,
+            (Kind::Authentication, TokenRequest::Refresh) => log_in_again(name),
+            // And here it is the code.
+            (Kind::Authentication, _) if refusal.name == "invalid_grant" => CODE.to_owned(),
+            (Kind::Authentication, _) => format!("{CODE}; if LiveChat says the same again, {secret}"),
+            _ => return None,
+        })
+    }
 }
 
 impl<'c> AsyncHttpClient<'c> for Endpoint<'_> {
@@ -333,32 +271,12 @@ impl<'c> AsyncHttpClient<'c> for Endpoint<'_> {
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
         let (parts, body) = request.into_parts();
-        let request = self.accounts.http.request(parts.method, parts.uri.path()).headers(parts.headers).body(body);
+        let request = self.http.request(parts.method, parts.uri.path()).headers(parts.headers).body(body);
         Box::pin(async {
-            let answer = self.accounts.answer(request, self.purpose, &self.secrets).await?;
-            Ok(HttpResponse::new(answer.body)) // without its headers: the type of the content is known by reading it
+            let answer = self.http.send(self.name(), request, ANSWER_BYTES_MAX, &self.secrets).await?;
+            let body = self.http.accepted(self.name(), answer, &self.secrets, |refusal| self.remedy(refusal))?;
+            Ok(HttpResponse::new(body)) // without its headers: the type of the content is known by reading it
         })
-    }
-}
-
-/// By `error`; by the status only where there is none, or one that is not documented.
-fn kind(error: Option<&str>, status: StatusCode) -> Kind {
-    match error {
-        Some("access_denied" | "invalid_scope") => Kind::Authorization,
-        Some("unauthorized" | "unauthorized_client" | "invalid_client" | "invalid_grant" | "missing_grant") => {
-            Kind::Authentication
-        }
-        Some("temporarily_unavailable" | "traffic_blocked") => Kind::TooManyRequests,
-        Some("server_error") => Kind::Unavailable,
-        Some("resource_not_found" | "client_id_not_found") => Kind::NotFound,
-        Some(
-            "bad_request" | "invalid_request" | "unsupported_grant_type" | "unsupported_response_type" | "conflict",
-        ) => Kind::Validation,
-        _ if status == StatusCode::UNAUTHORIZED => Kind::Authentication,
-        _ if status == StatusCode::TOO_MANY_REQUESTS => Kind::TooManyRequests,
-        _ if status == StatusCode::REQUEST_TIMEOUT || status.is_server_error() => Kind::Unavailable,
-        Some(_) => Kind::Validation,
-        None => Kind::Unintelligible,
     }
 }
 
@@ -368,10 +286,6 @@ fn redirect(uri: &str) -> Result<RedirectUrl, Failure> {
         what: format!("the redirect URI {uri} is no address: {error}"),
         remedy: "correct public_url of the app".to_owned(),
     })
-}
-
-fn log_in(app: &App) -> String {
-    format!("log in again: livechat-relay auth login --app {}", app.name)
 }
 
 /// A code as LiveChat's token endpoint wants it: visible ASCII. Some of LiveChat's own programs meet codes that are encoded twice; as no

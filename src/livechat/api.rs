@@ -7,9 +7,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, Caller, Notices};
+use super::call::{Access, Call, Caller, Notices};
+use super::failure::CONSOLE;
 use super::http::FailedAttempt;
 use super::{App, Config, Failure, Filters, Kind, Level, Registration, Users, Wanted};
+use crate::event::Token;
 
 /// What `list_webhook_names` has of an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,6 @@ pub struct Offered {
 /// The Configuration API, for one app.
 pub struct Api {
     caller: Caller,
-    client_id: String,
     propagation: Duration,
     unclear: Option<Unclear>,
 }
@@ -32,23 +33,18 @@ pub type Unclear = fn(&str, Duration);
 
 impl Api {
     /// With the app's own credential.
-    ///
-    /// # Errors
-    /// `livechat.api` is no address that may be used.
-    pub fn new(config: &Config, app: &App) -> Result<Self, Failure> {
-        Ok(Self::with(config, app, Caller::new(config, app, "configuration")?))
+    pub fn new(config: &Config, app: &App) -> Self {
+        Self::with(config, app, Access::of(config, app))
     }
 
     /// With a token that is at hand, as of an installation.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_token(config: &Config, app: &App, token: SecretString) -> Result<Self, Failure> {
-        Ok(Self::with(config, app, Caller::with_token(config, app, "configuration", token)?))
+    pub fn with_token(config: &Config, app: &App, token: SecretString) -> Self {
+        Self::with(config, app, Access::Token(token))
     }
 
-    fn with(config: &Config, app: &App, caller: Caller) -> Self {
-        Self { caller, client_id: app.client_id.clone(), propagation: config.propagation, unclear: None }
+    fn with(config: &Config, app: &App, access: Access) -> Self {
+        let caller = Caller::new(config, app, "configuration", access);
+        Self { caller, propagation: config.propagation, unclear: None }
     }
 
     /// Registrations tell by `unclear`, once each, why they take minutes.
@@ -76,8 +72,8 @@ impl Api {
     }
 
     async fn listed(&self) -> Result<Vec<Registration>, FailedAttempt> {
-        let call = Call::new("list_webhooks", json!({ "owner_client_id": self.client_id }));
-        let listed: Option<Vec<Listed>> = self.caller.repeated(&call).await?;
+        let call = Call::new("list_webhooks", json!({ "owner_client_id": self.caller.app.client_id }));
+        let listed: Option<Vec<Listed>> = self.caller.call(&call).await?;
         Ok(listed.into_iter().flatten().map(Registration::from).collect())
     }
 
@@ -97,26 +93,14 @@ impl Api {
         struct Registered {
             id: String,
         }
-        let mut body = json!({
-            "action": wanted.action,
-            "secret_key": secret_key.expose_secret(),
-            "url": wanted.url,
-            "owner_client_id": self.client_id,
-            "type": wanted.level.name(),
-        });
-        let members = body.as_object_mut().expect("an object");
-        let optional = [
-            ("description", json!(wanted.description), wanted.description.is_empty()),
-            ("additional_data", json!(wanted.additional_data), wanted.additional_data.is_empty()),
-            ("filters", filters(&wanted.filters), wanted.filters == Filters::default()),
-        ];
-        members.extend(
-            optional.into_iter().filter(|(.., is_absent)| !is_absent).map(|(name, value, _)| (name.to_owned(), value)),
-        );
-        let call = Call { secret: Some(secret_key), ..Call::new("register_webhook", body) };
+        let mut body = json!(wanted);
+        body["secret_key"] = secret_key.expose_secret().into();
+        body["owner_client_id"] = self.caller.app.client_id.clone().into();
+        body.as_object_mut().expect("an object").retain(|_, value| !is_empty(value));
+        let call = Call { secret: Some(secret_key), is_repeatable: false, ..Call::new("register_webhook", body) };
         let mut is_second = false;
         loop {
-            let failed = match self.caller.unrepeated::<Registered>(&call).await {
+            let failed = match self.caller.call::<Registered>(&call).await {
                 Ok(registered) => return Ok(registered.id),
                 Err(failed) if !failed.may_be_done => return Err(failed.into()),
                 Err(failed) => failed,
@@ -160,7 +144,7 @@ impl Api {
     /// # Errors
     /// It may still be registered.
     pub async fn unregister_webhook(&self, id: &str) -> Result<(), Failure> {
-        let call = Call::new("unregister_webhook", json!({ "id": id, "owner_client_id": self.client_id }));
+        let call = Call::new("unregister_webhook", json!({ "id": id, "owner_client_id": self.caller.app.client_id }));
         match self.caller.done(&call).await {
             Err(failed) if failed.error.as_deref() == Some("not_found") => Ok(()),
             done => Ok(done?),
@@ -180,8 +164,8 @@ impl Api {
             #[serde(default)]
             additional_data: Option<BTreeSet<String>>,
         }
-        let call = Call::new("list_webhook_names", json!({ "version": self.caller.version().name() }));
-        let names: Option<Vec<Name>> = self.caller.repeated(&Call { needs_access: false, ..call }).await?;
+        let call = Call::new("list_webhook_names", json!({ "version": self.caller.app.version.name() }));
+        let names: Option<Vec<Name>> = self.caller.call(&Call { needs_access: false, ..call }).await?;
         let offered = |name: Name| Offered {
             action: name.action,
             filters: name.filters.unwrap_or_default(),
@@ -200,11 +184,11 @@ impl Api {
             license_webhooks_enabled: bool,
         }
         let call = Call::new("get_license_webhooks_state", self.owner());
-        let state: Result<State, _> = self.caller.repeated(&call).await;
+        let state: Result<State, _> = self.caller.call(&call).await;
         state.map(|state| state.license_webhooks_enabled).map_err(|failed| {
             let mut failure = failed.failure;
             if failure.kind == Kind::NotFound {
-                failure.remedy = format!("install the app in {} (Private installation)", super::call::CONSOLE);
+                failure.remedy = format!("install the app in {CONSOLE} (Private installation)");
             }
             failure
         })
@@ -225,11 +209,11 @@ impl Api {
     /// An OAuth token has a client of its own, which is this app. Up to 3.4 LiveChat refuses a Client ID beside it; from 3.5 that has to
     /// belong to the token's organization, and an organization that has installed the app need not own it.
     fn owner(&self) -> Value {
-        if self.caller.is_bearer() { json!({}) } else { json!({ "owner_client_id": self.client_id }) }
+        if self.caller.is_bearer() { json!({}) } else { json!({ "owner_client_id": self.caller.app.client_id }) }
     }
 }
 
-/// An entry of `list_webhooks`. What it has of `secret_key` is not read.
+/// An entry of `list_webhooks`.
 #[derive(Deserialize)]
 struct Listed {
     id: String,
@@ -243,6 +227,8 @@ struct Listed {
     filters: Option<Map<String, Value>>,
     #[serde(default)]
     additional_data: Option<BTreeSet<String>>,
+    #[serde(default)]
+    secret_key: Option<String>,
 }
 
 impl From<Listed> for Registration {
@@ -265,6 +251,7 @@ impl From<Listed> for Registration {
             unknown_filters: (!unknown.is_empty()).then(|| Value::Object(unknown).to_string()),
             additional_data: listed.additional_data,
             description: listed.description.unwrap_or_default(),
+            secret_key: listed.secret_key.map(|key| Token::new(&key.into())),
         }
     }
 }

@@ -10,126 +10,33 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::SecretString;
-use tokio::time::{Instant, sleep};
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::catalogue::REGISTRATIONS_MAX;
-use super::plan::{Facts, Plan, Why, plan};
+use super::plan::{Change, Facts, Rotation, plan};
 use super::{Api, App, Failure, Kind, Registration, Wanted};
 use crate::deliveries::{COPY_WITHIN, Delivered, Seen};
 
-/// What is done about one action, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    pub action: String,
-    /// Removed before the new one is registered, because LiveChat takes no fourth registration of an action.
-    pub first: Option<Registration>,
-    pub register: Option<Wanted>,
-    /// The registration that stays, where none is made: what is removed waits for it as for a new one.
-    pub stays: Option<String>,
-    /// Removed when the new one, or the one that stays, delivers.
-    pub then: Vec<Registration>,
-}
-
-impl Change {
-    /// Whether no registration of the action is left for a while: its events are lost then.
-    pub fn has_gap(&self) -> bool {
-        self.first.is_some() && self.stays.is_none() && self.then.is_empty()
-    }
-}
-
-/// What an app's registrations are to become.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    pub register: &'a [Wanted],
-    pub remove: &'a [Registration],
-    /// As they are wanted.
-    pub keep: &'a [Registration],
-    /// Others of the same Client ID: they count, and stay.
-    pub foreign: &'a [Registration],
-}
-
-/// What is to be done, by action.
+/// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen. `rotation`: one that is
+/// unfinished.
 ///
 /// # Errors
-/// Three registrations of an action stand, and none of them is the relay's: which one has to go is for a person to say.
-pub fn changes(Target { register, remove, keep, foreign }: Target<'_>) -> Result<Vec<Change>, String> {
-    let actions: BTreeSet<&String> =
-        register.iter().map(|w| &w.action).chain(remove.iter().map(|r| &r.action)).collect();
-    let change = |action: &String| {
-        let of = |all: &[Registration]| all.iter().filter(|one| one.action == *action).cloned().collect::<Vec<_>>();
-        let (register, mut then, keep, foreign) =
-            (register.iter().find(|wanted| wanted.action == *action).cloned(), of(remove), of(keep), of(foreign));
-        let is_full = then.len() + keep.len() + foreign.len() >= REGISTRATIONS_MAX;
-        let first = if register.is_some() && is_full { then.pop() } else { None };
-        if register.is_some() && is_full && first.is_none() {
-            let ids: Vec<_> = keep.iter().chain(&foreign).map(|one| one.id.as_str()).collect();
-            return Err(format!(
-                "{action}: {REGISTRATIONS_MAX} webhooks are registered, as many as LiveChat takes, and none of them is this relay's to remove; say which one has to go, and remove it: `livechat-relay webhooks unregister ID` ({})",
-                ids.join(", ")
-            ));
-        }
-        let stays = keep.first().filter(|_| register.is_none()).map(|one| one.id.clone());
-        Ok(Change { action: action.clone(), first, register, stays, then })
-    };
-    actions.into_iter().map(change).collect()
-}
-
-/// What is to be done so that LiveChat has what the configuration wants. `seen`: what the running relay has seen.
-///
-/// # Errors
-/// As [`changes`]; the configuration does not say what it wants.
-pub fn to_apply(app: &App, listed: &[Registration], seen: &Seen) -> Result<Vec<Change>, String> {
+/// The configuration does not say what it wants.
+pub fn to_apply(
+    app: &App,
+    listed: &[Registration],
+    seen: &Seen,
+    rotation: Option<&Rotation>,
+) -> Result<Vec<Change>, String> {
     if app.wanted.is_none() {
         return Err(format!(
             "the table [apps.livechat] of the app {} has no `webhooks`, which does not mean that all are to go: take over what is registered (`livechat-relay webhooks adopt`), or write `webhooks = []`",
             app.name
         ));
     }
-    let facts = facts(app, seen);
-    let Plan { add, remove, unchanged, foreign, .. } = plan(app, listed, &facts);
-    let mut remove: Vec<_> = remove.into_iter().rev().map(|removal| removal.registration).collect();
-    remove.sort_by_key(|one| !facts.delivered.contains_key(&one.id)); // what has delivered nothing is the first that may go
-    changes(Target { register: &add, remove: &remove, keep: &unchanged, foreign: &foreign })
-}
-
-/// What is to be done so that each webhook that is wanted is registered with the key of this name: all that were not `made` with it, or
-/// have not delivered with it, are replaced.
-///
-/// # Errors
-/// As [`changes`]; something is registered at the relay that is not wanted, so nothing would take its place; or nothing is wanted.
-pub fn to_rotate(
-    app: &App,
-    listed: &[Registration],
-    made: &BTreeSet<String>,
-    seen: &Seen,
-    key: &str,
-) -> Result<Vec<Change>, String> {
-    let new = with_key(app, made, seen, key);
-    let delivered = new.iter().map(|id| (id.clone(), ALIKE)).collect();
-    let Plan { remove, unchanged, foreign, .. } = plan(app, listed, &Facts { delivered, ..Facts::default() });
-    let unwanted: Vec<_> = remove.iter().filter(|removal| removal.why == Why::NotWanted).collect();
-    if !unwanted.is_empty() || app.wanted().is_empty() {
-        let ids: Vec<_> = unwanted.iter().map(|removal| removal.registration.id.as_str()).collect();
-        let which = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
-        return Err(format!(
-            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: take it over (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
-            app.name,
-            if ids.is_empty() { "nothing" } else { "not all that is registered here" }
-        ));
-    }
-    let (keep, old): (Vec<_>, Vec<_>) = unchanged.into_iter().partition(|one| new.contains(&one.id));
-    let is_kept = |wanted: &&Wanted| keep.iter().any(|kept| kept.action == wanted.action);
-    let register: Vec<_> = app.wanted().iter().filter(|wanted| !is_kept(wanted)).cloned().collect();
-    let mut remove: Vec<_> = old.into_iter().chain(remove.into_iter().map(|removal| removal.registration)).collect();
-    let delivered = facts(app, seen).delivered;
-    remove.sort_by_key(|one| !delivered.contains_key(&one.id)); // as in `to_apply`
-    changes(Target { register: &register, remove: &remove, keep: &keep, foreign: &foreign })
-}
-
-/// Of an app's registrations those that have the key of this name: they were `made` with it, or have delivered with it.
-pub fn with_key(app: &App, made: &BTreeSet<String>, seen: &Seen, key: &str) -> BTreeSet<String> {
-    let delivered = seen.registrations.iter().filter(|one| one.app == app.name && one.key == key);
-    delivered.map(|one| &one.webhook_id).chain(made).cloned().collect()
+    let facts = Facts { delivered: delivered(app, seen), rotation: rotation.cloned(), ..Facts::default() };
+    Ok(plan(app, listed, &facts).changes(&facts))
 }
 
 /// What the relay has got with a key that it still has: what came with another one would be refused now.
@@ -138,14 +45,10 @@ fn live(seen: &Seen) -> impl Iterator<Item = &Delivered> {
     seen.registrations.iter().filter(move |one| is_known(one))
 }
 
-/// What the plan of a run is made with: the registrations of an app through which the relay got webhooks.
-pub fn facts(app: &App, seen: &Seen) -> Facts {
-    let of_app = live(seen).filter(|one| one.app == app.name);
-    Facts { delivered: of_app.map(|one| (one.webhook_id.clone(), ALIKE)).collect(), ..Facts::default() }
+/// The registrations of an app through which the relay got webhooks.
+pub fn delivered(app: &App, seen: &Seen) -> BTreeSet<String> {
+    live(seen).filter(|one| one.app == app.name).map(|one| one.webhook_id.clone()).collect()
 }
-
-/// When a registration has delivered. None is later than another, so that of those that are the same two runs at once keep the same one.
-const ALIKE: Timestamp = Timestamp::UNIX_EPOCH;
 
 /// What LiveChat does for [`Run`].
 pub trait LiveChat {
@@ -186,7 +89,8 @@ pub trait Relay {
 }
 
 /// What has been done, or is awaited.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
 pub enum Progress {
     Registered {
         action: String,
@@ -196,18 +100,9 @@ pub enum Progress {
         action: String,
         id: String,
     },
-    /// Actions whose new registration has not delivered yet, and how long that is awaited.
-    Awaiting {
-        actions: Vec<String>,
-        most: Duration,
-    },
-    /// LiveChat counts a registration still that was removed, and takes no other one.
-    Full {
-        action: String,
-        most: Duration,
-    },
-    /// LiveChat's listing does not have yet what was done.
-    Listing {
+    /// Why nothing seems to happen, and for how long at most.
+    Waiting {
+        what: String,
         most: Duration,
     },
 }
@@ -220,10 +115,31 @@ pub enum Stopped {
     Failed(#[from] Failure),
     /// Some actions are not as they should be. All others are.
     Refused(String),
-    /// [`changes`] has an error.
+    /// What the configuration says cannot be done.
     Blocked(String),
     /// What LiveChat lists is not what was done.
     Unsettled(String),
+    /// A person has stopped it, between two calls.
+    Interrupted(#[from] Interrupted),
+}
+
+/// The user has ended the run, by Ctrl-C or SIGTERM.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// Waits, unless the user ends the run.
+///
+/// # Errors
+/// They do.
+pub async fn pause(stop: &CancellationToken, time: Duration) -> Result<(), Interrupted> {
+    let is_over = tokio::time::timeout(time, stop.cancelled()).await.is_err();
+    if is_over { Ok(()) } else { Err(Interrupted) }
+}
+
+/// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
+pub fn patience(propagation: Duration) -> Duration {
+    propagation.max(COPY_WITHIN)
 }
 
 /// A change whose successor is made.
@@ -248,8 +164,8 @@ const POLL: Duration = Duration::from_secs(1);
 const LISTINGS: u32 = 6;
 
 /// Times that what is listed is compared with what is wanted: the second finds what another run has left, which a listing that lagged did
-/// not show at first.
-const PASSES_MAX: usize = 3;
+/// not show at first; the last finds nothing to do.
+const PASSES_MAX: usize = 4;
 
 /// One run.
 pub struct Run<'a, L, R, P> {
@@ -259,6 +175,8 @@ pub struct Run<'a, L, R, P> {
     pub secret_key: &'a SecretString,
     /// How long after a change LiveChat may still act as before it.
     pub propagation: Duration,
+    /// Cancelled, it ends after the call that is under way.
+    pub stop: &'a CancellationToken,
     pub progress: P,
     began: Timestamp,
     /// What this run has registered.
@@ -276,11 +194,22 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         relay: &'a R,
         secret_key: &'a SecretString,
         propagation: Duration,
+        stop: &'a CancellationToken,
         progress: P,
     ) -> Self {
-        let (registered, unregistered, refused, delivers) = Default::default();
-        let began = Timestamp::now();
-        Self { livechat, relay, secret_key, propagation, progress, began, registered, unregistered, refused, delivers }
+        Self {
+            livechat,
+            relay,
+            secret_key,
+            propagation,
+            stop,
+            progress,
+            began: Timestamp::now(),
+            registered: BTreeSet::new(),
+            unregistered: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            delivers: BTreeMap::new(),
+        }
     }
 
     /// Does what `plan` says of what is listed, until that is nothing. `plan` is told which registrations this run has made, and what the
@@ -293,16 +222,16 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         mut listed: Vec<Registration>,
         plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
     ) -> Result<(), Stopped> {
-        for pass in 0..=PASSES_MAX {
+        for _ in 0..PASSES_MAX {
             let seen = self.look().await.unwrap_or_default();
             let mut changes = plan(&listed, &self.registered, &seen).map_err(Stopped::Blocked)?;
+            let blocked = changes.iter().filter(|change| change.is_blocked);
+            let why = blocked.filter_map(|change| Some((change.action.clone(), change.full()?.to_string())));
+            self.refused.extend(why);
             changes.retain(|change| !self.refused.contains_key(&change.action));
             if changes.is_empty() {
                 let refused: Vec<_> = self.refused.into_values().collect();
-                return if refused.is_empty() { Ok(()) } else { Err(Stopped::Refused(refused.join("\n  "))) };
-            }
-            if pass == PASSES_MAX {
-                break;
+                return if refused.is_empty() { Ok(()) } else { Err(Stopped::Refused(refused.join("\n"))) };
             }
             self.pass(&changes, &listed).await?;
             listed = self.settled_listing().await?;
@@ -353,10 +282,12 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             let news = Some((actions.clone(), is_longer));
             if news != awaited {
                 let patience = self.patience() * if is_longer { 2 } else { 1 };
-                (self.progress)(Progress::Awaiting { actions, most: patience.saturating_sub(last.elapsed()) });
+                let of =
+                    if let [one] = actions.as_slice() { one.clone() } else { format!("{} actions", actions.len()) };
+                self.tell_waiting(format!("for deliveries of {of}"), patience.saturating_sub(last.elapsed()));
                 awaited = news;
             }
-            sleep(POLL).await;
+            pause(self.stop, POLL).await?;
         }
         Ok(())
     }
@@ -370,6 +301,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
     ) -> Result<Option<String>, Stopped> {
         let began = Instant::now();
         loop {
+            self.go_on()?;
             let failure = match self.livechat.register(wanted, self.secret_key, known).await {
                 Ok(id) => return Ok(Some(id)),
                 Err(failure) => failure,
@@ -379,8 +311,9 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                 self.note(&wanted.action, failure)?;
                 return Ok(None);
             }
-            (self.progress)(Progress::Full { action: wanted.action.clone(), most: left });
-            sleep(left.min(self.propagation / LISTINGS)).await;
+            // It counts what was removed still, and takes no other one.
+            self.tell_waiting(format!("for LiveChat to take another registration of {}", wanted.action), left);
+            pause(self.stop, left.min(self.propagation / LISTINGS)).await?;
         }
     }
 
@@ -432,13 +365,22 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         ))
     }
 
-    /// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
     fn patience(&self) -> Duration {
-        self.propagation.max(COPY_WITHIN)
+        patience(self.propagation)
+    }
+
+    fn tell_waiting(&mut self, what: String, most: Duration) {
+        (self.progress)(Progress::Waiting { what, most });
+    }
+
+    /// Whether the user has not ended the run.
+    fn go_on(&self) -> Result<(), Interrupted> {
+        if self.stop.is_cancelled() { Err(Interrupted) } else { Ok(()) }
     }
 
     /// Whether it is removed.
     async fn unregister(&mut self, old: &Registration) -> Result<bool, Stopped> {
+        self.go_on()?;
         if let Err(failure) = self.livechat.unregister(&old.id).await {
             self.note(&old.action, failure)?;
             return Ok(false);
@@ -461,9 +403,9 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             }
             if n < LISTINGS {
                 if n == 0 {
-                    (self.progress)(Progress::Listing { most: self.propagation });
+                    self.tell_waiting("for LiveChat's list to show all this".to_owned(), self.propagation);
                 }
-                sleep(self.propagation / LISTINGS).await;
+                pause(self.stop, self.propagation / LISTINGS).await?;
             }
         }
         let why = "LiveChat took each step, but its list does not show them all; look at it with `livechat-relay webhooks plan` in some minutes";

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::call::{Call, Caller};
+use super::call::{Access, Call, Caller};
 use super::http::{ARCHIVE_BYTES_MAX, FailedAttempt};
 use super::{App, Config, Failure, Version};
 
@@ -36,10 +36,9 @@ pub struct ArchivePage {
 }
 
 impl Archives {
-    /// # Errors
-    /// `livechat.api` is no address that may be used.
-    pub fn new(config: &Config, app: &App) -> Result<Self, Failure> {
-        Ok(Self { caller: Caller::new(config, app, "agent")?, limit: AtomicU32::new(PAGE_MAX) })
+    pub fn new(config: &Config, app: &App) -> Self {
+        let caller = Caller::new(config, app, "agent", Access::of(config, app));
+        Self { caller, limit: AtomicU32::new(PAGE_MAX) }
     }
 
     /// How many calls LiveChat may have billed until now.
@@ -75,7 +74,7 @@ impl Archives {
     /// # Errors
     /// No page was had.
     pub async fn running_chats(&self, page_id: Option<&str>) -> Result<ArchivePage, Failure> {
-        let filter = if self.caller.version() >= Version::V3_6 { "active" } else { "include_active" };
+        let filter = if self.caller.app.version >= Version::V3_6 { "active" } else { "include_active" };
         let first = || json!({ "filters": { filter: true }, "limit": PAGE_MAX });
         let page = self.get("list_chats", page_id.map_or_else(first, |id| json!({ "page_id": id }))).await?;
         Ok(ArchivePage::last_without_id(page))
@@ -90,7 +89,7 @@ impl Archives {
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, action: &'static str, body: Value) -> Result<T, FailedAttempt> {
-        self.caller.repeated(&Call { bytes_max: ARCHIVE_BYTES_MAX, ..Call::new(action, body) }).await
+        self.caller.call(&Call { bytes_max: ARCHIVE_BYTES_MAX, ..Call::new(action, body) }).await
     }
 }
 

@@ -87,6 +87,11 @@ pub fn find(name: &str) -> Option<&'static Action> {
     ACTIONS.iter().find(|action| action.name == name)
 }
 
+/// Where an action stands in the catalogue, which is the order in which people see actions; behind all others where it has none.
+pub fn position(name: &str) -> usize {
+    ACTIONS.iter().position(|action| action.name == name).unwrap_or(ACTIONS.len())
+}
+
 /// In the order of the catalogue.
 pub fn actions(version: Version) -> impl Iterator<Item = &'static Action> {
     ACTIONS.iter().filter(move |action| action.is_in(version))

@@ -1,21 +1,21 @@
-//! HTTPS to LiveChat: one address, the roots of the configuration, no redirects, a limit for each answer and each wait, and pauses
-//! between tries.
+//! HTTPS to LiveChat: no redirects, a limit for each answer and each wait, pauses between tries, what a refusal means, and a line of the
+//! log for each request.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
-use secrecy::{ExposeSecret as _, SecretString};
-use serde_json::Value;
+use secrecy::SecretString;
 use uuid::Uuid;
 
+use super::failure::{Refusal, shown};
 use super::{Config, Failure, Kind};
 
 /// A listing of 3 registrations of each action has about 60 kB.
@@ -24,16 +24,55 @@ pub const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// A page of `list_archives` may have 100 whole threads.
 pub const ARCHIVE_BYTES_MAX: usize = 32 << 20;
 
-/// Of LiveChat's texts so much is shown.
-const SHOWN_CHARS_MAX: usize = 300;
-
 pub const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// A client for one of LiveChat's two addresses.
+/// Servers close a connection that is idle for a minute or more; a request that meets this has an unclear outcome.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// One of LiveChat's two addresses, and a client for it. Its clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Server {
+    base: Url,
+    client: reqwest::Client,
+}
+
+impl Server {
+    /// An address that tokens may be sent to: https, or plain HTTP on this machine, where a simulated LiveChat is; without a path.
+    pub fn address(text: &str) -> Option<Url> {
+        let url = Url::parse(text).ok()?;
+        let is_bare =
+            url.path() == "/" && url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+        (is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url))).then_some(url)
+    }
+
+    /// For what [`Self::address`] takes. `roots`: instead of those that browsers have.
+    pub fn new(base: Url, roots: Option<&Arc<RootCertStore>>) -> Self {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(roots))
+            .redirect(redirect::Policy::none())
+            .pool_idle_timeout(IDLE_MAX)
+            .user_agent(USER_AGENT);
+        // A proxy of the environment would get the tokens.
+        let client = if base.scheme() == "http" { client.no_proxy() } else { client };
+        Self { base, client: client.build().expect("the TLS is rustls, and the user agent is a header") }
+    }
+
+    /// `https://api.livechatinc.com`.
+    pub fn origin(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Whether LiveChat is simulated on this machine.
+    pub fn is_local(&self) -> bool {
+        is_loopback(&self.base)
+    }
+}
+
+/// Calls of one of LiveChat's two addresses, by the limits of the configuration.
 #[derive(Clone, Debug)]
 pub struct Http {
-    client: reqwest::Client,
-    base: Url,
+    server: Server,
+    timeout: Duration,
     attempts_max: u32,
     retry_min: Duration,
     retry_max: Duration,
@@ -45,6 +84,8 @@ pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
+    /// Why it is none that was asked for.
+    pub refusal: Option<Refusal>,
 }
 
 /// A try that did not succeed, and what decides whether there is another one.
@@ -54,7 +95,7 @@ pub struct FailedAttempt {
     pub failure: Failure,
     /// Whether LiveChat may have done what it was asked for.
     pub may_be_done: bool,
-    /// `error.type` of the Web APIs, `error` of accounts; in lower case.
+    /// LiveChat's name for it: `error.type` of the Web APIs, `error` of accounts; in lower case.
     pub error: Option<String>,
     pub retry_after: Option<Duration>,
     pub is_too_large: bool,
@@ -63,8 +104,7 @@ pub struct FailedAttempt {
 impl FailedAttempt {
     /// One that LiveChat has refused, or that never reached it.
     pub fn undone(kind: Kind, what: String, remedy: impl Into<String>) -> Self {
-        let failure = Failure { kind, what, remedy: remedy.into() };
-        Self { failure, may_be_done: false, error: None, retry_after: None, is_too_large: false }
+        Failure { kind, what, remedy: remedy.into() }.into()
     }
 
     /// One of which it is not known.
@@ -79,57 +119,70 @@ impl From<FailedAttempt> for Failure {
     }
 }
 
+/// What has failed here was not sent.
+impl From<Failure> for FailedAttempt {
+    fn from(failure: Failure) -> Self {
+        Self { failure, may_be_done: false, error: None, retry_after: None, is_too_large: false }
+    }
+}
+
 impl Http {
-    /// For `base`, which is the value of `livechat.<key>`.
-    ///
-    /// # Errors
-    /// [`Kind::Local`]: it is no address, or one to which tokens would travel readable.
-    pub fn new(config: &Config, key: &str, base: &str) -> Result<Self, Failure> {
-        let wrong = |why: String| {
-            let remedy = format!("set livechat.{key} to an https:// address without a path");
-            Failure { kind: Kind::Local, what: format!("livechat.{key} = \"{base}\": {why}"), remedy }
-        };
-        let base = Url::parse(base).map_err(|e| wrong(format!("is no address: {e}")))?;
-        let mut client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(config.roots.as_ref()))
-            .redirect(redirect::Policy::none())
-            .timeout(config.timeout)
-            .user_agent(USER_AGENT);
-        match base.scheme() {
-            "https" => {}
-            // A proxy of the environment would get the tokens.
-            "http" if is_loopback(&base) => client = client.no_proxy(),
-            "http" => return Err(wrong("http:// shows the tokens to everyone on the way".to_owned())),
-            other => return Err(wrong(format!("{other}: is not https:"))),
-        }
-        let client = client.build().map_err(|e| wrong(causes(&e)))?;
-        let Config { attempts_max, retry_min, retry_max, retry_after_max, .. } = *config;
-        Ok(Self { client, base, attempts_max, retry_min, retry_max, retry_after_max })
+    pub fn new(config: &Config, server: &Server) -> Self {
+        let Config { timeout, attempts_max, retry_min, retry_max, retry_after_max, .. } = *config;
+        Self { server: server.clone(), timeout, attempts_max, retry_min, retry_max, retry_after_max }
     }
 
     pub fn url(&self, path: &str) -> Url {
-        let mut url = self.base.clone();
+        let mut url = self.server.base.clone();
         url.set_path(path);
         url
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, self.url(path))
+        self.server.client.request(method, self.url(path)).timeout(self.timeout)
     }
 
-    /// Sends, and reads at most `bytes_max` of the answer. `name` is what texts call the request.
+    /// Sends, and reads at most `bytes_max` of the answer. `name` is what texts call the request; they have none of its `secrets`.
     ///
     /// # Errors
     /// There is no answer that can be read, or it is a redirect.
-    pub async fn send(&self, name: &str, request: RequestBuilder, bytes_max: usize) -> Result<Answer, FailedAttempt> {
-        let response = request.send().await.map_err(|e| self.unanswered(name, e))?;
-        if response.status().is_redirection() {
-            let what = format!("{name}: {} answers with a redirect ({})", self.host(), response.status().as_u16());
+    pub async fn send(
+        &self,
+        name: &str,
+        request: RequestBuilder,
+        bytes_max: usize,
+        secrets: &[&SecretString],
+    ) -> Result<Answer, FailedAttempt> {
+        let request = request.build().map_err(|_| {
+            let remedy = "a token or an account_id of the configuration has characters that no header takes";
+            FailedAttempt::undone(Kind::Local, format!("{name}: the request cannot be made"), remedy)
+        })?;
+        let (method, path, began) = (request.method().clone(), request.url().path().to_owned(), Instant::now());
+        let answered = self.answer(name, request, bytes_max).await;
+        let ms = began.elapsed().as_millis() as u64;
+        // What a person may send to others: neither a body, nor a query, nor a header but this one.
+        match &answered {
+            Ok(Answer { status, headers, refusal, .. }) => {
+                let status = status.as_u16();
+                let error = refusal.as_ref().map(|refusal| shown(&refusal.name, secrets));
+                let request_id =
+                    headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(|id| shown(id, secrets));
+                tracing::debug!(%method, path, status, error, request_id, ms, "LiveChat has answered");
+            }
+            Err(failed) => tracing::debug!(%method, path, error = failed.failure.what, ms, "LiveChat has not answered"),
+        }
+        answered
+    }
+
+    async fn answer(&self, name: &str, request: reqwest::Request, bytes_max: usize) -> Result<Answer, FailedAttempt> {
+        let response = self.server.client.execute(request).await.map_err(|e| self.unanswered(name, e))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        if status.is_redirection() {
+            let what = format!("{name}: {} answers with a redirect ({})", self.host(), status.as_u16());
             return Err(FailedAttempt::undone(Kind::Unintelligible, what, self.other_server()));
         }
-        let (status, headers) = (response.status(), response.headers().clone());
         let body = self.body(name, response, bytes_max).await?;
-        Ok(Answer { status, headers, body })
+        Ok(Answer { refusal: Refusal::read(status, &body), status, headers, body })
     }
 
     async fn body(&self, name: &str, mut response: Response, bytes_max: usize) -> Result<Vec<u8>, FailedAttempt> {
@@ -145,13 +198,46 @@ impl Http {
         Ok(body)
     }
 
+    /// The body of an answer that is no refusal. `remedy` is what helps against those that only the caller understands.
+    ///
+    /// # Errors
+    /// LiveChat refuses, or what answers is not LiveChat.
+    pub fn accepted(
+        &self,
+        name: &str,
+        answer: Answer,
+        secrets: &[&SecretString],
+        remedy: impl Fn(&Refusal) -> Option<String>,
+    ) -> Result<Vec<u8>, FailedAttempt> {
+        let Some(refusal) = answer.refusal else { return Ok(answer.body) };
+        let what = if refusal.name.is_empty() {
+            format!("{name}: {} answers {} without LiveChat's JSON", self.host(), answer.status.as_u16())
+        } else {
+            format!("{name}: LiveChat says \"{}\" ({})", shown(&refusal.said, secrets), shown(&refusal.name, secrets))
+        };
+        let remedy = remedy(&refusal).or_else(|| refusal.kind.remedy()).unwrap_or_else(|| self.other_server());
+        Err(FailedAttempt {
+            // What was refused was not carried out; of failures it is not known.
+            may_be_done: refusal.kind == Kind::Unavailable || refusal.name == "already_exists",
+            error: (!refusal.name.is_empty()).then_some(refusal.name),
+            retry_after: retry_after(&answer.headers),
+            ..FailedAttempt::undone(refusal.kind, what, remedy)
+        })
+    }
+
+    /// An answer that is no refusal, and not what was asked for either.
+    pub fn unintelligible(&self, name: &str, detail: &str) -> FailedAttempt {
+        let what = format!("{name}: the answer of {} is not what it should be{detail}", self.host());
+        FailedAttempt::unclear(Kind::Unintelligible, what, self.other_server())
+    }
+
     /// `api.livechatinc.com`, for texts.
-    pub fn host(&self) -> &str {
-        self.base.host_str().unwrap_or_default()
+    fn host(&self) -> &str {
+        self.server.base.host_str().unwrap_or_default()
     }
 
     /// The remedy where another program than LiveChat answers.
-    pub fn other_server(&self) -> String {
+    fn other_server(&self) -> String {
         format!(
             "something else than LiveChat answers: check the [livechat] addresses, and proxies on the way to {}",
             self.host()
@@ -160,68 +246,57 @@ impl Http {
 
     fn unanswered(&self, name: &str, error: reqwest::Error) -> FailedAttempt {
         let error = error.without_url();
-        let what = format!(
-            "{name}: {} {}",
-            self.host(),
-            if error.is_timeout() { "does not answer in time" } else { "gives no answer" }
-        );
-        let what = format!("{what}: {}", shown(&causes(&error), &[]));
         if let Some(certificate) = certificate_error(&error) {
             let what = format!("{name}: the certificate of {} is not trusted: {certificate}", self.host());
             let remedy = "a proxy that opens TLS may stand between: set livechat.ca to the certificate of its CA, or of a simulated LiveChat's";
             return FailedAttempt::undone(Kind::Unintelligible, what, remedy);
         }
-        if error.is_builder() {
-            let remedy = "a token or an account_id of the configuration has characters that no header takes";
-            return FailedAttempt::undone(Kind::Local, format!("{name}: the request cannot be made"), remedy);
+        let why = if error.is_timeout() { "does not answer in time" } else { "gives no answer" };
+        let what = format!("{name}: {} {why}: {}", self.host(), shown(&causes(&error), &[]));
+        if error.is_connect() {
+            let remedy = format!("try again; if that goes on, check that this machine reaches {}", self.host());
+            return FailedAttempt::undone(Kind::Unavailable, what, remedy);
         }
-        let remedy = if error.is_timeout() && !error.is_connect() {
+        let remedy = if error.is_timeout() {
             "try again; if that goes on, raise livechat.timeout".to_owned()
         } else {
             format!("try again; if that goes on, check that this machine reaches {}", self.host())
         };
-        if error.is_connect() {
-            return FailedAttempt::undone(Kind::Unavailable, what, remedy);
-        }
         FailedAttempt::unclear(Kind::Unavailable, what, remedy)
     }
 
-    /// For one call.
-    pub fn retries(&self) -> Retries<'_> {
-        Retries { http: self, failed: 0 }
+    /// Tries until one try succeeds. `is_repeatable`: also after one whose outcome is not known.
+    ///
+    /// # Errors
+    /// The last try's: another one would not help, there were enough, or LiveChat wants a longer rest.
+    pub async fn tried<T, F: Future<Output = Result<T, FailedAttempt>>>(
+        &self,
+        is_repeatable: bool,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, FailedAttempt> {
+        let mut failures = 0;
+        loop {
+            let mut failed = match attempt().await {
+                Err(failed) => failed,
+                done => return done,
+            };
+            failures += 1;
+            let may_pass = matches!(failed.failure.kind, Kind::Unavailable | Kind::TooManyRequests);
+            if !may_pass || failures >= self.attempts_max || failed.may_be_done && !is_repeatable {
+                return Err(failed);
+            }
+            let pause = self.pause(failures).max(failed.retry_after.unwrap_or_default());
+            if pause > self.retry_after_max.max(self.retry_max) {
+                let _ = write!(failed.failure.what, ", and wants no call for {} s", pause.as_secs()); // a String takes all
+                return Err(failed);
+            }
+            tokio::time::sleep(pause).await;
+        }
     }
 
     fn pause(&self, failed: u32) -> Duration {
         let longest = self.retry_min.saturating_mul(1 << (failed - 1).min(16)).min(self.retry_max);
         longest.mul_f64(f64::midpoint(1.0, random()))
-    }
-}
-
-/// How often one call was tried.
-pub struct Retries<'a> {
-    http: &'a Http,
-    failed: u32,
-}
-
-impl Retries<'_> {
-    /// Waits until the next try.
-    ///
-    /// # Errors
-    /// There is none: it would not help, there were enough, or LiveChat wants a longer rest.
-    pub async fn after(&mut self, failed: FailedAttempt) -> Result<(), FailedAttempt> {
-        self.failed += 1;
-        let may_pass = matches!(failed.failure.kind, Kind::Unavailable | Kind::TooManyRequests);
-        if !may_pass || self.failed >= self.http.attempts_max {
-            return Err(failed);
-        }
-        let pause = self.http.pause(self.failed).max(failed.retry_after.unwrap_or_default());
-        if pause > self.http.retry_after_max.max(self.http.retry_max) {
-            let mut failed = failed;
-            let _ = write!(failed.failure.what, ", and wants no call for {} s", pause.as_secs()); // a String takes all
-            return Err(failed);
-        }
-        tokio::time::sleep(pause).await;
-        Ok(())
     }
 }
 
@@ -276,25 +351,11 @@ fn certificate_error(error: &reqwest::Error) -> Option<&rustls::Error> {
 }
 
 /// `Retry-After`: seconds, or a date.
-pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let seconds = text.parse().ok().map(Duration::from_secs);
     let until = || Duration::try_from(rfc2822::parse(text).ok()?.timestamp().duration_since(Timestamp::now())).ok();
     seconds.or_else(until)
-}
-
-/// What LiveChat says, for people: clipped, without what a terminal acts on, and without the secrets of the request, should it repeat them.
-pub fn shown(text: &str, secrets: &[&SecretString]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets.iter().map(|secret| secret.expose_secret()).filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "…");
-    }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN_CHARS_MAX).collect()
-}
-
-/// A member that is a text, and not empty.
-pub fn text<'a>(object: &'a Value, member: &str) -> Option<&'a str> {
-    object.get(member)?.as_str().filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
@@ -304,22 +365,8 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_longest_and_are_random_within_their_half() {
         let [min, max] = [100, 450].map(Duration::from_millis);
-        let config = Config {
-            api: "https://api.livechatinc.com".to_owned(),
-            accounts: String::new(),
-            roots: None,
-            timeout: max,
-            attempts_max: 9,
-            retry_min: min,
-            retry_max: max,
-            retry_after_max: max,
-            propagation: max,
-            watch: None,
-            login_port: 0,
-            login_timeout: max,
-            apps: Vec::new(),
-        };
-        let http = Http::new(&config, "api", &config.api).expect("a client");
+        let config = Config { retry_min: min, retry_max: max, ..Config::of("http://localhost:1") };
+        let http = Http::new(&config, &config.api);
         for (failed, longest) in [(1, 100), (2, 200), (3, 400), (4, 450), (5, 450), (u32::MAX, 450)] {
             let longest = Duration::from_millis(longest);
             let pauses: Vec<_> = (0..100).map(|_| http.pause(failed)).collect();

@@ -10,36 +10,34 @@ pub mod catalogue;
 mod failure;
 mod http;
 pub mod plan;
+mod redirect;
 mod registration;
 pub mod rotate;
 mod tokens;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use secrecy::SecretString;
 
 pub use accounts::{Accounts, Info, Login, code, covers};
 pub use api::{Api, Offered};
 pub use archives::{ArchivePage, Archives};
-pub use call::{CONSOLE, Notices};
-pub use failure::{Failure, Kind};
-pub use http::is_loopback;
+pub use call::{Notices, PERSONAL_ACCESS_TOKENS};
+pub use failure::{CONSOLE, Failure, Kind};
+pub use http::{Server, is_loopback};
+pub use redirect::{Reason, Redirect};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{Session, TokenFile, TokenPair};
 
 /// `[livechat]`: how LiveChat is reached, and how often it is asked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The Configuration API and the Agent Chat API: `https://api.livechatinc.com`, without a path.
-    pub api: String,
-    /// `https://accounts.livechat.com`, without a path.
-    pub accounts: String,
-    /// Instead of the roots that browsers have: for a LiveChat that is simulated.
-    pub roots: Option<Arc<RootCertStore>>,
+    /// The Configuration API and the Agent Chat API: `https://api.livechatinc.com`.
+    pub api: Server,
+    /// `https://accounts.livechat.com`.
+    pub accounts: Server,
     /// For one request and its answer.
     pub timeout: Duration,
     /// Tries of one call in all, where another one may help.
@@ -65,10 +63,10 @@ pub struct Config {
 impl Config {
     /// For tests: a LiveChat at this address, which is tried once.
     pub fn of(address: &str) -> Self {
+        let server = Server::new(Server::address(address).expect("an address"), None);
         Self {
-            api: address.to_owned(),
-            accounts: address.to_owned(),
-            roots: None,
+            api: server.clone(),
+            accounts: server,
             timeout: Duration::from_secs(1),
             attempts_max: 1,
             retry_min: Duration::ZERO,

@@ -1,9 +1,8 @@
 //! What is to be registered and unregistered so that LiveChat has what the configuration wants: a pure comparison, which calls nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
 use reqwest::Url;
 use serde::{Serialize, Serializer};
@@ -17,17 +16,27 @@ pub struct Facts {
     /// `license_webhooks_enabled`; false where the app is not installed. Absent: not asked.
     pub enabled: Option<bool>,
     pub notices: Notices,
-    /// When the relay last got a verified webhook through a registration, by its id.
-    pub delivered: BTreeMap<String, Timestamp>,
+    /// The ids of the registrations through which the relay got verified webhooks.
+    pub delivered: BTreeSet<String>,
+    /// For a rotation, the ids of those that have the new secret key. All others are replaced.
+    pub with_new_key: Option<BTreeSet<String>>,
+    /// A rotation that was begun and has not ended, where the plan is not its own.
+    pub rotation: Option<Rotation>,
 }
 
-/// Registrations have no update: what differs is registered again, then the old one is unregistered.
+/// From which secret keys to which, by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    pub old: Vec<String>,
+    pub new: String,
+}
+
+/// Registrations have no update: what differs is registered again, then the old one is unregistered. All is in the order of
+/// the catalogue, as people see actions everywhere.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Plan {
-    /// In the order of the configuration.
     #[serde(rename = "register")]
     pub add: Vec<Wanted>,
-    /// In the order of the listing, as the next two.
     #[serde(rename = "unregister")]
     pub remove: Vec<Removal>,
     pub unchanged: Vec<Registration>,
@@ -51,8 +60,45 @@ pub enum Why {
     NotWanted,
     /// The action is registered again, with what is wanted.
     Replaced,
-    /// Another one is the same, and has delivered later.
+    /// Another one is the same, and has delivered.
     Copy,
+}
+
+/// What is done about one action, in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    pub action: String,
+    /// Removed before the new one is registered, because LiveChat takes no fourth registration of an action.
+    #[serde(rename = "unregister_first")]
+    pub first: Option<Registration>,
+    pub register: Option<Wanted>,
+    /// LiveChat takes no registration, and none is the relay's to remove: nothing can be done.
+    pub is_blocked: bool,
+    /// The registration that stays, where none is made: what is removed waits for it as for a new one.
+    pub stays: Option<String>,
+    /// Removed when the new one, or the one that stays, delivers.
+    #[serde(rename = "unregister")]
+    pub then: Vec<Registration>,
+}
+
+impl Change {
+    /// Whether no registration of the action is left for a while: its events are lost then.
+    pub fn has_gap(&self) -> bool {
+        self.first.is_some() && self.then.is_empty()
+    }
+
+    /// What there is to say where LiveChat takes no further registration of the action.
+    pub fn full(&self) -> Option<Warning> {
+        let first = self.first.as_ref().map(|first| first.id.clone());
+        let is_full = first.is_some() || self.is_blocked;
+        is_full.then(|| Warning::Full { action: self.action.clone(), first, has_gap: self.has_gap() })
+    }
+
+    /// Calls of LiveChat that change something.
+    pub fn calls(&self) -> usize {
+        let is_registered = self.register.is_some() && !self.is_blocked;
+        usize::from(is_registered) + usize::from(self.first.is_some()) + self.then.len()
+    }
 }
 
 /// What a person should know before they apply the plan.
@@ -62,6 +108,8 @@ pub enum Warning {
     NothingSaid,
     /// The license sends nothing: the webhooks are disabled, or the app is not installed.
     Disabled,
+    /// Some webhooks may be registered twice, with the one key and with the other.
+    Rotation(Rotation),
     /// The listing has several registrations of an action at the relay, so that each event comes several times.
     Several { action: String, ids: Vec<String> },
     /// They are the same, and the relay does not know which of them delivers: one may have a wrong secret key. All stay.
@@ -70,59 +118,99 @@ pub enum Warning {
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
     Http { action: String, id: String },
-    /// LiveChat takes no further registration of the action. `first` has to go before, if any of the plan's removals is of that action;
-    /// it `is_last` where no other one comes to the relay meanwhile.
-    Full { action: String, first: Option<String>, is_last: bool },
+    /// LiveChat takes no further registration of the action. `first` has to go before, if one is the relay's to remove; `has_gap` where no
+    /// other one comes to the relay meanwhile.
+    Full { action: String, first: Option<String>, has_gap: bool },
     /// LiveChat has a date for the version's end.
     Ends { version: &'static str, notices: Notices },
 }
 
 impl Plan {
-    /// Whether there is nothing to do.
+    /// Whether there is nothing to register or unregister.
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.remove.is_empty()
+    }
+
+    /// Whether there is nothing to do at all, for which other commands are.
+    pub fn is_done(&self) -> bool {
+        let is_open = |warning: &Warning| matches!(warning, Warning::Disabled | Warning::Rotation(_));
+        self.is_empty() && !self.warnings.iter().any(is_open)
+    }
+
+    /// Whether LiveChat sends nothing of all this.
+    pub fn is_disabled(&self) -> bool {
+        self.warnings.contains(&Warning::Disabled)
     }
 
     /// Calls that change something. Applying the plan has a listing before them, and one after.
     pub fn calls(&self) -> usize {
         self.add.len() + self.remove.len()
     }
+
+    /// The way to what is wanted, by action.
+    pub fn changes(&self, facts: &Facts) -> Vec<Change> {
+        let mut actions: Vec<&String> =
+            self.add.iter().map(|w| &w.action).chain(self.remove.iter().map(|r| &r.registration.action)).collect();
+        actions.sort_by_key(|action| catalogue::position(action));
+        actions.dedup();
+        let change = |action: &String| {
+            let of = |all: &[Registration]| all.iter().filter(|one| one.action == *action).cloned().collect::<Vec<_>>();
+            let register = self.add.iter().find(|wanted| wanted.action == *action).cloned();
+            let kept = of(&self.unchanged);
+            let mut then: Vec<_> = self.remove.iter().map(|removal| removal.registration.clone()).collect();
+            then.retain(|one| one.action == *action);
+            let count = then.len() + kept.len() + of(&self.foreign).len();
+            let is_full = register.is_some() && count >= REGISTRATIONS_MAX;
+            // The one whose loss costs least: it has delivered nothing.
+            let costs_least = (0..then.len()).min_by_key(|n| facts.delivered.contains(&then[*n].id));
+            let first = costs_least.filter(|_| is_full).map(|n| then.remove(n));
+            let is_blocked = is_full && first.is_none();
+            let stays = kept.first().filter(|_| register.is_none()).map(|one| one.id.clone());
+            Change { action: action.clone(), first, register, is_blocked, stays, then }
+        };
+        actions.into_iter().map(change).collect()
+    }
 }
 
 /// Compares. `app.version` is that of new registrations; a listing does not say with which version a webhook was registered.
 pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
-    let is_ours = |one: &Registration| is_ours(app, &one.url);
-    let (ours, foreign): (Vec<_>, Vec<_>) =
-        registered.iter().partition(|one| is_ours(one) && catalogue::find(&one.action).is_some());
+    let mut registered = registered.to_vec();
+    registered.sort_by_key(|one| catalogue::position(&one.action));
+    let is_ours = |one: &Registration| is_ours(app, &one.url) && catalogue::find(&one.action).is_some();
+    let (ours, foreign): (Vec<_>, Vec<_>) = registered.into_iter().partition(is_ours);
     let (mut add, mut kept) = (Vec::new(), BTreeSet::new());
     for wanted in app.wanted() {
-        let same: Vec<_> = ours.iter().copied().filter(|one| one.is_as(wanted)).collect();
+        let has_key = |one: &Registration| facts.with_new_key.as_ref().is_none_or(|ids| ids.contains(&one.id));
+        let same: Vec<_> = ours.iter().filter(|one| one.is_as(wanted) && has_key(one)).map(|one| &one.id).collect();
         if same.is_empty() {
             add.push(wanted.clone());
         }
-        // Of several that are alike the one that has delivered last, of those at the same time the last id, whatever the order of the
-        // listing. Where none has delivered, nothing says which has the right secret key.
-        let delivered = same.iter().filter_map(|one| Some((facts.delivered.get(&one.id)?, *one)));
-        let last = delivered.max_by_key(|(time, one)| (*time, &one.id));
-        kept.extend(last.map_or(same, |(_, last)| vec![last]).into_iter().map(|one| &one.id));
+        // Of several that are alike the last id of those that deliver, whatever the order of the listing, so that two runs at once keep
+        // the same one. Where none has delivered, nothing but a rotation says which has the right secret key; where one is unfinished,
+        // it removes what has the old key, and nothing else does.
+        let delivers = |id: &String| facts.delivered.contains(id);
+        let is_candidate = |id: &&&String| facts.rotation.is_none() && (delivers(id) || facts.with_new_key.is_some());
+        let last = same.iter().filter(is_candidate).max_by_key(|id| (delivers(id), **id));
+        kept.extend(last.map_or(same.clone(), |last| vec![*last]).into_iter().cloned());
     }
-    let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().cloned().partition(|one| kept.contains(&one.id));
-    let remove = removed.into_iter().map(|one| Removal { why: why(app, &one), registration: one }).collect();
-    let foreign = foreign.into_iter().cloned().collect();
-    let mut plan = Plan { add, remove, unchanged, foreign, warnings: Vec::new() };
-    plan.warnings = warnings(&plan, app, registered, facts);
+    let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|one| kept.contains(&one.id));
+    let is_added = |action: &str| add.iter().any(|wanted| wanted.action == action);
+    let remove =
+        removed.into_iter().map(|one| Removal { why: why(app, &one, is_added(&one.action)), registration: one });
+    let mut plan = Plan { remove: remove.collect(), add, unchanged, foreign, warnings: Vec::new() };
+    plan.warnings = warnings(&plan, app, facts);
     plan
 }
 
-fn why(app: &App, removed: &Registration) -> Why {
+fn why(app: &App, removed: &Registration, is_added: bool) -> Why {
     match app.wanted().iter().find(|wanted| wanted.action == removed.action) {
         None => Why::NotWanted,
-        Some(wanted) if removed.is_as(wanted) => Why::Copy,
+        Some(wanted) if removed.is_as(wanted) && !is_added => Why::Copy,
         Some(_) => Why::Replaced,
     }
 }
 
-fn warnings(plan: &Plan, app: &App, registered: &[Registration], facts: &Facts) -> Vec<Warning> {
+fn warnings(plan: &Plan, app: &App, facts: &Facts) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if app.wanted.is_none() {
         warnings.push(Warning::NothingSaid);
@@ -133,36 +221,43 @@ fn warnings(plan: &Plan, app: &App, registered: &[Registration], facts: &Facts) 
     if facts.notices != Notices::default() {
         warnings.push(Warning::Ends { version: app.version.name(), notices: facts.notices });
     }
-    let removed = || plan.remove.iter().map(|removal| &removal.registration);
-    let mut by_action: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
-    plan.unchanged.iter().chain(removed()).for_each(|one| by_action.entry(&one.action).or_default().push(one));
-    for (action, several) in by_action.iter().filter(|(_, several)| several.len() > 1) {
-        let ids = |of: &[&Registration]| of.iter().map(|one| one.id.clone()).collect();
-        let alike: Vec<_> = plan.unchanged.iter().filter(|one| one.action == *action).collect();
-        let action = (*action).to_owned();
-        warnings.push(if alike.len() > 1 {
-            Warning::Copies { action, ids: ids(&alike) }
-        } else {
-            Warning::Several { action, ids: ids(several) }
-        });
+    match &facts.rotation {
+        // What is registered twice is so with the one key and with the other.
+        Some(rotation) => warnings.push(Warning::Rotation(rotation.clone())),
+        None => warnings.extend(several(plan)),
     }
-    for Wanted { action, .. } in &plan.add {
-        let of_action = |one: &&Registration| one.action == *action;
-        if registered.iter().filter(of_action).count() >= REGISTRATIONS_MAX {
-            // The one whose loss costs least: it has delivered nothing, or nothing for the longest time.
-            let first = removed().filter(of_action).min_by_key(|one| facts.delivered.get(&one.id));
-            let is_last = by_action.get(action.as_str()).is_some_and(|ours| ours.len() == 1);
-            warnings.push(Warning::Full { action: action.clone(), first: first.map(|one| one.id.clone()), is_last });
-        }
-    }
+    warnings.extend(plan.changes(facts).iter().filter_map(Change::full));
     for Registration { id, action, .. } in plan.foreign.iter().filter(|one| is_ours(app, &one.url)) {
         warnings.push(Warning::Unknown { action: action.clone(), id: id.clone() });
     }
     let is_plain = |one: &&Registration| one.url.starts_with("http://") && one.url != app.webhook_url();
-    for Registration { id, action, .. } in registered.iter().filter(is_plain) {
+    for Registration { id, action, .. } in ours(plan).chain(&plan.foreign).filter(is_plain) {
         warnings.push(Warning::Http { action: action.clone(), id: id.clone() });
     }
     warnings
+}
+
+fn ours(plan: &Plan) -> impl Iterator<Item = &Registration> {
+    plan.unchanged.iter().chain(plan.remove.iter().map(|removal| &removal.registration))
+}
+
+/// Actions that are registered several times at the relay.
+fn several(plan: &Plan) -> Vec<Warning> {
+    let mut actions: Vec<_> = ours(plan).map(|one| &one.action).collect();
+    actions.sort_by_key(|action| catalogue::position(action));
+    actions.dedup();
+    let warning = |action: &String| {
+        let all: Vec<_> = ours(plan).filter(|one| one.action == *action).map(|one| one.id.clone()).collect();
+        let mut alike = all.clone();
+        alike.retain(|id| plan.unchanged.iter().any(|one| one.id == *id));
+        let action = action.clone();
+        match (alike.len(), all.len()) {
+            (2.., _) => Some(Warning::Copies { action, ids: alike }),
+            (_, 2..) => Some(Warning::Several { action, ids: all }),
+            _ => None,
+        }
+    };
+    actions.into_iter().filter_map(warning).collect()
 }
 
 /// Whether webhooks of this URL come to the relay's webhooks, of whichever app: one that was renamed leaves its old address.
@@ -218,6 +313,11 @@ impl fmt::Display for Warning {
             Self::Disabled => f.write_str(
                 "LiveChat sends no webhooks of this app: it is not installed (Developer Console, Private installation), or they are disabled (`livechat-relay webhooks enable`)",
             ),
+            Self::Rotation(Rotation { old, new }) => write!(
+                f,
+                "a rotation from {} to {new} is unfinished: run `livechat-relay webhooks rotate` again",
+                old.join(", ")
+            ),
             Self::Several { action, ids } => {
                 write!(f, "{action} is registered {} times here, so each event comes as often: {}", ids.len(), ids.join(", "))
             }
@@ -234,14 +334,14 @@ impl fmt::Display for Warning {
             Self::Http { action, id } => {
                 write!(f, "{id} ({action}) has an http:// URL: LiveChat sends the secret key without encryption")
             }
-            Self::Full { action, first: Some(id), is_last } => write!(
-                f,
-                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes{}",
-                if *is_last { ", and events in between are lost" } else { "" }
-            ),
             Self::Full { action, first: None, .. } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations of others, which is all that LiveChat takes; see `livechat-relay webhooks list`, and unregister one"
+                "{action} cannot be registered: LiveChat takes {REGISTRATIONS_MAX} of an action, and those that stand are not this relay's to remove: see `livechat-relay webhooks list`, and unregister one"
+            ),
+            Self::Full { action, first: Some(id), has_gap } => write!(
+                f,
+                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes{}",
+                if *has_gap { ", and events in between are lost" } else { "" }
             ),
             Self::Ends { version, notices: Notices { legacy, deprecation } } => {
                 let date = |header: &str, date: Option<&Date>| date.map(|date| format!("{header}: {date}"));

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
+use crate::event::Token;
+
 /// Of the Configuration API. The version that registers a webhook decides what its bodies look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
@@ -116,7 +118,7 @@ pub struct Wanted {
     pub description: String,
 }
 
-/// A webhook that is registered, as `list_webhooks` has it. Its secret key, which some answers have, is not kept.
+/// A webhook that is registered, as `list_webhooks` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Registration {
     /// What bodies call `webhook_id`.
@@ -133,6 +135,9 @@ pub struct Registration {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub additional_data: Option<BTreeSet<String>>,
     pub description: String,
+    /// Not every answer has it. It is there to be compared, in no output, and only its digest is kept.
+    #[serde(skip)]
+    pub secret_key: Option<Token>,
 }
 
 impl Registration {

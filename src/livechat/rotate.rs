@@ -1,5 +1,6 @@
-//! A new secret key as a file in the directory of keys, and the end of an old one.
+//! A new secret key as a file in the directory of keys, what is registered with it, and the end of an old one.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
@@ -9,10 +10,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::apply::Relay;
+use super::apply::{Interrupted, Relay, delivered, pause};
+use super::plan::{Change, Facts, Why, plan};
+use super::{App, Registration};
 use crate::deliveries::Seen;
+use crate::event::Token;
 
 /// The bytes of a new key, before they are written in hex: as many as no one can guess.
 const KEY_BYTES: usize = 32;
@@ -103,6 +108,46 @@ fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// What is to be done so that each webhook that is wanted is registered with the new key: all that do not have it are replaced.
+///
+/// # Errors
+/// Something is registered at the relay that is not wanted, so nothing would take its place; or nothing is wanted.
+pub fn to_rotate(
+    app: &App,
+    listed: &[Registration],
+    seen: &Seen,
+    new: BTreeSet<String>,
+) -> Result<Vec<Change>, String> {
+    let facts = Facts { delivered: delivered(app, seen), with_new_key: Some(new), ..Facts::default() };
+    let plan = plan(app, listed, &facts);
+    let unwanted = plan.remove.iter().filter(|removal| removal.why == Why::NotWanted);
+    let ids: Vec<_> = unwanted.map(|removal| removal.registration.id.as_str()).collect();
+    if !ids.is_empty() || app.wanted().is_empty() {
+        let which = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
+        return Err(format!(
+            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: take it over (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
+            app.name,
+            if ids.is_empty() { "nothing" } else { "not all that is registered here" }
+        ));
+    }
+    Ok(plan.changes(&facts))
+}
+
+/// Of an app's registrations those that have a key: this run has `made` them with it, LiveChat's listing shows it, or they have delivered
+/// with it. `secret` is absent while the key is not made.
+pub fn with_key(
+    app: &App,
+    listed: &[Registration],
+    made: &BTreeSet<String>,
+    seen: &Seen,
+    (name, secret): (&str, Option<&SecretString>),
+) -> BTreeSet<String> {
+    let secret = secret.map(Token::new);
+    let shown = listed.iter().filter(|one| one.secret_key.is_some() && one.secret_key == secret).map(|one| &one.id);
+    let delivered = seen.registrations.iter().filter(|one| one.app == app.name && one.key == name);
+    delivered.map(|one| &one.webhook_id).chain(shown).chain(made).cloned().collect()
+}
+
 /// What an old key still does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Silence {
@@ -119,28 +164,37 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Waits until an old key of an app has been silent for `propagation`, from now on: LiveChat may deliver through a registration for some
 /// time after its removal. Gives up after twice that time: someone else uses the key.
-pub async fn silence(relay: &impl Relay, app: &str, key: &str, propagation: Duration) -> Silence {
+///
+/// # Errors
+/// The user ends it.
+pub async fn silence(
+    relay: &impl Relay,
+    stop: &CancellationToken,
+    app: &str,
+    key: &str,
+    propagation: Duration,
+) -> Result<Silence, Interrupted> {
     let (began, from) = (Instant::now(), Timestamp::now());
     let mut silent_since = began;
     let mut last_use = from;
     loop {
-        let Some(seen) = relay.seen().await else { return Silence::Unknown };
+        let Some(seen) = relay.seen().await else { return Ok(Silence::Unknown) };
         let of_key = seen.keys.iter().find(|used| used.app == app && used.key == key);
         if let Some(last) = of_key.and_then(|used| used.last).filter(|last| *last > last_use) {
             (last_use, silent_since) = (last, Instant::now());
         }
         if silent_since.elapsed() >= propagation {
-            return Silence::Silent;
+            return Ok(Silence::Silent);
         }
         if began.elapsed() >= propagation * 2 {
-            return Silence::Used(users(&seen, app, key, from));
+            return Ok(Silence::Used(users(&seen, app, key, from)));
         }
-        sleep(POLL).await;
+        pause(stop, POLL).await?;
     }
 }
 
 /// Which registrations have delivered with a key since then.
-pub fn users(seen: &Seen, app: &str, key: &str, since: Timestamp) -> Vec<String> {
+fn users(seen: &Seen, app: &str, key: &str, since: Timestamp) -> Vec<String> {
     let uses = seen.registrations.iter().filter(|one| one.app == app && one.key == key && one.last >= since);
     uses.map(|one| format!("{} ({})", one.webhook_id, one.action)).collect()
 }
@@ -231,8 +285,8 @@ mod tests {
             let last = RefCell::new((Instant::now(), Timestamp::now() + SignedDuration::from_secs(1)));
             let relay = Used { every: seconds(every), uses: Cell::new(uses), last };
             let began = Instant::now();
-            let silence = silence(&relay, "a", "old", seconds(100)).await;
-            assert_eq!(silence == Silence::Silent, silent, "{uses}");
+            let silence = silence(&relay, &CancellationToken::new(), "a", "old", seconds(100)).await;
+            assert_eq!(matches!(silence, Ok(Silence::Silent)), silent, "{uses}");
             let took = seconds(took)..=seconds(took + 4);
             assert!(took.contains(&began.elapsed()), "{uses}: {:?}", began.elapsed());
         }

@@ -78,6 +78,10 @@ impl TokenFile {
         Self { path: path.to_owned() }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// `None`: it is not there.
     ///
     /// # Errors
@@ -90,7 +94,7 @@ impl TokenFile {
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|_| Failure {
             kind: Kind::Local,
             what: format!("{} is no file of tokens, or is damaged", self.path.display()),
-            remedy: "remove it, and log in again: livechat-relay auth login".to_owned(),
+            remedy: "remove it, and log in again: `livechat-relay auth login`".to_owned(),
         })?;
         Ok(Some(TokenPair {
             client_id: stored.client_id,
@@ -101,6 +105,17 @@ impl TokenFile {
             scopes: stored.scopes,
             expires_at: stored.expires_at,
         }))
+    }
+
+    /// Why an app has no tokens, in the same words wherever that is said.
+    pub fn without_tokens(&self, App { name, client_id, .. }: &App) -> String {
+        let path = self.path.display();
+        if self.path.exists() {
+            return format!(
+                "the app {name} is not logged in: {path} has tokens of another app than client_id {client_id}"
+            );
+        }
+        format!("the app {name} is not logged in: {path} is not there")
     }
 
     /// Whether others than its owner may read it, as after a copy.
@@ -246,22 +261,17 @@ fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
     Failure { kind: Kind::Local, what, remedy }
 }
 
-/// The tokens of one app in this process.
+/// The tokens of one app. They are read from the file each time, so that they are those of all processes.
 #[derive(Debug)]
 pub struct Session {
     accounts: Accounts,
     app: App,
     file: TokenFile,
-    /// What was read or refreshed last.
-    current: tokio::sync::Mutex<Option<TokenPair>>,
 }
 
 impl Session {
-    /// # Errors
-    /// As [`Accounts::new`].
-    pub fn new(config: &Config, app: &App, path: &Path) -> Result<Self, Failure> {
-        let (accounts, file) = (Accounts::new(config)?, TokenFile::new(path));
-        Ok(Self { accounts, app: app.clone(), file, current: tokio::sync::Mutex::default() })
+    pub fn new(config: &Config, app: &App, path: &Path) -> Self {
+        Self { accounts: Accounts::new(config), app: app.clone(), file: TokenFile::new(path) }
     }
 
     /// The access token; refreshed, where it is at its end.
@@ -269,28 +279,15 @@ impl Session {
     /// # Errors
     /// There is none, or it cannot be refreshed.
     pub(super) async fn token(&self) -> Result<SecretString, FailedAttempt> {
-        let mut current = self.current.lock().await;
-        let pair = match current.take() {
-            Some(pair) => pair,
-            None => self.read()?,
-        };
+        let pair = read(&self.file, &self.app)?;
         let is_current = pair.expires_at.is_none_or(|end| end > Timestamp::now() + EXPIRY_MARGIN);
-        let pair = if is_current { pair } else { self.refreshed(&pair.access_token).await? };
-        Ok(current.insert(pair).access_token.clone())
+        let pair = if is_current { pair } else { self.renewed(&pair.access_token).await? };
+        Ok(pair.access_token)
     }
 
-    /// Replaces a token that LiveChat does not take, unless another task or process has done so.
-    ///
-    /// # Errors
-    /// It cannot be refreshed.
-    pub(super) async fn renew(&self, stale: &SecretString) -> Result<(), FailedAttempt> {
-        let mut current = self.current.lock().await;
-        if current.take_if(|pair| pair.access_token.expose_secret() == stale.expose_secret()).is_some()
-            || current.is_none()
-        {
-            *current = Some(self.refreshed(stale).await?);
-        }
-        Ok(())
+    /// What the login was given.
+    pub(super) fn scopes(&self) -> BTreeSet<String> {
+        read(&self.file, &self.app).map(|pair| pair.scopes).unwrap_or_default()
     }
 
     /// What LiveChat says of the access token; of a new one, where it does not take the old one.
@@ -301,22 +298,22 @@ impl Session {
         let token = self.token().await?;
         match self.accounts.info(&token).await {
             Err(failure) if failure.kind == Kind::Authentication => {
-                self.renew(&token).await?;
-                self.accounts.info(&self.token().await?).await
+                self.accounts.info(&self.renewed(&token).await?.access_token).await
             }
             info => info,
         }
     }
 
+    /// The pair in place of a token that has ended, or that LiveChat does not take: a new one, unless another task or process has got it.
+    ///
     /// In a task of its own: who does not wait for it any longer ends no refresh half way, of which the new pair would be lost.
-    async fn refreshed(&self, stale: &SecretString) -> Result<TokenPair, FailedAttempt> {
+    ///
+    /// # Errors
+    /// It cannot be refreshed.
+    pub(super) async fn renewed(&self, stale: &SecretString) -> Result<TokenPair, FailedAttempt> {
         let (accounts, app, file) = (self.accounts.clone(), self.app.clone(), self.file.clone());
         let refreshed = tokio::spawn(refreshed(accounts, app, file, stale.clone())).await;
         refreshed.map_err(stopped)?
-    }
-
-    fn read(&self) -> Result<TokenPair, FailedAttempt> {
-        read(&self.file, &self.app)
     }
 }
 
@@ -327,24 +324,25 @@ async fn refreshed(
     file: TokenFile,
     stale: SecretString,
 ) -> Result<TokenPair, FailedAttempt> {
-    let locked = file.lock().await.map_err(local)?;
+    let locked = file.lock().await?;
     let pair = read(&file, &app)?;
     if pair.access_token.expose_secret() != stale.expose_secret() {
         return Ok(pair); // another process was faster
     }
     let (locked, reserved) = blocking(move || locked.reserve().map(|reserved| (locked, reserved))).await?;
-    let pair = accounts.refreshed(&app, &pair).await?;
+    // Whatever became of the refresh, the call that needs the token was not sent.
+    let pair =
+        accounts.refreshed(&app, &pair).await.map_err(|failed| FailedAttempt { may_be_done: false, ..failed })?;
     let pair = blocking(move || reserved.replace(&pair).map(|()| pair)).await;
     drop(locked);
     pair
 }
 
 fn read(file: &TokenFile, app: &App) -> Result<TokenPair, FailedAttempt> {
-    let pair = file.read().map_err(local)?.filter(|pair| pair.client_id == app.client_id);
+    let pair = file.read()?.filter(|pair| pair.client_id == app.client_id);
     pair.ok_or_else(|| {
-        let what = format!("{} has no tokens for client_id {}", file.path.display(), app.client_id);
-        let remedy = format!("log in: livechat-relay auth login --app {}", app.name);
-        FailedAttempt::undone(Kind::Authentication, what, remedy)
+        let remedy = format!("log in: `livechat-relay auth login --app {}`", app.name);
+        FailedAttempt::undone(Kind::Authentication, file.without_tokens(app), remedy)
     })
 }
 
@@ -352,13 +350,9 @@ fn read(file: &TokenFile, app: &App) -> Result<TokenPair, FailedAttempt> {
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, FailedAttempt> {
-    tokio::task::spawn_blocking(act).await.map_err(stopped)?.map_err(local)
+    Ok(tokio::task::spawn_blocking(act).await.map_err(stopped)??)
 }
 
 fn stopped(error: tokio::task::JoinError) -> FailedAttempt {
     FailedAttempt::undone(Kind::Local, format!("the tokens were not refreshed: {error}"), "try again")
-}
-
-fn local(failure: Failure) -> FailedAttempt {
-    FailedAttempt::undone(failure.kind, failure.what, failure.remedy)
 }

@@ -52,49 +52,41 @@ pub fn missing(member: &str) -> Refusal {
     invalid(format!("`{member}` is required"))
 }
 
-/// The statuses of errors, which LiveChat documents nowhere. A type that is not here gets 400.
-fn status(kind: &str) -> u16 {
-    match kind {
-        "authentication" => 401,
-        "authorization" | "license_expired" | "missing_access" | "not_allowed" => 403,
-        "not_found" | "license_not_found" => 404,
-        "request_timeout" => 408,
-        "already_exists" => 409,
-        "entity_too_large" => 413,
-        "misdirected_request" => 421,
-        "limit_reached" | "seats_limit_exceeded" => 422,
-        "too_many_requests" => 429,
-        "internal" => 500,
-        "service_unavailable" => 503,
-        _ => 400,
-    }
-}
+/// Errors: the type, its status, which LiveChat documents nowhere, and the message where a call has no other.
+const ERRORS: &[(&str, u16, &str)] = &[
+    ("authentication", 401, "Authentication error"),
+    ("authorization", 403, "Authorization error"),
+    ("license_expired", 403, "License expired"),
+    ("missing_access", 403, "Missing access"),
+    ("not_allowed", 403, "Not allowed"),
+    ("not_found", 404, "Not found"),
+    ("license_not_found", 404, "License not found"),
+    ("request_timeout", 408, "Request timed out"),
+    ("already_exists", 409, "Already exists"),
+    ("entity_too_large", 413, "Entity too large"),
+    ("misdirected_request", 421, "Wrong region"),
+    ("limit_reached", 422, "Limit reached"),
+    ("seats_limit_exceeded", 422, "Seats limit exceeded"),
+    ("too_many_requests", 429, "Too many requests"),
+    ("internal", 500, "Internal server error"),
+    ("service_unavailable", 503, "Service unavailable"),
+    (UNSUPPORTED, 400, "Cannot call unsupported API versions."),
+];
+const UNSUPPORTED: &str = "unsupported_version";
 
-/// Messages where a fault has none.
-fn message(kind: &str) -> &'static str {
-    match kind {
-        "authentication" => "Authentication error",
-        "authorization" => "Authorization error",
-        "limit_reached" => "Limit reached",
-        "license_expired" => "License expired",
-        "misdirected_request" => "Wrong region",
-        "too_many_requests" => "Too many requests",
-        "internal" => "Internal server error",
-        "request_timeout" => "Request timed out",
-        "service_unavailable" => "Service unavailable",
-        "not_found" => "Not found",
-        "already_exists" => "Already exists",
-        "unsupported_version" => "Cannot call unsupported API versions.",
-        _ => "Wrong format of request",
-    }
+/// Of a type that is not known, too.
+fn known(kind: &str) -> (u16, &'static str) {
+    let found = ERRORS.iter().find(|(known, ..)| *known == kind);
+    found.map_or((400, "Wrong format of request"), |(_, status, message)| (*status, message))
 }
 
 pub fn error(switches: &Switches, kind: &str, text: Option<&str>, data: Option<&Value>) -> Answer {
-    let mut error = json!({"type": kind, "message": text.unwrap_or_else(|| message(kind))});
+    let (status, message) = known(kind);
+    let mut error = json!({"type": kind, "message": text.unwrap_or(message)});
     if let Some(data) = data {
         error["data"] = data.clone();
     }
-    let status = switches.statuses.get(kind).copied().unwrap_or_else(|| status(kind));
+    let status = switches.statuses.get(kind).copied().unwrap_or(status);
     Answer { error: Some(kind.to_owned()), ..Answer::json(status, &json!({"error": error})) }
 }
 
@@ -128,7 +120,7 @@ fn try_answer(state: &mut State, request: &Request, now: Instant) -> Result<Answ
     let (version, api, name) = parts(&request.path).ok_or_else(|| refusal("not_found", "Not found"))?;
     let minor = version.strip_prefix("3.").and_then(|minor| minor.parse::<u8>().ok());
     let minor = minor.filter(|minor| (3..=7).contains(minor) && state.switches.versions.contains(version));
-    let version = minor.ok_or_else(|| refusal("unsupported_version", message("unsupported_version")))?;
+    let version = minor.ok_or_else(|| refusal(UNSUPPORTED, known(UNSUPPORTED).1))?;
     let (method, scopes): (Handler, _) = match api {
         "configuration" => configuration::method(name),
         _ => archives::method(name),

@@ -1,20 +1,17 @@
 //! The Agent Chat API's `list_archives`, `list_chats` and `get_chat`, over the chats that happened.
 
-use std::collections::VecDeque;
-
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::api::{Call, Handler, Refusal, invalid, refusal, text};
 use super::chats::Chat;
 use super::exchange::Answer;
 use super::state::State;
 
-/// Pages that can still be asked for; then the oldest are forgotten.
-const PAGES_MAX: usize = 10_000;
 const LIMIT_MAX: u64 = 100;
 const LIMIT: u64 = 10;
+const THREAD_IDS_MAX: usize = 20;
 
 pub fn method(name: &str) -> Option<(Handler, &'static [&'static str])> {
     let scopes = &["chats--all:ro", "chats--access:ro"][..];
@@ -26,10 +23,10 @@ pub fn method(name: &str) -> Option<(Handler, &'static [&'static str])> {
     })
 }
 
-/// A listing that goes on.
-#[derive(Clone)]
+/// A listing that goes on. As JSON it is its own page id, so nothing has to be remembered.
+#[derive(Serialize, Deserialize)]
 struct Listing {
-    method: &'static str,
+    method: String,
     filters: Map<String, Value>,
     is_ascending: bool,
     limit: usize,
@@ -37,35 +34,15 @@ struct Listing {
     after: Option<(Timestamp, String)>,
 }
 
-/// Listings that go on, by their page ids.
-#[derive(Default)]
-pub struct Pages(VecDeque<(String, Listing)>);
-
-impl Pages {
-    fn find(&self, id: &str, method: &str) -> Option<Listing> {
-        let mut known = self.0.iter().rev();
-        known.find(|(known, listing)| known == id && listing.method == method).map(|(_, listing)| listing.clone())
-    }
-
-    fn keep(&mut self, listing: Listing) -> String {
-        let id = Uuid::new_v4().to_string();
-        self.0.push_back((id.clone(), listing));
-        if self.0.len() > PAGES_MAX {
-            self.0.pop_front();
-        }
-        id
-    }
-}
-
 /// What is asked for: a new listing, or by `page_id` alone one that goes on.
-fn listing(state: &State, call: &Call<'_>, method: &'static str) -> Result<Listing, Refusal> {
+fn listing(call: &Call<'_>, method: &str) -> Result<Listing, Refusal> {
     let body = call.body;
     if let Some(id) = body.get("page_id") {
         if ["filters", "limit", "sort_order"].iter().any(|other| body.contains_key(*other)) {
             return Err(invalid("`page_id` cannot be used together with `filters`, `limit` or `sort_order`"));
         }
-        let known = id.as_str().and_then(|id| state.pages.find(id, method));
-        return known.ok_or_else(|| invalid("`page_id` is invalid"));
+        let listing = id.as_str().and_then(|id| serde_json::from_str::<Listing>(id).ok());
+        return listing.filter(|listing| listing.method == method).ok_or_else(|| invalid("`page_id` is invalid"));
     }
     let limit = match body.get("limit") {
         None => LIMIT,
@@ -88,12 +65,12 @@ fn listing(state: &State, call: &Call<'_>, method: &'static str) -> Result<Listi
     {
         return Err(invalid("`filters.thread_ids` cannot be used together with other filters or pagination"));
     }
-    Ok(Listing { method, filters, is_ascending, limit: limit as usize, after: None })
+    Ok(Listing { method: method.to_owned(), filters, is_ascending, limit: limit as usize, after: None })
 }
 
 /// A page of the caller's chats, oldest or newest first, how many there are in all, and the id of the next page.
 fn page(
-    state: &mut State,
+    state: &State,
     call: &Call<'_>,
     listing: Listing,
     is_wanted: impl Fn(&Chat) -> bool,
@@ -115,7 +92,7 @@ fn page(
     found.truncate(listing.limit);
     let after = found.last().map(|chat| key(chat)).filter(|_| has_more);
     let chats = found.into_iter().map(shown).collect();
-    let next = after.map(|after| state.pages.keep(Listing { after: Some(after), ..listing }));
+    let next = after.map(|after| json!(Listing { after: Some(after), ..listing }).to_string());
     (chats, count, next)
 }
 
@@ -128,8 +105,8 @@ fn answer(name: &str, (chats, count, next): (Vec<Value>, usize, Option<String>))
 }
 
 fn list_archives(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
-    let listing = listing(state, call, "list_archives")?;
-    let filters = Filters::of(&listing.filters, call.version)?;
+    let listing = listing(call, "list_archives")?;
+    let filters = Filters::of(&listing.filters)?;
     let (with_running, restricted) = (state.switches.running_threads, state.switches.restricted_access.clone());
     let is_wanted = |chat: &Chat| (with_running || !chat.is_active()) && filters.pass(chat);
     Ok(answer("chats", page(state, call, listing, is_wanted, |chat| whole(chat, restricted.as_deref()))))
@@ -152,28 +129,24 @@ fn whole(chat: &Chat, restricted_access: Option<&str>) -> Value {
 struct Filters {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
-    query: Option<String>,
-    chat_ids: Option<Vec<String>>,
     thread_ids: Option<Vec<String>>,
 }
 
 impl Filters {
-    fn of(filters: &Map<String, Value>, version: u8) -> Result<Self, Refusal> {
+    fn of(filters: &Map<String, Value>) -> Result<Self, Refusal> {
         let mut known = Self::default();
         for (name, value) in filters {
             let wrong = || invalid(format!("`filters.{name}` is invalid"));
             let time = || value.as_str().and_then(|time| time.parse().ok()).ok_or_else(wrong);
-            let ids = |most| {
+            let ids = || {
                 let ids: Option<Vec<_>> =
                     value.as_array().and_then(|ids| ids.iter().map(|id| Some(id.as_str()?.to_owned())).collect());
-                ids.filter(|ids| ids.len() <= most).ok_or_else(wrong)
+                ids.filter(|ids| ids.len() <= THREAD_IDS_MAX).ok_or_else(wrong)
             };
             match name.as_str() {
                 "from" => known.from = Some(time()?),
                 "to" => known.to = Some(time()?),
-                "query" => known.query = Some(value.as_str().ok_or_else(wrong)?.to_lowercase()),
-                "chat_ids" if version >= 6 => known.chat_ids = Some(ids(1000)?),
-                "thread_ids" => known.thread_ids = Some(ids(20)?),
+                "thread_ids" => known.thread_ids = Some(ids()?),
                 _ => return Err(invalid(format!("`filters.{name}` is not simulated"))),
             }
         }
@@ -181,17 +154,14 @@ impl Filters {
     }
 
     fn pass(&self, chat: &Chat) -> bool {
-        let has_text = |query: &String| chat.thread["events"].to_string().to_lowercase().contains(query);
         self.from.is_none_or(|from| chat.created_at >= from)
             && self.to.is_none_or(|to| chat.created_at <= to)
-            && self.query.as_ref().is_none_or(has_text)
-            && self.chat_ids.as_ref().is_none_or(|ids| ids.contains(&chat.id))
             && self.thread_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id == chat.thread_id()))
     }
 }
 
 fn list_chats(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
-    let listing = listing(state, call, "list_chats")?;
+    let listing = listing(call, "list_chats")?;
     // Both say whether chats that are active are listed beside, or instead of, those that are not.
     let name = if call.version >= 6 { "active" } else { "include_active" };
     if let Some(other) = listing.filters.keys().find(|other| *other != name) {

@@ -95,13 +95,18 @@ impl Chats {
 
     /// Begins a chat.
     pub fn start(&mut self, details: &Details, setup: &Setup) -> Result<Happening, String> {
+        let (organization, story, sample) = self.begin("incoming_chat", details, setup)?;
+        self.record(&organization, &sample, details, Some(story))
+    }
+
+    /// What happens first in a story, for which organization.
+    fn begin(&mut self, name: &str, details: &Details, setup: &Setup) -> Result<(String, Story, Sample), String> {
         let organization = setup.named_organization(details.organization_id.as_deref())?.id.clone();
         let time = details.at.unwrap_or_else(Timestamp::now);
         let traffic = self.traffic(&organization, setup)?;
         let mut story = traffic.begin(time);
-        let sample =
-            traffic.tell_of(&mut story, "incoming_chat", time).ok_or("there is a sample of each chat's begin")?;
-        self.record(&organization, &sample, details, Some(story))
+        let sample = traffic.tell_of(&mut story, name, time);
+        Ok((organization, story, sample.ok_or_else(|| format!("there is no sample of `{name}`"))?))
     }
 
     /// Something more happens in a chat that was begun by hand: an action, or one of its samples such as `incoming_event.file`.
@@ -125,12 +130,7 @@ impl Chats {
 
     /// Something happens outside of chats, such as `tag_created`.
     pub fn aside(&mut self, name: &str, details: &Details, setup: &Setup) -> Result<Happening, String> {
-        let organization = setup.named_organization(details.organization_id.as_deref())?.id.clone();
-        let time = details.at.unwrap_or_else(Timestamp::now);
-        let traffic = self.traffic(&organization, setup)?;
-        let mut story = traffic.begin(time);
-        let sample =
-            traffic.tell_of(&mut story, name, time).ok_or_else(|| format!("there is no sample of `{name}`"))?;
+        let (organization, _, sample) = self.begin(name, details, setup)?;
         if sample.chat_id().is_some() {
             return Err(format!("`{name}` happens in a chat: POST /_simulate/chats/CHAT_ID/{name}"));
         }

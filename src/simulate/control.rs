@@ -17,7 +17,7 @@ use super::deliveries::{self, due};
 use super::exchange::{Answer, Request};
 use super::setup::Setup;
 use super::state::{Grant, State};
-use super::switches::Fault;
+use super::switches::{Fault, SWITCHES};
 use crate::samples::scene::rfc3339;
 
 const HELP: &str = include_str!("control.txt");
@@ -28,7 +28,7 @@ const SECONDS_MAX: f64 = 86_400.0;
 /// Answers what is asked below `/_simulate/`. A mistake is answered 400 with its reason.
 pub fn answer(simulator: &Arc<Simulator>, request: &Request, path: &str, now: Instant) -> Answer {
     if path.is_empty() {
-        return Answer::new(200, "text/plain; charset=utf-8", HELP);
+        return Answer::new(200, "text/plain; charset=utf-8", HELP.replace("{url}", &simulator.url) + SWITCHES);
     }
     // Browsers send it with what a page of another site posts: a stranger's page is not to make the simulator send anything.
     if request.headers.contains_key("origin") {
@@ -179,7 +179,7 @@ fn install(state: &mut State, who: &Who, now: Instant) -> Result<Value, String> 
     let scopes = who.scopes.clone().unwrap_or(found.scopes);
     let code = issue_code(state, Grant { client, account, organization, scopes }, &url, None, now);
     let address = format!("{url}?code={}", in_redirect(state, &code));
-    Ok(json!({"url": address, "routed": deliveries::routed(state, &address), "code": code}))
+    Ok(json!({"url": address, "routed": state.setup.routed(&address), "code": code}))
 }
 
 /// Something happens, and webhooks are sent for it.

@@ -102,7 +102,7 @@ impl Sender {
 pub fn due(state: &mut State, happening: &Happening, is_delivered: bool, now: Instant) -> Vec<Job> {
     state.report.happened += 1;
     let fitting = state.registrations.iter().filter(|one| is_delivered && fits(state, one, happening, now));
-    let bodies = fitting.map(|one| (one.id.clone(), routed(state, &one.url), body(state, one, happening)));
+    let bodies = fitting.map(|one| (one.id.clone(), state.setup.routed(&one.url), body(state, one, happening)));
     let bodies: Vec<_> = bodies.collect();
     let report = &mut state.report;
     bodies.into_iter().filter_map(|(webhook_id, url, body)| report.begin(happening, webhook_id, url, body)).collect()
@@ -144,14 +144,6 @@ fn body(state: &State, registration: &Registration, happening: &Happening) -> By
         Value::Object(additional_data),
     )
     .into()
-}
-
-/// Where a URL really goes.
-pub fn routed(state: &State, url: &str) -> String {
-    let routes = state.setup.routes.iter();
-    let found = routes.filter_map(|(from, to)| Some((from.len(), to, url.strip_prefix(from.as_str())?)));
-    let found = found.filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['/', '?']));
-    found.max_by_key(|(length, ..)| *length).map_or_else(|| url.to_owned(), |(_, to, rest)| format!("{to}{rest}"))
 }
 
 /// Makes each delivery in a task of its own.

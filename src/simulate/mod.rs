@@ -46,6 +46,8 @@ const LARGE: usize = 10 << 20;
 /// A simulated LiveChat that can be served.
 pub struct Simulator {
     state: Mutex<State>,
+    /// Where it is reached.
+    url: String,
     sender: deliveries::Sender,
 }
 
@@ -54,9 +56,9 @@ impl Simulator {
     ///
     /// # Errors
     /// Why there can be no HTTP client for the webhooks.
-    pub fn new(setup: Setup, tls: &rustls::ClientConfig) -> Result<Arc<Self>, String> {
+    pub fn new(setup: Setup, url: &str, tls: &rustls::ClientConfig) -> Result<Arc<Self>, String> {
         let state = Mutex::new(State::new(setup, Instant::now()));
-        Ok(Arc::new(Self { state, sender: deliveries::Sender::new(tls)? }))
+        Ok(Arc::new(Self { state, url: url.to_owned(), sender: deliveries::Sender::new(tls)? }))
     }
 
     /// Serves what connects, until it is dropped.

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::switches::Switches;
+use super::switches::{self, Switches};
 
-/// A setup file: TOML, or JSON where its name ends so.
+/// A setup file: TOML, or JSON where its name ends so. `setup.toml` is one, with what its members are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setup {
@@ -17,9 +17,8 @@ pub struct Setup {
     pub clients: Vec<Client>,
     #[serde(default)]
     pub personal_access_tokens: Vec<PersonalAccessToken>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switches::named")]
     pub switches: Switches,
-    /// Where webhooks and installations for a URL's beginning really go, such as `"https://relay.example" = "http://127.0.0.1:8080"`.
     #[serde(default)]
     pub routes: BTreeMap<String, String>,
 }
@@ -28,9 +27,7 @@ pub struct Setup {
 #[serde(deny_unknown_fields)]
 pub struct Organization {
     pub id: String,
-    /// What API 3.3 has in its place.
     pub license_id: u64,
-    /// The data centre, which codes and tokens begin with.
     pub region: String,
 }
 
@@ -57,7 +54,6 @@ pub enum Role {
 #[serde(deny_unknown_fields)]
 pub struct Client {
     pub id: String,
-    /// Server-side apps have one; JavaScript apps, whose refresh tokens rotate, have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
     /// The owner.
@@ -85,51 +81,11 @@ pub struct PersonalAccessToken {
     pub scopes: BTreeSet<String>,
 }
 
-const ORGANIZATION: &str = "0a1b2c3d-0000-4000-8000-000000000001";
-const ACCOUNT: &str = "0a1b2c3d-0000-4000-8000-0000000000a1";
-const CLIENT: &str = "0a1b2c3d0000400080000000000000c1";
-const CLIENT_SECRET: &str = "simulated-client-secret";
-const PERSONAL_ACCESS_TOKEN: &str = "dal:simulated-personal-access-token";
-const BOT: &str = "0a1b2c3d0000400080000000000000b1";
-
 impl Setup {
-    /// One of each, with every scope that the relay can use. The app is private, belongs to the organization and is installed there;
-    /// its redirect whitelist has the pages of a relay at `public_url`, and the port where `auth login` listens.
+    /// That of `setup.toml`, for a relay at `public_url`: one of each, with every scope that the relay can use.
     pub fn with_relay_at(public_url: &str) -> Self {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<BTreeSet<_>>();
-        let scopes = texts(&["webhooks.configuration:rw", "webhooks.state:rw", "chats--all:ro"]);
-        let install_url = format!("{public_url}/install/default");
-        Self {
-            organizations: vec![Organization { id: ORGANIZATION.into(), license_id: 10_000_001, region: "dal".into() }],
-            accounts: vec![Account {
-                id: ACCOUNT.into(),
-                organization_id: ORGANIZATION.into(),
-                email: "paula.wren@helpdesk.example".into(),
-                role: Role::Administrator,
-            }],
-            clients: vec![Client {
-                id: CLIENT.into(),
-                secret: Some(CLIENT_SECRET.into()),
-                organization_id: ORGANIZATION.into(),
-                redirect_uris: vec![
-                    "http://localhost:7413".into(),
-                    "http://127.0.0.1:7413".into(),
-                    install_url.clone(),
-                    format!("{public_url}/app/default"),
-                ],
-                scopes: scopes.clone(),
-                direct_installation_url: Some(install_url),
-                bots: texts(&[BOT]),
-                installed: texts(&[ORGANIZATION]),
-            }],
-            personal_access_tokens: vec![PersonalAccessToken {
-                token: PERSONAL_ACCESS_TOKEN.into(),
-                account_id: ACCOUNT.into(),
-                scopes,
-            }],
-            switches: Switches::default(),
-            routes: BTreeMap::new(),
-        }
+        let text = include_str!("setup.toml").replace("{public_url}", public_url);
+        toml::from_str(&text).expect("it is compiled in, and a URL has no quotes")
     }
 
     /// # Errors
@@ -169,6 +125,14 @@ impl Setup {
         }
     }
 
+    /// Where what is for a URL really goes.
+    pub fn routed(&self, url: &str) -> String {
+        let routes = self.routes.iter();
+        let found = routes.filter_map(|(from, to)| Some((from.len(), to, url.strip_prefix(from.as_str())?)));
+        let found = found.filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['/', '?']));
+        found.max_by_key(|(length, ..)| *length).map_or_else(|| url.to_owned(), |(_, to, rest)| format!("{to}{rest}"))
+    }
+
     pub fn organization(&self, id: &str) -> Option<&Organization> {
         self.organizations.iter().find(|organization| organization.id == id)
     }
@@ -198,6 +162,16 @@ mod tests {
             let read = Setup::read(&path).unwrap();
             assert_eq!(serde_json::to_value(read).unwrap(), serde_json::to_value(&setup).unwrap());
         }
+    }
+
+    #[test]
+    fn a_setup_names_the_switches_that_differ() {
+        let mut setup = serde_json::to_value(Setup::with_relay_at("https://relay.example")).unwrap();
+        setup["switches"] = serde_json::json!({ "null_list": true });
+        let switches = serde_json::from_value::<Setup>(setup.clone()).unwrap().switches;
+        assert!(switches.null_list && switches.keep_alive);
+        setup["switches"] = serde_json::json!({ "nul_list": true });
+        assert!(serde_json::from_value::<Setup>(setup).is_err());
     }
 
     #[test]

@@ -8,7 +8,6 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::archives::Pages;
 use super::chats::Chats;
 use super::deliveries::Report;
 use super::exchange::{Members, Request};
@@ -28,7 +27,6 @@ pub struct State {
     pub installations: BTreeMap<(String, String), Installation>,
     pub registrations: Vec<Registration>,
     pub chats: Chats,
-    pub pages: Pages,
     pub report: Report,
     pub requests: Requests,
     /// When calls came, as far back as the rate limit looks.
@@ -52,7 +50,6 @@ impl State {
             pairs: Vec::new(),
             registrations: Vec::new(),
             chats: Chats::default(),
-            pages: Pages::default(),
             report: Report::default(),
             requests: Requests::default(),
             calls: VecDeque::new(),

@@ -2,75 +2,50 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-/// Times are in seconds. The defaults are LiveChat's documented behaviour, or the likelier one, but for the lags, which are none.
+/// Each switch, what it is for, and how it is at first.
+pub const SWITCHES: &str = include_str!("switches.toml");
+
+/// Those of `switches.toml`, which explains them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Switches {
-    /// Versions of the APIs that are offered.
     pub versions: BTreeSet<String>,
-    /// A version and the date of its header `Legacy`, or `Deprecation`.
     pub legacy: BTreeMap<String, String>,
     pub deprecation: BTreeMap<String, String>,
-    /// The HTTP status of an `error.type` or `error`, where it is to be another one.
     pub statuses: BTreeMap<String, u16>,
-    /// Methods without an answer's body answer nothing instead of `{}`.
     pub empty_success: bool,
-    /// Each JSON object of a successful answer has a member that nothing documents.
     pub unknown_members: bool,
-    /// A call without the right `X-Region` is misdirected.
     pub strict_region: bool,
     pub rate_limit: Option<RateLimit>,
-
-    /// `list_webhooks` has the secret keys, and `additional_data`.
     pub secret_in_listing: bool,
     pub additional_data_in_listing: bool,
-    /// `list_webhooks` answers `null` where it has nothing.
     pub null_list: bool,
-    /// What stands for no filters in `list_webhooks`.
     pub no_filters: NoFilters,
-    /// A second registration that equals the first is refused.
     pub already_exists: bool,
-    /// `list_webhook_names` has these, too, and they can be registered.
     pub extra_actions: BTreeSet<String>,
-    /// `get_license_webhooks_state` says `not_found` where the app is not installed.
     pub not_installed_is_not_found: bool,
-    /// How long after a change the listing, and deliveries, are as before it. LiveChat: up to 120.
     pub listing_lag: f64,
     pub delivery_lag: f64,
-
-    /// The consent page is skipped: the browser is redirected at once.
     pub skip_consent: bool,
-    /// A user who refuses is sent to the app with `error`.
     pub redirect_refusal: bool,
     pub state: StateEcho,
-    /// Codes and access tokens begin with the organization's region.
     pub region_prefix: bool,
-    /// The code in the redirect is percent-encoded twice.
     pub code_encoded_twice: bool,
     pub code_lifetime: f64,
     pub token_lifetime: f64,
-    /// Answers of `/v2/token` have `"refresh_token": null`.
     pub no_refresh_token: bool,
-    /// Errors of accounts in the shape of version 1.
     pub v1_errors: bool,
-
-    /// `list_archives` has running threads, too.
     pub running_threads: bool,
-    /// Threads in archives have this as `restricted_access`, and no events.
     pub restricted_access: Option<String>,
-
-    /// How long a receiver has for its answer.
     pub delivery_timeout: f64,
-    /// When a delivery is tried, from its begin; each of them times `time_scale`.
     pub delivery_attempts: Vec<f64>,
     pub time_scale: f64,
-    /// A connection serves more than one delivery.
     pub keep_alive: bool,
-    /// Each delivery begins so much later at most, by chance, so that they overtake each other.
     pub delivery_jitter: f64,
 }
 
@@ -79,7 +54,6 @@ pub struct Switches {
 pub struct RateLimit {
     pub calls: usize,
     pub seconds: f64,
-    /// The header `Retry-After`.
     #[serde(default)]
     pub retry_after: Option<u64>,
 }
@@ -102,45 +76,23 @@ pub enum StateEcho {
 
 impl Default for Switches {
     fn default() -> Self {
-        Self {
-            versions: ["3.3", "3.4", "3.5", "3.6", "3.7"].map(str::to_owned).into(),
-            legacy: BTreeMap::new(),
-            deprecation: BTreeMap::new(),
-            statuses: BTreeMap::new(),
-            empty_success: false,
-            unknown_members: false,
-            strict_region: false,
-            rate_limit: None,
-            secret_in_listing: false,
-            additional_data_in_listing: false,
-            null_list: false,
-            no_filters: NoFilters::Object,
-            already_exists: false,
-            extra_actions: BTreeSet::new(),
-            not_installed_is_not_found: false,
-            listing_lag: 0.0,
-            delivery_lag: 0.0,
-            skip_consent: false,
-            redirect_refusal: false,
-            state: StateEcho::Verbatim,
-            region_prefix: true,
-            code_encoded_twice: false,
-            code_lifetime: 180.0,
-            token_lifetime: 28_800.0,
-            no_refresh_token: false,
-            v1_errors: false,
-            running_threads: false,
-            restricted_access: None,
-            delivery_timeout: 10.0,
-            delivery_attempts: vec![0.0, 5.0, 20.0, 50.0],
-            time_scale: 1.0,
-            keep_alive: true,
-            delivery_jitter: 0.0,
-        }
+        toml::from_str(SWITCHES).expect("it is compiled in, and a unit test reads it")
     }
 }
 
+/// Those of a setup, which names only some.
+pub fn named<'de, D: Deserializer<'de>>(named: D) -> Result<Switches, D::Error> {
+    let mut switches = Switches::default();
+    switches.set(&Value::deserialize(named)?).map_err(D::Error::custom)?;
+    Ok(switches)
+}
+
 impl Switches {
+    /// The longer one of the lags.
+    pub fn lag_max(&self) -> f64 {
+        self.listing_lag.max(self.delivery_lag)
+    }
+
     /// Those that are named in a JSON object become what it says; the others stay.
     ///
     /// # Errors
@@ -283,6 +235,13 @@ pub fn next_fault(faults: &mut Vec<Fault>, method: &str) -> Option<Fault> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_switches_at_first_are_within_their_bounds() {
+        let mut switches = Switches::default();
+        assert_eq!(switches.set(&json!({})), Ok(()));
+        assert_eq!(switches.delivery_attempts, [0.0, 5.0, 20.0, 50.0]);
+    }
 
     #[test]
     fn switches_that_are_not_named_stay() {

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::mock::Mock;
@@ -110,7 +111,7 @@ fn apply_registers_what_is_wanted_once_and_removes_what_is_not() {
     let (code, text) = run(&file, &["apply"]);
     assert!(code == Some(64) && text.contains("add --yes"), "{text}");
     let (code, text) = run(&file, &["apply", "--dry-run"]);
-    assert!(code == Some(0) && text.contains("register thread_tagged") && place.registered().is_empty(), "{text}");
+    assert!(code == Some(0) && text.contains("1. register 3 webhooks") && place.registered().is_empty(), "{text}");
     let (code, text) = run(&file, &["apply", "--yes"]);
     assert_eq!((code, place.registered()), (Some(0), wanted(false, SECRET)), "{text}");
     assert!(text.contains("3 registered, 0 unregistered") && !text.contains(SECRET), "{text}");
@@ -182,6 +183,65 @@ fn apply_killed_at_any_call_and_run_again_ends_in_the_wanted_state() {
             }
         }
     });
+}
+
+/// A command that the user ends with Ctrl-C once LiveChat has had this many registrations; how it ends.
+fn interrupted(place: &Place, file: &Path, arguments: &[&str], registrations: usize) -> (Option<i32>, String) {
+    let child = command(file, arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary");
+    await_that("all is registered", || place.livechat.registrations().len() == registrations);
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    kill_process(pid, Signal::INT).expect("a process of ours");
+    let Output { status, stderr, .. } = child.wait_with_output().expect("its end");
+    (status.code(), String::from_utf8_lossy(&stderr).split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn apply_that_is_interrupted_says_what_is_done_and_how_it_goes_on() {
+    let place = Place::new();
+    assert_eq!(run(&place.file(ACTIONS), &["apply", "--yes"]).0, Some(0));
+    let file = place.file(FILTERED);
+    let (code, text) = interrupted(&place, &file, &["apply", "--yes"], 6);
+    assert!(code == Some(1) && text.contains("3 registered and 0 unregistered before that"), "{code:?} {text}");
+    let again = format!("`livechat-relay webhooks apply -c {}` goes on from here", file.display());
+    assert!(text.contains("of 3 actions the old webhook and the new one stand") && text.contains(&again), "{text}");
+    let (code, text) = run(&file, &["apply", "--yes"]);
+    assert_eq!((code, place.registered()), (Some(0), wanted(true, SECRET)), "{text}");
+}
+
+/// LiveChat's listing shows the keys here, as LiveChat's own clients have it.
+#[test]
+fn a_rotation_that_is_interrupted_is_named_everywhere_and_registers_nothing_a_third_time() {
+    let (place, mock) = (Place::new(), Mock::start());
+    place.livechat.switch(json!({ "secret_in_listing": true }));
+    let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+    let file = relay.file();
+    assert_eq!(run(&file, &["apply", "--yes"]).0, Some(0));
+    let (code, text) = run(&file, &["rotate", "--dry-run"]);
+    assert!(code == Some(0) && text.contains("6 calls and a few that list") && text.lines().count() < 12, "{text}");
+
+    let (code, text) = interrupted(&place, &file, &["rotate", "--yes"], 6);
+    let keys = place.keys();
+    assert!(code == Some(1) && keys.len() == 2, "{code:?} {keys:?} {text}");
+    assert!(text.contains("3 registered and 0 unregistered") && text.contains("Both keys, 2026-10 and"), "{text}");
+
+    let unfinished = format!("a rotation from 2026-10 to {} is unfinished", keys[1]);
+    for command in ["plan", "adopt"] {
+        let (code, text) = run(&file, &[command]);
+        let words = text.replace("\n#", "").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(code == Some(0) && words.contains(&unfinished) && !words.contains("alike"), "{command}: {text}");
+    }
+    let (code, text) = run(&file, &["apply", "--yes"]);
+    assert_eq!((code, place.registered().len()), (Some(0), 6), "the rotation alone removes one of two: {text}");
+    let check = Command::new(env!("CARGO_BIN_EXE_livechat-relay")).arg("check").arg("--config").arg(&file).output();
+    let text =
+        String::from_utf8_lossy(&check.expect("the binary").stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains(&unfinished), "{text}");
+
+    let (code, text) = run(&file, &["rotate", "--yes"]);
+    assert_eq!((code, place.keys().len()), (Some(0), 1), "{text}");
+    assert_eq!(place.livechat.requests("register_webhook").len(), 6, "three of before, three of the rotation: {text}");
+    let key = std::fs::read_to_string(place.directory.path().join("keys").join(&keys[1])).expect("read");
+    assert_eq!(place.registered(), wanted(false, key.trim()));
 }
 
 /// Makes things happen at LiveChat, once what is registered is in force; how many chats, messages and tags, and the chats' ids.
@@ -272,6 +332,22 @@ fn rotate_under_load_loses_refuses_and_repeats_no_event() {
     assert!(key.trim() != SECRET && !relay.log().contains(key.trim()));
 }
 
+/// Two relays with one directory of keys; the other one gets the webhooks. It has read the new key by itself before LiveChat has it.
+#[test]
+fn rotate_at_one_of_two_relays_has_the_other_one_refuse_no_event() {
+    let (place, mock) = (Place::new(), Mock::start());
+    place.livechat.switch(json!({ "delivery_lag": 1.0 }));
+    let text = place.configuration(&mock.bootstrap(), ACTIONS);
+    let rotating = Relay::start_as(&text).ready();
+    let other = Relay::start_as(&text.replace("control.sock", "other.sock")).ready();
+    place.livechat.route_to(other.webhooks);
+    assert_eq!(run(&rotating.file(), &["apply", "--yes"]).0, Some(0));
+    let socket = place.directory.path().join("control.sock").display().to_string();
+    under_load(&place, &mock, &other, &["rotate", "--yes", "--socket", &socket]);
+    let keys = place.keys();
+    assert!(keys.len() == 1 && keys[0] != "2026-10", "{keys:?}");
+}
+
 #[test]
 fn rotate_refuses_before_any_change_where_it_cannot_end() {
     let (place, mock) = (Place::new(), Mock::start());
@@ -325,7 +401,7 @@ fn a_key_that_something_else_may_use_is_not_deleted() {
     assert_eq!(place.keys().len(), 2);
 }
 
-/// Killed after the new key was written, after a registration, and after the old ones are removed.
+/// Killed after the new key was written, after a registration, after the old ones are removed, and when the old key is known to be silent.
 #[test]
 fn rotate_killed_and_run_again_ends_with_one_key() {
     let kill = |(method, skip): (&str, usize)| {
@@ -350,7 +426,13 @@ fn rotate_killed_and_run_again_ends_with_one_key() {
     };
     let kill = &kill;
     std::thread::scope(|scope| {
-        for call in [("list_webhooks", 1), ("register_webhook", 1), ("unregister_webhook", 1), ("list_webhooks", 2)] {
+        for call in [
+            ("list_webhooks", 1),
+            ("register_webhook", 1),
+            ("unregister_webhook", 1),
+            ("list_webhooks", 2),
+            ("list_webhooks", 3),
+        ] {
             scope.spawn(move || kill(call));
         }
     });

@@ -49,7 +49,11 @@ impl Scene {
              [apps.livechat]\nclient_id = \"{CLIENT}\"\npublic_url = \"https://relay.example\"\n{credential}\n",
             self.port
         );
-        std::fs::write(self.directory.path().join("relay.toml"), text).expect("written");
+        std::fs::write(self.configuration(), text).expect("written");
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.directory.path().join("relay.toml")
     }
 
     fn tokens(&self) -> PathBuf {
@@ -58,7 +62,7 @@ impl Scene {
 
     fn auth(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
-        command.arg("auth").args(arguments).arg("--config").arg(self.directory.path().join("relay.toml"));
+        command.arg("auth").args(arguments).arg("--config").arg(self.configuration());
         // No proxy may see what goes to loopback.
         command
             .env("HTTP_PROXY", "http://127.0.0.1:9")
@@ -73,14 +77,7 @@ impl Scene {
     }
 
     fn begin(&self, arguments: &[&str]) -> Login {
-        let mut child = self.auth(arguments).stdin(Stdio::piped()).spawn().expect("the relay's binary");
-        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        let mut told = String::new();
-        while !told.ends_with("\n\n") || !told.contains("whitelist") {
-            assert_ne!(stderr.read_line(&mut told).expect("a line"), 0, "{told}");
-        }
-        let address = told.lines().find(|line| line.contains("response_type=code")).expect("an address");
-        Login { child, address: address.trim().to_owned(), told, stderr }
+        Login::of(self.auth(arguments))
     }
 
     /// The file's tokens.
@@ -115,11 +112,38 @@ struct Login {
 }
 
 impl Login {
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("the relay's binary");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut login = Self { child, address: String::new(), told: String::new(), stderr };
+        login.await_text("platform.text.com/console/\n");
+        let address = login.told.lines().find(|line| line.contains("response_type=code")).expect("an address");
+        login.address = address.trim().to_owned();
+        login
+    }
+
+    /// Reads until this was told.
+    fn await_text(&mut self, text: &str) {
+        let from = self.told.len();
+        while !self.told[from..].contains(text) {
+            assert_ne!(self.stderr.read_line(&mut self.told).expect("a line"), 0, "{}", self.told);
+        }
+    }
+
+    fn paste(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().expect("a pipe"), "{line}").expect("pasted");
+    }
+
     fn end(mut self) -> Output {
         self.stderr.read_to_string(&mut self.told).expect("text");
         let output = self.child.wait_with_output().expect("an end");
         Output { stderr: self.told.into_bytes(), ..output }
     }
+}
+
+/// Without the ends of its lines.
+fn unwrapped(bytes: &[u8]) -> String {
+    text(bytes).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -132,7 +156,13 @@ const ALL: [&str; 3] = ["webhooks.configuration:rw", "webhooks.state:rw", "chats
 fn a_login_a_status_and_a_logout() {
     let scene =
         Scene::new(Some(CLIENT_SECRET), &ALL, json!({ "code_encoded_twice": true, "legacy": { "3.6": "2027-01-01" } }));
-    let login = scene.begin(&["login", "--json"]);
+    // All that the relay and its libraries can log.
+    let trace = |arguments: &[&str]| {
+        let mut command = scene.auth(arguments);
+        command.env("LIVECHAT_RELAY__LOG__FILTER", "trace");
+        command
+    };
+    let login = Login::of(trace(&["login", "--json"]));
     // Someone else's login does not end this one, and nothing of it is shown.
     let forged = scene.visit(&format!("http://localhost:{}/?code=%3Cb%3Eforged&state=%3Cb%3Eforged", scene.port));
     assert!(
@@ -156,7 +186,19 @@ fn a_login_a_status_and_a_logout() {
     );
     assert_eq!(std::fs::metadata(scene.tokens()).expect("there").permissions().mode() & 0o777, 0o600);
 
+    let (code, state) = (parameter(&location, "code"), parameter(&location, "state"));
+    let logged = text(&output.stderr);
+    assert!(logged.contains("LiveChat has answered method=POST path=\"/v2/token\" status=200"), "{logged}");
+    assert!(!logged.contains(code), "{logged}");
+    // It is in the address for the browser, and nowhere else.
+    assert_eq!(logged.matches(state).count(), 1, "{logged}");
+
     let (plain, as_json) = (scene.run(&["status"]), scene.run(&["status", "--json", "--app", "shop"]));
+    let traced = trace(&["status"]).output().expect("the relay's binary");
+    assert!(
+        text(&traced.stderr).contains("LiveChat has answered method=GET path=\"/v2/info\" status=200"),
+        "{traced:?}"
+    );
     assert!(plain.status.success() && as_json.status.success(), "{plain:?} {as_json:?}");
     let shown = text(&plain.stdout);
     for expected in [ACCOUNT, ORGANIZATION, "chats--all:ro", "3.6; legacy since 2027-01-01", "nothing is missing"] {
@@ -171,12 +213,13 @@ fn a_login_a_status_and_a_logout() {
     let exposed = scene.run(&["status"]);
     assert!(text(&exposed.stdout).contains("others can read"), "{exposed:?}");
     let [access, refresh] = scene.secrets();
-    for output in [&output, &plain, &as_json, &exposed] {
+    for output in [&output, &plain, &as_json, &traced, &exposed] {
         let all = text(&output.stdout) + &text(&output.stderr);
         assert!(![&*access, &*refresh, CLIENT_SECRET].iter().any(|secret| all.contains(secret)), "{all}");
     }
 
-    let out = scene.run(&["logout"]);
+    let out = trace(&["logout"]).output().expect("the relay's binary");
+    assert!(![&*access, &*refresh].iter().any(|secret| text(&out.stderr).contains(secret)), "{out:?}");
     assert!(out.status.success() && text(&out.stdout).contains("revoked"), "{out:?}");
     assert!(!scene.tokens().exists());
     let strange = scene.livechat.call_as(
@@ -186,9 +229,13 @@ fn a_login_a_status_and_a_logout() {
     );
     assert!(strange.body.contains("authentication"), "{strange:?}");
     let again = scene.run(&["logout"]);
-    assert!(again.status.success() && text(&again.stdout).contains("has no tokens"), "{again:?}");
     let status = scene.run(&["status"]);
-    assert!(status.status.code() == Some(1) && text(&status.stderr).contains("auth login --app shop"), "{status:?}");
+    // In the same words; but one has what it wanted, and the other has not.
+    let missing = format!("the app shop is not logged in: {} is not there", scene.tokens().display());
+    assert!(again.status.success() && unwrapped(&again.stdout).contains(&missing), "{again:?}");
+    assert!(status.status.code() == Some(1) && unwrapped(&status.stderr).contains(&missing), "{status:?}");
+    let next = format!("`livechat-relay auth login --app shop -c {}`", scene.configuration().display());
+    assert!(text(&status.stderr).contains(&next), "{status:?}");
 }
 
 #[test]
@@ -232,16 +279,21 @@ fn a_second_login_ends_the_tokens_of_the_first_or_says_that_it_could_not() {
         let body = json!({ "owner_client_id": CLIENT });
         scene.livechat.call_as(&format!("Bearer {access}"), "/v3.6/configuration/action/list_webhooks", body).status
     };
-    scene.log_in();
+    assert!(!scene.log_in().contains("has tokens"));
     let [first, _] = scene.secrets();
-    assert!(!scene.log_in().contains("may still be good"));
+    let told = scene.log_in();
+    assert!(!told.contains("may still be good"), "{told}");
+    let former =
+        format!("has tokens of the account {ACCOUNT} of the organization {ORGANIZATION}. This login replaces them");
+    assert!(unwrapped(told.as_bytes()).contains(&former) && !told.contains(&first), "{told}");
     let [second, _] = scene.secrets();
     assert_eq!([list(&first), list(&second)], [401, 200]);
 
     scene.livechat.fault(json!({ "method": "revoke", "times": 0, "error": "server_error", "status": 500 }));
     let told = scene.log_in();
     let [third, _] = scene.secrets();
-    assert!(told.contains("login before this one may still be good") && !told.contains(&second), "{told}");
+    let said = unwrapped(told.as_bytes());
+    assert!(said.contains("login before this one may still be good") && !told.contains(&second), "{told}");
     assert_eq!([list(&second), list(&third)], [200, 200]);
 }
 
@@ -251,13 +303,14 @@ fn a_code_may_be_pasted_where_no_browser_can_come() {
     for (is_whole, is_right) in [(true, true), (false, true), (true, false)] {
         let mut login = scene.begin(&["login", "--paste"]);
         let location = scene.livechat.authorize(&login.address);
-        let code = location.split_once("code=").and_then(|(_, rest)| rest.split('&').next()).expect("a code");
+        let code = parameter(&location, "code");
         let pasted = match (is_whole, is_right) {
             (true, true) => location.clone(),
             (true, false) => location.replace("state=", "state=x"),
             (false, _) => code.to_owned(),
         };
-        writeln!(login.child.stdin.take().expect("a pipe"), "{pasted}").expect("pasted");
+        login.paste(&pasted);
+        drop(login.child.stdin.take());
         let output = login.end();
         assert_eq!(output.status.success(), is_right, "{output:?}");
         if !is_right {
@@ -267,21 +320,63 @@ fn a_code_may_be_pasted_where_no_browser_can_come() {
 }
 
 #[test]
+fn what_is_pasted_and_is_no_address_of_the_login_is_asked_for_again_some_times() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    let mut login = scene.begin(&["login", "--paste"]);
+    let location = scene.livechat.authorize(&login.address);
+    for junk in ["https://www.example.com/?code=x&state=y", "two words", ""] {
+        login.paste(junk);
+        login.await_text(&format!("begins with http://localhost:{}/?", scene.port));
+    }
+    login.paste(&location);
+    let output = login.end();
+    assert!(output.status.success() && scene.tokens().exists(), "{output:?}");
+
+    let mut login = scene.begin(&["login", "--paste"]);
+    for _ in 0..5 {
+        login.paste("two words");
+    }
+    let output = login.end();
+    assert!(
+        output.status.code() == Some(1) && text(&output.stderr).contains("no code in it; log in again"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn an_error_without_the_state_of_the_login_is_told_at_once_and_ends_nothing() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    let mut login = scene.begin(&["login"]);
+    for _ in 0..2 {
+        let page = scene.visit(&format!("http://localhost:{}/?error=access_denied", scene.port));
+        assert!(page.status == 400 && page.body.contains("LiveChat has reported an error"), "{page:?}");
+    }
+    login.await_text("came back without the state");
+    assert_eq!(scene.visit(&scene.livechat.authorize(&login.address)).status, 200);
+    let output = login.end();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr).matches("came back without").count(), 1, "{output:?}");
+}
+
+fn parameter<'a>(address: &'a str, name: &str) -> &'a str {
+    let (_, rest) = address.split_once(&format!("{name}=")).expect("a parameter");
+    rest.split('&').next().expect("a value")
+}
+
+#[test]
 fn a_refusal_ends_the_login_on_the_page_and_in_the_terminal() {
     let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
     let login = scene.begin(&["login"]);
-    let state =
-        login.address.split_once("state=").map(|(_, rest)| rest.split('&').next().expect("a state")).expect("a state");
+    let state = parameter(&login.address, "state");
     let page = scene.visit(&format!("http://localhost:{}/?error=access_denied&state={state}", scene.port));
     assert!(page.status == 400 && !page.body.contains("access_denied"), "{page:?}");
     let output = login.end();
-    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("access_denied"), "{output:?}");
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("the account has refused"), "{output:?}");
     assert!(!scene.tokens().exists());
 
     // A code of another client, or a used one.
     let login = scene.begin(&["login"]);
-    let state =
-        login.address.split_once("state=").map(|(_, rest)| rest.split('&').next().expect("a state")).expect("a state");
+    let state = parameter(&login.address, "state");
     let page = scene.visit(&format!("http://localhost:{}/?code=dal%3Aused&state={state}", scene.port));
     assert!(page.status == 400 && page.body.contains("terminal says why"), "{page:?}");
     let output = login.end();

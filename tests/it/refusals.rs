@@ -74,7 +74,7 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
         (
             with_headers("POST", "/webhook", ""),
             404,
-            "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured",
+            "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured; an app whose configuration has pages has them at /install/<app> and /app/<app>",
         ),
         (of_body(&" ".repeat(1025)), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
         (chunked.into_bytes(), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),

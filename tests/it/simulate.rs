@@ -283,6 +283,17 @@ fn a_web_page_cannot_drive_it() {
 }
 
 #[test]
+fn its_help_has_its_own_address_and_every_switch() {
+    let livechat = Simulator::start();
+    let help = http::get(livechat.address, "/_simulate/").body;
+    assert!(help.contains(&format!("{}/_simulate/faults", livechat.url)) && !help.contains("{url}"), "{help}");
+    let switches = livechat.get("switches");
+    for switch in switches.as_object().expect("an object").keys() {
+        assert!(help.contains(&format!("\n{switch} = ")) || help.contains(&format!("\n# {switch} = ")), "{switch}");
+    }
+}
+
+#[test]
 fn it_listens_on_loopback_only_and_ends_by_ctrl_c() {
     let refused = Command::new(env!("CARGO_BIN_EXE_livechat-relay"))
         .args(["simulate", "--listen", "0.0.0.0:0"])
@@ -352,12 +363,20 @@ fn both_sides_may_speak_tls() {
 fn what_it_prints_at_the_start_is_a_configuration_for_the_relay() {
     let relay = env!("CARGO_BIN_EXE_livechat-relay");
     let mut simulator = Command::new(relay)
-        .args(["simulate", "--listen", "127.0.0.1:0"])
+        .args([
+            "simulate",
+            "--listen",
+            "127.0.0.1:0",
+            "--public-url",
+            "http://localhost:9000/",
+            "--propagation",
+            "1500ms",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the binary");
     let lines = BufReader::new(simulator.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-    let mut printed = lines.skip_while(|line| line != "[livechat]");
+    let mut printed = lines.skip_while(|line| line != "[server]");
     let mut configuration = String::new();
     for line in printed.by_ref() {
         configuration.push_str(&format!("{line}\n"));
@@ -370,6 +389,10 @@ fn what_it_prints_at_the_start_is_a_configuration_for_the_relay() {
     let listed =
         Command::new(relay).args(["webhooks", "list", "--config"]).arg(file.path()).output().expect("the binary");
     simulator.kill().and_then(|()| simulator.wait()).expect("a process of ours");
+    for line in ["listen = \"127.0.0.1:9000\"", "propagation = \"1s 500ms\"", "public_url = \"http://localhost:9000\""]
+    {
+        assert!(configuration.lines().any(|printed| printed == line), "{line} in {configuration}");
+    }
     assert!(listed.status.success(), "{configuration}{listed:?}");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("0 webhooks registered"), "{listed:?}");
 }

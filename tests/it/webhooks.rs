@@ -157,11 +157,22 @@ fn webhooks_are_disabled_and_enabled_for_the_license_and_a_plan_says_so() {
     let (code, _, asked) = operator.run("disable");
     assert!(code == 64 && asked.contains("add --yes"), "{asked}");
     assert!(operator.done("disable --yes").starts_with("disabled: "));
+    let again = operator.done("disable"); // there is nothing to ask
+    assert!(again.starts_with("disabled: ") && again.contains("They were disabled before."), "{again}");
+    operator.by_hand("bot_created", &own(), json!({}));
+    operator.configure(&simulator::apps("webhooks = [{ actions = \"bot_created\" }]"));
+    let (code, text, _) = operator.run("plan --exit-code");
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        code == 2 && words.contains("Nothing to register or unregister: 1 as wanted. But LiveChat sends none"),
+        "{text}"
+    );
+    assert!(words.contains("`livechat-relay webhooks enable -c "), "{text}");
     assert_eq!(operator.json("state")["license_webhooks_enabled"], false);
     assert!(operator.done("plan").contains("Warning: LiveChat sends no webhooks of this app"));
     assert!(operator.done("enable").starts_with("enabled: "));
     let enabled = operator.livechat.requests("enable_license_webhooks").len();
-    assert!(operator.done("enable").starts_with("enabled: "));
+    assert!(operator.done("enable").contains("They were enabled before."));
     assert_eq!((enabled, operator.livechat.requests("enable_license_webhooks").len()), (1, 1), "it is read first");
     operator.livechat.post("uninstall", json!({}));
     operator.livechat.switch(json!({ "not_installed_is_not_found": true }));
@@ -177,6 +188,8 @@ fn only_what_is_named_or_comes_to_the_relay_is_unregistered() {
     let old = operator.by_hand("incoming_event", &format!("{PUBLIC_URL}/webhooks/of-before"), json!({}));
     operator.by_hand("thread_tagged", &own(), json!({}));
     operator.by_hand("thread_untagged", &own(), json!({}));
+    let (code, _, why) = operator.run("unregister");
+    assert!(code == 64 && why.contains("`livechat-relay webhooks unregister --all -c "), "{why}");
     let (code, _, why) = operator.run("unregister no-such-id");
     assert!(code == 1 && why.contains("no-such-id is not registered for the Client ID of the app default"), "{why}");
     let (code, shown, why) = operator.run(&format!("unregister {old}"));

@@ -12,57 +12,26 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use reqwest::Url;
-use secrecy::{ExposeSecret as _, SecretString};
-use subtle::ConstantTimeEq as _;
+use secrecy::SecretString;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::cli::Failure;
-use crate::cli::print::visible;
-use crate::livechat;
+use crate::cli::print::{note, wrapped};
+use crate::livechat::Redirect;
 
 /// A browser opens two or three.
 const CONNECTIONS_MAX: usize = 16;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// LiveChat may leave out the state where it reports an error, and anyone may make such an address.
+const FOREIGN: &str = "a browser came back without the state of this login: from another login, or because LiveChat has reported an error. \
+                       If its page showed one, end this with Ctrl-C; it waits on.";
+
 /// How long the last page may take to reach the browser.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What an address says of the login that is awaited.
-#[derive(Debug)]
-pub enum Arrival {
-    Code(SecretString),
-    /// LiveChat's name for why there is none.
-    Refused(String),
-    /// Its state is of another login, or missing: someone else may have made it.
-    Foreign,
-    /// Neither code nor error.
-    Nothing,
-}
-
-impl Arrival {
-    pub fn at(url: &Url, state: &SecretString) -> Self {
-        let member =
-            |name: &str| url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned());
-        let refusal = ["error", "oauth_exception", "identity_exception"].into_iter().find_map(member);
-        let code = member("code").and_then(|text| livechat::code(&text));
-        if code.is_none() && refusal.is_none() {
-            return Self::Nothing;
-        }
-        let given = member("state").unwrap_or_default();
-        if !bool::from(given.as_bytes().ct_eq(state.expose_secret().as_bytes())) {
-            return Self::Foreign;
-        }
-        match (refusal, code) {
-            (Some(why), _) => Self::Refused(visible(&why).chars().take(100).collect()),
-            (None, Some(code)) => Self::Code(code),
-            (None, None) => Self::Nothing,
-        }
-    }
-}
 
 /// What the browser is shown. Nothing of its request is in it.
 #[derive(Clone, Copy, Debug)]
@@ -107,9 +76,9 @@ impl Page {
     }
 }
 
-/// A browser with a code or a refusal, which waits for its page.
+/// A browser that LiveChat may have sent, which waits for its page.
 pub struct Callback {
-    pub arrival: Arrival,
+    pub redirect: Redirect,
     pub page: oneshot::Sender<Page>,
 }
 
@@ -119,9 +88,6 @@ pub struct Listener {
     /// Not every machine has IPv6.
     v6: Option<TcpListener>,
 }
-
-/// Those that browsers hold.
-pub struct Connections(JoinSet<()>);
 
 impl Listener {
     /// # Errors
@@ -141,13 +107,22 @@ impl Listener {
     ///
     /// # Errors
     /// The listener has failed.
-    pub async fn arrival(self, state: &SecretString) -> Result<(Callback, Connections), Failure> {
-        let (found, mut arrivals) = mpsc::channel(1);
+    pub async fn arrival(self, state: &SecretString) -> Result<(Callback, JoinSet<()>), Failure> {
+        let (found, mut arrivals) = mpsc::channel::<Callback>(1);
         let (state, mut connections) = (Arc::new(state.clone()), JoinSet::new());
+        let mut is_told = false;
         loop {
             let has_room = connections.len() < CONNECTIONS_MAX;
             tokio::select! {
-                Some(callback) = arrivals.recv() => return Ok((callback, Connections(connections))),
+                Some(callback) = arrivals.recv() => match callback.redirect {
+                    Redirect::Foreign => {
+                        let _ = callback.page.send(Page::Foreign); // the browser may have gone
+                        if !std::mem::replace(&mut is_told, true) {
+                            note(format_args!("{}", wrapped(FOREIGN, 0)));
+                        }
+                    }
+                    _ => return Ok((callback, connections)),
+                },
                 Some(_) = connections.join_next() => {}
                 accepted = self.accept(), if has_room => {
                     let stream = accepted.map_err(|e| Failure::Failed(format!("the browser cannot be awaited: {e}")))?;
@@ -172,12 +147,9 @@ impl Listener {
     }
 }
 
-impl Connections {
-    /// Lets the last page reach the browser.
-    pub async fn finish(&mut self) {
-        let finished = async { while self.0.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(PAGE_TIMEOUT, finished).await; // connections without a request end with the process
-    }
+/// Lets the last page reach the browser.
+pub async fn finish(connections: JoinSet<()>) {
+    let _ = tokio::time::timeout(PAGE_TIMEOUT, connections.join_all()).await; // connections without a request end with the process
 }
 
 async fn serve(stream: TcpStream, state: Arc<SecretString>, found: mpsc::Sender<Callback>) {
@@ -194,15 +166,12 @@ async fn page<T>(request: &Request<T>, state: &SecretString, found: &mpsc::Sende
     if request.method() != Method::GET || request.uri().path() != "/" {
         return Page::Missing;
     }
-    let query = request.uri().query().unwrap_or_default();
-    let Ok(url) = Url::parse(&format!("http://localhost/?{query}")) else { return Page::Missing };
-    match Arrival::at(&url, state) {
-        Arrival::Nothing => Page::Missing,
-        Arrival::Foreign => Page::Foreign,
-        arrival => {
+    match Redirect::read(request.uri().query(), Some(state)) {
+        Redirect::NoCode | Redirect::Malformed => Page::Missing,
+        redirect => {
             let (page, shown) = oneshot::channel();
-            // Of two at once, the second has come too late: a code is good for once.
-            if found.try_send(Callback { arrival, page }).is_err() {
+            // Of two logins at once, the second has come too late: a code is good for once.
+            if found.send(Callback { redirect, page }).await.is_err() {
                 return Page::Foreign;
             }
             shown.await.unwrap_or(Page::Failed)

@@ -1,21 +1,21 @@
 //! `auth login`: an address for the browser, the code that comes back, and the tokens for it in their file.
 
 use std::io::{BufRead as _, Read as _};
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use reqwest::Url;
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::callback::{Arrival, Listener, Page};
+use super::callback::{Listener, Page, finish};
 use super::{revoke, tokens};
 use crate::cli::Failure;
-use crate::cli::print::{GOOD, note, out, visible};
+use crate::cli::print::{GOOD, note, out, visible, with_commands, wrapped};
 use crate::cli::spool::print_json;
 use crate::cli::webhooks::Common;
 use crate::config::Need;
-use crate::livechat::{self, Accounts, App, CONSOLE, Login, TokenFile, TokenPair};
+use crate::livechat::{self, Accounts, App, CONSOLE, Login, Reason, Redirect, TokenFile, TokenPair};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -29,12 +29,16 @@ pub struct Arguments {
 /// No address that LiveChat sends a browser to is longer.
 const PASTED_BYTES_MAX: u64 = 16 << 10;
 
+/// How often a person may paste something else.
+const PASTES_MAX: usize = 5;
+
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (livechat, app) = arguments.common.load(Need::LiveChat)?;
     let file = TokenFile::new(tokens(&app)?);
     // A file that cannot be written is found before a person is asked for anything.
     drop(file.lock().await?.reserve()?);
-    let accounts = Accounts::new(&livechat)?;
+    tell_former(&file);
+    let accounts = Accounts::new(&livechat);
     let redirect_uri = format!("http://localhost:{}/", livechat.login_port);
     let login = accounts.login(&app, &redirect_uri)?;
     let listener = if arguments.paste { None } else { Some(Listener::bind(livechat.login_port).await?) };
@@ -45,7 +49,21 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         None => pending.by_paste(livechat.login_timeout).await?,
     };
     pending.end(former).await;
-    report(&pending, &pair, arguments.common.json)
+    report(&pending, &pair, arguments.common.source.config.as_deref(), arguments.common.json)
+}
+
+/// Whose tokens the login replaces. What cannot be read is replaced, too.
+fn tell_former(file: &TokenFile) {
+    let path = file.path().display();
+    let told = match file.read() {
+        Ok(None) => return,
+        Ok(Some(TokenPair { account_id, organization_id, .. })) => format!(
+            "{path} has tokens of the account {account_id} of the organization {organization_id}. This login replaces them, and ends them at \
+             LiveChat; until then they stay good."
+        ),
+        Err(failure) => format!("{}. This login replaces it.", failure.what),
+    };
+    note(format_args!("{}\n", wrapped(&visible(&told), 0)));
 }
 
 /// On standard error: programs read the other one.
@@ -56,11 +74,17 @@ fn introduce(login: &Login, redirect_uri: &str, is_pasted: bool, timeout: Durati
         "then sends the browser back here."
     };
     let waits = SignedDuration::try_from(timeout).unwrap_or(SignedDuration::MAX);
+    let waits = format!("LiveChat {next} The command waits {waits:#} for it; Ctrl-C ends it.");
+    let errors = format!(
+        "After a refusal, and after most errors, LiveChat shows a page of its own and sends the browser nowhere: end the command with Ctrl-C, \
+         correct what the page says, and log in again. Often {redirect_uri} is missing in the app's Redirect URI whitelist: App \
+         Authorization of the app in {CONSOLE}"
+    );
     anstream::eprintln!(
-        "Open this address in a browser, and let the app in:\n\n  {}\n\nLiveChat {next} The command waits {waits:#} for it.\n\n\
-         If LiveChat shows an error instead, end the command with Ctrl-C, correct what it says, and log in again. Often\n\
-         {redirect_uri} is missing in the app's Redirect URI whitelist:\n{CONSOLE} (App Authorization)\n",
-        login.url
+        "Open this address in a browser, and let the app in:\n\n  {}\n\n{}\n\n{}\n",
+        login.url,
+        wrapped(&waits, 0),
+        wrapped(&errors, 0)
     );
 }
 
@@ -87,28 +111,49 @@ impl Pending {
             ))
         };
         let arrived = tokio::time::timeout(timeout, listener.arrival(&self.login.state)).await;
-        let (callback, mut connections) = arrived.map_err(|_| hint())??;
-        let outcome = match callback.arrival {
-            Arrival::Code(code) => self.finish(&code).await,
-            other => Err(refused(other)),
+        let (callback, connections) = arrived.map_err(|_| hint())??;
+        let outcome = match callback.redirect {
+            Redirect::Code(code) => self.finish(&code).await,
+            Redirect::Error(reason) => Err(refused(reason)),
+            other => Err(Failure::Failed(unusable(&other).to_owned())),
         };
         let _ = callback.page.send(if outcome.is_ok() { Page::Done } else { Page::Failed }); // the browser may have gone
-        connections.finish().await;
+        finish(connections).await;
         outcome
     }
 
     async fn by_paste(&self, timeout: Duration) -> Result<Kept, Failure> {
-        let read = tokio::task::spawn_blocking(|| {
-            let mut line = String::new();
-            std::io::stdin().lock().take(PASTED_BYTES_MAX).read_line(&mut line).map(|_| line)
-        });
-        let line = tokio::time::timeout(timeout, read).await;
-        let line = line.map_err(|_| Failure::Failed(format!("nothing was pasted within {timeout:?}")))?;
-        let line = line.map_err(Failure::failed)?.map_err(|e| Failure::Failed(format!("standard input: {e}")))?;
-        match pasted(line.trim(), &self.login.state) {
-            Arrival::Code(code) => self.finish(&code).await,
-            other => Err(refused(other)),
+        let code = tokio::time::timeout(timeout, self.pasted_code()).await;
+        let code =
+            code.map_err(|_| Failure::Failed(format!("no address with a code was pasted within {timeout:?}")))??;
+        self.finish(&code).await
+    }
+
+    /// Reads lines until one has a code.
+    async fn pasted_code(&self) -> Result<SecretString, Failure> {
+        let mut told = "nothing was pasted";
+        for _ in 0..PASTES_MAX {
+            let read = tokio::task::spawn_blocking(|| {
+                let mut line = String::new();
+                std::io::stdin().lock().take(PASTED_BYTES_MAX).read_line(&mut line).map(|_| line)
+            });
+            let line = read.await.map_err(Failure::failed)?;
+            let line = line.map_err(|e| Failure::Failed(format!("standard input: {e}")))?;
+            if line.is_empty() {
+                break; // its end
+            }
+            match pasted(line.trim(), &self.redirect_uri, &self.login.state) {
+                Redirect::Code(code) => return Ok(code),
+                Redirect::Error(reason) => return Err(refused(reason)),
+                other => told = unusable(&other),
+            }
+            let wanted = format!(
+                "{told}. Paste the whole address that the browser ends at: it begins with {}?",
+                self.redirect_uri
+            );
+            note(format_args!("{}", wrapped(&wanted, 0)));
         }
+        Err(Failure::Failed(format!("{told}; log in again")))
     }
 
     /// The tokens, in their file.
@@ -138,41 +183,52 @@ impl Pending {
             former => former.map(drop),
         };
         if let Err(failure) = ended {
-            note(format_args!("the tokens of the login before this one may still be good: {}", visible(&failure.what)));
+            let told = format!("the tokens of the login before this one may still be good: {}", failure.what);
+            note(format_args!("{}", wrapped(&visible(&told), 0)));
         }
     }
 }
 
 /// What a person has pasted: the address, its query, or the code alone, for which PKCE has to do.
-fn pasted(text: &str, state: &SecretString) -> Arrival {
-    if text.is_empty() {
-        return Arrival::Nothing;
-    }
-    let query = text.split_once('?').map(|(_, query)| query).or_else(|| text.starts_with("code=").then_some(text));
+fn pasted(text: &str, redirect_uri: &str, state: &SecretString) -> Redirect {
+    let query = match text.split_once('?') {
+        Some((address, query)) if address.is_empty() || address == redirect_uri => Some(query),
+        Some(_) => return Redirect::NoCode,
+        None => text.starts_with("code=").then_some(text),
+    };
     match query {
-        Some(query) => {
-            Url::parse(&format!("http://localhost/?{query}")).map_or(Arrival::Nothing, |url| Arrival::at(&url, state))
-        }
-        None if text.contains(['/', '=']) => Arrival::Nothing,
-        None => livechat::code(text).map_or(Arrival::Nothing, Arrival::Code),
+        Some(query) => Redirect::read(query.split('#').next(), Some(state)),
+        None if text.contains(['/', '=']) => Redirect::NoCode,
+        None => livechat::code(text).map_or(Redirect::NoCode, Redirect::Code),
     }
 }
 
-fn refused(arrival: Arrival) -> Failure {
-    Failure::Failed(match arrival {
-        Arrival::Refused(why) => {
-            format!("LiveChat did not let the app in: {why}; begin again, and allow it in the browser")
-        }
-        Arrival::Foreign => {
-            "this address belongs to another login: its state is another one, or missing; begin again".to_owned()
-        }
-        Arrival::Nothing | Arrival::Code(_) => {
-            "there is no code in it; paste the whole address that the browser ends at, from http to its end".to_owned()
-        }
-    })
+/// Why an address ends no login.
+const fn unusable(redirect: &Redirect) -> &'static str {
+    match redirect {
+        Redirect::Foreign => "this address belongs to another login: its state is another one, or missing",
+        _ => "this is not an address of this login, or there is no code in it",
+    }
 }
 
-fn report(pending: &Pending, pair: &TokenPair, is_json: bool) -> Result<(), Failure> {
+fn refused(reason: Reason) -> Failure {
+    let why = match reason {
+        Reason::Denied => "the account has refused, or may not let it in; log in again, and allow it in the browser",
+        Reason::Scope => {
+            "the account may not grant the app's scopes; log in again, with an account that is an administrator"
+        }
+        Reason::Client => {
+            "it does not know the Client ID, or the Redirect URI; compare both with App Authorization of the app in Developer Console"
+        }
+        Reason::TooManyRedirects => "the browser was sent there too often; wait a minute, and log in again",
+        Reason::SignIn => "the account has to sign in; sign in at LiveChat, and log in again",
+        Reason::Server => "LiveChat has trouble; log in again later",
+        Reason::Unknown => "it does not say why; log in again",
+    };
+    Failure::Failed(format!("LiveChat did not let the app in: {why}"))
+}
+
+fn report(pending: &Pending, pair: &TokenPair, config_path: Option<&Path>, is_json: bool) -> Result<(), Failure> {
     let (app, scopes) = (&pending.app.name, pair.scopes.iter().map(String::as_str).collect::<Vec<_>>());
     if is_json {
         return print_json(&json!({
@@ -180,12 +236,14 @@ fn report(pending: &Pending, pair: &TokenPair, is_json: bool) -> Result<(), Fail
             "expires_at": pair.expires_at,
         }));
     }
+    let whose =
+        format!("the app {app} acts for the account {} of the organization {}", pair.account_id, pair.organization_id);
+    let more = format!("`livechat-relay auth status --app {app}` says what they are good for");
     out(format_args!(
-        "{GOOD}logged in{GOOD:#}: the app {app} acts for the account {} of the organization {}\nscopes: {}\n\
-         `livechat-relay auth status --app {app}` says what they are good for",
-        pair.account_id,
-        pair.organization_id,
-        scopes.join(", ")
+        "{GOOD}logged in{GOOD:#}\n{}\nscopes: {}\n{}",
+        wrapped(&visible(&whose), 0),
+        wrapped(&visible(&scopes.join(", ")), 8),
+        wrapped(&with_commands(config_path, &more), 0)
     ))
 }
 
@@ -215,7 +273,7 @@ mod tests {
             page: false,
             organizations: std::collections::BTreeSet::new(),
         };
-        let accounts = Accounts::new(&config).expect("accounts");
+        let accounts = Accounts::new(&config);
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let redirect_uri = format!("http://localhost:{free}/");
         let login = accounts.login(&app, &redirect_uri).expect("a login");
@@ -233,6 +291,7 @@ mod tests {
     #[test]
     fn an_address_its_query_and_a_bare_code_are_understood_and_another_s_address_is_not() {
         let state = SecretString::from("state-1");
+        let pasted = |text: &str| pasted(text, "http://localhost:7413/", &state);
         for text in [
             "http://localhost:7413/?code=dal%3Aabc&state=state-1",
             "http://localhost:7413/?state=state-1&code=dal%253Aabc#",
@@ -241,16 +300,21 @@ mod tests {
             "dal:abc",
             "dal%3Aabc",
         ] {
-            let Arrival::Code(code) = pasted(text, &state) else { panic!("{text}") };
+            let Redirect::Code(code) = pasted(text) else { panic!("{text}") };
             assert_eq!(code.expose_secret(), "dal:abc", "{text}");
         }
         for text in ["http://localhost:7413/?code=abc&state=state-2", "?code=abc", "code=abc&state="] {
-            assert!(matches!(pasted(text, &state), Arrival::Foreign), "{text}");
+            assert!(matches!(pasted(text), Redirect::Foreign), "{text}");
         }
-        for text in ["", "http://localhost:7413/", "two words", "?state=state-1"] {
-            assert!(matches!(pasted(text, &state), Arrival::Nothing), "{text}");
+        for text in [
+            "",
+            "http://localhost:7413/",
+            "two words",
+            "?state=state-1",
+            "https://accounts.livechat.com/?code=abc&state=state-1",
+        ] {
+            assert!(matches!(pasted(text), Redirect::NoCode), "{text}");
         }
-        let Arrival::Refused(why) = pasted("?error=access_denied&state=state-1", &state) else { panic!("not refused") };
-        assert_eq!(why, "access_denied");
+        assert!(matches!(pasted("?error=access_denied&state=state-1"), Redirect::Error(Reason::Denied)));
     }
 }

@@ -10,11 +10,11 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::Failure;
-use super::print::{GOOD, out};
+use super::print::{GOOD, out, wrapped};
 use super::spool::print_json;
 use super::webhooks::Common;
 use crate::config::Need;
-use crate::livechat::{self, Accounts, App, Credential, TokenFile, TokenPair};
+use crate::livechat::{self, Accounts, App, Credential, PERSONAL_ACCESS_TOKENS, TokenFile, TokenPair};
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -46,8 +46,7 @@ fn tokens(app: &App) -> Result<&Path, Failure> {
     match &app.credential {
         Some(Credential::Tokens(path)) => Ok(path),
         Some(Credential::Personal { .. }) => Err(Failure::Usage(format!(
-            "the app {} has a personal access token, which needs no login, and is ended where it was made: \
-             https://www.text.com/app/settings/integrations/api-access/personal-access-tokens",
+            "the app {} has a personal access token, which needs no login, and is ended where it was made: {PERSONAL_ACCESS_TOKENS}",
             app.name
         ))),
         None => Err(Failure::Usage(format!(
@@ -73,7 +72,7 @@ async fn logout(common: &Common) -> Result<(), Failure> {
     if was_there {
         // Under the lock, so that nothing that is refreshed meanwhile stays good.
         let locked = file.lock().await?;
-        let accounts = Accounts::new(&livechat)?;
+        let accounts = Accounts::new(&livechat);
         if let Some(pair) = file.read()? {
             revoke(&accounts, &pair).await?;
         }
@@ -83,11 +82,8 @@ async fn logout(common: &Common) -> Result<(), Failure> {
         return print_json(&json!({ "app": app.name, "revoked": was_there }));
     }
     if was_there {
-        return out(format_args!(
-            "{GOOD}logged out{GOOD:#}: the tokens of the app {} are revoked, and {} is removed",
-            app.name,
-            path.display()
-        ));
+        let told = format!("the tokens of the app {} are revoked, and {} is removed", app.name, path.display());
+        return out(format_args!("{GOOD}logged out:{GOOD:#} {}", wrapped(&told, 12)));
     }
-    out(format_args!("the app {} has no tokens: {} is not there", app.name, path.display()))
+    out(format_args!("{}", wrapped(&file.without_tokens(&app), 0)))
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use anstyle::Style;
 use jiff::civil::Date;
 use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use crate::cli::Failure;
-use crate::cli::print::{DIM, GOOD, WARNING, out, visible};
+use crate::cli::print::{DIM, GOOD, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::cli::webhooks::Common;
 use crate::config::Need;
@@ -51,7 +52,7 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
     let (livechat, app) = common.load(Need::LiveChat)?;
     let mut status = match &app.credential {
         Some(Credential::Tokens(path)) => {
-            let mut status = of_login(&app, &Session::new(&livechat, &app, path)?).await?;
+            let mut status = of_login(&app, &Session::new(&livechat, &app, path)).await?;
             if TokenFile::new(path).is_exposed()? {
                 let path = path.display();
                 status.notes.push(format!("others can read {path}: `chmod 600 {path}`, and log in again"));
@@ -66,7 +67,7 @@ pub async fn run(common: &Common) -> Result<(), Failure> {
             )));
         }
     };
-    add_notices(&mut status, &Api::new(&livechat, &app)?).await;
+    add_notices(&mut status, &Api::new(&livechat, &app)).await;
     if common.json { print_json(&status) } else { status.print() }
 }
 
@@ -88,14 +89,21 @@ async fn of_login<'a>(app: &'a App, session: &Session) -> Result<Status<'a>, Fai
 
 /// LiveChat does not say what a personal access token may do, so it is tried.
 async fn of_personal<'a>(livechat: &Config, app: &'a App, account_id: &str) -> Result<Status<'a>, Failure> {
-    let api = Api::new(livechat, app)?;
+    let api = Api::new(livechat, app);
     let listed = may(api.list_webhooks().await)?;
     let state = may(api.license_webhooks_enabled().await)?;
-    let notes = vec![format!(
+    let mut notes = vec![format!(
         "LiveChat does not tell the scopes of a personal access token: {} billed calls tried it; whether it may change the state, and \
          chats--all:ro, were not tried",
         api.calls()
     )];
+    if !listed && !state {
+        notes.push(format!(
+            "LiveChat refuses both calls: if the token has these scopes, client_id {} is not an app of the account's organization; compare it \
+             with App Authorization of the app in {CONSOLE}",
+            app.client_id
+        ));
+    }
     let tried = [("webhooks.configuration:rw", listed), ("webhooks.state:rw", state)];
     Ok(Status {
         missing: missing(|needed| tried.iter().all(|(scope, may)| *scope != needed || *may)),
@@ -109,7 +117,8 @@ fn may<T>(called: Result<T, livechat::Failure>) -> Result<bool, Failure> {
     match called {
         Ok(_) => Ok(true),
         Err(failure) if failure.kind == Kind::NotFound => Ok(true), // an app that is not installed
-        Err(failure) if failure.kind == Kind::Authorization => Ok(false),
+        // No scope helps against another organization's app.
+        Err(failure) if failure.kind == Kind::Authorization && !failure.what.contains("client_id") => Ok(false),
         Err(failure) => Err(failure.into()),
     }
 }
@@ -146,7 +155,10 @@ impl<'a> Status<'a> {
     }
 
     fn print(&self) -> Result<(), Failure> {
-        let line = |name: &str, text: &str| out(format_args!("{DIM}{name:<13}{DIM:#} {}", visible(text)));
+        let styled = |style: Style, name: &str, text: &str| {
+            out(format_args!("{style}{name:<13}{style:#} {}", wrapped(&visible(text), 14)))
+        };
+        let line = |name: &str, text: &str| styled(DIM, name, text);
         line("app", &format!("{} (Client ID {})", self.app, self.client_id))?;
         line(
             "credential",
@@ -165,7 +177,7 @@ impl<'a> Status<'a> {
         }
         line("API version", &self.version())?;
         for missing in &self.missing {
-            out(format_args!("{WARNING}missing{WARNING:#}       {}, for {}", missing.scope, missing.r#for))?;
+            styled(WARNING, "missing", &format!("{}, for {}", missing.scope, missing.r#for))?;
         }
         if !self.missing.is_empty() {
             let how = if self.credential == "oauth" {
@@ -175,9 +187,7 @@ impl<'a> Status<'a> {
             };
             line("", &how)?;
         }
-        self.notes
-            .iter()
-            .try_for_each(|note| out(format_args!("{WARNING}note{WARNING:#}          {}", visible(note))))?;
+        self.notes.iter().try_for_each(|note| styled(WARNING, "note", note))?;
         if self.missing.is_empty() && self.scopes.is_some() {
             return out(format_args!("{GOOD}nothing is missing{GOOD:#}"));
         }

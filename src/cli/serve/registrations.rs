@@ -89,7 +89,7 @@ impl Registrations {
     }
 
     async fn compare(&self, config: &Config, app: &App) -> Result<Found, Failure> {
-        let api = Api::new(&config.livechat, app)?;
+        let api = Api::new(&config.livechat, app);
         let listed = api.list_webhooks().await?;
         let is_enabled = match api.license_webhooks_enabled().await {
             Ok(is_enabled) => Some(is_enabled),
@@ -98,8 +98,8 @@ impl Registrations {
             Err(failure) => return Err(failure),
         };
         let delivered = self.webhooks.handler.relay.deliveries().all();
-        let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| (one.webhook_id, one.last));
-        let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered: delivered.collect() };
+        let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| one.webhook_id).collect();
+        let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered, ..Facts::default() };
         Ok(Found::new(app, plan(app, &listed, &facts), is_enabled, facts.notices))
     }
 }

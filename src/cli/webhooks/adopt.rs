@@ -1,11 +1,12 @@
 //! `webhooks adopt`: what is registered for the relay, as configuration. Nothing changes at LiveChat.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use super::show::{filters_text, wrapped};
+use super::show::filters_text;
 use super::{Common, survey};
 use crate::cli::Failure;
-use crate::cli::print::{out, visible};
+use crate::cli::print::{out, visible, with_commands, wrapped};
 use crate::cli::spool::print_json;
 use crate::livechat::catalogue::DESCRIPTION_CHARACTERS_MAX;
 use crate::livechat::plan::{Facts, Warning, plan};
@@ -13,12 +14,13 @@ use crate::livechat::{App, Level, Registration, catalogue};
 
 pub async fn run(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
-    let (registered, facts) = survey(common, &app, &api).await?;
+    let (seen, rotation) = common.hints(&app).await;
+    let (registered, facts) = survey(common, &app, &api, &seen.unwrap_or_default(), rotation).await?;
     let adopted = Adopted::new(&app, &registered, &facts);
     if common.json {
         return print_json(&adopted.json());
     }
-    out(format_args!("{}", adopted.toml(&app).trim_end()))
+    out(format_args!("{}", adopted.toml(common.config(), &app).trim_end()))
 }
 
 /// Entries of the configuration, and what they cannot say.
@@ -37,8 +39,6 @@ fn is_sayable(description: &str) -> bool {
 struct Entry<'a> {
     like: &'a Registration,
     actions: Vec<&'a str>,
-    /// That of all of them, if it is one.
-    description: Option<&'a str>,
 }
 
 impl<'a> Adopted<'a> {
@@ -51,8 +51,10 @@ impl<'a> Adopted<'a> {
             let Registration { id, action, .. } = registration;
             let found = catalogue::find(action).filter(|found| found.is_in(app.version));
             if !seen.insert(action) {
-                let why = "is there already; each event comes twice until one of the two is unregistered";
-                adopted.remarks.push(format!("{id}: {action} {why}"));
+                if facts.rotation.is_none() {
+                    let why = "is there already; each event comes twice until one of the two is unregistered";
+                    adopted.remarks.push(format!("{id}: {action} {why}"));
+                }
                 continue;
             }
             if found.is_none() {
@@ -83,8 +85,8 @@ impl<'a> Adopted<'a> {
                     .to_owned(),
             );
         }
-        let unknown = plan.warnings.iter().filter(|warning| matches!(warning, Warning::Unknown { .. }));
-        adopted.remarks.extend(unknown.map(ToString::to_string));
+        let is_remark = |warning: &&Warning| matches!(warning, Warning::Unknown { .. } | Warning::Rotation(_));
+        adopted.remarks.extend(plan.warnings.iter().filter(is_remark).map(ToString::to_string));
         let others = plan.foreign.len();
         if others > 0 {
             adopted.remarks.push(format!("{others} of the same Client ID are left out; `webhooks list` has them"));
@@ -93,30 +95,30 @@ impl<'a> Adopted<'a> {
     }
 
     fn add(&mut self, registration: &'a Registration) {
+        fn data(of: &Registration) -> Option<&BTreeSet<String>> {
+            of.additional_data.as_ref().filter(|data| !data.is_empty())
+        }
         let is_like = |entry: &&mut Entry<'a>| {
-            let data = |of: &'a Registration| of.additional_data.as_ref().filter(|data| !data.is_empty());
-            entry.like.level == registration.level
-                && entry.like.filters == registration.filters
+            let Registration { level, filters, description, .. } = entry.like;
+            *level == registration.level
+                && *filters == registration.filters
+                && *description == registration.description
                 && data(entry.like) == data(registration)
         };
-        let text = registration.description.as_str();
-        let description = Some(text).filter(|_| !text.is_empty() && is_sayable(text));
-        if let Some(entry) = self.entries.iter_mut().find(is_like) {
-            entry.actions.push(&registration.action);
-            entry.description = entry.description.filter(|of| Some(*of) == description);
-        } else {
-            self.entries.push(Entry { like: registration, actions: vec![&registration.action], description });
+        match self.entries.iter_mut().find(is_like) {
+            Some(entry) => entry.actions.push(&registration.action),
+            None => self.entries.push(Entry { like: registration, actions: vec![&registration.action] }),
         }
     }
 
-    /// For `[apps.livechat]`.
-    pub fn toml(&self, app: &App) -> String {
+    /// For `[apps.livechat]`. `config_path`: what the user gave.
+    pub fn toml(&self, config_path: Option<&Path>, app: &App) -> String {
         let about = format!(
             "What is registered for the app {}, for its table [apps.livechat]. The relay needs the secret key of these webhooks, too: compare it in Developer Console, or let `livechat-relay webhooks rotate` set a new one.",
             app.name
         );
         let comment = |start: &str, text: &str| {
-            let lines = wrapped(&visible(text), start.len());
+            let lines = wrapped(&with_commands(config_path, &visible(text)), start.len());
             format!("{start}{}\n", lines.replace('\n', "\n#").replace("\n# ", "\n#"))
         };
         let mut text = comment("# ", &about);
@@ -139,7 +141,7 @@ impl<'a> Adopted<'a> {
                 "type": entry.like.level.name(),
                 "filters": entry.like.filters,
                 "additional_data": entry.like.additional_data.iter().flatten().collect::<Vec<_>>(),
-                "description": entry.description,
+                "description": entry.description(),
             })
         };
         serde_json::json!({ "webhooks": self.entries.iter().map(entry).collect::<Vec<_>>(), "remarks": self.remarks })
@@ -147,6 +149,10 @@ impl<'a> Adopted<'a> {
 }
 
 impl Entry<'_> {
+    fn description(&self) -> Option<&str> {
+        Some(self.like.description.as_str()).filter(|text| !text.is_empty() && is_sayable(text))
+    }
+
     fn toml(&self, is_all: bool) -> String {
         let Registration { level, filters, additional_data, .. } = self.like;
         let actions = if is_all { "\"all\"".to_owned() } else { self.names() };
@@ -156,7 +162,7 @@ impl Entry<'_> {
             (*level == Level::Bot).then(|| ("type", format!("{:?}", level.name()))),
             Some(("filters", visible(&filters_text(filters)))).filter(|(_, text)| !text.is_empty()),
             additional_data.as_ref().filter(|data| !data.is_empty()).map(|data| ("additional_data", texts(data))),
-            self.description.map(|text| ("description", toml::Value::from(text).to_string())),
+            self.description().map(|text| ("description", toml::Value::from(text).to_string())),
         ];
         let members: Vec<_> = members.into_iter().flatten().map(|(name, text)| format!("{name} = {text}")).collect();
         format!("  {{ {} }},\n", members.join(", "))

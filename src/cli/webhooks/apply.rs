@@ -1,41 +1,47 @@
-//! `webhooks apply`: does what `webhooks plan` says, without losing an event.
+//! `webhooks apply`: does what `webhooks plan` says, without losing an event; and the run that `rotate` shares with it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::relay::{Relay, knows, lock};
-use super::show::action as column;
-use super::{Common, chosen, confirm, plan as plan_text, survey};
+use super::show::{action as column, numbered};
+use super::{Common, chosen, confirm, plan as plan_text, rotate, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{DIM, GOOD, WARNING, note, out, visible};
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, note, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
-use crate::livechat::apply::{self, Change, Progress, Relay as _, Run, Stopped, to_apply};
-use crate::livechat::plan::{Facts, plan};
-use crate::livechat::{Api, App};
+use crate::deliveries::Seen;
+use crate::livechat::apply::{Progress, Relay as _, Run, Stopped, patience, to_apply};
+use crate::livechat::plan::{Change, plan};
+use crate::livechat::{Api, App, Registration};
+use crate::shutdown::on_signal;
 
+/// What `apply` and `rotate` take.
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    common: Common,
+    pub common: Common,
     /// The control socket of the running relay, instead of the one that the configuration leads to
     #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
     /// Say what would be done, step by step, and do nothing
     #[arg(long, conflicts_with = "yes")]
-    dry_run: bool,
+    pub dry_run: bool,
 }
 
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { common, socket, yes, dry_run } = arguments;
-    let Config { livechat, control, .. } = common.source.load(Need::Registration)?;
+    let Arguments { common, socket, dry_run, .. } = arguments;
+    let config = common.source.load(Need::Registration)?;
+    let Config { livechat, control, .. } = &config;
     let app = chosen(&livechat.apps, common.app.as_deref())?;
     let (key, secret_key) = secret_key(app)?;
     let _lock = if *dry_run { None } else { lock(&common.source)? };
@@ -58,27 +64,29 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
             app.name
         )));
     }
-    let api = Api::new(&livechat, app)?.telling(tell_unclear);
-    let (listed, facts) = survey(common, app, &api).await?;
+    let api = Api::new(livechat, app).telling(tell_unclear);
+    let work =
+        Work { arguments, app, api, relay, propagation: livechat.propagation, again: "webhooks apply", keys: None };
     let seen = seen.unwrap_or_default();
-    let facts = Facts { delivered: apply::facts(app, &seen).delivered, ..facts };
-    let changes = to_apply(app, &listed, &seen).map_err(Failure::Failed)?;
+    let rotation = rotate::unfinished(&config, app);
+    let (listed, facts) = survey(common, app, &work.api, &seen, rotation.clone()).await?;
+    let plan_of = |listed: &[_], _: &_, seen: &_| to_apply(app, listed, seen, rotation.as_ref());
+    let changes = plan_of(&listed, &BTreeSet::new(), &seen).map_err(Failure::Failed)?;
     if !common.json {
-        out(format_args!("{}", plan_text::text(app, &plan(app, &listed, &facts)).trim_end()))?;
+        out(format_args!("{}", plan_text::text(common.config(), app, &plan(app, &listed, &facts)).trim_end()))?;
     }
     if *dry_run || changes.is_empty() {
-        return if common.json { print_json(&report(app, &changes, &[], None)) } else { show(&changes) };
+        return match (common.json, changes.is_empty()) {
+            (true, _) => print_json(&work.report(&changes, &[], None)),
+            (false, true) => Ok(()),
+            (false, false) => out(format_args!("\nStep by step:\n{}", numbered(&work.steps(&changes)).trim_end())),
+        };
     }
-    if !is_agreed(&changes, relay.is_running(), livechat.propagation, *yes)? {
+    if !work.is_agreed(&changes)? {
         return Ok(());
     }
-    let mut done = Vec::new();
-    let run = Run::new(&api, &relay, secret_key, livechat.propagation, |step| {
-        tell(&step);
-        done.push(step);
-    });
-    let ended = run.to_end(listed, |listed, _, seen| to_apply(app, listed, seen)).await;
-    finish(app, &changes, &done, ended, common.json, api.calls())
+    let stop = stop_on_signal()?;
+    work.run(&stop, secret_key, &changes, listed, plan_of).await.map(drop)
 }
 
 /// What new registrations get, and its name.
@@ -89,123 +97,164 @@ pub fn secret_key(app: &App) -> Result<(&str, &SecretString), Failure> {
     })
 }
 
-/// Says what a person should know before anything is done, and asks them, unless they have said yes.
-///
-/// # Errors
-/// As [`confirm`].
-pub fn is_agreed(changes: &[Change], has_relay: bool, propagation: Duration, is_yes: bool) -> Result<bool, Failure> {
-    let gaps: Vec<_> = changes.iter().filter(|change| change.has_gap()).map(|change| change.action.as_str()).collect();
-    if !gaps.is_empty() {
-        note(format_args!(
-            "{WARNING}Three registrations stand, so the old one has to go first, and events are lost for up to {:?}:{WARNING:#} {}",
-            propagation * 2,
-            gaps.join(", ")
-        ));
-    }
-    if !has_relay && changes.iter().any(|change| change.register.is_some()) {
-        note(format_args!(
-            "{WARNING}No relay answers on this machine:{WARNING:#} where none runs elsewhere, what LiveChat sends is lost until `livechat-relay serve` runs."
-        ));
-    }
-    let waits =
-        changes.iter().any(|change| !change.then.is_empty() && (change.register.is_some() || change.stays.is_some()));
-    if waits && !has_relay {
-        note(format_args!(
-            "No relay answers, so each old registration stays for {propagation:?} after its successor was made."
-        ));
-    }
-    if is_yes { Ok(true) } else { confirm("Do this?") }
+/// Cancelled by Ctrl-C or SIGTERM. A second one ends the process at once.
+pub fn stop_on_signal() -> Result<CancellationToken, Failure> {
+    let (signal, stop) = (on_signal().map_err(Failure::failed)?, CancellationToken::new());
+    let cancelled = stop.clone();
+    tokio::spawn(async move {
+        signal.await;
+        note(format_args!("stopping      after the call that is under way; a second Ctrl-C ends it at once"));
+        cancelled.cancel();
+    });
+    Ok(stop)
 }
 
-/// The steps, in their order.
-pub fn show(changes: &[Change]) -> Result<(), Failure> {
-    for (what, change) in changes.iter().flat_map(steps) {
-        out(format_args!("  {what} {}", visible(&change)))?;
-    }
-    Ok(())
+/// What is changed, and with what.
+pub struct Work<'a> {
+    pub arguments: &'a Arguments,
+    pub app: &'a App,
+    pub api: Api,
+    pub relay: Relay,
+    pub propagation: Duration,
+    /// The command that goes on where this one is stopped.
+    pub again: &'static str,
+    /// What there is of secret keys, where it is stopped.
+    pub keys: Option<String>,
 }
 
-fn steps(change: &Change) -> Vec<(&'static str, String)> {
-    let Change { action, first, register, stays, then } = change;
-    let named = |id: &String| format!("{action} ({id})");
-    let mut steps: Vec<_> = first.iter().map(|old| ("unregister first", named(&old.id))).collect();
-    steps.extend(register.iter().map(|_| ("register", action.clone())));
-    if !then.is_empty() && (register.is_some() || stays.is_some()) {
-        steps.push(("wait for a delivery of", stays.as_ref().map_or(action.clone(), named)));
+impl Work<'_> {
+    /// Says what a person should know before anything is done, and asks them, unless they have said yes.
+    ///
+    /// # Errors
+    /// As [`confirm`].
+    pub fn is_agreed(&self, changes: &[Change]) -> Result<bool, Failure> {
+        let warn = |what: &str, more: &str| note(format_args!("{WARNING}{what}{WARNING:#} {more}"));
+        let gaps: Vec<_> =
+            changes.iter().filter(|change| change.has_gap()).map(|change| change.action.as_str()).collect();
+        if !gaps.is_empty() {
+            let most = self.propagation * 2;
+            let what = format!(
+                "Three registrations stand, so the old one has to go first, and events are lost for up to {most:?}:"
+            );
+            warn(&wrapped(&what, 0), &gaps.join(", "));
+        }
+        if !self.relay.is_running() && changes.iter().any(|change| change.register.is_some()) {
+            let serve = command(self.arguments.common.config(), "serve");
+            let more = format!("where none runs elsewhere, what LiveChat sends is lost until `{serve}` runs.");
+            warn("No relay answers on this machine:", &wrapped(&more, 34));
+        }
+        if !self.relay.is_running() && changes.iter().any(waits) {
+            let time = patience(self.propagation);
+            let what =
+                format!("No relay answers, so each old registration stays for {time:?} after its successor was made.");
+            note(format_args!("{}", wrapped(&what, 0)));
+        }
+        if self.arguments.yes { Ok(true) } else { confirm("Do this?") }
     }
-    steps.extend(then.iter().map(|old| ("unregister", named(&old.id))));
-    steps
+
+    /// What is done, in few words.
+    pub fn steps(&self, changes: &[Change]) -> Vec<String> {
+        let webhooks = |number: usize| count(number as u64, "webhook");
+        let first = changes.iter().filter(|change| change.first.is_some()).count();
+        let new = changes.iter().filter(|change| change.register.is_some() && !change.is_blocked).count();
+        let old: usize = changes.iter().map(|change| change.then.len()).sum();
+        let steps = [
+            (first, format!("unregister {} first, because LiveChat takes three of an action", webhooks(first))),
+            (new, format!("register {}", webhooks(new))),
+            (
+                changes.iter().filter(|change| waits(change)).count(),
+                format!("wait until the new ones deliver, {} s at most", patience(self.propagation).as_secs()),
+            ),
+            (old, format!("unregister {}", webhooks(old))),
+        ];
+        steps.into_iter().filter(|(number, _)| *number > 0).map(|(_, step)| step).collect()
+    }
+
+    /// Does what `plan` says until that is nothing, and reports it; the ids of what it has registered.
+    ///
+    /// # Errors
+    /// Why it ended early, and how things stand.
+    pub async fn run(
+        &self,
+        stop: &CancellationToken,
+        secret_key: &SecretString,
+        changes: &[Change],
+        listed: Vec<Registration>,
+        plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
+    ) -> Result<BTreeSet<String>, Failure> {
+        let (mut done, mut registered, mut unregistered) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let run = Run::new(&self.api, &self.relay, secret_key, self.propagation, stop, |step| {
+            tell(&step);
+            match &step {
+                Progress::Registered { id, .. } => _ = registered.insert(id.clone()),
+                Progress::Unregistered { id, .. } => _ = unregistered.insert(id.clone()),
+                Progress::Waiting { .. } => {}
+            }
+            done.push(step);
+        });
+        let ended = run.to_end(listed, plan).await;
+        let (new, old) = (registered.len(), unregistered.len());
+        let is_json = self.arguments.common.json;
+        if is_json {
+            print_json(&self.report(changes, &done, ended.as_ref().err()))?;
+        }
+        if let Err(why) = ended {
+            let is_new = |action: &str| {
+                done.iter().any(|step| matches!(step, Progress::Registered { action: of, .. } if of == action))
+            };
+            let is_old = |one: &Registration| !unregistered.contains(&one.id);
+            let both = changes.iter().filter(|change| is_new(&change.action) && change.then.iter().any(is_old)).count();
+            let rest = match count(both as u64, "action") {
+                _ if both == 0 => "the rest is as it was".to_owned(),
+                both => format!("of {both} the old webhook and the new one stand, and each event is published once"),
+            };
+            let standing = format!("{new} registered and {old} unregistered before that; {rest}. ");
+            return Err(self.stopped(&why, &standing));
+        }
+        if !is_json {
+            let calls = self.api.calls();
+            out(format_args!("{GOOD}done{GOOD:#}: {new} registered, {old} unregistered, {calls} calls"))?;
+        }
+        Ok(registered)
+    }
+
+    /// Why it ended early, how things stand, and how it goes on.
+    pub fn stopped(&self, why: &dyn std::fmt::Display, standing: &str) -> Failure {
+        let (keys, again) = (self.keys.as_deref().unwrap_or_default(), self.arguments.common.command(self.again));
+        Failure::Failed(format!("{why}\n  {standing}{keys}`{again}` goes on from here"))
+    }
+
+    /// For programs: what is to be done, and what was done of it.
+    pub fn report(&self, changes: &[Change], done: &[Progress], failure: Option<&Stopped>) -> Value {
+        let done: Vec<_> = done.iter().filter(|step| !matches!(step, Progress::Waiting { .. })).collect();
+        json!({ "app": self.app.name, "changes": changes, "done": done, "failure": failure.map(Stopped::to_string) })
+    }
 }
 
-/// Says what has been done, or is awaited.
-pub fn tell(step: &Progress) {
+/// Whether something is removed once something else delivers.
+fn waits(change: &Change) -> bool {
+    !change.then.is_empty() && (change.register.is_some() || change.stays.is_some())
+}
+
+/// Says what has been done, as a plan would, or is awaited.
+fn tell(step: &Progress) {
     match step {
         Progress::Registered { action, id } => {
-            note(format_args!("registered    {} {DIM}{}{DIM:#}", column(action), visible(id)));
+            note(format_args!("  {GOOD}+{GOOD:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Unregistered { action, id } => {
-            note(format_args!("unregistered  {} {DIM}{}{DIM:#}", column(action), visible(id)));
+            note(format_args!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
         }
-        Progress::Awaiting { actions, most } => note(format_args!(
-            "waiting       for deliveries through {}, {} s at most",
-            count(actions.len() as u64, "new registration"),
-            most.as_secs()
-        )),
-        Progress::Full { action, most } => note(format_args!(
-            "waiting       for LiveChat to take another registration of {}, {} s at most",
-            visible(action),
-            most.as_secs()
-        )),
-        Progress::Listing { most } => {
-            note(format_args!("waiting       for LiveChat's list to show all this, {} s at most", most.as_secs()));
-        }
+        Progress::Waiting { what, most } => tell_waiting(what, *most),
     }
+}
+
+fn tell_waiting(what: &str, most: Duration) {
+    let text = format!("{}, {} s at most", visible(what), most.as_secs());
+    note(format_args!("waiting       {}", wrapped(&text, 14)));
 }
 
 /// Says why nothing seems to happen.
 pub fn tell_unclear(what: &str, most: Duration) {
-    note(format_args!(
-        "waiting       {}: LiveChat's list is looked at, for {} s at most",
-        visible(what),
-        most.as_secs()
-    ));
-}
-
-/// Reports the end. What was done before a failure is said with it.
-pub fn finish(
-    app: &App,
-    changes: &[Change],
-    done: &[Progress],
-    ended: Result<(), Stopped>,
-    is_json: bool,
-    calls: u64,
-) -> Result<(), Failure> {
-    let why = ended.as_ref().err().map(ToString::to_string);
-    if is_json {
-        print_json(&report(app, changes, done, why.as_deref()))?;
-    }
-    let count = |is: fn(&Progress) -> bool| done.iter().filter(|step| is(step)).count();
-    let registered = count(|step| matches!(step, Progress::Registered { .. }));
-    let unregistered = count(|step| matches!(step, Progress::Unregistered { .. }));
-    if let Some(why) = why {
-        let what = format!(
-            "{why}\n  {registered} registered and {unregistered} unregistered before that; the rest is as it was. Run it again: it goes on from there"
-        );
-        return Err(Failure::Failed(what));
-    }
-    if is_json {
-        return Ok(());
-    }
-    out(format_args!("{GOOD}done{GOOD:#}: {registered} registered, {unregistered} unregistered, {calls} calls"))
-}
-
-/// For programs: the steps, and what was done of them.
-pub fn report(app: &App, changes: &[Change], done: &[Progress], failure: Option<&str>) -> Value {
-    let steps = changes.iter().flat_map(steps).map(|(step, of)| json!({ "step": step, "of": of })).collect::<Vec<_>>();
-    let done = done.iter().filter_map(|step| match step {
-        Progress::Registered { action, id } => Some(json!({ "step": "register", "action": action, "id": id })),
-        Progress::Unregistered { action, id } => Some(json!({ "step": "unregister", "action": action, "id": id })),
-        Progress::Awaiting { .. } | Progress::Full { .. } | Progress::Listing { .. } => None,
-    });
-    json!({ "app": app.name, "steps": steps, "done": done.collect::<Vec<_>>(), "failure": failure })
+    tell_waiting(&format!("{what}: LiveChat's list is looked at"), most);
 }

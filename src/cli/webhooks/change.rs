@@ -2,13 +2,14 @@
 
 use serde_json::json;
 
+use super::show::action as column;
 use super::{Common, confirm};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{GOOD, WARNING, out, visible};
+use crate::cli::print::{ERROR, GOOD, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::livechat::plan::{Facts, plan};
-use crate::livechat::{Api, App, Registration};
+use crate::livechat::{Api, App, Registration, catalogue};
 
 #[derive(clap::Args)]
 pub struct Disable {
@@ -24,7 +25,7 @@ pub struct Unregister {
     #[command(flatten)]
     common: Common,
     /// Their ids, as `webhooks list` shows them
-    #[arg(required_unless_present = "all", value_name = "ID")]
+    #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All that come to this relay. Others of the same Client ID stay, unless their ids are given
     #[arg(long, conflicts_with = "ids")]
@@ -41,10 +42,22 @@ pub async fn state(common: &Common) -> Result<(), Failure> {
 
 pub async fn enable(common: &Common) -> Result<(), Failure> {
     let (app, api) = common.open()?;
-    if !api.license_webhooks_enabled().await? {
+    let is_enabled = api.license_webhooks_enabled().await?;
+    if !is_enabled {
         api.enable_license_webhooks().await?;
     }
-    show(common, &app, true)
+    show(common, &app, true)?;
+    common.remark(if is_enabled { "They were enabled before." } else { LAG })
+}
+
+/// How LiveChat acts after a change.
+const LAG: &str = "For up to two minutes LiveChat may send, and list, as before.";
+
+impl Common {
+    /// A line for people only.
+    fn remark(&self, what: &str) -> Result<(), Failure> {
+        if self.json { Ok(()) } else { out(format_args!("{}", wrapped(what, 0))) }
+    }
 }
 
 fn show(common: &Common, app: &App, is_enabled: bool) -> Result<(), Failure> {
@@ -54,38 +67,56 @@ fn show(common: &Common, app: &App, is_enabled: bool) -> Result<(), Failure> {
     if is_enabled {
         return out(format_args!("{GOOD}enabled{GOOD:#}: LiveChat sends the webhooks of the app {}", app.name));
     }
-    out(format_args!(
-        "{WARNING}disabled{WARNING:#}: LiveChat sends no webhooks of the app {}: they were disabled, or it is not installed",
-        app.name
-    ))
+    let what = format!(
+        "LiveChat sends no webhooks of the app {}: they were disabled (`{}`), or it is not installed",
+        app.name,
+        common.command("webhooks enable")
+    );
+    out(format_args!("{WARNING}disabled{WARNING:#}: {}", wrapped(&what, 10)))
 }
 
 impl Disable {
     pub async fn run(&self) -> Result<(), Failure> {
         let (app, api) = self.common.open()?;
+        let is_enabled = api.license_webhooks_enabled().await?;
         let what = format!(
             "Disable the webhooks of the app {}? LiveChat then sends none for this license, and what happens meanwhile is lost.",
             app.name
         );
-        if !self.yes && !confirm(&what)? {
-            return Ok(());
+        if is_enabled {
+            if !self.yes && !confirm(&what)? {
+                return Ok(());
+            }
+            api.disable_license_webhooks().await?;
         }
-        api.disable_license_webhooks().await?;
-        show(&self.common, &app, false)
+        show(&self.common, &app, false)?;
+        self.common.remark(if is_enabled { LAG } else { "They were disabled before." })
     }
 }
 
 impl Unregister {
     pub async fn run(&self) -> Result<(), Failure> {
+        if self.ids.is_empty() && !self.all {
+            let (list, all) = ("webhooks list", "webhooks unregister --all");
+            return Err(Failure::Usage(format!(
+                "which ones? Name their ids, as `{}` shows them, or all that come to this relay: `{}`",
+                self.common.command(list),
+                self.common.command(all)
+            )));
+        }
         let (app, api) = self.common.open()?;
-        let registered = api.list_webhooks().await?;
+        let mut registered = api.list_webhooks().await?;
+        registered.sort_by_key(|one| catalogue::position(&one.action));
         let chosen = self.chosen(&app, &registered)?;
         if chosen.is_empty() && !self.common.json {
             return out(format_args!("nothing that comes to this relay is registered"));
         }
         for registration in chosen.iter().filter(|_| !self.common.json) {
             let Registration { id, action, url, .. } = registration;
-            out(format_args!("{}  {}  {}", visible(id), visible(action), visible(url)))?;
+            out(format_args!("  {ERROR}-{ERROR:#}   {}  {}", column(action), visible(id)))?;
+            if *url != app.webhook_url() {
+                out(format_args!("{:10}{}", "", visible(url)))?;
+            }
         }
         let what = format!(
             "Unregister {}? Their events are no longer sent, and are lost.",
@@ -99,7 +130,8 @@ impl Unregister {
             return print_json(&json!({ "unregistered": removed }));
         }
         let removed = count(removed.len() as u64, "webhook");
-        out(format_args!("{removed} unregistered; LiveChat may go on sending for two minutes"))
+        out(format_args!("{removed} unregistered"))?;
+        self.common.remark(LAG)
     }
 
     /// What is to be removed, of what is registered.

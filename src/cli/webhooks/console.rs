@@ -1,18 +1,20 @@
 //! `webhooks plan --console`: the same by hand, step by step, for those who prefer Developer Console.
 
-use super::show::{action, title, wrapped};
+use std::path::Path;
+
+use super::show::{action, joined, title};
 use crate::cli::items::count;
-use crate::cli::print::{DIM, visible};
+use crate::cli::print::{DIM, command, visible, wrapped};
 use crate::livechat::plan::Plan;
 use crate::livechat::{App, CONSOLE, Filters, Users, Wanted};
 
-/// What to click and to type. It says where the secret key stands, not what it is.
-pub fn text(app: &App, plan: &Plan) -> String {
+/// What to click and to type. It says where the secret key stands, not what it is. `config_path`: what the user gave.
+pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
     let mut text = format!("{}\n\n", title(app));
     let mut number = 0;
     let mut step = |what: &str| {
         number += 1;
-        text_of_step(number, what)
+        format!("{number:>2}. {}\n", wrapped(what, 4))
     };
     text += &step(&format!(
         "In {CONSOLE} open Apps, the app with this Client ID, and its building block Chat Webhooks (add it where it is not there)."
@@ -45,11 +47,7 @@ pub fn text(app: &App, plan: &Plan) -> String {
         }
     }
     text += &step("Private installation: install the app, unless it is.");
-    text + &step("Cause an event, such as a message in a chat, and see it: livechat-relay tail")
-}
-
-fn text_of_step(number: usize, what: &str) -> String {
-    format!("{number:>2}. {}\n", wrapped(what, 4))
+    text + &step(&format!("Cause an event, such as a message in a chat: `{}` shows it.", command(config_path, "tail")))
 }
 
 fn secret_key(app: &App) -> String {
@@ -79,8 +77,4 @@ fn filter_lines(filters: &Filters) -> Vec<String> {
 
 fn data_lines(wanted: &Wanted) -> Option<String> {
     (!wanted.additional_data.is_empty()).then(|| format!("additional data: {}", joined(&wanted.additional_data)))
-}
-
-fn joined(values: &std::collections::BTreeSet<String>) -> String {
-    values.iter().cloned().collect::<Vec<_>>().join(", ")
 }

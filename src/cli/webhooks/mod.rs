@@ -13,14 +13,17 @@ mod show;
 mod tests;
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 
 use clap::Subcommand;
 
-use super::print::{WARNING, note};
+use self::relay::Relay;
+use super::print::{self, WARNING, ask, note, wrapped};
 use super::{Failure, Source};
-use crate::config::Need;
-use crate::livechat::apply::facts as apply_facts;
-use crate::livechat::plan::Facts;
+use crate::config::{Config as Whole, Need};
+use crate::deliveries::Seen;
+use crate::livechat::apply::{Relay as _, delivered};
+use crate::livechat::plan::{Facts, Rotation, Warning};
 use crate::livechat::{Api, App, Config, Kind, Registration};
 
 #[derive(clap::Args)]
@@ -41,7 +44,12 @@ enum Command {
     /// Do what `plan` says: register what is missing, and unregister what it replaces when the new one delivers
     Apply(apply::Arguments),
     /// Replace the secret key: a new one for all webhooks, and the old one deleted when nothing uses it
-    Rotate(rotate::Arguments),
+    #[command(
+        after_help = "It runs where the relay runs: it writes the new key into the directory of secret_keys, and waits until the relay has \
+        read it. Several relays must share that directory. Stopped in the middle and run again, it goes on; two keys in the directory are \
+        what tells that."
+    )]
+    Rotate(apply::Arguments),
     /// Print what is registered for the relay as configuration, such as what was made in Developer Console
     Adopt(Common),
     /// Say whether LiveChat sends the app's webhooks for the license of the credentials
@@ -86,16 +94,52 @@ impl Common {
     /// How LiveChat is reached, and the app that is meant.
     pub fn load(&self, need: Need) -> Result<(Config, App), Failure> {
         let livechat = self.source.load(need)?.livechat;
-        let app = chosen(&livechat.apps, self.app.as_deref())?.clone();
-        Ok((livechat, app))
+        match chosen(&livechat.apps, self.app.as_deref()) {
+            Ok(app) => Ok((livechat.clone(), app.clone())),
+            Err(failure) if livechat.apps.is_empty() => Err(self.source.without_app(failure)),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The app that is meant, and its API.
     pub fn open(&self) -> Result<(App, Api), Failure> {
         let (livechat, app) = self.load(Need::LiveChat)?;
-        let api = Api::new(&livechat, &app)?;
+        let api = Api::new(&livechat, &app);
         Ok((app, api))
     }
+
+    /// The configuration that the user gave.
+    pub fn config(&self) -> Option<&Path> {
+        self.source.config.as_deref()
+    }
+
+    /// How the user calls another command with the same configuration and app.
+    pub fn command(&self, name: &str) -> String {
+        let app = self.app.as_ref().map(|app| format!(" --app {app}")).unwrap_or_default();
+        print::command(self.config(), &format!("{name}{app}"))
+    }
+
+    /// What the running relay has seen, and whether a rotation is unfinished: hints, where a relay answers, and where the keys can be read.
+    async fn hints(&self, app: &App) -> (Option<Seen>, Option<Rotation>) {
+        let read = |need| self.source.read(need).ok(); // what is wrong with it was said when the app was found
+        let Some(config) = read(Need::Registration).or_else(|| read(Need::Settings)) else { return (None, None) };
+        let found = config.livechat.apps.iter().find(|of| of.name == app.name);
+        let rotation = found.and_then(|app| rotate::unfinished(&config, app));
+        let seen = match Relay::open(None, config.control.socket.as_deref()).await {
+            Ok(relay) => relay.seen().await,
+            Err(_) => None,
+        };
+        (seen, rotation)
+    }
+}
+
+/// What a person should know of the secret keys of a configuration. `config_path`: what the user gave.
+pub fn unfinished_rotations(config: &Whole, config_path: Option<&Path>) -> impl Iterator<Item = String> {
+    let of = |app: &App| Some((app.name.clone(), rotate::unfinished(config, app)?));
+    let unfinished = config.livechat.apps.iter().filter_map(of);
+    unfinished.map(move |(app, rotation)| {
+        print::with_commands(config_path, &format!("{app}: {}", Warning::Rotation(rotation)))
+    })
 }
 
 /// The app of this name, or the only one.
@@ -120,20 +164,31 @@ pub fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failur
 ///
 /// # Errors
 /// Without a listing.
-async fn survey(common: &Common, app: &App, api: &Api) -> Result<(Vec<Registration>, Facts), Failure> {
+async fn survey(
+    common: &Common,
+    app: &App,
+    api: &Api,
+    seen: &Seen,
+    rotation: Option<Rotation>,
+) -> Result<(Vec<Registration>, Facts), Failure> {
     let registered = api.list_webhooks().await?;
     let enabled = match api.license_webhooks_enabled().await {
         Ok(enabled) => Some(enabled),
         Err(failure) if failure.kind == Kind::NotFound => Some(false),
         // The state has scopes of its own, which who only registers need not have.
         Err(failure) => {
-            note(format_args!("{WARNING}whether LiveChat sends webhooks is not known:{WARNING:#} {failure}"));
+            let what = format!("whether LiveChat sends webhooks is not known: {failure}");
+            let what = print::with_commands(common.config(), &what);
+            note(format_args!("{WARNING}Warning:{WARNING:#} {}", wrapped(&what, 9)));
             None
         }
     };
-    let seen = relay::seen(&common.source).await.unwrap_or_default();
-    Ok((registered, Facts { enabled, notices: api.notices(), ..apply_facts(app, &seen) }))
+    let (notices, delivered) = (api.notices(), delivered(app, seen));
+    Ok((registered, Facts { enabled, notices, delivered, rotation, ..Facts::default() }))
 }
+
+/// Times that an answer is asked for which is neither yes nor no.
+const QUESTIONS_MAX: usize = 3;
 
 /// Asks on the terminal whether to go on. `what` is a question.
 ///
@@ -143,12 +198,16 @@ pub fn confirm(what: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::Usage(format!("{what} There is no terminal to ask on: add --yes")));
     }
-    note(format_args!("{what} [y/N]"));
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
-    let is_yes = matches!(answer.trim(), "y" | "Y" | "yes");
-    if !is_yes {
-        note(format_args!("nothing was changed"));
+    for _ in 0..QUESTIONS_MAX {
+        ask(&format!("{what} [y/N]"));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+        match answer.trim().to_lowercase().as_str() {
+            "y" | "yes" => return Ok(true),
+            "n" | "no" | "" => break,
+            _ => note(format_args!("Answer y or n; Enter alone is n.")),
+        }
     }
-    Ok(is_yes)
+    note(format_args!("nothing was changed"));
+    Ok(false)
 }

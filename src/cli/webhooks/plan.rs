@@ -1,10 +1,12 @@
 //! `webhooks plan`: what is to be done so that LiveChat has what the configuration wants.
 
-use super::show::{action, filters_text, indented, title, wanted_details, wrapped};
+use std::path::Path;
+
+use super::show::{action, details, filters_text, indented, joined, title};
 use super::{Common, console, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{DIM, ERROR, GOOD, WARNING, out, visible};
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, out, visible, with_commands, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::Need;
 use crate::livechat::plan::{Facts, Plan, Removal, Why, differences, plan};
@@ -17,7 +19,7 @@ pub struct Arguments {
     /// Print what to click and to type in Developer Console instead
     #[arg(long, conflicts_with = "json")]
     console: bool,
-    /// End with exit code 2 where there is something to do
+    /// End with exit code 2 where there is something to do, for `apply` or another command
     #[arg(long)]
     exit_code: bool,
 }
@@ -27,11 +29,13 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let plan = if arguments.console && app.credential.is_none() {
         plan(&app, &[], &Facts::default())
     } else {
-        let (registered, facts) = survey(&arguments.common, &app, &Api::new(&livechat, &app)?).await?;
+        let (seen, rotation) = arguments.common.hints(&app).await;
+        let (registered, facts) =
+            survey(&arguments.common, &app, &Api::new(&livechat, &app), &seen.unwrap_or_default(), rotation).await?;
         plan(&app, &registered, &facts)
     };
     if arguments.console {
-        out(format_args!("{}", console::text(&app, &plan).trim_end()))?;
+        out(format_args!("{}", console::text(arguments.common.config(), &app, &plan).trim_end()))?;
     } else if arguments.common.json {
         let mut json = serde_json::to_value(&plan).map_err(Failure::failed)?;
         json["app"] = app.name.as_str().into();
@@ -39,13 +43,13 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         json["api_version"] = app.version.name().into();
         print_json(&json)?;
     } else {
-        out(format_args!("{}", text(&app, &plan).trim_end()))?;
+        out(format_args!("{}", text(arguments.common.config(), &app, &plan).trim_end()))?;
     }
-    if arguments.exit_code && !plan.is_empty() { Err(Failure::Pending) } else { Ok(()) }
+    if arguments.exit_code && !plan.is_done() { Err(Failure::Pending) } else { Ok(()) }
 }
 
-/// A plan for people, within 80 columns but for ids and URLs.
-pub fn text(app: &App, plan: &Plan) -> String {
+/// A plan for people, within 80 columns but for ids and URLs. `config_path`: what the user gave.
+pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
     let mut text = format!("{}\nWebhooks go to {}\n", title(app), app.webhook_url());
     if !plan.is_empty() {
         text.push('\n');
@@ -59,7 +63,7 @@ pub fn text(app: &App, plan: &Plan) -> String {
         let Some((first, others)) = replaced(wanted).split_first().map(|(first, others)| (*first, others.to_vec()))
         else {
             text += &format!("  {GOOD}+{GOOD:#}   {}\n", name.trim_end());
-            text += &indented(&wanted_details(wanted), 10);
+            text += &indented(&details(wanted.level, &wanted.filters, &wanted.additional_data), 10);
             continue;
         };
         text +=
@@ -94,18 +98,18 @@ pub fn text(app: &App, plan: &Plan) -> String {
     }
     text.push('\n');
     for warning in &plan.warnings {
-        text += &format!("{WARNING}Warning:{WARNING:#} {}\n", wrapped(&visible(&warning.to_string()), 9));
+        let warning = with_commands(config_path, &visible(&warning.to_string()));
+        text += &format!("{WARNING}Warning:{WARNING:#} {}\n", wrapped(&warning, 9));
     }
     if !plan.warnings.is_empty() {
         text.push('\n');
     }
-    text + &summary(plan)
+    text + &summary(config_path, plan)
 }
 
 /// What differs between a registration and what replaces it.
 fn changes(removal: &Removal, wanted: &Wanted) -> Vec<(&'static str, String)> {
     let Removal { registration: old, .. } = removal;
-    let joined = |data: &std::collections::BTreeSet<String>| data.iter().cloned().collect::<Vec<_>>().join(", ");
     let change = |name| {
         let (from, to) = match name {
             "url" => (old.url.clone(), "as above".to_owned()),
@@ -125,19 +129,25 @@ fn changes(removal: &Removal, wanted: &Wanted) -> Vec<(&'static str, String)> {
     differences(old, wanted).into_iter().map(change).collect()
 }
 
-fn summary(plan: &Plan) -> String {
+fn summary(config_path: Option<&Path>, plan: &Plan) -> String {
     let (unchanged, foreign) = (plan.unchanged.len(), plan.foreign.len());
     let left = if foreign > 0 { format!(", {foreign} left alone") } else { String::new() };
+    let but = if plan.is_disabled() {
+        let enable = command(config_path, "webhooks enable");
+        format!(" But LiveChat sends none of them: `{enable}` changes that, once the app is installed.")
+    } else {
+        String::new()
+    };
     if plan.is_empty() {
-        return format!("Nothing to do: {unchanged} as wanted{left}.\n");
+        let what = if plan.is_done() { "Nothing to do" } else { "Nothing to register or unregister" };
+        return format!("{}\n", wrapped(&format!("{what}: {unchanged} as wanted{left}.{but}"), 0));
     }
     let (add, remove) = (plan.add.len(), plan.remove.len());
+    let what = format!("Plan: {add} to register, {remove} to unregister, {unchanged} as wanted{left}.{but}");
     let cost = format!(
-        "`livechat-relay webhooks apply` does it with {} and a few that list. LiveChat bills calls of private apps and of personal access tokens.",
+        "`{}` does it with {} and a few that list. LiveChat bills calls of private apps and of personal access tokens.",
+        command(config_path, "webhooks apply"),
         count(plan.calls() as u64, "call")
     );
-    format!(
-        "Plan: {add} to register, {remove} to unregister, {unchanged} as wanted{left}.\n{DIM}{}{DIM:#}\n",
-        wrapped(&cost, 0)
-    )
+    format!("{}\n{DIM}{}{DIM:#}\n", wrapped(&what, 0), wrapped(&cost, 0))
 }

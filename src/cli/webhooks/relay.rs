@@ -8,10 +8,9 @@ use tokio::net::UnixStream;
 
 use crate::cli::access::{Access, running, unexpected};
 use crate::cli::{Failure, Source};
-use crate::config::Need;
 use crate::control::{Answer, Reloaded, Request};
 use crate::deliveries::Seen;
-use crate::livechat::apply::{self, Relay as _};
+use crate::livechat::apply;
 
 /// A relay; or none, where none answers.
 pub struct Relay(Option<Access>);
@@ -78,12 +77,6 @@ impl apply::Relay for Relay {
             _ => None, // it may be starting again: the time decides then
         }
     }
-}
-
-/// What the running relay has seen; `None` where none answers.
-pub async fn seen(source: &Source) -> Option<Seen> {
-    let socket = source.read(Need::Settings).ok()?.control.socket?; // what is wrong with it is said elsewhere
-    Relay::open(None, Some(&socket)).await.ok()?.seen().await
 }
 
 /// Whether the relay knows a secret key of an app by this name.

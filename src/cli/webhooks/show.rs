@@ -1,28 +1,9 @@
 //! How a webhook looks: to a person in words of the configuration, to programs as JSON. A secret key is in neither.
 
-use jiff::Timestamp;
-use serde::Serialize;
+use std::collections::BTreeSet;
 
-use crate::cli::print::{DIM, visible};
-use crate::livechat::{App, Filters, Level, Registration, Wanted};
-
-/// Where text is broken.
-const WIDTH: usize = 80;
-
-/// A registration as JSON, with what the relay knows of it.
-#[derive(Serialize)]
-pub struct Shown<'a> {
-    #[serde(flatten)]
-    registration: &'a Registration,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    last_delivery: Option<Timestamp>,
-}
-
-impl<'a> Shown<'a> {
-    pub fn registered(registration: &'a Registration, last_delivery: Option<Timestamp>) -> Self {
-        Self { registration, last_delivery }
-    }
-}
+use crate::cli::print::{DIM, WIDTH, visible, wrapped};
+use crate::livechat::{App, Filters, Level};
 
 /// The app and its Client ID, as all texts begin.
 pub fn title(app: &App) -> String {
@@ -37,31 +18,18 @@ pub fn filters_text(of: &Filters) -> String {
     toml::Value::try_from(of).map(|value| value.to_string()).unwrap_or_default()
 }
 
-/// What of a registration is not as it is by default, a name and a text each.
-pub fn details(registration: &Registration) -> Vec<(&'static str, String)> {
-    let data = registration.additional_data.iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-    let unknown = registration.unknown_filters.clone().unwrap_or_default();
+/// What is not as it is by default, a name and a text each.
+pub fn details(level: Level, filters: &Filters, data: &BTreeSet<String>) -> Vec<(&'static str, String)> {
     let details = [
-        ("type", if registration.level == Level::Bot { Level::Bot.name().to_owned() } else { String::new() }),
-        ("filters", filters_text(&registration.filters)),
-        ("unknown filters", unknown),
-        ("additional_data", data),
+        ("type", if level == Level::Bot { Level::Bot.name().to_owned() } else { String::new() }),
+        ("filters", filters_text(filters)),
+        ("additional_data", joined(data)),
     ];
     details.into_iter().filter(|(_, text)| !text.is_empty()).collect()
 }
 
-/// As [`details`], of what is wanted.
-pub fn wanted_details(wanted: &Wanted) -> Vec<(&'static str, String)> {
-    details(&Registration {
-        id: String::new(),
-        action: String::new(),
-        url: String::new(),
-        level: wanted.level,
-        filters: wanted.filters.clone(),
-        unknown_filters: None,
-        additional_data: Some(wanted.additional_data.clone()),
-        description: String::new(),
-    })
+pub fn joined(values: &BTreeSet<String>) -> String {
+    values.iter().cloned().collect::<Vec<_>>().join(", ")
 }
 
 /// Lines below the one of a webhook. A change that does not fit on one has what it becomes on the next.
@@ -75,23 +43,9 @@ pub fn indented(details: &[(&'static str, String)], indent: usize) -> String {
     details.iter().map(line).collect()
 }
 
-/// Lines of words, all but the first indented. The first begins at that column, too.
-pub fn wrapped(text: &str, indent: usize) -> String {
-    let (mut lines, mut column) = (String::new(), indent);
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if column > indent && column + 1 + length > WIDTH {
-            lines.push('\n');
-            lines.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-        } else if column > indent {
-            lines.push(' ');
-            column += 1;
-        }
-        lines.push_str(word);
-        column += length;
-    }
-    lines
+/// Steps, each with its number.
+pub fn numbered(steps: &[String]) -> String {
+    (1..).zip(steps).map(|(number, step)| format!("{number:>2}. {}\n", wrapped(step, 4))).collect()
 }
 
 /// The start of a line: an action, padded so that what follows stands in a column.

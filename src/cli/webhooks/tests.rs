@@ -31,6 +31,7 @@ fn registered(id: &str, wanted: &Wanted) -> Registration {
         unknown_filters: None,
         additional_data: Some(additional_data),
         description,
+        secret_key: None,
     }
 }
 
@@ -100,17 +101,17 @@ fn assert_snapshot(name: &str, text: &str) {
 #[test]
 fn a_plan_reads_like_a_plan() {
     let wanted = app(WANTED);
-    assert_snapshot("plan_new.txt", &plan::text(&wanted, &plan(&wanted, &[], &Facts::default())));
-    assert_snapshot("plan_messy.txt", &plan::text(&wanted, &plan(&wanted, &messy(), &facts())));
+    assert_snapshot("plan_new.txt", &plan::text(None, &wanted, &plan(&wanted, &[], &Facts::default())));
+    assert_snapshot("plan_messy.txt", &plan::text(None, &wanted, &plan(&wanted, &messy(), &facts())));
     let right: Vec<_> = wanted.wanted().iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
-    assert_snapshot("plan_nothing.txt", &plan::text(&wanted, &plan(&wanted, &right, &Facts::default())));
+    assert_snapshot("plan_nothing.txt", &plan::text(None, &wanted, &plan(&wanted, &right, &Facts::default())));
 }
 
 #[test]
 fn the_console_needs_one_step_after_the_other() {
     let wanted = app(WANTED);
-    assert_snapshot("console_new.txt", &console::text(&wanted, &plan(&wanted, &[], &Facts::default())));
-    assert_snapshot("console_messy.txt", &console::text(&wanted, &plan(&wanted, &messy(), &facts())));
+    assert_snapshot("console_new.txt", &console::text(None, &wanted, &plan(&wanted, &[], &Facts::default())));
+    assert_snapshot("console_messy.txt", &console::text(None, &wanted, &plan(&wanted, &messy(), &facts())));
 }
 
 #[test]
@@ -121,7 +122,7 @@ fn a_listing_shows_what_is_not_as_usual() {
 #[test]
 fn what_is_adopted_is_configuration_that_leaves_only_what_it_cannot_say_to_a_plan() {
     let plain = app("");
-    let adopted = adopt::Adopted::new(&plain, &messy(), &facts()).toml(&plain);
+    let adopted = adopt::Adopted::new(&plain, &messy(), &facts()).toml(None, &plain);
     assert_snapshot("adopted.toml", &adopted);
     let after = plan(&app(&adopted), &messy(), &Facts::default());
     let words: Vec<_> = after.add.iter().map(|wanted| wanted.action.as_str()).collect();
@@ -141,7 +142,7 @@ fn what_the_relay_registered_is_adopted_as_it_was_configured() {
         let configured = app(webhooks);
         let all: Vec<_> =
             configured.wanted().iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
-        let toml = adopt::Adopted::new(&app(""), &all, &Facts::default()).toml(&configured);
+        let toml = adopt::Adopted::new(&app(""), &all, &Facts::default()).toml(None, &configured);
         let adopted = app(&toml);
         assert!(plan(&adopted, &all, &Facts::default()).is_empty(), "{toml}");
         assert_eq!(adopted.wanted, configured.wanted, "{toml}");
@@ -164,10 +165,10 @@ fn what_a_listing_has_acts_on_no_terminal() {
     let wanted = app("webhooks = [{ actions = \"incoming_chat\" }]");
     let plan = plan(&wanted, &all, &facts());
     let texts = [
-        plan::text(&wanted, &plan),
-        console::text(&wanted, &plan),
+        plan::text(None, &wanted, &plan),
+        console::text(None, &wanted, &plan),
         list::listing(&wanted, &all, None),
-        adopt::Adopted::new(&wanted, &all, &facts()).toml(&wanted),
+        adopt::Adopted::new(&wanted, &all, &facts()).toml(None, &wanted),
     ];
     for text in texts {
         let text = text.replace("\u{1b}[0m", ""); // the styles, which are ours

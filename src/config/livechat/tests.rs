@@ -29,7 +29,7 @@ fn an_app_has_what_it_is_given_and_the_urls_that_follow() {
     );
     let config = load("livechat.watch = \"6h\"", &full, Need::Everything).expect("a configuration").livechat;
     assert_eq!(
-        (config.api.as_str(), config.watch),
+        (config.api.origin(), config.watch),
         ("https://api.livechatinc.com", Some(Duration::from_secs(6 * 3600)))
     );
     let [app] = config.apps.as_slice() else { panic!("{config:?}") };

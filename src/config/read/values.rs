@@ -131,7 +131,12 @@ impl Reader {
 
     /// A text that a condition holds for.
     pub fn text_that(&mut self, key: &str, wanted: &str, is_right: impl Fn(&str) -> bool) -> String {
-        self.read(key, Shape::Text(wanted.to_owned()), |value| text(value).filter(|text| is_right(text)))
+        self.text_as(key, wanted, |text| is_right(text).then(|| text.to_owned()))
+    }
+
+    /// What a text stands for.
+    pub fn text_as<T>(&mut self, key: &str, wanted: &str, read: impl Fn(&str) -> Option<T>) -> T {
+        self.read(key, Shape::Text(wanted.to_owned()), |value| read(value.as_str()?))
     }
 
     /// A text that may be absent.

@@ -1,6 +1,6 @@
 //! What the installation page says. All of it is ours: nothing of a query, and nothing that LiveChat has answered, is shown.
 
-use crate::http::pages::Reason;
+use crate::livechat::Reason;
 use crate::outcome::PageEnd;
 
 /// A title, in which `{app}` stands for the app's name, and the paragraphs below it.
@@ -24,7 +24,7 @@ impl Text {
         const OFF: &str =
             "Webhooks of this license are off: LiveChat sends none until the operator of the relay enables them.";
         text(
-            "The app {app} is installed",
+            "The app “{app}” is installed",
             match (webhooks, is_enabled_now) {
                 (Some(true), true) => &["Webhooks of this license were off, and are on now.", TWO_MINUTES],
                 (Some(true), false) => &["Webhooks of this license are on.", TWO_MINUTES],
@@ -37,7 +37,7 @@ impl Text {
     pub const fn of_reason(reason: Reason) -> Self {
         const NOT_INSTALLED: &str = "The app was not installed";
         match reason {
-            Reason::Denied => text(NOT_INSTALLED, &["LiveChat was told not to grant what the app asks for.", AGAIN]),
+            Reason::Denied => text(NOT_INSTALLED, &["The access that it asks for was refused.", AGAIN]),
             Reason::Scope => text(
                 NOT_INSTALLED,
                 &[
@@ -71,13 +71,6 @@ impl Text {
                 "There is nothing to install",
                 &["LiveChat opens this page with a code, and there is none, or one that cannot be read.", AGAIN],
             ),
-            PageEnd::CodeUsed => text(
-                "This code was used already",
-                &[
-                    "A code is good for one installation. If you have only reloaded this page, nothing has changed: what it said before is still so.",
-                    "If the app is not installed, go back to LiveChat and press Install again.",
-                ],
-            ),
             PageEnd::CodeRefused => text(
                 "LiveChat did not accept the code",
                 &[
@@ -99,15 +92,15 @@ impl Text {
                     "The app was not installed, because LiveChat did not grant all that it needs. Add these scopes to the app's block App Authorization in LiveChat's Developer Console, and install it again:",
                 ],
             ),
-            PageEnd::TooMany => text("Too many attempts", &["Wait a minute, and reload this page."]),
+            PageEnd::TooMany => text("Too many attempts", &["Wait a minute, and try again."]),
             PageEnd::Busy => text(
                 "One moment, please",
-                &["This installation, or others, are under way. Reload this page in a few seconds."],
+                &["This installation, or others, are under way. Try again in a few seconds."],
             ),
             PageEnd::Unreachable => text(
                 "LiveChat cannot be reached",
                 &[
-                    "The relay could not confirm the installation with LiveChat. Reload this page in a few seconds.",
+                    "The relay could not confirm the installation with LiveChat. Try again in a few seconds.",
                     "If LiveChat then does not accept the code, go back and press Install again.",
                 ],
             ),
@@ -115,7 +108,7 @@ impl Text {
                 "Not finished yet",
                 &[
                     "LiveChat has confirmed the installation, but the relay could not store it.",
-                    "Reload this page in a few seconds, within a quarter of an hour: it goes on where it was.",
+                    "Try again in a few seconds, within a quarter of an hour: it goes on where it was.",
                 ],
             ),
             PageEnd::Misconfigured => text(
@@ -127,6 +120,7 @@ impl Text {
             | PageEnd::SignedIn
             | PageEnd::SignedOut
             | PageEnd::Declined
+            | PageEnd::CodeUsed
             | PageEnd::Unauthorized
             | PageEnd::Panic => text("Something went wrong", &["This is a fault of the relay.", LOG]),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use crate::http::failures::{self, Failures};
 use crate::outcome::PageEnd;
@@ -30,10 +30,13 @@ pub struct Gate {
     calls: Arc<Semaphore>,
 }
 
-/// What a request has paid.
-pub struct Paid {
+/// The right to call LiveChat for a client. It costs one of the client's tries, unless LiveChat confirms who has asked: that costs nothing,
+/// so many users behind one address do not shut each other out, however many come at once.
+pub struct Turn {
     gate: Arc<Gate>,
     client: IpAddr,
+    is_confirmed: bool,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Gate {
@@ -42,68 +45,115 @@ impl Gate {
         Arc::new(Self { by_source: Failures::default(), together: Failures::default(), calls })
     }
 
-    /// Takes what a request costs that has LiveChat called.
+    /// The right to call LiveChat for who is not known.
     ///
     /// # Errors
-    /// [`PageEnd::TooMany`]: it has paid too often.
-    pub fn pay(self: &Arc<Self>, client: IpAddr) -> Result<Paid, PageEnd> {
+    /// [`PageEnd::TooMany`]: its tries, or those of all, are used up. [`PageEnd::Busy`], as of [`Gate::permit`].
+    pub async fn turn(self: &Arc<Self>, client: IpAddr, deadline: Instant) -> Result<Turn, PageEnd> {
+        let permit = self.permit(deadline).await?;
+        // Only now: those before it have been counted, but for the few that are under way.
         let now = Instant::now();
-        let wait = self.by_source.count(client, &OF_SOURCE, now).retry_after;
-        match wait.or_else(|| self.together.count(ALL, &OF_ALL, now).retry_after) {
-            Some(_) => Err(PageEnd::TooMany),
-            None => Ok(Paid { gate: Arc::clone(self), client }),
+        if self.by_source.is_spent(client, &OF_SOURCE, now) || self.together.is_spent(ALL, &OF_ALL, now) {
+            return Err(PageEnd::TooMany);
         }
+        Ok(Turn { gate: Arc::clone(self), client, is_confirmed: false, _permit: permit })
     }
 
-    /// The right to call LiveChat.
+    /// The right to call LiveChat for who is known.
     ///
     /// # Errors
     /// [`PageEnd::Busy`]: others had it for too long.
-    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, PageEnd> {
-        let turn = timeout(PATIENCE, Arc::clone(&self.calls).acquire_owned()).await;
-        turn.ok().and_then(Result::ok).ok_or(PageEnd::Busy)
+    pub async fn permit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, PageEnd> {
+        let deadline = deadline.min(Instant::now() + PATIENCE);
+        let permit = timeout_at(deadline, Arc::clone(&self.calls).acquire_owned()).await;
+        permit.ok().and_then(Result::ok).ok_or(PageEnd::Busy)
     }
 }
 
-impl Paid {
-    /// LiveChat has confirmed who has asked: that costs nothing. So many users behind one address do not shut each other out.
-    pub fn give_back(self) {
-        let now = Instant::now();
-        self.gate.by_source.give_back(self.client, &OF_SOURCE, now);
-        self.gate.together.give_back(ALL, &OF_ALL, now);
+impl Turn {
+    /// LiveChat has confirmed who has asked.
+    pub fn confirmed(&mut self) {
+        self.is_confirmed = true;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.is_confirmed {
+            let now = Instant::now();
+            self.gate.by_source.count(self.client, &OF_SOURCE, now);
+            self.gate.together.count(ALL, &OF_ALL, now);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::join_all;
+
     use super::*;
 
     fn client(n: u32) -> IpAddr {
         IpAddr::from((0x0a00_0000 + n).to_be_bytes())
     }
 
+    async fn turn(gate: &Arc<Gate>, n: u32) -> Result<Turn, PageEnd> {
+        gate.turn(client(n), Instant::now() + 2 * PATIENCE).await
+    }
+
+    /// How many of these clients may try, each once.
+    async fn tries(gate: &Arc<Gate>, clients: impl IntoIterator<Item = u32>) -> usize {
+        let mut tries = 0;
+        for n in clients {
+            tries += usize::from(turn(gate, n).await.is_ok());
+        }
+        tries
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn all_sources_together_have_fewer_calls_than_codes_are_remembered() {
+    async fn all_sources_together_have_fewer_tries_than_codes_are_remembered() {
         let gate = Gate::new();
-        let paid = |n: std::ops::Range<u32>| n.filter(|n| gate.pay(client(*n)).is_ok()).count();
-        assert_eq!(paid(0..1000), 120);
+        assert_eq!(tries(&gate, 0..1000).await, 120);
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(paid(1000..2000), 20);
+        assert_eq!(tries(&gate, 1000..2000).await, 20);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_livechat_confirms_costs_nothing_and_guesses_of_a_few_sources_leave_others_theirs() {
         let gate = Gate::new();
         for _ in 0..500 {
-            gate.pay(client(0)).expect("it costs nothing").give_back();
+            turn(&gate, 0).await.expect("it costs nothing").confirmed();
         }
         for guesser in 1..4 {
-            let guessed = (0..100).filter(|_| gate.pay(client(guesser)).is_ok()).count();
-            assert_eq!(guessed, 20);
+            assert_eq!(tries(&gate, [guesser; 100]).await, 20);
         }
-        for n in 4..24 {
-            assert!(gate.pay(client(n)).is_ok());
-        }
-        assert!((0..20).all(|_| gate.pay(client(0)).is_ok()) && gate.pay(client(0)).is_err());
+        assert_eq!(tries(&gate, 4..24).await, 20);
+        assert_eq!(tries(&gate, [0; 100]).await, 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn users_behind_one_address_who_come_at_once_wait_for_each_other_and_none_is_refused() {
+        let gate = Gate::new();
+        let confirmed = (0..100).map(|_| async {
+            let mut turn = turn(&gate, 0).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await; // LiveChat's answer
+            turn.confirmed();
+            Ok::<_, PageEnd>(())
+        });
+        assert!(join_all(confirmed).await.iter().all(Result::is_ok));
+        let _calls = join_all((0..4).map(|_| turn(&gate, 0))).await;
+        assert_eq!(turn(&gate, 0).await.err(), Some(PageEnd::Busy), "four call already");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guesses_that_come_at_once_are_only_a_few_more_than_those_that_come_in_turn() {
+        let gate = Gate::new();
+        let guesses = (0..200).map(|_| async {
+            let turn = turn(&gate, 0).await;
+            tokio::time::sleep(Duration::from_millis(100)).await; // LiveChat's answer
+            turn.is_ok()
+        });
+        let called = join_all(guesses).await.into_iter().filter(|called| *called).count();
+        assert!((20..20 + CALLS_MAX).contains(&called), "{called}");
     }
 }

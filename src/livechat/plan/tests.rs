@@ -48,6 +48,7 @@ fn registered(id: &str, wanted: Wanted) -> Registration {
         unknown_filters: None,
         additional_data: Some(wanted.additional_data),
         description: wanted.description,
+        secret_key: None,
     }
 }
 
@@ -74,11 +75,7 @@ fn words(plan: &Plan) -> Vec<String> {
 }
 
 fn delivered(ids: &[&str]) -> Facts {
-    let times = ids.iter().enumerate().map(|(n, id)| {
-        let second = i64::try_from(n).expect("few");
-        ((*id).to_owned(), Timestamp::from_second(second).expect("a time"))
-    });
-    Facts { delivered: times.collect(), ..Facts::default() }
+    Facts { delivered: ids.iter().map(|id| (*id).to_owned()).collect(), ..Facts::default() }
 }
 
 #[test]
@@ -174,7 +171,7 @@ fn of_copies_only_what_is_known_to_deliver_makes_another_one_superfluous() {
     assert_eq!(blind.warnings, [copies_stay]);
     for (ids, expected) in [
         (vec!["2"], ["-1 copy", "-3 not wanted", "=2"]),
-        (vec!["2", "1"], ["-2 copy", "-3 not wanted", "=1"]),
+        (vec!["1"], ["-2 copy", "-3 not wanted", "=1"]),
         (vec!["1", "2"], ["-1 copy", "-3 not wanted", "=2"]),
     ] {
         let plan = of(&delivered(&ids));
@@ -188,28 +185,60 @@ fn where_three_stand_one_has_to_go_first() {
     let event = [wanted("incoming_event")];
     let old = |id: &str| at("https://hooks.example.com/relay/webhooks/old", id, "incoming_event");
     let others = |id: &str| at("https://crm.example.com/", id, "incoming_event");
-    let first = |registered: [Registration; 3], facts: &Facts| {
-        let warnings = plan(&app(&event), &registered, facts).warnings;
+    let full = |registered: [Registration; 3], ids: &[&str]| {
+        let warnings = plan(&app(&event), &registered, &delivered(ids)).warnings;
         warnings.into_iter().find_map(|warning| match warning {
-            Warning::Full { action, first, is_last } => Some((action, first, is_last)),
+            Warning::Full { has_gap, .. } => Some((warning.to_string(), has_gap)),
             _ => None,
         })
     };
-    let full = |first: Option<&str>, is_last| Some(("incoming_event".to_owned(), first.map(str::to_owned), is_last));
+    for (registered, delivered, expected) in [
+        ([old("1"), old("2"), old("3")], &["1", "3"][..], "2 has to go before the new one comes"),
+        ([old("1"), old("2"), old("3")], &["1", "2", "3"], "1 has to go before the new one comes"),
+        (
+            [others("1"), old("2"), others("3")],
+            &["2"],
+            "2 has to go before the new one comes, and events in between are lost",
+        ),
+        ([others("1"), others("2"), others("3")], &[], "not this relay's to remove"),
+    ] {
+        let (text, has_gap) = full(registered.clone(), delivered).expect("a warning");
+        assert!(text.contains(expected) && text.contains("lost") == has_gap, "{text}");
+        let all = plan(&app(&event), &registered, &Facts::default()).changes(&Facts::default());
+        assert_eq!((all.len(), all[0].is_blocked), (1, expected.starts_with("not this relay's")));
+    }
+    assert_eq!(full([old("1"), old("2"), one("3", "thread_tagged")], &[]), None);
+    assert_eq!(full([old("1"), old("2"), one("3", "incoming_event")], &[]), None, "nothing is added");
+}
+
+/// Each webhook stands twice, with the one key and with the other: 38 warnings would say that.
+#[test]
+fn an_unfinished_rotation_is_one_warning_and_keeps_what_has_the_new_key() {
+    let both = [wanted("incoming_event"), wanted("thread_tagged")];
+    let registered = ["incoming_event", "thread_tagged"]
+        .map(|action| [one(&format!("old {action}"), action), one(&format!("new {action}"), action)])
+        .concat();
+    let rotation = Rotation { old: vec!["k1".to_owned()], new: "k2".to_owned() };
+    let begun = Facts { rotation: Some(rotation.clone()), ..delivered(&["old incoming_event", "new incoming_event"]) };
+    let plan_of_others = plan(&app(&both), &registered, &begun);
+    assert!(plan_of_others.is_empty() && !plan_of_others.is_done(), "only the rotation removes: {plan_of_others:?}");
+    let found = plan_of_others.warnings;
+    assert_eq!(found, [Warning::Rotation(rotation)]);
     assert_eq!(
-        first([old("1"), old("2"), old("3")], &delivered(&["1", "3"])),
-        full(Some("2"), false),
-        "it delivers nothing"
+        found[0].to_string(),
+        "a rotation from k1 to k2 is unfinished: run `livechat-relay webhooks rotate` again"
     );
+
+    let with_new_key = |ids: &[&str]| Facts {
+        with_new_key: Some(ids.iter().map(|id| (*id).to_owned()).collect()),
+        ..delivered(&["old incoming_event"])
+    };
+    let of = |ids: &[&str]| words(&plan(&app(&both), &registered, &with_new_key(ids)));
     assert_eq!(
-        first([old("1"), old("2"), old("3")], &delivered(&["2", "1", "3"])),
-        full(Some("2"), false),
-        "longest ago"
+        of(&["new incoming_event", "new thread_tagged"]),
+        ["-old incoming_event copy", "-old thread_tagged copy", "=new incoming_event", "=new thread_tagged"]
     );
-    assert_eq!(first([others("1"), old("2"), others("3")], &delivered(&["2"])), full(Some("2"), true));
-    assert_eq!(first([others("1"), others("2"), others("3")], &Facts::default()), full(None, false));
-    assert_eq!(first([old("1"), old("2"), one("3", "thread_tagged")], &Facts::default()), None);
-    assert_eq!(first([old("1"), old("2"), one("3", "incoming_event")], &Facts::default()), None, "nothing is added");
+    assert_eq!(of(&["new thread_tagged"])[..2], ["+incoming_event", "-old incoming_event replaced"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 fn accounts(server: &Server) -> Accounts {
-    Accounts::new(&server.config()).expect("accounts")
+    Accounts::new(&server.config())
 }
 
 fn pair() -> Value {
@@ -188,5 +188,38 @@ fn a_code_is_visible_ascii_however_often_it_was_encoded() {
     }
     for text in ["", "%", "a%zz", "%20", "a b", "a%0d%0ab", "%ff", "%C3%A9", "%2525", &format!("{long}x")] {
         assert!(code(text).is_none(), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_exchange_names_the_one_cause_that_livechat_tells_or_the_likelier_one_first() {
+    let (secret, id, code) = ("client_secret of shop", "client_id client-1 of shop", "begin again");
+    let fields = |name: &str| json!({ "error": "invalid_request", "invalid_fields": { name: "cannot be empty" } });
+    let table = [
+        (json!({ "error": "invalid_client" }), vec![secret]),
+        (json!({ "error": "invalid_grant" }), vec![code]),
+        (json!({ "error": "unauthorized_client" }), vec![code, secret]),
+        (fields("client_secret"), vec![secret]),
+        (fields("redirect_uri"), vec!["add https://relay.example to the Redirect URI whitelist"]),
+        (fields("client_id"), vec![id]),
+        (json!({ "oauth_exception": "client_id_not_found" }), vec![id]),
+    ];
+    for (body, expected) in table {
+        let text = body.to_string();
+        let server = Server::start(move |_, _| reply(401, "", &text)).await;
+        let code_sent = SecretString::from("code-of-the-test");
+        for client_secret in [Some(SECRETS[2].into()), None] {
+            let is_public = client_secret.is_none();
+            let app = App { client_secret, ..app() };
+            let exchanged = accounts(&server).exchange(&app, &code_sent, "https://relay.example", None).await;
+            let remedy = exchanged.expect_err("refused").remedy;
+            let places = [secret, id, code, "whitelist"].map(|cause| remedy.find(cause));
+            let found = places.iter().flatten().count();
+            assert_eq!(found, expected.len(), "{body}: {remedy}");
+            assert!(expected.iter().map(|cause| remedy.find(cause)).is_sorted(), "{body}: {remedy}");
+            assert!(expected.iter().all(|cause| remedy.contains(cause)), "{body}: {remedy}");
+            // Who has set none cannot compare it.
+            assert_eq!(remedy.contains("set client_secret"), is_public && expected.contains(&secret), "{remedy}");
+        }
     }
 }

@@ -95,7 +95,7 @@ async fn a_personal_token_goes_with_its_account_and_its_region() {
 #[tokio::test]
 async fn a_call_without_a_credential_says_which_key_is_missing() {
     let server = Server::start(|_, _| ok(json!([]))).await;
-    let api = Api::new(&server.config(), &App { credential: None, ..app() }).expect("an API");
+    let api = Api::new(&server.config(), &App { credential: None, ..app() });
     assert!(api.list_webhook_names().await.is_ok());
     let failure = api.list_webhooks().await.expect_err("no credential");
     assert!(failure.kind == Kind::Authentication && failure.remedy.contains("personal_access_token"), "{failure}");
@@ -161,7 +161,7 @@ async fn a_long_rest_that_livechat_wants_is_told_and_not_waited_out() {
     // Pages wait less than commands.
     let server = Server::start(|_, _| reply(429, "retry-after: 3\r\n", "{}")).await;
     let config = Config { retry_after_max: Duration::from_secs(2), ..server.config() };
-    let failure = Api::new(&config, &app()).expect("an API").list_webhooks().await.expect_err("a rest");
+    let failure = Api::new(&config, &app()).list_webhooks().await.expect_err("a rest");
     assert!(failure.what.contains("no call for 3 s"), "{failure}");
     assert_eq!(server.seen().len(), 1);
 }
@@ -184,10 +184,10 @@ async fn the_client_id_of_a_license_s_state_is_left_to_the_token_where_it_has_on
     for version in Version::ALL {
         let server = Server::start(|_, _| ok(json!({ "license_webhooks_enabled": false }))).await;
         let app = App { version, ..app() };
-        let api = Api::with_token(&server.config(), &app, "access-0".into()).expect("an API");
+        let api = Api::with_token(&server.config(), &app, "access-0".into());
         assert!(!api.license_webhooks_enabled().await.expect("a state"));
         api.enable_license_webhooks().await.expect("done");
-        Api::new(&server.config(), &app).expect("an API").disable_license_webhooks().await.expect("done");
+        Api::new(&server.config(), &app).disable_license_webhooks().await.expect("done");
         let seen = server.seen();
         let without = json!({});
         assert_eq!([&seen[0].json(), &seen[1].json(), &seen[2].json()], [&without, &without, &with], "{version}");
@@ -280,4 +280,114 @@ async fn names_are_read_with_what_each_action_offers() {
         names[1],
         Offered { action: "new".to_owned(), filters: BTreeSet::new(), additional_data: BTreeSet::new() }
     );
+}
+
+#[tokio::test]
+async fn a_refused_token_names_the_token_first_and_then_its_account() {
+    let server = Server::start(|_, _| error(401, "authentication")).await;
+    let remedy = server.api().list_webhooks().await.expect_err("refused").remedy;
+    let places = ["personal_access_token", "api-access/personal-access-tokens", "account_id account-1"];
+    assert!(places.iter().map(|place| remedy.find(place)).is_sorted() && remedy.contains(places[0]), "{remedy}");
+    assert!(!remedy.contains("client_id"), "{remedy}");
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_allowed_names_its_own_scope_and_then_the_client_id() {
+    let server = Server::start(|_, _| error(403, "authorization")).await;
+    let api = server.api();
+    let refused = [
+        (api.list_webhooks().await.map(drop), "webhooks.configuration:rw"),
+        (api.unregister_webhook("w1").await, "webhooks.configuration:rw"),
+        (api.license_webhooks_enabled().await.map(drop), "webhooks.state:ro"),
+        (api.disable_license_webhooks().await, "webhooks.state:rw"),
+        (Archives::new(&server.config(), &app()).chat("C1").await.map(drop), "chats--all:ro"),
+    ];
+    for (called, scope) in refused {
+        let remedy = called.expect_err("refused").remedy;
+        assert!(remedy.find(scope) < remedy.find("client_id client-1"), "{remedy}");
+        let others = remedy.matches(":r").count();
+        assert_eq!(others, 1, "{remedy}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_id_that_livechat_names_is_the_one_cause() {
+    let message = "`owner_client_id` is not owned by your organization";
+    let body = json!({ "error": { "type": "authorization", "message": message } }).to_string();
+    let server = Server::start(move |_, _| reply(403, "", &body)).await;
+    let remedy = server.api().list_webhooks().await.expect_err("refused").remedy;
+    assert!(remedy.starts_with("client_id client-1") && !remedy.contains("scope"), "{remedy}");
+}
+
+/// What the log has of calls at its finest level, the libraries' lines among it.
+#[tokio::test]
+async fn the_log_has_a_line_for_each_call_and_no_secret() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("no panic").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let lines = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || lines.clone());
+    let guard = tracing::subscriber::set_default(subscriber.finish());
+
+    // LiveChat repeats what it was sent, wherever it can.
+    let server = Server::start(|seen, _| {
+        let secrets = format!("{} {}", SECRETS[0], SECRETS[1]);
+        match seen.line.rsplit('/').next() {
+            Some("list_webhooks") => reply(200, "X-Request-Id: request-1\r\n", &json!([listed("w1")]).to_string()),
+            Some("register_webhook") => {
+                let error = json!({ "error": { "type": "validation", "message": secrets } });
+                reply(400, &format!("X-Request-Id: {secrets}\r\n"), &error.to_string())
+            }
+            Some("token") => {
+                reply(401, "", &json!({ "error": SECRETS[2], "error_description": "code-of-the-test" }).to_string())
+            }
+            _ => Reply::Bytes(Vec::new()),
+        }
+    })
+    .await;
+    let config = Config { attempts_max: 1, ..server.config() };
+    let (api, accounts) = (Api::new(&config, &app()), Accounts::new(&config));
+    api.list_webhooks().await.expect("a list");
+    api.register_webhook(&wanted(), &key(), &BTreeSet::new()).await.expect_err("refused");
+    let code = SecretString::from("code-of-the-test");
+    let verifier = SecretString::from("verifier-of-the-test");
+    accounts.exchange(&app(), &code, "https://relay.example", Some(&verifier)).await.expect_err("refused");
+    accounts.info(&SECRETS[3].into()).await.expect_err("no answer");
+    drop(guard);
+
+    let log = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("text");
+    let line = |path: &str| {
+        let mut lines = log.lines().filter(|line| line.contains("livechat::http") && line.contains(path));
+        let line = lines.next().unwrap_or_else(|| panic!("{path}: {log}"));
+        assert_eq!(lines.next(), None, "one line for each call");
+        line
+    };
+    let listed = line("/v3.6/configuration/action/list_webhooks");
+    for part in ["DEBUG", "method=POST", "status=200", "request_id=\"request-1\"", "ms="] {
+        assert!(listed.contains(part), "{part}: {listed}");
+    }
+    assert!(
+        line("/v3.6/configuration/action/register_webhook")
+            .contains("status=400 error=\"validation\" request_id=\"… …\""),
+        "{log}"
+    );
+    assert!(line("/v2/token").contains("status=401 error=\"\""), "{log}");
+    assert!(line("/v2/info").contains("LiveChat has not answered") && line("/v2/info").contains("method=GET"), "{log}");
+    // Basic authorization is readable, too.
+    let encoded = "YWNjb3VudC0xOmZyYTpwYXQtb2YtdGhlLXRlc3Q=";
+    for secret in SECRETS.into_iter().chain(["code-of-the-test", "verifier-of-the-test", encoded]) {
+        assert!(!log.contains(secret), "{secret}: {log}");
+    }
 }

@@ -1,8 +1,9 @@
 //! What answers, and is not LiveChat; and what does not answer.
 
-use rustls::ServerConfig;
+use rustls::{RootCertStore, ServerConfig};
 
 use super::*;
+use crate::livechat;
 
 #[tokio::test]
 async fn an_answer_that_is_none_of_livechat_s_is_told_and_not_tried_again() {
@@ -52,7 +53,7 @@ async fn more_than_the_limit_is_not_read() {
 async fn silence_ends_with_the_time_limit_and_a_broken_answer_with_its_connection() {
     let server = Server::start(|_, _| Reply::Silence).await;
     let config = Config { timeout: Duration::from_millis(50), attempts_max: 2, ..server.config() };
-    let failure = Api::new(&config, &app()).expect("an API").list_webhooks().await.expect_err("silence");
+    let failure = Api::new(&config, &app()).list_webhooks().await.expect_err("silence");
     assert!(failure.kind == Kind::Unavailable && failure.what.contains("does not answer in time"), "{failure}");
     assert_told(&failure);
 
@@ -64,12 +65,16 @@ async fn silence_ends_with_the_time_limit_and_a_broken_answer_with_its_connectio
     assert_told(&failure);
 }
 
+fn at(address: &str, roots: Option<&Arc<RootCertStore>>) -> livechat::Server {
+    livechat::Server::new(livechat::Server::address(address).expect("an address"), roots)
+}
+
 #[tokio::test]
 async fn nothing_that_listens_is_told_with_the_address() {
     let free = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");
     let server = Server::start(|_, _| Reply::Silence).await;
-    let config = Config { api: format!("http://{free}"), ..server.config() };
-    let api = Api::new(&config, &app()).expect("an API");
+    let config = Config { api: at(&format!("http://{free}"), None), ..server.config() };
+    let api = Api::new(&config, &app());
     // Nothing was sent, so nothing has to be looked for.
     let failure = api.register_webhook(&wanted(), &key(), &BTreeSet::new()).await.expect_err("no server");
     assert!(failure.kind == Kind::Unavailable && failure.what.contains("127.0.0.1"), "{failure}");
@@ -87,27 +92,32 @@ async fn a_certificate_that_is_not_trusted_is_told_and_gets_no_token() {
         .with_single_cert(vec![der.clone()], certified.signing_key.serialize_der().try_into().expect("a key"))
         .expect("a configuration");
     let server = Server::start_with(Some(TlsAcceptor::from(Arc::new(tls))), |_, _| ok(json!([]))).await;
-    let config = Config { api: format!("https://localhost:{}", server.address.port()), ..server.config() };
-    let failure = Api::new(&config, &app()).expect("an API").list_webhooks().await.expect_err("a stranger");
+    let address = format!("https://localhost:{}", server.address.port());
+    let config = Config { api: at(&address, None), ..server.config() };
+    let failure = Api::new(&config, &app()).list_webhooks().await.expect_err("a stranger");
     assert!(failure.kind == Kind::Unintelligible && failure.what.contains("certificate"), "{failure}");
     assert!(failure.remedy.contains("livechat.ca") && server.seen().is_empty(), "{failure}");
     // With its own root it is trusted.
     let mut roots = RootCertStore::empty();
     roots.add(der).expect("a root");
-    let config = Config { roots: Some(Arc::new(roots)), ..config };
-    assert_eq!(Api::new(&config, &app()).expect("an API").list_webhooks().await.expect("a list"), []);
+    let config = Config { api: at(&address, Some(&Arc::new(roots))), ..config };
+    assert_eq!(Api::new(&config, &app()).list_webhooks().await.expect("a list"), []);
 }
 
 #[test]
 fn tokens_travel_readable_on_loopback_only() {
-    let config = |api: &str| Config { accounts: "https://accounts.livechat.com".to_owned(), ..Config::of(api) };
-    for good in ["https://api.livechatinc.com", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
-        assert!(Api::new(&config(good), &app()).is_ok(), "{good}");
+    for good in ["https://api.livechatinc.com", "http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1/"] {
+        assert!(livechat::Server::address(good).is_some(), "{good}");
     }
-    for bad in
-        ["http://api.livechatinc.com", "http://127.0.0.1.evil.example", "http://10.0.0.1", "ftp://127.0.0.1", "api"]
-    {
-        let failure = Api::new(&config(bad), &app()).err().expect(bad);
-        assert!(failure.kind == Kind::Local && failure.what.contains("livechat.api"), "{failure}");
+    for bad in [
+        "http://api.livechatinc.com",
+        "http://127.0.0.1.evil.example",
+        "http://10.0.0.1",
+        "ftp://127.0.0.1",
+        "https://api.livechatinc.com/v3",
+        "https://u:p@api.livechatinc.com",
+        "api",
+    ] {
+        assert!(livechat::Server::address(bad).is_none(), "{bad}");
     }
 }

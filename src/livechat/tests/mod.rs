@@ -135,7 +135,7 @@ impl Server {
     }
 
     fn api(&self) -> Api {
-        Api::new(&self.config(), &app()).expect("an API")
+        Api::new(&self.config(), &app())
     }
 }
 

@@ -85,7 +85,7 @@ async fn the_file_is_for_its_owner_and_comes_back_as_it_went_in() {
 async fn tokens_at_their_end_are_refreshed_before_they_are_sent() {
     let (_directory, app) = login(30).await;
     let server = rotating().await;
-    let api = Api::new(&server.config(), &app).expect("an API");
+    let api = Api::new(&server.config(), &app);
     for _ in 0..2 {
         api.list_webhooks().await.expect("a list");
     }
@@ -99,7 +99,7 @@ async fn tokens_at_their_end_are_refreshed_before_they_are_sent() {
 async fn a_token_that_livechat_does_not_take_is_refreshed_once() {
     let (_directory, app) = login(3600).await;
     let server = rotating().await;
-    let api = Api::new(&server.config(), &app).expect("an API");
+    let api = Api::new(&server.config(), &app);
     api.list_webhooks().await.expect("a list");
     assert_eq!((server.count("token"), server.count("list_webhooks")), (1, 2));
 
@@ -109,7 +109,7 @@ async fn a_token_that_livechat_does_not_take_is_refreshed_once() {
         if seen.is("token") { ok(pair) } else { error(401, "authentication") }
     })
     .await;
-    let failure = Api::new(&server.config(), &app).expect("an API").list_webhooks().await.expect_err("never");
+    let failure = Api::new(&server.config(), &app).list_webhooks().await.expect_err("never");
     assert!(failure.kind == Kind::Authentication && failure.remedy.contains("auth login --app shop"), "{failure}");
     assert_eq!((server.count("token"), server.count("list_webhooks")), (1, 2));
     let Some(Credential::Tokens(path)) = &app.credential else { panic!("no file") };
@@ -132,7 +132,7 @@ async fn a_token_that_info_calls_invalid_is_refreshed_too() {
     })
     .await;
     let Some(Credential::Tokens(path)) = &app.credential else { panic!("no file") };
-    let info = Session::new(&server.config(), &app, path).expect("a session").info().await.expect("refreshed");
+    let info = Session::new(&server.config(), &app, path).info().await.expect("refreshed");
     assert_eq!((&*info.organization_id, server.count("token"), server.count("info")), ("o", 1, 2));
 }
 
@@ -141,7 +141,7 @@ async fn of_many_who_want_a_refresh_one_refreshes() {
     let (_directory, app) = login(30).await;
     let server = rotating().await;
     // Each with a lock of its own, as another process has it.
-    let apis: Vec<_> = (0..8).map(|_| Api::new(&server.config(), &app).expect("an API")).collect();
+    let apis: Vec<_> = (0..8).map(|_| Api::new(&server.config(), &app)).collect();
     let lists = futures_util::future::join_all(apis.iter().map(Api::list_webhooks)).await;
     assert!(lists.iter().all(Result::is_ok), "{lists:?}");
     assert_eq!(server.count("token"), 1);
@@ -157,7 +157,7 @@ async fn a_refresh_that_is_not_waited_for_is_still_kept() {
         ok(json!({ "access_token": "access-1", "refresh_token": "refresh-1", "expires_in": 60, "token_type": "Bearer" }))
     })
     .await;
-    let api = Api::new(&server.config(), &app).expect("an API");
+    let api = Api::new(&server.config(), &app);
     tokio::select! {
         biased; // once it is asked, the list is not polled again
         _ = is_asked.recv() => {}
@@ -177,7 +177,7 @@ async fn a_directory_that_takes_nothing_costs_no_refresh_token_and_no_call() {
     // Not even root can write where a directory stands.
     std::fs::create_dir(directory.path().join("tokens.json.new")).expect("in its place");
     let server = rotating().await;
-    let failure = Api::new(&server.config(), &app).expect("an API").list_webhooks().await.expect_err("no room");
+    let failure = Api::new(&server.config(), &app).list_webhooks().await.expect_err("no room");
     assert!(failure.kind == Kind::Local && failure.what.contains("tokens.json.new cannot be written"), "{failure}");
     assert_eq!((server.seen().len(), kept(&app).as_str()), (0, "access-0"));
 }
@@ -190,7 +190,7 @@ async fn without_a_login_or_with_that_of_another_client_the_text_says_to_log_in(
         App { client_id: "client-2".to_owned(), ..app.clone() },
         App { credential: Some(Credential::Tokens("/nonexistent/tokens.json".into())), ..app },
     ] {
-        let failure = Api::new(&server.config(), &app).expect("an API").list_webhooks().await.expect_err("no login");
+        let failure = Api::new(&server.config(), &app).list_webhooks().await.expect_err("no login");
         assert!(failure.kind == Kind::Authentication && failure.remedy.contains("auth login --app shop"), "{failure}");
     }
     assert!(server.seen().is_empty());
@@ -202,7 +202,7 @@ async fn a_refresh_token_that_has_ended_says_to_log_in_again() {
     let server =
         Server::start(|_, _| reply(422, "", "{\"error\": \"invalid_grant\", \"error_description\": \"refresh-0\"}"))
             .await;
-    let failure = Api::new(&server.config(), &app).expect("an API").list_webhooks().await.expect_err("ended");
+    let failure = Api::new(&server.config(), &app).list_webhooks().await.expect_err("ended");
     assert!(failure.kind == Kind::Authentication && failure.remedy.contains("auth login --app shop"), "{failure}");
     assert!(!failure.what.contains("refresh-0"), "{failure}");
     assert_eq!((server.seen().len(), kept(&app).as_str()), (1, "access-0"));
@@ -251,4 +251,16 @@ async fn what_lies_in_the_place_of_the_lock_is_not_followed_and_keeps_its_owner(
     std::os::unix::fs::symlink(&nowhere, &lock).expect("a link");
     TokenFile::new(&path).lock().await.expect_err("a link to nothing");
     assert!(!nowhere.exists());
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_allowed_names_the_scope_that_a_login_lacks_or_else_the_client_id() {
+    let (_directory, app) = login(3600).await;
+    let server = Server::start(|_, _| error(403, "authorization")).await;
+    let api = Api::new(&server.config(), &app);
+    let lacking = api.list_webhooks().await.expect_err("refused").remedy;
+    assert!(lacking.contains("webhooks.configuration:rw") && lacking.contains("auth login --app shop"), "{lacking}");
+    assert!(!lacking.contains("client_id"), "{lacking}");
+    let foreign = api.license_webhooks_enabled().await.expect_err("refused").remedy;
+    assert!(foreign.starts_with("client_id client-1") && !foreign.contains("webhooks.state"), "{foreign}");
 }

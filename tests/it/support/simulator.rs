@@ -14,8 +14,8 @@
 //! await_that("it is delivered", || livechat.report()["answered"] == 1);
 //! ```
 //!
-//! The endpoints and the members of faults are in `src/simulate/control.txt`, which GET `/_simulate/` answers; switches are the members of
-//! `Switches` in `src/simulate/switches.rs`.
+//! The endpoints and the members of faults are in `src/simulate/control.txt`, which GET `/_simulate/` answers; switches are in
+//! `src/simulate/switches.toml`, which it answers, too.
 //!
 //! A browser: GET `/?response_type=code&client_id=…&redirect_uri=…&state=…` answers the consent page; POST of the same members as a form, with
 //! `decision=accept`, to `/` answers 302 to the redirect URI ([`Simulator::authorize`]). With the switch `skip_consent` GET does.

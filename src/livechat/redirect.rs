@@ -1,12 +1,13 @@
-//! What LiveChat sends a browser back with: the query of a redirect, read strictly, and what an error in it means. None of it is ever shown
-//! or logged.
+//! What LiveChat sends a browser back with, to a page of the relay or to `auth login`: the query of a redirect, read strictly, and what an
+//! error in it means. None of it is ever shown or logged.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::ConstantTimeEq as _;
 
-use crate::livechat::code;
+use super::code;
 
 /// The longest query that is read, and its parameters. A code has about 100 bytes.
 const QUERY_BYTES_MAX: usize = 4096;
@@ -18,6 +19,8 @@ pub enum Redirect {
     Code(SecretString),
     /// LiveChat has refused, for this reason.
     Error(Reason),
+    /// Its state is of another login, or missing: someone else may have made it.
+    Foreign,
     /// There is no code, and no error either.
     NoCode,
     /// It is no query that LiveChat sends.
@@ -66,16 +69,24 @@ impl Reason {
 }
 
 impl Redirect {
-    pub fn read(query: Option<&str>) -> Self {
+    /// `state` is that of the login that is awaited; an installation has none, because LiveChat begins it.
+    pub fn read(query: Option<&str>, state: Option<&SecretString>) -> Self {
         let Some(parameters) = parameters(query.unwrap_or_default()) else { return Self::Malformed };
         let value = |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
         // The most exact one comes first.
         let names = ["exception_details", "oauth_exception", "identity_exception", "error"];
         let mut errors = names.into_iter().filter_map(value).peekable();
+        let code = value("code").map(code);
+        let given = value("state").unwrap_or_default();
+        let is_foreign =
+            state.is_some_and(|state| !bool::from(given.as_bytes().ct_eq(state.expose_secret().as_bytes())));
+        if is_foreign && (errors.peek().is_some() || matches!(code, Some(Some(_)))) {
+            return Self::Foreign;
+        }
         if errors.peek().is_some() {
             return Self::Error(errors.find_map(Reason::of).unwrap_or(Reason::Unknown));
         }
-        match value("code").map(code) {
+        match code {
             Some(Some(code)) => Self::Code(code),
             Some(None) => Self::Malformed,
             None => Self::NoCode,
@@ -109,8 +120,6 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret as _;
-
     use super::*;
 
     #[test]
@@ -122,11 +131,24 @@ mod tests {
             ("utm_source=a+b&code=plain", "plain"),
             ("&&code=a+b/c=&x", "a+b/c="),
         ] {
-            match Redirect::read(Some(query)) {
+            match Redirect::read(Some(query), None) {
                 Redirect::Code(code) => assert_eq!(code.expose_secret(), expected, "{query}"),
                 other => panic!("{query}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_code_and_an_error_count_only_with_the_state_of_the_login() {
+        let state = SecretString::from("state-1");
+        let read = |query| Redirect::read(Some(query), Some(&state));
+        assert!(matches!(read("code=x&state=state-1"), Redirect::Code(_)));
+        assert!(matches!(read("error=access_denied&state=state%2D1"), Redirect::Error(Reason::Denied)));
+        for query in ["code=x", "code=x&state=", "code=x&state=state-2", "error=access_denied", "error=x&state=s"] {
+            assert!(matches!(read(query), Redirect::Foreign), "{query}");
+        }
+        assert!(matches!(read("state=state-2"), Redirect::NoCode));
+        assert!(matches!(read("code=%&state=state-1"), Redirect::Malformed));
     }
 
     #[test]
@@ -150,10 +172,10 @@ mod tests {
             &many,
             &longer,
         ] {
-            assert!(matches!(Redirect::read(Some(query)), Redirect::Malformed), "{query}");
+            assert!(matches!(Redirect::read(Some(query), None), Redirect::Malformed), "{query}");
         }
         for query in [None, Some(""), Some("state=x"), Some("CODE=x"), Some("token=x")] {
-            assert!(matches!(Redirect::read(query), Redirect::NoCode), "{query:?}");
+            assert!(matches!(Redirect::read(query, None), Redirect::NoCode), "{query:?}");
         }
     }
 
@@ -169,7 +191,7 @@ mod tests {
             ("error=%3Cimg%20src=x%3E", Reason::Unknown),
             ("error=", Reason::Unknown),
         ] {
-            match Redirect::read(Some(query)) {
+            match Redirect::read(Some(query), None) {
                 Redirect::Error(reason) => assert_eq!(reason, expected, "{query}"),
                 other => panic!("{query}: {other:?}"),
             }
