@@ -21,10 +21,10 @@ mod spool;
 mod tail;
 mod webhooks;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::{Config, Mistakes, Need};
 use crate::publish::Unusable;
@@ -147,8 +147,10 @@ impl From<Unusable> for Failure {
 
 /// Runs what the command line says. 0: done; 1: failed; 2: done, with something left to do (`--exit-code`); 64: the command line or the configuration is wrong.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let parsed = Arguments::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((config_path(&matches), Arguments::from_arg_matches(&matches)?)));
+    let (config_path, arguments) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print(); // nowhere to tell of a terminal that is gone
             return if error.use_stderr() { ExitCode::from(64) } else { ExitCode::SUCCESS };
@@ -164,10 +166,18 @@ pub fn main() -> ExitCode {
     if let Err(failure) = outcome
         && !matches!(failure, Failure::Closed | Failure::Pending)
     {
-        complain(&failure);
+        complain(&failure, config_path.as_deref());
     }
     telemetry::flush();
     ExitCode::from(code)
+}
+
+/// What the user gave the command as its configuration, if anything.
+fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
+    match matches.subcommand() {
+        Some((_, of_subcommand)) => config_path(of_subcommand),
+        None => matches.try_get_one::<PathBuf>("config").ok().flatten().cloned(), // an error where the command has none
+    }
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -198,12 +208,13 @@ fn run(command: Command) -> Result<(), Failure> {
 }
 
 /// Says why a command has failed: in the log, where there is one.
-fn complain(failure: &Failure) {
+fn complain(failure: &Failure, config_path: Option<&Path>) {
     use std::io::Write as _;
     if telemetry::is_started() {
         tracing::error!("{failure}");
     } else {
         let style = print::ERROR;
+        let failure = print::with_commands(config_path, &failure.to_string());
         let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {failure}"); // nowhere to tell of a terminal that is gone
     }
 }

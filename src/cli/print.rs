@@ -29,6 +29,64 @@ pub fn visible(text: &str) -> String {
     text.replace(is_active, "\u{fffd}")
 }
 
+/// How the user calls a command of the relay: `livechat-relay webhooks apply -c relay.toml`. `config_path`: what they gave this one.
+pub fn command(config_path: Option<&Path>, command: &str) -> String {
+    // What the environment names, it names for the next command, too.
+    let given = config_path.filter(|path| std::env::var_os("LIVECHAT_RELAY_CONFIG").is_none_or(|env| env != *path));
+    let config = given.map(|path| format!(" -c {}", quoted(&path.display().to_string()))).unwrap_or_default();
+    format!("livechat-relay {command}{config}")
+}
+
+/// As a shell takes it for one word.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// A text with its commands as [`command`] has them. They stand in backticks: `` `livechat-relay webhooks list` ``. For texts that are made
+/// where the configuration's file is not known, as errors are.
+pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
+    const START: &str = "`livechat-relay ";
+    let parts = text.split(START).enumerate().map(|(n, part)| match part.split_once('`') {
+        Some((of_text, rest)) if n > 0 => {
+            let name = of_text.split_whitespace().next().unwrap_or_default();
+            // These read no configuration.
+            let needs_none = ["demo", "send", "simulate", "actions", "contract"].contains(&name);
+            let full = command(config_path.filter(|_| !needs_none && !of_text.contains(" -c ")), of_text);
+            format!("`{full}`{rest}")
+        }
+        _ if n > 0 => format!("{START}{part}"),
+        _ => part.to_owned(),
+    });
+    parts.collect()
+}
+
+/// Where text is broken.
+pub const WIDTH: usize = 80;
+
+/// Lines of words, all but the first indented. The first begins at that column, too.
+pub fn wrapped(text: &str, indent: usize) -> String {
+    let (mut lines, mut column) = (String::new(), indent);
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column > indent && column + 1 + length > WIDTH {
+            lines.push('\n');
+            lines.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
+}
+
 /// Prints a line to standard output.
 ///
 /// # Errors
@@ -180,6 +238,19 @@ fn clipped(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_name_the_configuration_that_the_user_gave_once_and_as_a_shell_takes_it() {
+        let path = Path::new("relay.toml");
+        assert_eq!(command(None, "webhooks apply"), "livechat-relay webhooks apply");
+        assert_eq!(command(Some(path), "webhooks apply"), "livechat-relay webhooks apply -c relay.toml");
+        assert_eq!(command(Some(Path::new("it's a file")), "serve"), r"livechat-relay serve -c 'it'\''s a file'");
+        let text =
+            "see `livechat-relay webhooks list`, `livechat-relay demo` or `livechat-relay serve -c x`, `webhooks = []`";
+        let expected = "see `livechat-relay webhooks list -c relay.toml`, `livechat-relay demo` or `livechat-relay serve -c x`, `webhooks = []`";
+        assert_eq!(with_commands(Some(path), text), expected);
+        assert_eq!(with_commands(None, text), text);
+    }
 
     #[test]
     fn what_a_terminal_acts_on_is_shown_and_in_json_it_is_the_same_text() {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::show::{filters_text, wrapped};
+use super::show::filters_text;
 use super::{Common, survey};
 use crate::cli::Failure;
-use crate::cli::print::{out, visible};
+use crate::cli::print::{out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::livechat::catalogue::DESCRIPTION_CHARACTERS_MAX;
 use crate::livechat::plan::{Facts, Warning, plan};

@@ -1,8 +1,8 @@
 //! `webhooks plan --console`: the same by hand, step by step, for those who prefer Developer Console.
 
-use super::show::{action, title, wrapped};
+use super::show::{action, title};
 use crate::cli::items::count;
-use crate::cli::print::{DIM, visible};
+use crate::cli::print::{DIM, visible, wrapped};
 use crate::livechat::plan::Plan;
 use crate::livechat::{App, CONSOLE, Filters, Users, Wanted};
 

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::show::{Shown, action, details, indented, title, wrapped};
+use super::show::{Shown, action, details, indented, title};
 use super::{Common, relay};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{DIM, WARNING, out, visible};
+use crate::cli::print::{DIM, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::deliveries::{Delivered, Seen};
 use crate::livechat::catalogue::{self, Filter};

@@ -1,10 +1,10 @@
 //! `webhooks plan`: what is to be done so that LiveChat has what the configuration wants.
 
-use super::show::{action, filters_text, indented, title, wanted_details, wrapped};
+use super::show::{action, filters_text, indented, title, wanted_details};
 use super::{Common, console, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{DIM, ERROR, GOOD, WARNING, out, visible};
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::Need;
 use crate::livechat::plan::{Facts, Plan, Removal, Why, differences, plan};

@@ -3,11 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cli::print::{DIM, visible};
+use crate::cli::print::{DIM, WIDTH, visible};
 use crate::livechat::{App, Filters, Level, Registration, Wanted};
-
-/// Where text is broken.
-const WIDTH: usize = 80;
 
 /// A registration as JSON, with what the relay knows of it.
 #[derive(Serialize)]
@@ -73,25 +70,6 @@ pub fn indented(details: &[(&'static str, String)], indent: usize) -> String {
         format!("{:indent$}{DIM}{name}:{DIM:#} {text}\n", "")
     };
     details.iter().map(line).collect()
-}
-
-/// Lines of words, all but the first indented. The first begins at that column, too.
-pub fn wrapped(text: &str, indent: usize) -> String {
-    let (mut lines, mut column) = (String::new(), indent);
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if column > indent && column + 1 + length > WIDTH {
-            lines.push('\n');
-            lines.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-        } else if column > indent {
-            lines.push(' ');
-            column += 1;
-        }
-        lines.push_str(word);
-        column += length;
-    }
-    lines
 }
 
 /// The start of a line: an action, padded so that what follows stands in a column.
