@@ -62,7 +62,7 @@ const LOST: &str = "Webhooks that archives do not have are not made good: change
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = arguments.place.source.load(Need::LiveChat)?;
     let app = chosen(&config.livechat.apps, arguments.app.as_deref())?;
-    let archives = Archives::new(&config.livechat, app)?;
+    let mut archives = Archives::new(&config.livechat, app)?;
     let cursor = arguments.begin(app, arguments.cursor_path(&config, app)?)?;
     let since =
         SignedDuration::try_from(arguments.max_thread_age).ok().and_then(|age| cursor.from.checked_sub(age).ok());
@@ -70,7 +70,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let relay = arguments.place.running().await?;
     let tenant = arguments.tenant(app, &seen(&relay, app).await?)?;
     if arguments.dry_run {
-        return estimate(&archives, since, &cursor, arguments.json).await;
+        return estimate(&mut archives, since, &cursor, arguments.json).await;
     }
     let request_bytes_max = config.control.request_bytes_max;
     let calls_before = cursor.counts.calls;
@@ -220,7 +220,7 @@ fn field(name: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// How much there is, by the first page of both.
-async fn estimate(archives: &Archives, since: Timestamp, cursor: &Cursor, json: bool) -> Result<(), Failure> {
+async fn estimate(archives: &mut Archives, since: Timestamp, cursor: &Cursor, json: bool) -> Result<(), Failure> {
     let Cursor { from, to, .. } = cursor;
     let archived = archives.page(since, *to, None).await?;
     let running = archives.running_chats(None).await?;
