@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
 
 use super::access::{Access, Where, unexpected};
 use super::items::{count, progress, second, time};
 use super::print::{DIM, out, visible, wrapped};
+use super::spool::print_json;
 use super::webhooks::chosen;
 use super::{Failure, send};
 use crate::config::{Config, Need};
@@ -143,10 +145,14 @@ impl Arguments {
             return Ok(Tenant::License(license.into()));
         }
         let of_token = match &app.credential {
-            Some(Credential::Tokens(path)) => TokenFile::new(path).read()?,
+            Some(Credential::Tokens(path)) => {
+                let none =
+                    || format!("there are no tokens in {}; `livechat-relay auth login` gets them", path.display());
+                Some(TokenFile::new(path).read()?.ok_or_else(|| Failure::Failed(none()))?.organization_id)
+            }
             _ => None,
         };
-        let of_token = of_token.map(|pair| pair.organization_id).filter(|id| !id.is_empty());
+        let of_token = of_token.filter(|id| !id.is_empty());
         let known = known(&app.organizations);
         match (of_token, &self.organization) {
             (Some(of_token), Some(given)) if of_token != *given => Err(Failure::Usage(format!(
@@ -220,7 +226,7 @@ fn field(name: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// How much there is, by the first page of both.
-async fn estimate(archives: &mut Archives, since: Timestamp, cursor: &Cursor, json: bool) -> Result<(), Failure> {
+async fn estimate(archives: &mut Archives, since: Timestamp, cursor: &Cursor, is_json: bool) -> Result<(), Failure> {
     let Cursor { from, to, .. } = cursor;
     let archived = archives.page(since, *to, None).await?;
     let running = archives.running_chats(None).await?;
@@ -229,24 +235,20 @@ async fn estimate(archives: &mut Archives, since: Timestamp, cursor: &Cursor, js
     let per_page = archived.chats.len().max(1) as u64;
     let pages = if archived.next_page_id.is_some() { threads.div_ceil(per_page) } else { 1 };
     let calls = pages + chats.div_ceil(100).max(1) + chats;
-    if json {
-        return out(format_args!(
-            "{:#}",
-            serde_json::json!({ "from": from, "to": to, "threads": threads, "running_chats": chats, "calls": calls })
-        ));
+    if is_json {
+        return print_json(&json!({
+            "from": from, "to": to, "threads": threads, "running_chats": chats, "calls": calls
+        }));
     }
     field("time", &format!("{from} to {to}; threads that began from {since} on are read"))?;
     field("there are", &format!("about {}, and {}", count(threads, "archived thread"), count(chats, "running chat")))?;
     field("calls", &format!("about {calls}, which LiveChat may bill; this estimate took {}", archives.calls()))
 }
 
-fn report(cursor: &Cursor, json: bool) -> Result<(), Failure> {
+fn report(cursor: &Cursor, is_json: bool) -> Result<(), Failure> {
     let Cursor { app, from, to, counts, .. } = cursor;
-    if json {
-        return out(format_args!(
-            "{:#}",
-            serde_json::json!({ "app": app, "from": from, "to": to, "counts": counts, "not_archived": LOST })
-        ));
+    if is_json {
+        return print_json(&json!({ "app": app, "from": from, "to": to, "counts": counts, "not_archived": LOST }));
     }
     let Counts { running_chats, threads, calls, found, delivered, .. } = counts;
     let (threads, chats) = (count(*threads, "archived thread"), count(*running_chats, "running chat"));

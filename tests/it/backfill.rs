@@ -248,6 +248,25 @@ fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_
     std::fs::write(place.relay.file(), named).expect("written");
     took(&place.backfill_of(OTHER, &["--dry-run"]), "It is among the organizations of the app in the configuration.");
     refused(&place.backfill_of("neither", &[]), &format!("{ORGANIZATION}, {OTHER}"));
+
+    // The tokens of a login say it themselves.
+    let credential = ["account_id", "personal_access_token"];
+    assert!(credential.iter().all(|key| file.contains(key)), "{file}");
+    let tokens = place.spool.path().join("tokens.json").display().to_string();
+    let (before, after) = file.split_once("account_id = ").expect("the account");
+    let (_, after) = after.split_once("} ").expect("the end of the token");
+    std::fs::write(place.relay.file(), format!("{before}tokens = {tokens:?} {after}")).expect("written");
+    let without = place.backfill_of(ORGANIZATION, &["--dry-run"]);
+    assert!(text(&without).contains("there are no tokens in") && text(&without).contains("auth login -c"));
+    let pair = json!({
+        "client_id": CLIENT, "access_token": "a", "refresh_token": null, "account_id": "a",
+        "organization_id": ORGANIZATION, "scopes": [], "expires_at": null
+    });
+    std::fs::write(&tokens, pair.to_string()).expect("written");
+    refused(
+        &place.backfill_of(OTHER, &["--dry-run"]),
+        &format!("read the archives of the organization {ORGANIZATION}"),
+    );
     assert!(place.events("incoming_chat").iter().all(|event| event["organizationid"] == ORGANIZATION));
 }
 
