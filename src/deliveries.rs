@@ -1,6 +1,7 @@
-//! Which registration at LiveChat has delivered webhooks, with which secret key, and when last. It is in memory only: a restart begins at zero.
+//! Which registration at LiveChat has delivered webhooks, with which secret key, and when last, and of which organizations. It is in memory
+//! only: a restart begins at zero.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// The most registrations that are remembered; the one that has been silent longest is forgotten first. LiveChat takes three of each action
 /// for an app, and has about 46 actions.
 pub const REGISTRATIONS_MAX: usize = 1000;
+
+/// The most organizations, or licenses, of an app that are remembered. One that an operator wants to name need not be among them.
+const TENANTS_MAX: usize = 1000;
 
 /// How far apart two registrations deliver one event at most, but for LiveChat's retries: LiveChat sends both at once, and waits about so
 /// long for an answer. What comes later is published: else the event that one registration delivers after the other was removed could be
@@ -45,27 +49,42 @@ pub struct Seen {
     pub registrations: Vec<Delivered>,
     /// Those that the relay knows now.
     pub keys: Vec<KeyUse>,
+    /// By app: whose webhooks it has had, each an `organization_id` or, up to API 3.3, a `license_id`.
+    #[serde(default)]
+    pub tenants: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// A verified webhook.
 #[derive(Clone, Copy)]
 pub struct Delivery<'a> {
     pub app: &'a str,
+    /// The organization, or license.
+    pub tenant: &'a str,
     pub webhook_id: &'a str,
     pub action: &'static str,
     pub key: &'a str,
     pub time: Timestamp,
 }
 
-/// The table, by app and by `webhook_id`.
+/// What the apps' registrations have delivered.
 #[derive(Default)]
-pub struct Deliveries(Mutex<HashMap<String, HashMap<String, Delivered>>>);
+pub struct Deliveries(Mutex<HashMap<String, OfApp>>);
+
+#[derive(Default)]
+struct OfApp {
+    /// By `webhook_id`.
+    registrations: HashMap<String, Delivered>,
+    tenants: BTreeSet<String>,
+}
 
 impl Deliveries {
-    pub fn count(&self, delivery: Delivery<'_>) {
-        let Delivery { app, webhook_id, action, key, time } = delivery;
+    pub fn count(&self, Delivery { app, tenant, webhook_id, action, key, time }: Delivery<'_>) {
         let mut apps = self.apps();
-        if let Some(known) = apps.get_mut(app).and_then(|of_app| of_app.get_mut(webhook_id)) {
+        let of_app = apps.entry(app.to_owned()).or_default();
+        if !tenant.is_empty() && !of_app.tenants.contains(tenant) && of_app.tenants.len() < TENANTS_MAX {
+            of_app.tenants.insert(tenant.to_owned());
+        }
+        if let Some(known) = of_app.registrations.get_mut(webhook_id) {
             known.deliveries += 1;
             known.last = known.last.max(time);
             if known.key != key {
@@ -73,19 +92,25 @@ impl Deliveries {
             }
             return;
         }
-        if apps.values().map(HashMap::len).sum::<usize>() >= REGISTRATIONS_MAX {
-            forget_silent_longest(&mut apps);
-        }
         let [app, webhook_id, action, key] = [app, webhook_id, action, key].map(str::to_owned);
         let new = Delivered { app, webhook_id, action, key, deliveries: 1, first: time, last: time };
-        apps.entry(new.app.clone()).or_default().insert(new.webhook_id.clone(), new);
+        if apps.values().map(|of_app| of_app.registrations.len()).sum::<usize>() >= REGISTRATIONS_MAX {
+            forget_silent_longest(&mut apps);
+        }
+        apps.entry(new.app.clone()).or_default().registrations.insert(new.webhook_id.clone(), new);
     }
 
     /// All that is remembered, by app, action and time.
     pub fn all(&self) -> Vec<Delivered> {
-        let mut all: Vec<_> = self.apps().values().flat_map(HashMap::values).cloned().collect();
+        let apps = self.apps();
+        let mut all: Vec<_> = apps.values().flat_map(|of_app| of_app.registrations.values()).cloned().collect();
         all.sort_by(|one, other| (&one.app, &one.action, one.first).cmp(&(&other.app, &other.action, other.first)));
         all
+    }
+
+    /// Whose webhooks each app has had.
+    pub fn tenants(&self) -> BTreeMap<String, BTreeSet<String>> {
+        self.apps().iter().map(|(app, of_app)| (app.clone(), of_app.tenants.clone())).collect()
     }
 
     /// Forgets apps that are no longer configured.
@@ -93,15 +118,15 @@ impl Deliveries {
         self.apps().retain(|app, _| is_app(app));
     }
 
-    fn apps(&self) -> MutexGuard<'_, HashMap<String, HashMap<String, Delivered>>> {
+    fn apps(&self) -> MutexGuard<'_, HashMap<String, OfApp>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn forget_silent_longest(apps: &mut HashMap<String, HashMap<String, Delivered>>) {
-    let all = apps.values().flat_map(HashMap::values);
+fn forget_silent_longest(apps: &mut HashMap<String, OfApp>) {
+    let all = apps.values().flat_map(|of_app| of_app.registrations.values());
     let Some(Delivered { app, webhook_id, .. }) = all.min_by_key(|known| known.last).cloned() else { return };
-    apps.entry(app).and_modify(|of_app| _ = of_app.remove(&webhook_id));
+    apps.entry(app).and_modify(|of_app| _ = of_app.registrations.remove(&webhook_id));
 }
 
 #[cfg(test)]
@@ -110,7 +135,8 @@ mod tests {
 
     fn count(deliveries: &Deliveries, app: &str, webhook_id: &str, key: &str, second: i64) {
         let time = Timestamp::from_second(second).expect("a time");
-        deliveries.count(Delivery { app, webhook_id, action: "incoming_event", key, time });
+        let tenant = if app == "b" { "" } else { webhook_id };
+        deliveries.count(Delivery { app, tenant, webhook_id, action: "incoming_event", key, time });
     }
 
     #[test]
@@ -129,8 +155,14 @@ mod tests {
         let expected =
             [("a 1 new".to_owned(), 3, (5, 9)), ("a 2 new".to_owned(), 1, (7, 7)), ("b 1 k".to_owned(), 1, (6, 6))];
         assert_eq!(all.iter().map(short).collect::<Vec<_>>(), expected);
+        let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(
+            deliveries.tenants().into_iter().collect::<Vec<_>>(),
+            [("a".to_owned(), of(&["1", "2"])), ("b".to_owned(), of(&[]))],
+            "a webhook of API 3.1 names none"
+        );
         deliveries.retain(|app| app == "b");
-        assert_eq!(deliveries.all().len(), 1);
+        assert_eq!((deliveries.all().len(), deliveries.tenants().len()), (1, 1));
     }
 
     #[test]

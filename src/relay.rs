@@ -331,7 +331,8 @@ impl<B: Backend> Relay<B> {
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
         if let (Some(webhook_id), event::Origin::Delivered) = (&event.webhook_id, event.origin) {
-            self.0.deliveries.count(Delivery { app: &app.name, webhook_id, action, key, time: now });
+            let tenant = event.tenant.id();
+            self.0.deliveries.count(Delivery { app: &app.name, tenant, webhook_id, action, key, time: now });
         }
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());

@@ -1,18 +1,18 @@
 //! `check`: everything that `serve` would stumble over, found before it does, step by step.
 
+mod kafka;
+mod livechat;
 mod request;
 
-use std::path::Path;
+use std::path::{Path, PathBuf, absolute};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::access::{running, unexpected};
 use super::print::{self, out};
-use super::reach::reach;
 use super::{Failure, Source, webhooks};
 use crate::acme;
 use crate::config::{self, Config, Mistakes, Need};
@@ -23,7 +23,7 @@ use crate::publish::{self, Publisher};
 use crate::relay::Notice;
 use crate::shutdown::Shutdown;
 use crate::spool::{Health, Spool, Unusable};
-use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Reason, Topics, names};
+use kafka::Kafka;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -62,6 +62,8 @@ struct Finding {
 /// What was found until now. Text is printed as it is found, JSON at the end.
 struct Report {
     is_json: bool,
+    /// What the commands in details name.
+    config_path: Option<PathBuf>,
     steps: Mutex<Steps>,
 }
 
@@ -76,8 +78,9 @@ struct Steps {
 }
 
 impl Report {
-    fn new(is_json: bool) -> Self {
-        Self { is_json, steps: Mutex::default() }
+    fn new(arguments: &Arguments) -> Self {
+        let (is_json, config_path) = (arguments.json, arguments.source.config.clone());
+        Self { is_json, config_path, steps: Mutex::default() }
     }
 
     fn steps<T>(&self, act: impl FnOnce(&mut Steps) -> T) -> T {
@@ -93,6 +96,7 @@ impl Report {
             if steps.is_closed {
                 return; // it was too late
             }
+            let detail = print::with_commands(self.config_path.as_deref(), &detail);
             let finding = Finding { check, status, detail };
             if !self.is_json && steps.unprinted.is_none() {
                 steps.unprinted = finding.print().err();
@@ -121,36 +125,16 @@ impl Finding {
             Status::Warn => ("warn", print::WARNING),
             Status::Fail => ("FAIL", print::ERROR),
         };
-        let detail = hanging(&print::visible(&self.detail));
+        let detail = print::wrapped(&print::visible(&self.detail), INDENT);
         out(format_args!("{style}{mark}{style:#}  {:<14} {detail}", self.check))
     }
 }
 
-/// Where details begin, and where lines end.
+/// Where details begin.
 const INDENT: usize = 21;
-const WIDTH: usize = 80;
-
-/// Lines of words, all but the first indented.
-fn hanging(text: &str) -> String {
-    let (mut lines, mut column) = (String::new(), INDENT);
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if column > INDENT && column + 1 + length > WIDTH {
-            lines.push('\n');
-            lines.extend(std::iter::repeat_n(' ', INDENT));
-            column = INDENT;
-        } else if column > INDENT {
-            lines.push(' ');
-            column += 1;
-        }
-        lines.push_str(word);
-        column += length;
-    }
-    lines
-}
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let (report, timeout) = (Arc::new(Report::new(arguments.json)), arguments.timeout);
+    let (report, timeout) = (Arc::new(Report::new(&arguments)), arguments.timeout);
     // In a task of its own, which may block: the time limit holds all the same.
     let looked = tokio::time::timeout(timeout, tokio::spawn(look(arguments, Arc::clone(&report)))).await;
     let is_usage = if let Ok(looked) = looked {
@@ -184,16 +168,18 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 
 /// Whether the configuration is wrong, which is why nothing else was looked at.
 async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
+    let file = arguments.source.config.as_deref();
     report.begin("configuration");
     let config = match tokio::task::block_in_place(|| arguments.source.read(Need::Everything)) {
         Ok(config) => config,
         Err(Mistakes { lines, may_pass, socket }) => {
             lines.into_iter().for_each(|mistake| report.fail("configuration", mistake));
-            running_relay(socket.as_deref(), &report).await;
+            running_relay(file, socket.as_deref(), &report).await;
             return !may_pass;
         }
     };
-    report.ok("configuration", format!("complete; webhooks on {}", config.server.listener.listen));
+    let checked = file.map_or("the environment".to_owned(), |file| file.display().to_string());
+    report.ok("configuration", format!("{checked} is complete; webhooks on {}", config.server.listener.listen));
     if arguments.request.is_given() {
         tokio::task::block_in_place(|| arguments.request.look(&config, &report));
         return false;
@@ -215,9 +201,10 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     for Notice { text, is_failure } in config.policy.notices(now) {
         report.add("dates", if is_failure { Status::Fail } else { Status::Warn }, text);
     }
+    tokio::task::block_in_place(|| livechat::look(&config, &arguments.source, &report));
     certificates(&config, &report);
     report.begin("running relay");
-    running_relay(config.control.socket.as_deref(), &report).await;
+    running_relay(file, config.control.socket.as_deref(), &report).await;
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
         Ok(detail) => report.ok("spool", detail),
@@ -248,9 +235,9 @@ fn described(key: &Key) -> String {
     if dates.is_empty() { key.name().to_owned() } else { format!("{} ({})", key.name(), dates.join(", ")) }
 }
 
-/// Where a relay runs: whether it does so with the configuration as it is now. Its file and its environment need not be those of this
+/// Where a relay runs: whether it does so with the file that was checked, and as that is now. Its environment need not be that of this
 /// command.
-async fn running_relay(socket: Option<&Path>, report: &Report) {
+async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &Report) {
     const CHECK: &str = "running relay";
     let Some(socket) = socket else { return };
     let Ok(access) = running(socket).await else { return };
@@ -260,7 +247,16 @@ async fn running_relay(socket: Option<&Path>, report: &Report) {
             Ok(other) => return report.warn(CHECK, unexpected(&other).to_string()),
             Err(failure) => return report.warn(CHECK, failure.to_string()),
         };
-    let file = file.map_or("the environment".to_owned(), |file| file.display().to_string());
+    let shown = |file: &Option<PathBuf>| {
+        file.as_ref().map_or("the environment alone".to_owned(), |file| file.display().to_string())
+    };
+    let checked = checked.map(|file| absolute(file).unwrap_or_else(|_| file.to_owned()));
+    let is_other = resolved(file.clone()) != resolved(checked.clone());
+    if is_other {
+        report
+            .warn(CHECK, format!("it runs with {}, and not with what was checked, {}", shown(&file), shown(&checked)));
+    }
+    let file = shown(&file);
     if !mistakes.is_empty() {
         let mistakes = mistakes.join("; ");
         return report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
@@ -274,9 +270,14 @@ async fn running_relay(socket: Option<&Path>, report: &Report) {
         let needs_restart = needs_restart.join(", ");
         report.warn(CHECK, format!("changes in {file} need a restart: {needs_restart}"));
     }
-    if changed.is_empty() && needs_restart.is_empty() {
+    if changed.is_empty() && needs_restart.is_empty() && !is_other {
         report.ok(CHECK, format!("runs with {file} as it is"));
     }
+}
+
+/// The file that a path leads to, by whatever name.
+fn resolved(file: Option<PathBuf>) -> Option<PathBuf> {
+    file.map(|file| file.canonicalize().unwrap_or(file))
 }
 
 /// For whom each TLS certificate is, and until when.
@@ -368,210 +369,5 @@ fn look_at_spool(config: crate::spool::Config) -> Result<String, String> {
     match health {
         Health::Accepting => Ok(format!("{directory} accepts; {events} events wait in it")),
         Health::Full(why) | Health::Failed(why) => Err(format!("{directory} accepts nothing: {why}")),
-    }
-}
-
-/// What is asked of the brokers.
-struct Kafka<'a> {
-    config: &'a Config,
-    report: &'a Report,
-}
-
-/// How many brokers are tried at once: each takes a client with threads of its own.
-const AT_ONCE: usize = 16;
-
-/// Topics that are there or will be created, with a setting of each.
-type Settings = Vec<(Arc<str>, i64)>;
-
-impl Kafka<'_> {
-    async fn look(&self) {
-        let kafka = &self.config.kafka;
-        self.report.begin("brokers");
-        if !self.brokers().await {
-            return;
-        }
-        self.report.begin("topics");
-        let cluster = Topics::new(self.config.policy.topics(), self.config.topics.clone(), kafka)
-            .map_err(|unusable| unusable.to_string())
-            .and_then(|topics| {
-                let cluster = tokio::task::block_in_place(|| topics.look());
-                Ok((cluster.map_err(|error| error.to_string())?, topics))
-            });
-        match cluster {
-            Ok((cluster, topics)) => self.topics(&topics, cluster).await,
-            Err(error) => self.report.fail("topics", format!("the brokers do not say which there are: {error}")),
-        }
-    }
-
-    /// Whether some broker can be reached at the address that it advertises, where `serve` will look for it. Each is tried.
-    async fn brokers(&self) -> bool {
-        let kafka = &self.config.kafka;
-        let dead_letter = &self.config.policy.dead_letter;
-        let found = match tokio::task::block_in_place(|| reach(kafka, &kafka.brokers, dead_letter)) {
-            Ok(found) => found,
-            Err(why) => {
-                self.report.fail("brokers", format!("no broker answers at {}: {why}", kafka.brokers));
-                return false;
-            }
-        };
-        let count = found.len();
-        let asked = found.into_iter().map(async |Broker { id, address }| {
-            let (kafka, topic, at) = (kafka.clone(), Arc::clone(dead_letter), address.clone());
-            let reached = tokio::task::spawn_blocking(move || reach(&kafka, &at, &topic).map(drop)).await;
-            let reached = reached.unwrap_or_else(|panic| Err(panic.to_string()));
-            reached.err().map(|why| format!("broker {id} at {address}: {why}"))
-        });
-        let asked = stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>();
-        let unreachable: Vec<_> = asked.await.into_iter().flatten().collect();
-        if unreachable.is_empty() {
-            self.report.ok("brokers", format!("{count} at {}", kafka.brokers));
-        } else {
-            self.report.fail(
-                "brokers",
-                format!(
-                    "{} answers, but {} of {count} cannot be reached at the address that it advertises to clients: {}. Set advertised.listeners of the broker to an address that the relay can reach",
-                    kafka.brokers,
-                    unreachable.len(),
-                    unreachable.join("; ")
-                ),
-            );
-        }
-        unreachable.len() < count
-    }
-
-    async fn topics(&self, topics: &Topics, Cluster { brokers, present, missing }: Cluster) {
-        let there: Vec<_> = present.iter().map(|topic| Arc::clone(&topic.name)).collect();
-        let new = topics.replicas(&brokers).await;
-        let (absent, to_create) = if self.config.topics.create {
-            let (_, refused) =
-                if missing.is_empty() { Default::default() } else { topics.create(&missing, new, true).await };
-            (refused, missing)
-        } else if missing.is_empty() {
-            Default::default()
-        } else {
-            (vec![Absent { topics: missing, reason: Reason::CreateIsOff }], Vec::new())
-        };
-        self.absent(absent, to_create.len());
-
-        self.report.begin("settings");
-        let described = topics.describe(&there).await;
-        let planned = |name: &str| self.config.topics.settings.get(name).and_then(|value| value.parse::<i64>().ok());
-        let values = |name: &str| -> Settings {
-            let planned = planned(name);
-            described
-                .numbers(name)
-                .chain(to_create.iter().filter_map(|topic| Some((Arc::clone(topic), planned?))))
-                .collect()
-        };
-        if brokers.len() > 1 {
-            let planned =
-                |count: Option<i64>| to_create.iter().filter_map(move |topic| Some((Arc::clone(topic), count?)));
-            let replicas: Vec<_> =
-                present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned(new.count)).collect();
-            let in_sync = described.numbers(MIN_IN_SYNC).chain(planned(new.min_in_sync)).collect();
-            let is_unknown = !to_create.is_empty() && (new.count.is_none() || new.min_in_sync.is_none());
-            self.replicas(brokers.len(), &replicas, in_sync, is_unknown);
-        }
-        self.retention(values("retention.ms"));
-        match (topics.check_sizes(values("max.message.bytes")), described.unread) {
-            (Err(too_small), _) if self.config.spool.is_some() => {
-                self.report.warn("sizes", format!("{too_small}; what is too large becomes a dead letter"));
-            }
-            (Err(too_small), _) => self.report.fail("sizes", too_small.to_string()),
-            (Ok(()), Some(why)) => {
-                self.report.warn("sizes", format!("unknown: the brokers do not show the topics' settings ({why})"));
-            }
-            (Ok(()), None) => self.report.ok("sizes", "every topic takes the largest event"),
-        }
-    }
-
-    /// Topics that are missing and will stay so, and how many `serve` would create.
-    fn absent(&self, absent: Vec<Absent>, to_create: usize) {
-        let dead_letter = &self.config.policy.dead_letter;
-        let mut is_complete = true;
-        for Absent { mut topics, reason } in absent {
-            // Records that their topic never takes have another place to go to.
-            if reason == Reason::CreateIsOff && topics.contains(dead_letter) {
-                topics.retain(|topic| topic != dead_letter);
-                let instead = if self.config.spool.is_some() { "are kept on the disk" } else { "are answered 503" };
-                self.report.warn("dead letters", format!("the topic {dead_letter} is missing: they {instead}"));
-            }
-            if !topics.is_empty() {
-                is_complete = false;
-                self.report.fail("topics", format!("missing: {} ({reason}); {}", names(&topics), reason.remedy()));
-            }
-        }
-        if is_complete {
-            let detail =
-                if to_create > 0 { format!("{to_create} missing; serve creates them") } else { "all there".to_owned() };
-            self.report.ok("topics", detail);
-        }
-    }
-
-    /// On a cluster of several brokers: whether an event survives the loss of one of them.
-    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, i64)], in_sync: Settings, is_unknown: bool) {
-        let single: Vec<_> = replicas.iter().filter(|(_, replicas)| *replicas == 1).map(|(topic, _)| topic).collect();
-        let alone: Vec<_> = in_sync.into_iter().filter(|(_, min)| *min < 2).map(|(topic, _)| topic).collect();
-        let alone: Vec<_> = alone.iter().filter(|topic| !single.contains(topic)).collect();
-        if !single.is_empty() {
-            self.report.warn(
-                "replicas",
-                format!(
-                    "one, though there are {brokers} brokers: {}; their events are lost with that broker's disk. Set topics.replication = {}; topics that are there keep what they have",
-                    names(&single),
-                    brokers.min(3)
-                ),
-            );
-        }
-        if !alone.is_empty() {
-            self.report.warn(
-                "replicas",
-                format!(
-                    "min.insync.replicas is 1: {}; one broker alone may ack an event and be lost. With three replicas set it to 2: topics that are there keep what they have",
-                    names(&alone)
-                ),
-            );
-        }
-        if is_unknown {
-            let why =
-                "of new topics the brokers decide, and do not show how; may the relay DescribeConfigs of the cluster?";
-            self.report.warn("replicas", why.to_owned());
-        }
-        if single.is_empty() && alone.is_empty() && !is_unknown {
-            self.report.ok("replicas", "two brokers or more have an event when it is acked");
-        }
-    }
-
-    fn retention(&self, retention_ms: Settings) {
-        const SHORT: Duration = Duration::from_secs(3 * 24 * 3600);
-        let is_short = |ms: i64| u64::try_from(ms).is_ok_and(|ms| Duration::from_millis(ms) < SHORT);
-        let short: Vec<_> = retention_ms.into_iter().filter(|(_, ms)| is_short(*ms)).map(|(topic, _)| topic).collect();
-        if !short.is_empty() {
-            self.report.warn(
-                "retention",
-                format!(
-                    "less than three days (retention.ms): {}; consumers that are away for longer miss events",
-                    names(&short)
-                ),
-            );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn details_end_at_the_edge_and_hang_below_their_beginning() {
-        let text = hanging("a name of a host that is long enough: kafka-1.example.com:9092, and words");
-        assert_eq!(
-            text,
-            "a name of a host that is long enough:\n                     kafka-1.example.com:9092, and words"
-        );
-        let lines = hanging(&"word ".repeat(100));
-        assert!(lines.lines().skip(1).all(|line| line.starts_with(&" ".repeat(INDENT)) && line.len() <= WIDTH));
-        let long = "x".repeat(200);
-        assert_eq!(hanging(&long), long, "a word is not broken: it may be copied");
     }
 }

@@ -46,11 +46,17 @@ impl Filters {
     }
 }
 
-/// A time, or how long ago it was.
+/// A time, or how long ago it was, to the second before.
 pub fn time(text: &str) -> Result<Timestamp, String> {
-    let ago = |text: &str| Timestamp::now().checked_sub(text.parse::<jiff::SignedDuration>().ok()?.abs()).ok();
+    let ago =
+        |text: &str| Some(second(Timestamp::now().checked_sub(text.parse::<jiff::SignedDuration>().ok()?.abs()).ok()?));
     let wrong = "no time; write for example 2026-11-22T14:00:00Z, or 2h for two hours ago";
     text.parse().ok().or_else(|| ago(text)).ok_or_else(|| wrong.to_owned())
+}
+
+/// The second in which a time is: what a person may have to type again.
+pub fn second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// Prints the entries of a list, a line each.

@@ -175,6 +175,14 @@ impl Sources {
         Self { file, environment, digests: Digests(digests), kept }
     }
 
+    /// Where a secret stands, for people: the file, where it was read, else the key that says where.
+    pub fn place(&self, key: &str) -> Option<String> {
+        let is_place = |(of, _): &&(String, PathBuf)| of.strip_prefix(key).is_some_and(|rest| !rest.contains('['));
+        let places: Vec<_> = self.digests.0.keys().filter(is_place).collect();
+        let file = places.iter().find(|(_, path)| !path.as_os_str().is_empty());
+        file.map(|(_, path)| format!("the file {}", path.display())).or_else(|| Some(places.first()?.0.clone()))
+    }
+
     /// New values, but what is kept as it is here.
     fn keeping(&self, kept: Kept, new: &Values) -> Values {
         let live = new.iter().filter(|(key, _)| !kept.has(key));

@@ -302,39 +302,34 @@ impl Control {
     /// # Errors
     /// [`Gone`]: a line was not taken.
     pub fn answer(&self, request: Request, out: Out<'_>) -> Result<(), Gone> {
-        if matches!(request, Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries) {
-            return out(self.of_process(request));
-        }
-        if let Request::Backfill { app, events } = request {
-            return out(self.backfilled(app, events));
-        }
-        let Some(spool) = &self.spool else {
-            return out(Answer::Error("this relay has no spool: spool.directory is not configured".to_owned()));
+        let spool = match &self.spool {
+            None => Err("this relay has no spool: spool.directory is not configured".to_owned()),
+            Some(spool) => spool.why_closed().filter(|_| request != Request::Status).map_or(Ok(spool), Err),
         };
-        if let Some(why) = spool.why_closed().filter(|_| request != Request::Status) {
-            return out(Answer::Error(why));
-        }
-        let last = match request {
-            Request::Status => Answer::Status(status(spool)),
-            Request::List(list) => Answer::Listed(list.answer(spool, out)?),
-            Request::Drop { filter } if filter.is_empty() => Answer::Error("a drop needs a filter".to_owned()),
-            Request::Drop { filter } => Answer::Dropped(change::drop_matching(spool, &filter, out)),
-            Request::DropDeadLetters { which } => Answer::Dropped(change::drop_dead_letters(spool, which)),
-            Request::ReplayDeadLetters { which, timeout_ms } => match &self.dead_letters {
+        let last = match (request, spool) {
+            (request @ (Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries), _) => {
+                self.of_process(request)
+            }
+            (Request::Backfill { app, events }, _) => self.backfilled(app, events),
+            (_, Err(why)) => Answer::Error(why),
+            (Request::Status, Ok(spool)) => Answer::Status(status(spool)),
+            (Request::List(list), Ok(spool)) => Answer::Listed(list.answer(spool, out)?),
+            (Request::Drop { filter }, Ok(_)) if filter.is_empty() => Answer::Error("a drop needs a filter".to_owned()),
+            (Request::Drop { filter }, Ok(spool)) => Answer::Dropped(change::drop_matching(spool, &filter, out)),
+            (Request::DropDeadLetters { which }, Ok(spool)) => Answer::Dropped(change::drop_dead_letters(spool, which)),
+            (Request::ReplayDeadLetters { which, timeout_ms }, Ok(spool)) => match &self.dead_letters {
                 Some(dead_letters) => {
                     let timeout = Duration::from_millis(timeout_ms);
                     Answer::Replayed(change::replay_dead_letters(spool, dead_letters, which, timeout, out)?)
                 }
                 None => Answer::Error("there is no Kafka to publish to".to_owned()),
             },
-            Request::Verify => {
+            (Request::Verify, Ok(spool)) => {
                 spool.verify(|segment| out(Answer::Segment(segment)))?;
                 Answer::Verified { problems: spool.problems() }
             }
-            Request::Pause { topic } => pause(spool, topic, true),
-            Request::Resume { topic } => pause(spool, topic, false),
-            Request::Reload { .. } | Request::LogLevel { .. } | Request::Deliveries => self.of_process(request),
-            Request::Backfill { app, events } => self.backfilled(app, events),
+            (Request::Pause { topic }, Ok(spool)) => pause(spool, topic, true),
+            (Request::Resume { topic }, Ok(spool)) => pause(spool, topic, false),
         };
         out(last)
     }

@@ -35,7 +35,7 @@ mod traceparent;
 
 pub use archived::Archived;
 pub(crate) use labels::labels;
-pub use normalize::{Author, Event, Fault, Origin, Receipt};
+pub use normalize::{Author, Event, Fault, Origin, Receipt, Tenant};
 pub use receive::{Delivery, explain};
 pub use route::{Keys, Mode, PreparedRecord, Record, RetryKey, Routing, Topics};
 pub use rules::Rules;

@@ -1,7 +1,5 @@
 //! The Agent Chat API, as far as a backfill needs it: archived threads, the chats that are still running, and one chat.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,7 +16,7 @@ const PAGE_MAX: u32 = 100;
 pub struct Archives {
     caller: Caller,
     /// How many threads a page is asked for: fewer, where a page was too large.
-    limit: AtomicU32,
+    limit: u32,
 }
 
 /// A page of `list_archives` or `list_chats`.
@@ -31,14 +29,14 @@ pub struct ArchivePage {
     #[serde(default)]
     pub found_chats: Option<u64>,
     /// Absent: this is the last page.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "not_empty")]
     pub next_page_id: Option<String>,
 }
 
 impl Archives {
     pub fn new(config: &Config, app: &App) -> Self {
         let caller = Caller::new(config, app, "agent", Access::of(config, app));
-        Self { caller, limit: AtomicU32::new(PAGE_MAX) }
+        Self { caller, limit: PAGE_MAX }
     }
 
     /// How many calls LiveChat may have billed until now.
@@ -50,21 +48,25 @@ impl Archives {
     ///
     /// # Errors
     /// No page was had. Where one was too large, the next first page is smaller, and this one is asked for again if it is the first.
-    pub async fn page(&self, from: Timestamp, to: Timestamp, page_id: Option<&str>) -> Result<ArchivePage, Failure> {
+    pub async fn page(
+        &mut self,
+        from: Timestamp,
+        to: Timestamp,
+        page_id: Option<&str>,
+    ) -> Result<ArchivePage, Failure> {
         loop {
-            let limit = self.limit.load(Ordering::Relaxed);
-            let first =
-                || json!({ "filters": { "from": time(from), "to": time(to) }, "sort_order": "asc", "limit": limit });
+            let filters = || json!({ "from": time(from), "to": time(to) });
+            let first = || json!({ "filters": filters(), "sort_order": "asc", "limit": self.limit });
             let body = page_id.map_or_else(first, |id| json!({ "page_id": id }));
             match self.get("list_archives", body).await {
-                Err(failed) if failed.is_too_large && limit > 1 => {
-                    self.limit.store(limit / 2, Ordering::Relaxed);
+                Err(failed) if failed.is_too_large && self.limit > 1 => {
+                    self.limit /= 2;
                     if page_id.is_some() {
                         let remedy = "begin this time's first page again: its pages will be smaller".to_owned();
                         return Err(Failure { remedy, ..failed.failure });
                     }
                 }
-                page => return Ok(ArchivePage::last_without_id(page?)),
+                page => return Ok(page?),
             }
         }
     }
@@ -76,8 +78,7 @@ impl Archives {
     pub async fn running_chats(&self, page_id: Option<&str>) -> Result<ArchivePage, Failure> {
         let filter = if self.caller.app.version >= Version::V3_6 { "active" } else { "include_active" };
         let first = || json!({ "filters": { filter: true }, "limit": PAGE_MAX });
-        let page = self.get("list_chats", page_id.map_or_else(first, |id| json!({ "page_id": id }))).await?;
-        Ok(ArchivePage::last_without_id(page))
+        Ok(self.get("list_chats", page_id.map_or_else(first, |id| json!({ "page_id": id }))).await?)
     }
 
     /// A chat with its latest thread.
@@ -93,15 +94,14 @@ impl Archives {
     }
 }
 
-impl ArchivePage {
-    fn last_without_id(self) -> Self {
-        Self { next_page_id: self.next_page_id.filter(|id| !id.is_empty()), ..self }
-    }
-}
-
 /// An empty list may be `null`.
 fn or_none<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// An id that is empty is none.
+fn not_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.filter(|id: &String| !id.is_empty()))
 }
 
 /// With microseconds and an offset, as LiveChat wants it.

@@ -3,94 +3,72 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use jiff::Timestamp;
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::event::json::{list, members, object, text};
-use crate::event::{Archived, Author};
+use crate::event::{Archived, Author, Tenant};
 
-/// What can be made of an archive; the order is that of [`Thread::made`].
+/// What can be made of archives.
 pub const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "chat_deactivated"];
 
-/// Whose events they are. It is part of the ids, so it has to be as in LiveChat's own webhooks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Tenant {
-    Organization(String),
-    /// Of API 3.3: a number.
-    License(String),
-}
-
-/// From one time on, and before another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    pub from: Timestamp,
-    pub to: Timestamp,
-}
-
-impl Span {
-    pub fn has(&self, time: Timestamp) -> bool {
-        self.from <= time && time < self.to
-    }
-}
-
-/// What a thread has within a time.
-#[derive(Debug, Default)]
-pub struct Thread {
-    /// In the order in which they happened.
-    pub webhooks: Vec<Archived>,
-    /// How many of those have each of [`ACTIONS`].
-    pub made: [u64; 3],
-    /// LiveChat does not show the thread's events: they are older than the account's plan has them.
-    pub is_restricted: bool,
+/// What threads have within a time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    pub incoming_chat: u64,
+    pub incoming_event: u64,
+    pub chat_deactivated: u64,
+    /// Threads whose events LiveChat does not show: they are older than the account's plan has them.
+    pub restricted_threads: u64,
     /// Events without a time that can be read: whether they are meant is not known.
-    pub undated: u64,
+    pub undated_events: u64,
 }
 
-/// Reads a chat with one thread, as `list_archives` and `get_chat` have it.
+/// Reads a chat with one thread, as `list_archives` and `get_chat` have it. The webhooks come in the order in which they happened; `tenant` is
+/// part of their ids, so it has to be as in LiveChat's own.
 ///
 /// The thread begins at its `created_at`. When it ended LiveChat does not say: it is taken for the time of its last event, which is mostly
 /// the system message of its end; of a thread without events, for that of its beginning.
-pub fn thread(chat: &RawValue, span: &Span, tenant: &Tenant) -> Thread {
+pub fn webhooks(chat: &RawValue, within: &Range<Timestamp>, tenant: &Tenant<'_>, found: &mut Found) -> Vec<Archived> {
     let chat = object(chat.get());
     let thread = chat.get("thread").map(|thread| object(thread.get())).unwrap_or_default();
     let [chat_id, thread_id] = [&chat, &thread].map(|object| object.get("id").map(|id| id.get()));
     let authors = Author::of_users(chat.get("users").copied());
-    let time = |text: Option<Cow<'_, str>>| text.and_then(|text| text.parse::<Timestamp>().ok());
-    let began = time(text(&thread, "created_at"));
-    let mut made = Thread { is_restricted: thread.contains_key("restricted_access"), ..Thread::default() };
+    let webhook = |action: &str, payload: &str, author| Archived { body: body(action, payload, tenant), author };
+    let [incoming_chat, incoming_event, chat_deactivated] = ACTIONS;
+    let (mut webhooks, began) = (Vec::new(), time(&thread));
+    found.restricted_threads += u64::from(thread.contains_key("restricted_access"));
 
-    if began.is_some_and(|time| span.has(time)) {
+    if began.is_some_and(|time| within.contains(&time)) {
         let chat = chat_without_events(&chat, &thread);
-        made.add(0, webhook(ACTIONS[0], &members([("chat", Some(&chat))]), tenant), None);
+        webhooks.push(webhook(incoming_chat, &members([("chat", Some(chat.get()))]), None));
+        found.incoming_chat += 1;
     }
     let mut last = began;
     for event in list(thread.get("events").copied()) {
         let parts = object(event.get());
-        let Some(time) = time(text(&parts, "created_at")) else {
-            made.undated += 1;
+        let Some(time) = time(&parts) else {
+            found.undated_events += 1;
             continue;
         };
         last = last.max(Some(time));
-        if span.has(time) {
+        if within.contains(&time) {
             let author = text(&parts, "author_id").and_then(|id| authors.get(&*id).copied());
             let payload = members([("chat_id", chat_id), ("thread_id", thread_id), ("event", Some(event.get()))]);
-            made.add(1, webhook(ACTIONS[1], &payload, tenant), author);
+            webhooks.push(webhook(incoming_event, &payload, author));
+            found.incoming_event += 1;
         }
     }
     let has_ended = thread.get("active").is_some_and(|active| active.get() == "false");
-    if has_ended && last.is_some_and(|time| span.has(time)) {
+    if has_ended && last.is_some_and(|time| within.contains(&time)) {
         let payload = members([("chat_id", chat_id), ("thread_id", thread_id)]);
-        made.add(2, webhook(ACTIONS[2], &payload, tenant), None);
+        webhooks.push(webhook(chat_deactivated, &payload, None));
+        found.chat_deactivated += 1;
     }
-    made
-}
-
-impl Thread {
-    fn add(&mut self, kind: usize, body: String, author: Option<Author>) {
-        self.webhooks.push(Archived { body, author });
-        self.made[kind] += 1;
-    }
+    webhooks
 }
 
 /// What a summary of `list_chats` says: the chat's id, where its latest thread is running and began before a time. The others have nothing to
@@ -99,31 +77,36 @@ pub fn running_before(summary: &RawValue, to: Timestamp) -> Option<String> {
     let summary = object(summary.get());
     let last = summary.get("last_thread_summary").map(|thread| object(thread.get())).unwrap_or_default();
     let has_ended = last.get("active").is_some_and(|active| active.get() == "false");
-    let began = text(&last, "created_at").and_then(|time| time.parse::<Timestamp>().ok());
-    let is_meant = !has_ended && began.is_none_or(|began| began < to);
+    let is_meant = !has_ended && time(&last).is_none_or(|began| began < to);
     text(&summary, "id").filter(|_| is_meant).map(Cow::into_owned)
 }
 
-/// All of a chat but its events: each of them is a webhook of its own, or not of the time. Members come sorted, with their bytes.
-fn chat_without_events(chat: &HashMap<String, &RawValue>, thread: &HashMap<String, &RawValue>) -> String {
-    let written = |members: BTreeMap<&str, &str>| {
-        let members = members.into_iter().map(|(name, raw)| format!("{}:{raw}", serde_json::Value::from(name)));
-        format!("{{{}}}", members.collect::<Vec<_>>().join(","))
-    };
-    let raw = |(name, raw)| (String::as_str(name), RawValue::get(raw));
-    let without_events =
-        thread.iter().map(|(name, value)| (name, *value)).map(raw).filter(|(name, _)| *name != "events");
-    let thread = written(without_events.collect());
-    let mut members: BTreeMap<_, _> = chat.iter().map(|(name, value)| (name, *value)).map(raw).collect();
-    members.insert("thread", &thread);
-    written(members)
+/// The `created_at` of a thread, or of an event.
+fn time(object: &HashMap<String, &RawValue>) -> Option<Timestamp> {
+    text(object, "created_at")?.parse().ok()
 }
 
-fn webhook(action: &str, payload: &str, tenant: &Tenant) -> String {
+/// All of a chat but its events: each of them is a webhook of its own, or not of the time. Members come sorted, with their bytes.
+fn chat_without_events(chat: &HashMap<String, &RawValue>, thread: &HashMap<String, &RawValue>) -> Box<RawValue> {
+    let raw = |members| to_raw_value(members).expect("an object of JSON is JSON");
+    let mut thread = sorted(thread);
+    thread.remove("events");
+    let thread = raw(&thread);
+    let mut chat = sorted(chat);
+    chat.insert("thread", &thread);
+    raw(&chat)
+}
+
+fn sorted<'a>(object: &'a HashMap<String, &'a RawValue>) -> BTreeMap<&'a str, &'a RawValue> {
+    object.iter().map(|(name, value)| (name.as_str(), *value)).collect()
+}
+
+fn body(action: &str, payload: &str, tenant: &Tenant<'_>) -> String {
     let action = format!("\"{action}\"");
     let (organization, license) = match tenant {
         Tenant::Organization(id) => (Some(serde_json::Value::from(&**id).to_string()), None),
-        Tenant::License(id) => (None, Some(&**id)),
+        Tenant::License(id) => (None, Some(&**id)), // a number
+        Tenant::Unnamed => (None, None),
     };
     members([
         ("action", Some(&action)),
@@ -151,8 +134,15 @@ mod tests {
         format!("2026-11-22T10:{minute:02}:00Z").parse().expect("a time")
     }
 
-    fn made(chat: &str, from: u8, to: u8) -> Thread {
-        thread(&raw(chat), &Span { from: at(from), to: at(to) }, &Tenant::Organization("o".to_owned()))
+    fn made(chat: &str, from: u8, to: u8) -> (Vec<Archived>, Found) {
+        let mut found = Found::default();
+        let webhooks = webhooks(&raw(chat), &(at(from)..at(to)), &Tenant::Organization("o".into()), &mut found);
+        (webhooks, found)
+    }
+
+    /// Chats, events and ends.
+    fn numbers(found: &Found) -> [u64; 3] {
+        [found.incoming_chat, found.incoming_event, found.chat_deactivated]
     }
 
     fn event(n: u8, more: &str) -> String {
@@ -180,9 +170,9 @@ mod tests {
             ("false", 4, 9, [0, 0, 0]),
             ("null", 0, 9, [1, 3, 0]),
         ] {
-            let thread = made(&chat(active), from, to);
-            assert_eq!(thread.made, expected, "{active} {from} {to}");
-            assert_eq!(thread.webhooks.len() as u64, expected.iter().sum::<u64>());
+            let (webhooks, found) = made(&chat(active), from, to);
+            assert_eq!(numbers(&found), expected, "{active} {from} {to}");
+            assert_eq!(webhooks.len() as u64, expected.iter().sum::<u64>());
         }
     }
 
@@ -202,8 +192,8 @@ mod tests {
             let delivery = receive(body.as_bytes()).expect("a webhook");
             identity(verify(delivery, &keyring, Timestamp::UNIX_EPOCH).ok().expect("its key").0)
         };
-        let thread = made(&chat("false"), 0, 9);
-        let found: Vec<_> = thread.webhooks.iter().map(|made| identity(made.webhook().expect("a webhook"))).collect();
+        let (webhooks, _) = made(&chat("false"), 0, 9);
+        let found: Vec<_> = webhooks.iter().map(|made| identity(made.webhook().expect("a webhook"))).collect();
         let event =
             |n| delivered("incoming_event", &format!(r#"{{"thread_id":"T","chat_id":"C","event":{}}}"#, event(n, "")));
         let begun = delivered(
@@ -212,37 +202,34 @@ mod tests {
         );
         let ended = delivered("chat_deactivated", r#"{"chat_id":"C","thread_id":"T","user_id":"u"}"#);
         assert_eq!(found, [begun, event(1), event(2), event(3), ended]);
+        assert_eq!(webhooks.iter().map(|made| made.author).collect::<Vec<_>>()[..2], [None, Some(Author::Customer)]);
         assert_eq!(
-            thread.webhooks.iter().map(|made| made.author).collect::<Vec<_>>()[..2],
-            [None, Some(Author::Customer)]
-        );
-        assert_eq!(
-            thread.webhooks[0].body,
+            webhooks[0].body,
             r#"{"action":"incoming_chat","organization_id":"o","payload":{"chat":{"id":"C","thread":{"active":false,"created_at":"2026-11-22T10:00:00Z","id":"T","tags":["t"]},"users":[{"id":"c-1","type":"customer"}]}}}"#
         );
     }
 
     #[test]
     fn what_the_archive_does_not_show_is_counted_and_what_is_no_thread_has_nothing() {
-        let thread = made(
+        let (_, found) = made(
             r#"{"id":"C","thread":{"id":"T","active":false,"restricted_access":"x","created_at":"2026-11-22T10:00:00Z"}}"#,
             0,
             9,
         );
-        assert_eq!((thread.made, thread.is_restricted), ([1, 0, 1], true));
-        let thread =
+        assert_eq!((numbers(&found), found.restricted_threads), ([1, 0, 1], 1));
+        let (_, found) =
             made(r#"{"id":"C","thread":{"id":"T","events":[{"id":"1"},{"id":"2","created_at":"soon"},7]}}"#, 0, 9);
-        assert_eq!((thread.made, thread.undated), ([0, 0, 0], 3));
+        assert_eq!((numbers(&found), found.undated_events), ([0, 0, 0], 3));
         for strange in ["7", "[]", "{}", r#"{"thread":7}"#, r#"{"id":"C","thread":{"events":{},"created_at":[]}}"#] {
-            assert_eq!(made(strange, 0, 9).made, [0, 0, 0], "{strange}");
+            assert!(made(strange, 0, 9).0.is_empty(), "{strange}");
         }
     }
 
     #[test]
     fn the_license_of_api_3_3_is_a_number() {
-        let span = Span { from: at(0), to: at(9) };
-        let thread = thread(&raw(&chat("false")), &span, &Tenant::License("104130623".to_owned()));
-        assert!(thread.webhooks[1].body.contains(r#""license_id":104130623,"payload""#), "{}", thread.webhooks[1].body);
+        let tenant = Tenant::License("104130623".into());
+        let webhooks = webhooks(&raw(&chat("false")), &(at(0)..at(9)), &tenant, &mut Found::default());
+        assert!(webhooks[1].body.contains(r#""license_id":104130623,"payload""#), "{}", webhooks[1].body);
     }
 
     #[test]

@@ -272,6 +272,7 @@ mod tests {
             Some(Seen {
                 registrations: Vec::new(),
                 keys: vec![KeyUse { app: "a".into(), key: "old".into(), uses: 1, last }],
+                ..Seen::default()
             })
         }
     }

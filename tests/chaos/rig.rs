@@ -394,18 +394,21 @@ impl<'a> Rig<'a> {
 
     /// The relays' logs, over all their lives, and the brokers': for the scenario that failed.
     fn keep_logs(&self) {
-        let kept = directory_of(self.name);
         let running = self.posts.iter().filter_map(|post| post.relay.as_ref()).map(Relay::log);
         let relays = self.logs.iter().cloned().chain(running).enumerate();
         let brokers = (0..NODES).map(|node| (format!("kafka-{node}.log"), self.cluster.kafka.logs(node)));
-        let _ = std::fs::remove_dir_all(&kept); // an earlier run's; there may be none
-        let written = std::fs::create_dir_all(&kept).and_then(|()| {
-            let relays = relays.map(|(n, log)| (format!("relay-{n}.log"), log));
-            relays.chain(brokers).try_for_each(|(name, log)| std::fs::write(kept.join(name), log))
-        });
-        if let Err(error) = written {
-            println!("the logs cannot be kept in {}: {error}", kept.display());
-        }
+        keep(self.name, relays.map(|(n, log)| (format!("relay-{n}.log"), log)).chain(brokers));
+    }
+}
+
+/// Writes logs of a scenario that failed, by their files' names.
+pub fn keep(name: &str, mut logs: impl Iterator<Item = (String, String)>) {
+    let kept = directory_of(name);
+    let _ = std::fs::remove_dir_all(&kept); // an earlier run's; there may be none
+    let written = std::fs::create_dir_all(&kept)
+        .and_then(|()| logs.try_for_each(|(name, log)| std::fs::write(kept.join(name), log)));
+    if let Err(error) = written {
+        println!("the logs cannot be kept in {}: {error}", kept.display());
     }
 }
 
@@ -422,7 +425,7 @@ impl Post {
         let spool = setup.spool_parent.as_deref().unwrap_or(directory).join(format!("spool-{n}"));
         let shim = setup.with_shim.then(|| Shim::new(&directory.join(format!("shim-{n}")), &spool));
         let brokers = if setup.as_user { cluster.proxied() } else { cluster.kafka.bootstrap().to_owned() };
-        let mut settings = settings(prefix);
+        let mut settings = settings(prefix, |name| actions().any(|sent| sent == name));
         settings.push(("spool.bytes_max".to_owned(), format!("{:?}", setup.spool_bytes_max)));
         let mut post = Self::at(brokers, spool, shim, settings);
         post.settings.push(("topics.check_interval".to_owned(), format!("{:?}", setup.topics_check_interval)));
@@ -478,8 +481,8 @@ pub fn output_directory() -> PathBuf {
 }
 
 /// The product's own deadlines and topics on all nodes. What is not sent is dropped, so that no topics are made for it.
-fn settings(prefix: &str) -> Vec<(String, String)> {
-    let unsent = livechat_relay::event::actions::names().filter(|name| !actions().any(|sent| sent == *name));
+pub fn settings(prefix: &str, is_sent: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+    let unsent = livechat_relay::event::actions::names().filter(|name| !is_sent(name));
     let dropped: Vec<_> = unsent.map(|name| format!("{name} = \"drop\"")).collect();
     let ours = [
         ("kafka.probe_interval", "\"5s\"".to_owned()),
@@ -492,6 +495,6 @@ fn settings(prefix: &str) -> Vec<(String, String)> {
     deadlines.chain(ours).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn borrowed(owned: &[(String, String)]) -> Vec<(&str, &str)> {
+pub fn borrowed(owned: &[(String, String)]) -> Vec<(&str, &str)> {
     owned.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }

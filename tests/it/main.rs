@@ -7,6 +7,7 @@ mod apps;
 mod auth;
 mod backfill;
 mod bad_input;
+mod check_livechat;
 mod check_request;
 mod client_address;
 mod commands;

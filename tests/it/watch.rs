@@ -80,3 +80,69 @@ fn a_livechat_that_cannot_be_asked_is_counted_and_does_no_harm() {
     assert_eq!(state(&relay, "missing"), Some(3.0));
     assert_eq!(livechat.requests("list_webhooks").len(), 2);
 }
+
+/// Has it compared once more: another interval is a reason.
+fn compare_again(relay: &Relay, minutes: u32) {
+    let total = || {
+        let of = |result| relay.metric(&format!(r#"livechat_relay_registration_checks_total{{result="{result}"}}"#));
+        of("compared") + of("failed")
+    };
+    let before = total();
+    let text = std::fs::read_to_string(relay.file()).expect("a file");
+    let lines = text
+        .lines()
+        .map(|line| if line.starts_with("watch = ") { format!("watch = \"{minutes}m\"") } else { line.to_owned() });
+    relay.configure(&lines.collect::<Vec<_>>().join("\n"));
+    await_that("it is compared again", || total() > before);
+}
+
+#[test]
+fn a_state_that_is_not_known_is_not_taken_for_the_wanted_one() {
+    const ENABLED: &str = r#"livechat_relay_license_webhooks_enabled{app="default"}"#;
+    let (livechat, mock) = (Simulator::start(), Mock::start());
+    for action in ["incoming_chat", "incoming_event", "thread_tagged"] {
+        register(&livechat, action, "https://relay.example/webhooks/default");
+    }
+    let relay = start(&livechat, &mock);
+    await_that("it is compared", || value(&relay, ENABLED) == Some(1.0));
+    assert!(relay.has_logged("what is registered at LiveChat is as it is wanted"), "{}", relay.log());
+    let owner = || json!({ "owner_client_id": CLIENT });
+    assert_eq!(livechat.call("disable_license_webhooks", owner()).status, 200);
+    compare_again(&relay, 11);
+    await_that("LiveChat sends none", || value(&relay, ENABLED) == Some(0.0));
+    assert!(relay.has_logged(r#""enabled":false"#), "{}", relay.log());
+
+    // LiveChat's trouble costs the comparison: what was found stays, and is said once.
+    livechat.fault(json!({ "method": "get_license_webhooks_state", "times": 0, "error": "internal", "status": 500 }));
+    compare_again(&relay, 12);
+    compare_again(&relay, 13);
+    assert_eq!(relay.metric(r#"livechat_relay_registration_checks_total{result="failed"}"#), 2.0);
+    assert_eq!((value(&relay, ENABLED), state(&relay, "as_wanted")), (Some(0.0), Some(3.0)));
+    assert!(relay.has_logged("could not be compared"), "{}", relay.log());
+    assert_eq!(relay.log().matches("could not be compared").count(), 1, "{}", relay.log());
+
+    // Without leave to ask the state is unknown, and all else is compared.
+    livechat.delete("faults");
+    let refused =
+        json!({ "method": "get_license_webhooks_state", "times": 1, "error": "authorization", "status": 403 });
+    livechat.fault(refused);
+    compare_again(&relay, 14);
+    await_that("the state is unknown", || value(&relay, ENABLED).is_none());
+    assert_eq!(state(&relay, "as_wanted"), Some(3.0));
+
+    // An app that is not installed gets no webhooks.
+    livechat.fault(json!({ "method": "get_license_webhooks_state", "times": 1, "error": "not_found", "status": 404 }));
+    compare_again(&relay, 15);
+    await_that("the app is not installed", || value(&relay, ENABLED) == Some(0.0));
+    assert_eq!(livechat.call("enable_license_webhooks", owner()).status, 200);
+    compare_again(&relay, 16);
+    await_that("LiveChat sends them", || value(&relay, ENABLED) == Some(1.0));
+    assert!(relay.has_logged("what is registered at LiveChat is as it is wanted again"), "{}", relay.log());
+
+    // Of an app that is no longer there nothing is shown.
+    let text = std::fs::read_to_string(relay.file()).expect("a file");
+    relay.configure(&text.replacen(r#"name = "default""#, r#"name = "other""#, 1));
+    await_that("the app has another name", || value(&relay, ENABLED).is_none());
+    let of_other = r#"livechat_relay_registrations{app="other",state="misaddressed"}"#;
+    await_that("its registrations go elsewhere now", || value(&relay, of_other) == Some(3.0));
+}

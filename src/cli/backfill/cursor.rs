@@ -3,17 +3,33 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::super::Failure;
-use super::Counts;
+use crate::cli::Failure;
+use crate::livechat::backfill::Found;
+use crate::outcome::Backfilled;
+
+/// What was read, and what became of it. Of what is handed to the relay twice, `delivered` has both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    pub running_chats: u64,
+    pub threads: u64,
+    #[serde(flatten)]
+    pub found: Found,
+    /// Calls that LiveChat may bill.
+    pub calls: u64,
+    pub delivered: Backfilled,
+}
 
 /// Which backfill it is, and how far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
+    /// Where it is kept.
+    #[serde(skip)]
+    path: PathBuf,
     pub app: String,
     pub from: Timestamp,
     pub to: Timestamp,
@@ -36,6 +52,12 @@ pub enum Step {
 }
 
 impl Cursor {
+    /// At the beginning. It is not written yet.
+    pub fn new(path: PathBuf, app: &str, from: Timestamp, to: Timestamp) -> Self {
+        let (counts, before_archive) = Default::default();
+        Self { path, app: app.to_owned(), from, to, step: Step::RunningChats, counts, before_archive }
+    }
+
     /// `None`: there is no file.
     pub fn read(path: &Path) -> Result<Option<Self>, Failure> {
         let bytes = match std::fs::read(path) {
@@ -44,10 +66,12 @@ impl Cursor {
         };
         let damaged =
             |_| Failure::Failed(format!("{} is no cursor of a backfill; remove it to begin again", path.display()));
-        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+        let cursor: Self = serde_json::from_slice(&bytes).map_err(damaged)?;
+        Ok(Some(Self { path: path.to_owned(), ..cursor }))
     }
 
-    pub fn write(&self, path: &Path) -> Result<(), Failure> {
+    pub fn write(&self) -> Result<(), Failure> {
+        let path = &self.path;
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = Path::new(&new);
@@ -76,17 +100,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("backfill-default.json");
         assert_eq!(Cursor::read(&path).expect("no file"), None);
-        let mut cursor = Cursor {
-            app: "default".to_owned(),
-            from: Timestamp::UNIX_EPOCH,
-            to: Timestamp::now(),
-            step: Step::RunningChats,
-            counts: Counts::default(),
-            before_archive: Counts::default(),
-        };
+        let mut cursor = Cursor::new(path.clone(), "default", Timestamp::UNIX_EPOCH, Timestamp::now());
+        cursor.counts.found.incoming_event = 7;
         for step in [Step::RunningChats, Step::Archive { page_id: Some("p".to_owned()) }, Step::Done] {
             cursor.step = step;
-            cursor.write(&path).expect("written");
+            cursor.write().expect("written");
             assert_eq!(Cursor::read(&path).expect("read").as_ref(), Some(&cursor));
         }
         assert_eq!(std::fs::read_dir(directory.path()).expect("it").count(), 1);

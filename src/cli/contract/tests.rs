@@ -13,8 +13,8 @@ use super::*;
 use crate::event::initial::Initial;
 use crate::event::receive::receive;
 use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
-use crate::event::{Archived, Event, Keyring, Keys, Mode, Receipt, Routing, Topics, normalize, route};
-use crate::livechat::backfill::{Span, Tenant, thread};
+use crate::event::{Archived, Event, Keyring, Keys, Mode, Receipt, Routing, Tenant, Topics, normalize, route};
+use crate::livechat::backfill::{Found, webhooks};
 use crate::samples::traffic::{Traffic, one_of_each};
 
 fn root() -> &'static Path {
@@ -152,9 +152,10 @@ fn archived(body: &str) -> Vec<Archived> {
         #[serde(borrow)]
         payload: HashMap<&'a str, &'a RawValue>,
     }
-    let span = Span { from: Timestamp::UNIX_EPOCH, to: Timestamp::MAX };
+    let all = Timestamp::UNIX_EPOCH..Timestamp::MAX;
     let chat = serde_json::from_str::<Body<'_>>(body).ok().and_then(|body| body.payload.get("chat").copied());
-    chat.map(|chat| thread(chat, &span, &Tenant::Organization("o".to_owned())).webhooks).unwrap_or_default()
+    let made = |chat| webhooks(chat, &all, &Tenant::Organization("o".into()), &mut Found::default());
+    chat.map(made).unwrap_or_default()
 }
 
 #[test]

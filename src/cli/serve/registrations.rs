@@ -118,11 +118,8 @@ impl Found {
         is_enabled: Option<bool>,
         notices: Notices,
     ) -> Self {
-        let mut actions: BTreeMap<&'static str, Vec<String>> =
-            RegistrationState::ALL.iter().map(|state| (state.label(), Vec::new())).collect();
-        let mut add_to = |state: RegistrationState, action: String| {
-            actions.entry(state.label()).or_default().push(action);
-        };
+        let mut actions = BTreeMap::<_, Vec<String>>::new();
+        let mut add_to = |state: RegistrationState, action| actions.entry(state.label()).or_default().push(action);
         add.into_iter().for_each(|wanted| add_to(RegistrationState::Missing, wanted.action));
         unchanged.into_iter().for_each(|one| add_to(RegistrationState::AsWanted, one.action));
         foreign.into_iter().for_each(|one| add_to(RegistrationState::Foreign, one.action));

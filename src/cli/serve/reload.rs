@@ -119,9 +119,11 @@ impl Reload {
             uses: key.uses(),
             last: Timestamp::from_millisecond(key.last_use_ms()).ok().filter(|_| key.uses() > 0),
         };
+        let deliveries = self.webhooks.handler.relay.deliveries();
         Seen {
-            registrations: self.webhooks.handler.relay.deliveries().all(),
+            registrations: deliveries.all(),
             keys: running.policy.keys().map(of_key).collect(),
+            tenants: deliveries.tenants(),
         }
     }
 

@@ -205,7 +205,7 @@ impl Relay for Fake {
             Delivered { app, webhook_id: one.id, action: one.action, key, deliveries: 1, first: now, last: now }
         };
         let registrations = self.delivering().into_iter().filter(|_| self.has_events).map(seen).collect();
-        Some(Seen { registrations, keys: keys(&["k"]) })
+        Some(Seen { registrations, keys: keys(&["k"]), ..Seen::default() })
     }
 }
 
@@ -329,7 +329,7 @@ fn seen(of: &[(&str, &str)]) -> Seen {
             last: now,
         }
     };
-    Seen { registrations: of.iter().map(one).collect(), keys: keys(&["k", "old", "new"]) }
+    Seen { registrations: of.iter().map(one).collect(), keys: keys(&["k", "old", "new"]), ..Seen::default() }
 }
 
 #[test]

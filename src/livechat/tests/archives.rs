@@ -13,7 +13,7 @@ async fn the_first_page_has_the_times_and_the_next_ones_only_their_id() {
         _ => reply(200, "", r#"{"chats":null,"next_page_id":""}"#),
     })
     .await;
-    let (archives, [from, to]) = (Archives::new(&server.config(), &app()), times());
+    let (mut archives, [from, to]) = (Archives::new(&server.config(), &app()), times());
     let first = archives.page(from, to, None).await.expect("a page");
     assert_eq!((first.chats[0].get(), first.found_chats), (r#"{"id":"c1",  "thread":{}}"#, Some(2)));
     let last = archives.page(from, to, first.next_page_id.as_deref()).await.expect("a page");
@@ -33,7 +33,7 @@ async fn a_page_that_is_too_large_is_asked_for_with_fewer_threads() {
         _ => reply(200, "", &" ".repeat((32 << 20) + 1)),
     })
     .await;
-    let (archives, [from, to]) = (Archives::new(&server.config(), &app()), times());
+    let (mut archives, [from, to]) = (Archives::new(&server.config(), &app()), times());
     archives.page(from, to, None).await.expect("a page of 25");
     let failure = archives.page(from, to, Some("p2")).await.expect_err("too large");
     assert!(failure.what.contains("32 MiB") && failure.remedy.contains("first page again"), "{failure}");

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod disk;
+mod livechat;
 mod relays;
 mod topics;
 
@@ -67,6 +68,7 @@ pub static SCENARIOS: &[Scenario] = &[
     with(Full, "write_failing", "write fails with EIO while brokers hang", crate::shim::no_compiler, disk::write_failing),
     with(Both, "power_cut", "what was not fsynced is gone, four times, while brokers hang and after", crate::shim::no_compiler, disk::power_cut),
     with(Full, "clock_steps", "the clock leaps an hour ahead and two back while brokers hang", crate::shim::no_compiler, disk::clock_steps),
+    new(Full, "livechat_key_rotated", "LiveChat sends while webhooks are registered again and the key is rotated; a broker and the relay are killed", livechat::key_rotated),
     new(Full, "directory_vanishes", "the spool directory is removed while brokers hang", disk::directory_vanishes),
 ];
 

@@ -1,0 +1,199 @@
+//! What `check` asks of the brokers: whether each can be reached where `serve` will look for it, and whether the topics are there, with
+//! settings that keep events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+
+use super::Report;
+use crate::cli::reach::reach;
+use crate::config::Config;
+use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Reason, Topics, names};
+
+/// What is asked of the brokers.
+pub struct Kafka<'a> {
+    pub config: &'a Config,
+    pub report: &'a Report,
+}
+
+/// How many brokers are tried at once: each takes a client with threads of its own.
+const AT_ONCE: usize = 16;
+
+/// Topics that are there or will be created, with a setting of each.
+type Settings = Vec<(Arc<str>, i64)>;
+
+impl Kafka<'_> {
+    pub async fn look(&self) {
+        let kafka = &self.config.kafka;
+        self.report.begin("brokers");
+        if !self.brokers().await {
+            return;
+        }
+        self.report.begin("topics");
+        let cluster = Topics::new(self.config.policy.topics(), self.config.topics.clone(), kafka)
+            .map_err(|unusable| unusable.to_string())
+            .and_then(|topics| {
+                let cluster = tokio::task::block_in_place(|| topics.look());
+                Ok((cluster.map_err(|error| error.to_string())?, topics))
+            });
+        match cluster {
+            Ok((cluster, topics)) => self.topics(&topics, cluster).await,
+            Err(error) => self.report.fail("topics", format!("the brokers do not say which there are: {error}")),
+        }
+    }
+
+    /// Whether some broker can be reached at the address that it advertises, where `serve` will look for it. Each is tried.
+    async fn brokers(&self) -> bool {
+        let kafka = &self.config.kafka;
+        let dead_letter = &self.config.policy.dead_letter;
+        let found = match tokio::task::block_in_place(|| reach(kafka, &kafka.brokers, dead_letter)) {
+            Ok(found) => found,
+            Err(why) => {
+                self.report.fail("brokers", format!("no broker answers at {}: {why}", kafka.brokers));
+                return false;
+            }
+        };
+        let count = found.len();
+        let asked = found.into_iter().map(async |Broker { id, address }| {
+            let (kafka, topic, at) = (kafka.clone(), Arc::clone(dead_letter), address.clone());
+            let reached = tokio::task::spawn_blocking(move || reach(&kafka, &at, &topic).map(drop)).await;
+            let reached = reached.unwrap_or_else(|panic| Err(panic.to_string()));
+            reached.err().map(|why| format!("broker {id} at {address}: {why}"))
+        });
+        let asked = stream::iter(asked).buffered(AT_ONCE).collect::<Vec<_>>();
+        let unreachable: Vec<_> = asked.await.into_iter().flatten().collect();
+        if unreachable.is_empty() {
+            self.report.ok("brokers", format!("{count} at {}", kafka.brokers));
+        } else {
+            self.report.fail(
+                "brokers",
+                format!(
+                    "{} answers, but {} of {count} cannot be reached at the address that it advertises to clients: {}. Set advertised.listeners of the broker to an address that the relay can reach",
+                    kafka.brokers,
+                    unreachable.len(),
+                    unreachable.join("; ")
+                ),
+            );
+        }
+        unreachable.len() < count
+    }
+
+    async fn topics(&self, topics: &Topics, Cluster { brokers, present, missing }: Cluster) {
+        let there: Vec<_> = present.iter().map(|topic| Arc::clone(&topic.name)).collect();
+        let new = topics.replicas(&brokers).await;
+        let (absent, to_create) = if self.config.topics.create {
+            let (_, refused) =
+                if missing.is_empty() { Default::default() } else { topics.create(&missing, new, true).await };
+            (refused, missing)
+        } else if missing.is_empty() {
+            Default::default()
+        } else {
+            (vec![Absent { topics: missing, reason: Reason::CreateIsOff }], Vec::new())
+        };
+        self.absent(absent, to_create.len());
+
+        self.report.begin("settings");
+        let described = topics.describe(&there).await;
+        let planned = |name: &str| self.config.topics.settings.get(name).and_then(|value| value.parse::<i64>().ok());
+        let values = |name: &str| -> Settings {
+            let planned = planned(name);
+            described
+                .numbers(name)
+                .chain(to_create.iter().filter_map(|topic| Some((Arc::clone(topic), planned?))))
+                .collect()
+        };
+        if brokers.len() > 1 {
+            let planned =
+                |count: Option<i64>| to_create.iter().filter_map(move |topic| Some((Arc::clone(topic), count?)));
+            let replicas: Vec<_> =
+                present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned(new.count)).collect();
+            let in_sync = described.numbers(MIN_IN_SYNC).chain(planned(new.min_in_sync)).collect();
+            let is_unknown = !to_create.is_empty() && (new.count.is_none() || new.min_in_sync.is_none());
+            self.replicas(brokers.len(), &replicas, in_sync, is_unknown);
+        }
+        self.retention(values("retention.ms"));
+        match (topics.check_sizes(values("max.message.bytes")), described.unread) {
+            (Err(too_small), _) if self.config.spool.is_some() => {
+                self.report.warn("sizes", format!("{too_small}; what is too large becomes a dead letter"));
+            }
+            (Err(too_small), _) => self.report.fail("sizes", too_small.to_string()),
+            (Ok(()), Some(why)) => {
+                self.report.warn("sizes", format!("unknown: the brokers do not show the topics' settings ({why})"));
+            }
+            (Ok(()), None) => self.report.ok("sizes", "every topic takes the largest event"),
+        }
+    }
+
+    /// Topics that are missing and will stay so, and how many `serve` would create.
+    fn absent(&self, absent: Vec<Absent>, to_create: usize) {
+        let dead_letter = &self.config.policy.dead_letter;
+        let mut is_complete = true;
+        for Absent { mut topics, reason } in absent {
+            // Records that their topic never takes have another place to go to.
+            if reason == Reason::CreateIsOff && topics.contains(dead_letter) {
+                topics.retain(|topic| topic != dead_letter);
+                let instead = if self.config.spool.is_some() { "are kept on the disk" } else { "are answered 503" };
+                self.report.warn("dead letters", format!("the topic {dead_letter} is missing: they {instead}"));
+            }
+            if !topics.is_empty() {
+                is_complete = false;
+                self.report.fail("topics", format!("missing: {} ({reason}); {}", names(&topics), reason.remedy()));
+            }
+        }
+        if is_complete {
+            let detail =
+                if to_create > 0 { format!("{to_create} missing; serve creates them") } else { "all there".to_owned() };
+            self.report.ok("topics", detail);
+        }
+    }
+
+    /// On a cluster of several brokers: whether an event survives the loss of one of them.
+    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, i64)], in_sync: Settings, is_unknown: bool) {
+        let single: Vec<_> = replicas.iter().filter(|(_, replicas)| *replicas == 1).map(|(topic, _)| topic).collect();
+        let alone: Vec<_> = in_sync.into_iter().filter(|(_, min)| *min < 2).map(|(topic, _)| topic).collect();
+        let alone: Vec<_> = alone.iter().filter(|topic| !single.contains(topic)).collect();
+        if !single.is_empty() {
+            self.report.warn(
+                "replicas",
+                format!(
+                    "one, though there are {brokers} brokers: {}; their events are lost with that broker's disk. Set topics.replication = {}; topics that are there keep what they have",
+                    names(&single),
+                    brokers.min(3)
+                ),
+            );
+        }
+        if !alone.is_empty() {
+            self.report.warn(
+                "replicas",
+                format!(
+                    "min.insync.replicas is 1: {}; one broker alone may ack an event and be lost. With three replicas set it to 2: topics that are there keep what they have",
+                    names(&alone)
+                ),
+            );
+        }
+        if is_unknown {
+            let why =
+                "of new topics the brokers decide, and do not show how; may the relay DescribeConfigs of the cluster?";
+            self.report.warn("replicas", why.to_owned());
+        }
+        if single.is_empty() && alone.is_empty() && !is_unknown {
+            self.report.ok("replicas", "two brokers or more have an event when it is acked");
+        }
+    }
+
+    fn retention(&self, retention_ms: Settings) {
+        const SHORT: Duration = Duration::from_secs(3 * 24 * 3600);
+        let is_short = |ms: i64| u64::try_from(ms).is_ok_and(|ms| Duration::from_millis(ms) < SHORT);
+        let short: Vec<_> = retention_ms.into_iter().filter(|(_, ms)| is_short(*ms)).map(|(topic, _)| topic).collect();
+        if !short.is_empty() {
+            self.report.warn(
+                "retention",
+                format!(
+                    "less than three days (retention.ms): {}; consumers that are away for longer miss events",
+                    names(&short)
+                ),
+            );
+        }
+    }
+}
