@@ -4,7 +4,6 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 examples=$root/examples/consumers
-relay=${LIVECHAT_RELAY_BIN:-$root/target/debug/livechat-relay}
 schema=$root/contract/envelope.schema.json
 webhooks=300
 languages=(java python typescript go)
@@ -31,74 +30,8 @@ Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.
 EOT
 }
 
-say() { printf '%s\n' "$*" >&2; }
-fail() { say "error: $*"; exit 1; }
-ensure() { "$root/scripts/ensure.sh" "$@" >&2; }
-has() { command -v "$1" >/dev/null; }
-
-# What was started and has not been waited for. The relays and the consumers go before Kafka, which they talk to.
-running=()
-
-# Starts COMMAND ARGS... in the background, in a process group of its own, so that what it starts in turn can be ended with
-# it; sets `started` to its pid.
-start() {
-  set -m
-  "$@" </dev/null &
-  started=$!
-  set +m
-  running+=("$started")
-}
-
-# Waits for PID and forgets it; its exit code is the result. A wait is cut short by a signal, a program in front is not.
-finish() {
-  local pid=$1 other left=() status=0
-  wait "$pid" || status=$?
-  for other in "${running[@]}"; do
-    if [[ $other != "$pid" ]]; then left+=("$other"); fi
-  done
-  running=("${left[@]}")
-  return "$status"
-}
-
-clean_up() {
-  local i pid
-  trap '' INT TERM HUP
-  for ((i = ${#running[@]} - 1; i >= 0; i--)); do
-    pid=${running[i]}
-    kill -TERM -- "-$pid" 2>/dev/null || true
-    for _ in {1..150}; do
-      kill -0 -- "-$pid" 2>/dev/null || break
-      sleep 0.1
-    done
-    kill -KILL -- "-$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
-  done
-  rm -rf "$scratch"
-}
-
-# Waits until COMMAND ARGS... succeeds, for SECONDS: SECONDS WHAT PID COMMAND ARGS... PID is the process that it is about.
-await() {
-  local seconds=$1 what=$2 pid=$3 until=$((SECONDS + $1))
-  shift 3
-  until "$@"; do
-    kill -0 "$pid" 2>/dev/null || { say "error: $what: the process has ended"; return 1; }
-    ((SECONDS < until)) || { say "error: $what: not within $seconds s"; return 1; }
-    sleep 0.2
-  done
-}
-
-is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# Sets `port` to the next one that is free together with the one above it. It begins anywhere below the range that the
-# kernel gives to clients.
-port=$((15000 + 2 * (RANDOM % 7000)))
-free_port() {
-  for _ in {1..100}; do
-    port=$((port + 2))
-    if ! is_open "$port" && ! is_open $((port + 1)); then return; fi
-  done
-  fail "no free port just below $port"
-}
+# shellcheck source=scripts/live.sh
+. "$root/scripts/live.sh"
 
 # Whether the tools of LANGUAGE are there, having tried to get them.
 tools_of() {
@@ -164,50 +97,6 @@ start_consumer() {
     --timeout 90 --out "$4" >"$4.stdout" 2>"$4.stderr"
 }
 
-start_kafka() {
-  free_port
-  brokers=localhost:$port
-  say "starting Kafka on $brokers"
-  start "$root/scripts/kafka.sh" run --port "$port" >"$scratch/kafka" 2>&1
-  await 120 'Kafka starts' "$started" grep -q 'is ready on' "$scratch/kafka" || { cat "$scratch/kafka" >&2; exit 1; }
-}
-
-# Starts relay NAME; sets `webhooks_url`, `admin` and `started`.
-start_relay() {
-  free_port
-  webhooks_url=http://127.0.0.1:$port/webhooks admin=127.0.0.1:$((port + 1))
-  cat >"$scratch/$1.toml" <<EOT
-[server]
-listen = "127.0.0.1:$port"
-[admin]
-listen = "$admin"
-[kafka]
-brokers = "$brokers"
-start_timeout = "60s"
-[topics]
-partitions = 3
-[[apps]]
-name = "default"
-secret_keys = [{ name = "k", value = "consumers-check" }]
-EOT
-  start "$relay" serve --config "$scratch/$1.toml" >"$scratch/$1" 2>&1
-}
-
-# 200 from /readyz of HOST:PORT, without a program that speaks HTTP.
-is_ready() {
-  local status=
-  { exec 3<>"/dev/tcp/${1/://}"; } 2>/dev/null || return 1
-  printf 'GET /readyz HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$1" >&3
-  IFS= read -r -t 5 status <&3 || true
-  exec 3>&-
-  [[ $status == 'HTTP/1.1 200'* ]]
-}
-
-send() {
-  LIVECHAT_SECRET_KEY=consumers-check "$relay" send "$1" --seed 7 --count "$webhooks" --retries 0 >"$scratch/send" 2>&1 ||
-    { cat "$scratch/send" >&2; fail "not every webhook was answered 200"; }
-}
-
 # Sends the traffic through two relays, and learns what is on Kafka by the relay's own `tail`.
 make_traffic() {
   local one two pid_one pid_two
@@ -218,8 +107,8 @@ make_traffic() {
   two="$webhooks_url $admin" pid_two=$started
   await 90 'relay one is ready' "$pid_one" is_ready "${one#* }" || { cat "$scratch/one" >&2; exit 1; }
   await 90 'relay two is ready' "$pid_two" is_ready "${two#* }" || { cat "$scratch/two" >&2; exit 1; }
-  send "${one% *}"
-  send "${two% *}"
+  send "${one% *}" "$webhooks"
+  send "${two% *}" "$webhooks"
   kill -TERM "$pid_one" "$pid_two"
   finish "$pid_one" || { cat "$scratch/one" >&2; fail 'relay one did not stop well'; }
   finish "$pid_two" || { cat "$scratch/two" >&2; fail 'relay two did not stop well'; }
@@ -303,10 +192,6 @@ if ((${#chosen[@]} == 0)); then
   done
 fi
 
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/consumers.XXXXXX")
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 [[ -x $relay ]] || fail "there is no $relay; build it with: cargo build --locked"
 [[ -f $schema ]] || fail "there is no $schema"
