@@ -15,8 +15,8 @@ Checks that the example consumers handle each event once, whatever arrives twice
 Usage: scripts/check-consumers.sh [java] [python] [typescript] [go]
 
 One Kafka node, two relays that share nothing but its topics, and the same webhooks sent to each: an event whose payload
-names it arrives twice with one id. Every consumer must receive all records, find all envelopes valid, handle each id
-once, commit what it has handled, and leave its group at SIGTERM.
+names it arrives twice with one id. Two members of a group share the work; then another group reads everything again. The
+effect in PostgreSQL must be that of each event once, what is no event must be a dead letter, and SIGTERM must end it well.
 
 Without arguments, all languages that are in examples/consumers. A copy of each is built in target/consumers, so that the
 source tree stays clean. A language whose tools are missing and can't be installed is skipped, and said; with CI set it
@@ -84,17 +84,20 @@ build() {
 fresh() { cmp -s "$1" ".lock-$1"; }
 fetched() { cp "$1" ".lock-$1"; }
 
-# Starts the consumer: LANGUAGE GROUP EXPECT OUT.
+# Starts a member of GROUP that writes to the database of LANGUAGE: LANGUAGE GROUP NAME.
 start_consumer() {
-  local to=$root/target/consumers/$1 command
+  local to=$root/target/consumers/$1 url="postgresql://localhost:$pg_port/$1?sslmode=disable" command
   case $1 in
-    java) command=(java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$to/target/consumer.jar") ;;
+    java)
+      command=(java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$to/target/consumer.jar")
+      url="jdbc:$url&user=livechat"
+      ;;
     python) command=("$to/venv/bin/python" "$to/consumer.py") ;;
     typescript) command=(node "$to/dist/consumer.js") ;;
     go) command=("$to/consumer") ;;
   esac
-  start "${command[@]}" --brokers "$brokers" --prefix livechat. --group "$2" --expect "$3" --schema "$schema" \
-    --timeout 90 --out "$4" >"$4.stdout" 2>"$4.stderr"
+  PGUSER=livechat start "${command[@]}" --brokers "$brokers" --prefix livechat. --group "$2" --schema "$schema" \
+    --database "$url" --dead-letters dead-letters >"$scratch/$3" 2>&1
 }
 
 # Sends the traffic through two relays, and learns what is on Kafka by the relay's own `tail`.
@@ -120,44 +123,40 @@ make_traffic() {
   ((records > webhooks)) || fail "there are $records records on Kafka, after $((2 * webhooks)) answers of 200"
   timeout 60 "$relay" tail --brokers "$brokers" --from-beginning --count "$records" --json >"$scratch/tail" ||
     fail "tail showed $(wc -l <"$scratch/tail") of $records records in 60 s"
-  # What a consumer writes down of a record, for every record that there is.
-  jq --compact-output --sort-keys '{id: .attributes.id, type: .attributes.type, topic, partition, offset}
-    + if .attributes.chatid then {chatid: .attributes.chatid} else {} end' "$scratch/tail" | sort >"$scratch/truth"
-  jq --raw-output .id "$scratch/truth" | sort -u >"$scratch/ids"
+  jq --raw-output '.attributes.id' "$scratch/tail" | sort -u >"$scratch/ids"
+  # What the consumers must have added up: of each chat its events, each once.
+  jq --raw-output --slurp 'map(.attributes | select(.chatid)) | unique_by(.id) | group_by(.chatid)[] | "\(.[0].chatid)|\(length)"' \
+    "$scratch/tail" | sort >"$scratch/chats"
   unique=$(wc -l <"$scratch/ids")
   say "on Kafka: $records records, $unique ids, $((records - unique)) duplicates"
   ((unique < records)) || fail 'nothing arrived twice with one id: derived ids differ between the two relays'
+  send_no_event
+  records=$((records + 1))
 }
 
-# Prints each thing that is wrong about the consumer's run that has ended with STATUS: STATUS OUT.
-faults() {
-  local out=$2 counted
-  [[ $1 == 0 ]] || echo "it ended with status $1"
-  counted=$(tail -n 1 "$out.stdout" | jq --compact-output '[.received, .unique, .duplicates, .invalid]' 2>/dev/null) || counted=nothing
-  [[ $counted == "[$records,$unique,$((records - unique)),0]" ]] ||
-    echo "it counted $counted, and not [$records,$unique,$((records - unique)),0]"
-  [[ -f $out ]] || { echo 'it wrote no file'; return; }
-  jq --compact-output --sort-keys . "$out" | sort >"$out.sorted"
-  comm -13 "$scratch/truth" "$out.sorted" | sed -n '1,3s/^/there is no such event on Kafka: /p'
-  jq --raw-output .id "$out" | sort >"$out.ids"
-  uniq -d "$out.ids" | sed -n '1,3s/^/it handled twice: /p'
-  comm -23 "$scratch/ids" "$out.ids" | sed -n '1,3s/^/it did not handle: /p'
+has_every_id() { table_is "$1" 'select id from inbox' "$scratch/ids"; }
+
+# Ends a consumer, and prints what is wrong about how it ended: LANGUAGE PID NAME.
+stop_consumer() {
+  local began=$SECONDS status=0
+  kill -TERM "$2" 2>/dev/null || true
+  finish "$2" || status=$?
+  # A JVM that has run its hooks reports the signal.
+  if [[ $1 == java && $status == 143 ]]; then status=0; fi
+  ((status == 0)) || { echo "$3 ended with status $status:"; tail -n 5 "$scratch/$3"; }
+  ((SECONDS - began <= 10)) || echo "$3 took more than 10 s to stop at SIGTERM"
 }
 
-has_lines() { [[ -f $2 ]] && (($(wc -l <"$2") >= $1)); }
-
-# A run that SIGTERM ends while the consumer waits for more; prints what is wrong about it.
-interrupt() {
-  local out=$scratch/$1.sigterm pid began
-  : >"$out.faults"
-  start_consumer "$1" "$1.sigterm" $((records + 1)) "$out"
-  pid=$started
-  await 90 "$1 handles everything" "$pid" has_lines "$unique" "$out" 2>>"$out.faults" || true
-  began=$SECONDS
-  kill -TERM "$pid" 2>/dev/null || true
-  # Whatever exit code it has: it did not see what it expected.
-  finish "$pid" || true
-  ((SECONDS - began <= 10)) || echo 'it took more than 10 s to stop at SIGTERM' >>"$out.faults"
+# Two members of a group share the work, so that partitions move while it is done. Prints what is wrong.
+share_work() {
+  local one two
+  start_consumer "$1" "$1" "$1.one"
+  one=$started
+  start_consumer "$1" "$1" "$1.two"
+  two=$started
+  await 90 "$1 handles everything" "$one" has_every_id "$1" 2>&1 || true
+  stop_consumer "$1" "$one" "$1.one"
+  stop_consumer "$1" "$two" "$1.two"
 }
 
 # Writes what the brokers know of the groups: GROUP, committed offsets added up, members.
@@ -167,12 +166,13 @@ describe_groups() {
       END { for (group in members) print group, sum[group] + 0, members[group] }' >"$scratch/groups"
 }
 
-# Prints what is wrong about a group that has handled as many records as HANDLED, or more: GROUP HANDLED.
-group_faults() {
-  local committed=0 members=0
-  read -r committed members < <(awk -v group="$1" '$1 == group { print $2, $3 }' "$scratch/groups") || true
-  ((committed >= $2 && committed <= records)) || echo "group $1 has committed $committed records, not $2 to $records"
-  ((members == 0)) || echo "group $1 still has members of $members partitions: it was not left"
+# Whether the groups that read everything again have committed every record.
+have_read_again() {
+  local language
+  describe_groups
+  for language in "${built[@]}"; do
+    grep -q "^$language.again $records " "$scratch/groups" || return 1
+  done
 }
 
 chosen=()
@@ -208,7 +208,7 @@ lacking() {
   fi
 }
 
-if ! ensure jdk maven jq; then
+if ! ensure jdk maven jq postgresql; then
   for language in "${chosen[@]}"; do lacking "$language"; done
   chosen=()
 fi
@@ -230,41 +230,53 @@ done
 
 if ((${#built[@]})); then
   start_kafka
+  start_postgresql
   make_traffic
-  declare -A took
+  tool topics --bootstrap-server "$brokers" --create --topic dead-letters >/dev/null
   for language in "${built[@]}"; do
     say "running $language"
-    out=$scratch/$language.out
-    began=${EPOCHREALTIME/[.,]/} status=0
-    start_consumer "$language" "$language" "$unique" "$out"
-    finish "$started" || status=$?
-    took[$language]=$((${EPOCHREALTIME/[.,]/} - began))
-    faults "$status" "$out" >"$out.faults"
-    interrupt "$language"
+    create_database "$language" "$examples/inbox.sql"
+    share_work "$language" >"$scratch/$language.faults"
+  done
+
+  say 'reading everything again'
+  again=()
+  for language in "${built[@]}"; do
+    start_consumer "$language" "$language.again" "$language.again"
+    again+=("$started")
+  done
+  await 120 'all have read everything again' "${again[0]}" have_read_again || true
+  for i in "${!built[@]}"; do
+    stop_consumer "${built[i]}" "${again[i]}" "${built[i]}.again" >>"$scratch/${built[i]}.faults"
   done
   describe_groups
-
-  printf '%-12s %9s %7s %11s %8s %8s\n' language received unique duplicates invalid seconds
   for language in "${built[@]}"; do
-    out=$scratch/$language.out
     {
-      group_faults "$language" "$records"
-      group_faults "$language.sigterm" "$unique"
-      cat "$scratch/$language.sigterm.faults"
-    } >>"$out.faults"
-    mapfile -t counts < <(tail -n 1 "$out.stdout" | jq '.received, .unique, .duplicates, .invalid' 2>/dev/null || true)
+      has_every_id "$language" || diff "$scratch/ids" "$scratch/table" | sed -n '2,5s/^/inbox: /p'
+      table_is "$language" 'select * from chats' "$scratch/chats" || diff "$scratch/chats" "$scratch/table" | sed -n '2,5s/^/chats: /p'
+      grep -q "^$language.again $records " "$scratch/groups" || echo "the second group has not committed $records records"
+      awk -v one="$language" -v two="$language.again" '($1 == one || $1 == two) && $3 > 0 { print "the group", $1, "was not left" }' \
+        "$scratch/groups"
+      # Each group has met it, and the dead letter is there before the offset is committed.
+      grep -q 'dead letter: livechat.incoming_event' "$scratch/$language.again" || echo 'what is no event is no dead letter'
+    } >>"$scratch/$language.faults"
     result=ok
-    if [[ -s $out.faults ]]; then result=FAIL; fi
-    printf '%-12s %9s %7s %11s %8s %6s.%s  %s\n' "$language" "${counts[0]:--}" "${counts[1]:--}" "${counts[2]:--}" "${counts[3]:--}" \
-      $((took[$language] / 1000000)) $((took[$language] / 100000 % 10)) "$result"
+    if [[ -s $scratch/$language.faults ]]; then result=FAIL; fi
+    printf '%-5s %s\n' "$result" "$language"
     if [[ $result == ok ]]; then
       passed=$((passed + 1))
     else
       failed=$((failed + 1))
-      sed 's/^/      /' "$out.faults"
-      tail -n 5 "$out.stderr" | sed 's/^/      stderr: /'
+      sed 's/^/      /' "$scratch/$language.faults"
     fi
   done
+  values dead-letters | sort | uniq -c >"$scratch/dead-letters"
+  read -r count text <"$scratch/dead-letters" || true
+  if [[ $(wc -l <"$scratch/dead-letters") != 1 || $text != 'no event' || $count -lt ${#built[@]} ]]; then
+    say 'FAIL  the dead-letter topic has not one record or more of each language, as it was:'
+    cat "$scratch/dead-letters" >&2
+    failed=$((failed + 1))
+  fi
 fi
 
 printf 'consumers: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"

@@ -48,8 +48,6 @@ build() {
   grep -h 'Tests run:.*[0-9]$' "$scratch/$1.build" >&2 || true
 }
 
-tool() { "$root/scripts/kafka.sh" tool "$@"; }
-
 # Starts examples/transcripts with a state directory of its own: NAME.
 start_transcripts() {
   cat >"$scratch/transcripts.properties" <<EOT
@@ -88,8 +86,6 @@ make_traffic() {
   start_transcripts state-restored
   transcripts=$started
   send "$url_two" "$webhooks"
-  # What is no event of the relay.
-  echo 'no event' | tool console-producer --bootstrap-server "$brokers" --topic livechat.incoming_event
   kill -TERM "$pid_one" "$pid_two"
   finish "$pid_one" || { cat "$scratch/one" >&2; fail 'relay one did not stop well'; }
   finish "$pid_two" || { cat "$scratch/two" >&2; fail 'relay two did not stop well'; }
@@ -98,7 +94,7 @@ make_traffic() {
 # What the transcripts must be, by what is on Kafka: of each thread that has begun and ended, its messages and more.
 expect() {
   local records
-  records=$(tool get-offsets --bootstrap-server "$brokers" --topic 'livechat\..*' | awk -F : '{ sum += $3 } END { print sum - 1 }')
+  records=$(tool get-offsets --bootstrap-server "$brokers" --topic 'livechat\..*' | awk -F : '{ sum += $3 } END { print sum }')
   timeout 60 "$relay" tail --brokers "$brokers" --from-beginning --count "$records" --json >"$scratch/tail" ||
     fail "tail showed $(wc -l <"$scratch/tail") of $records events in 60 s"
   jq --slurp --compact-output --sort-keys '
@@ -111,12 +107,6 @@ expect() {
        messages: ([$begun[].thread.events[], $said[]] | map({id, type, text}) | unique)}' "$scratch/tail" >"$scratch/expected"
   threads=$(wc -l <"$scratch/expected")
   ((threads > 0)) || fail 'no thread has begun and ended: nothing is tested'
-}
-
-# The values of TOPIC. That nothing more comes is an error to the tool, which it logs between them.
-values() {
-  KAFKA_LOG_LEVEL=OFF tool console-consumer --bootstrap-server "$brokers" --topic "$1" --from-beginning \
-    --isolation-level read_committed --timeout-ms 5000 2>/dev/null || true
 }
 
 # The last record of each thread, as far as `expect` has it.
@@ -133,28 +123,6 @@ in_order() { jq --exit-status --slurp 'all(.messages | [.[].at] == ([.[].at] | s
 
 has_dead_letter() { [[ $(values transcripts.dead-letter) == 'no event' ]]; }
 
-# PostgreSQL refuses to run as root.
-as_postgres() { if ((EUID == 0)); then runuser -u postgres -- "$@"; else "$@"; fi; }
-
-start_postgresql() {
-  local programs=(/usr/lib/postgresql/*/bin)
-  free_port
-  pg_port=$port
-  mkdir -p "$scratch/pg"
-  if ((EUID == 0)); then
-    chmod 711 "$scratch"
-    chown postgres "$scratch/pg"
-  fi
-  as_postgres "${programs[-1]}/initdb" -D "$scratch/pg/data" --auth trust --username livechat --encoding UTF8 >"$scratch/initdb" 2>&1 ||
-    { cat "$scratch/initdb" >&2; fail 'initdb'; }
-  start as_postgres "${programs[-1]}/postgres" -D "$scratch/pg/data" -p "$pg_port" -k "$scratch/pg" -c fsync=off >"$scratch/postgres" 2>&1
-  await 60 'PostgreSQL starts' "$started" sql -d postgres -c 'select' || { cat "$scratch/postgres" >&2; exit 1; }
-  sql -d postgres -c 'create database livechat'
-  sql -d livechat -f "$root/examples/connect/postgresql.sql"
-}
-
-sql() { psql -h localhost -p "$pg_port" -U livechat -v ON_ERROR_STOP=1 -qAt "$@" 2>"$scratch/psql.stderr"; }
-
 # The worker with the configurations of examples/connect, but for where things are.
 start_connect() {
   local name
@@ -167,11 +135,6 @@ start_connect() {
     -cp "$root/target/derived/connect/target/libs/*" org.apache.kafka.connect.cli.ConnectStandalone "$scratch/worker.properties" \
     "$scratch"/events-to-postgresql.properties "$scratch"/transcripts-to-postgresql.properties "$scratch"/events-to-file.properties \
     >"$scratch/connect" 2>&1
-}
-
-table_is() {
-  sql -d livechat -c "$1" | sort >"$scratch/table"
-  cmp -s "$2" "$scratch/table"
 }
 
 # Every record but one is an event.
@@ -197,6 +160,7 @@ start_kafka
 make_traffic
 expect
 say "on Kafka: $(wc -l <"$scratch/tail") events; $threads threads have begun and ended"
+send_no_event
 check 'each thread that has begun and ended has its transcript' await 60 'the transcripts' "$transcripts" are_as_expected
 ((failed == 0)) || { diff "$scratch/expected" "$scratch/transcripts" | cut -c 1-600 >&2 || true; cat "$scratch/transcripts.log" >&2; }
 check 'the messages are in order' in_order
@@ -208,16 +172,17 @@ check 'transcripts stops at SIGTERM' test "$status" = 143
 
 say 'starting PostgreSQL and Kafka Connect'
 start_postgresql
+create_database livechat "$root/examples/connect/postgresql.sql"
 jq --raw-output '.attributes.id' "$scratch/tail" | sort -u >"$scratch/ids"
 jq --raw-output '[.chat_id, .thread_id] | join("/")' "$scratch/expected" | sort >"$scratch/thread-keys"
 start_connect
 connect=$started
-check 'the table events has each event once' written table_is 'select id from events' "$scratch/ids"
+check 'the table events has each event once' written table_is livechat 'select id from events' "$scratch/ids"
 check 'the table transcripts has each transcript' \
-  written table_is "select chat_id || '/' || thread_id from transcripts" "$scratch/thread-keys"
+  written table_is livechat "select chat_id || '/' || thread_id from transcripts" "$scratch/thread-keys"
 echo 'no event' >"$scratch/refused"
-check 'what is no event is in the table refused' written table_is 'select value from refused' "$scratch/refused"
-check 'the inboxes are empty' table_is 'select from events_inbox union all select from transcripts_inbox' /dev/null
+check 'what is no event is in the table refused' written table_is livechat 'select value from refused' "$scratch/refused"
+check 'the inboxes are empty' table_is livechat 'select from events_inbox union all select from transcripts_inbox' /dev/null
 check 'the file has every record' written file_has_every_record
 printf 'derived: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 ((failed == 0))

@@ -120,6 +120,51 @@ send() {
     { cat "$scratch/send" >&2; fail "not every webhook was answered 200"; }
 }
 
+tool() { "$root/scripts/kafka.sh" tool "$@"; }
+
+# The values of TOPIC. That nothing more comes is an error to the tool, which it logs between them.
+values() {
+  KAFKA_LOG_LEVEL=OFF tool console-consumer --bootstrap-server "$brokers" --topic "$1" --from-beginning \
+    --isolation-level read_committed --timeout-ms 5000 2>/dev/null || true
+}
+
+# Puts a record on Kafka that is no event of the relay.
+send_no_event() {
+  echo 'no event' | tool console-producer --bootstrap-server "$brokers" --topic livechat.incoming_event
+}
+
+# PostgreSQL refuses to run as root.
+as_postgres() { if ((EUID == 0)); then runuser -u postgres -- "$@"; else "$@"; fi; }
+
+start_postgresql() {
+  local programs=(/usr/lib/postgresql/*/bin)
+  free_port
+  pg_port=$port
+  mkdir -p "$scratch/pg"
+  if ((EUID == 0)); then
+    chmod 711 "$scratch"
+    chown postgres "$scratch/pg"
+  fi
+  as_postgres "${programs[-1]}/initdb" -D "$scratch/pg/data" --auth trust --username livechat --encoding UTF8 >"$scratch/initdb" 2>&1 ||
+    { cat "$scratch/initdb" >&2; fail 'initdb'; }
+  start as_postgres "${programs[-1]}/postgres" -D "$scratch/pg/data" -p "$pg_port" -k "$scratch/pg" -c fsync=off >"$scratch/postgres" 2>&1
+  await 60 'PostgreSQL starts' "$started" sql -d postgres -c 'select' || { cat "$scratch/postgres" >&2; exit 1; }
+}
+
+sql() { psql -h localhost -p "$pg_port" -U livechat -v ON_ERROR_STOP=1 -qAt "$@" 2>"$scratch/psql.stderr"; }
+
+# Creates DATABASE with what FILE has.
+create_database() {
+  sql -d postgres -c "create database $1"
+  sql -d "$1" -f "$2"
+}
+
+# Whether the sorted rows of a query are the lines of a file: DATABASE QUERY FILE.
+table_is() {
+  sql -d "$1" -c "$2" | sort >"$scratch/table"
+  cmp -s "$3" "$scratch/table"
+}
+
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/examples.XXXXXX")
 trap clean_up EXIT
 trap 'exit 130' INT
