@@ -136,6 +136,9 @@ make_traffic() {
 
 has_every_id() { table_is "$1" 'select id from inbox' "$scratch/ids"; }
 
+# How the last table asked for differs from what it should have: TABLE FILE.
+show_difference() { diff "$2" "$scratch/table" | sed -n "2,5s/^/table $1: /p" || true; }
+
 # Ends a consumer, and prints what is wrong about how it ended: LANGUAGE PID NAME.
 stop_consumer() {
   local began=$SECONDS status=0
@@ -252,8 +255,8 @@ if ((${#built[@]})); then
   describe_groups
   for language in "${built[@]}"; do
     {
-      has_every_id "$language" || diff "$scratch/ids" "$scratch/table" | sed -n '2,5s/^/inbox: /p'
-      table_is "$language" 'select * from chats' "$scratch/chats" || diff "$scratch/chats" "$scratch/table" | sed -n '2,5s/^/chats: /p'
+      has_every_id "$language" || show_difference inbox "$scratch/ids"
+      table_is "$language" 'select * from chats' "$scratch/chats" || show_difference chats "$scratch/chats"
       grep -q "^$language.again $records " "$scratch/groups" || echo "the second group has not committed $records records"
       awk -v one="$language" -v two="$language.again" '($1 == one || $1 == two) && $3 > 0 { print "the group", $1, "was not left" }' \
         "$scratch/groups"

@@ -48,19 +48,19 @@ build() {
   grep -h 'Tests run:.*[0-9]$' "$scratch/$1.build" >&2 || true
 }
 
-# Starts examples/transcripts with a state directory of its own: NAME.
+# Starts examples/transcripts with a state directory of its own: NAME. It is to publish after it was killed, not before.
 start_transcripts() {
   cat >"$scratch/transcripts.properties" <<EOT
 bootstrap.servers=$brokers
 state.dir=$scratch/$1
-transcripts.grace.seconds=2
+transcripts.grace.seconds=15
 EOT
   start java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$root/target/derived/transcripts/target/transcripts.jar" \
     "$scratch/transcripts.properties" >"$scratch/transcripts.log" 2>&1
 }
 
 has_state() {
-  tool get-offsets --bootstrap-server "$brokers" --topic transcripts-messages-changelog 2>/dev/null |
+  tool get-offsets --bootstrap-server "$brokers" --topic transcripts-threads-changelog 2>/dev/null |
     awk -F : '{ sum += $3 } END { exit sum == 0 }'
 }
 
@@ -75,8 +75,10 @@ make_traffic() {
   await 90 'relay two is ready' "$pid_two" is_ready "$admin" || { cat "$scratch/two" >&2; exit 1; }
 
   say 'sending webhooks, and killing transcripts in the middle'
+  send "$url_two" "$webhooks"
   start_transcripts state
   pid=$started
+  # The duplicates come now, so that what it knew when it was killed does not come again: it must have kept it.
   send "$url_one" "$webhooks" --rate 60 &
   sending=$!
   await 90 'transcripts has state' "$pid" has_state || { cat "$scratch/transcripts.log" >&2; exit 1; }
@@ -85,7 +87,6 @@ make_traffic() {
   wait "$sending" || exit 1
   start_transcripts state-restored
   transcripts=$started
-  send "$url_two" "$webhooks"
   kill -TERM "$pid_one" "$pid_two"
   finish "$pid_one" || { cat "$scratch/one" >&2; fail 'relay one did not stop well'; }
   finish "$pid_two" || { cat "$scratch/two" >&2; fail 'relay two did not stop well'; }
@@ -161,7 +162,7 @@ make_traffic
 expect
 say "on Kafka: $(wc -l <"$scratch/tail") events; $threads threads have begun and ended"
 send_no_event
-check 'each thread that has begun and ended has its transcript' await 60 'the transcripts' "$transcripts" are_as_expected
+check 'each thread that has begun and ended has its transcript' await 90 'the transcripts' "$transcripts" are_as_expected
 ((failed == 0)) || { diff "$scratch/expected" "$scratch/transcripts" | cut -c 1-600 >&2 || true; cat "$scratch/transcripts.log" >&2; }
 check 'the messages are in order' in_order
 check 'what is no event is on the dead-letter topic' has_dead_letter

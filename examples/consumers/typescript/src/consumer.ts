@@ -3,8 +3,8 @@
 //
 // It shows: every topic with the prefix, from its beginning · the value as a CloudEvent (the relay's `events.mode` is
 // "structured", the default), held against the JSON Schema · duplicates known by their `id`, stored with the effect in one
-// transaction · offsets committed after that, never before · a record that is no event goes to a dead-letter topic, so that it
-// stops nobody · SIGTERM leaves the group, so that the others take over at once.
+// transaction · offsets committed after that, never before · a record that is no event goes to a dead-letter topic, and
+// the rest goes on · SIGTERM leaves the group, so that the others take over at once.
 //
 // Where the database or Kafka does not take something, the program ends: its supervisor starts it again, and it goes on with what
 // is not committed.
