@@ -4,7 +4,6 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
-import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.HashSet;
 import java.util.List;
@@ -19,6 +18,8 @@ import org.apache.kafka.common.config.TopicConfig;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.streams.CloseOptions;
+import org.apache.kafka.streams.CloseOptions.GroupMembershipOperation;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.StreamsConfig;
@@ -48,8 +49,8 @@ public final class Transcripts {
             }
         });
         // SIGTERM: commit what is done and leave the group, so that the others need not wait out our session.
-        Runtime.getRuntime().addShutdownHook(new Thread(() -> streams.close(
-                new KafkaStreams.CloseOptions().timeout(Duration.ofSeconds(20)).leaveGroup(true))));
+        var leave = CloseOptions.timeout(Duration.ofSeconds(20)).withGroupMembershipOperation(GroupMembershipOperation.LEAVE_GROUP);
+        Runtime.getRuntime().addShutdownHook(new Thread(() -> streams.close(leave)));
         streams.start();
         failed.await(); // what cannot be healed by a retry: the log has it, and a supervisor starts it again
         System.exit(1);
@@ -93,7 +94,7 @@ public final class Transcripts {
     }
 
     private static List<String> inputs(Properties settings) {
-        return List.of(settings.getProperty("transcripts.topics").split(","));
+        return List.of(settings.getProperty("transcripts.topics").split(" *, *"));
     }
 
     /** The events of a chat must be in the same partition of every input; the outputs are created where they do not exist. */
@@ -102,8 +103,14 @@ public final class Transcripts {
         settings.forEach((name, value) -> client.put((String) name, value));
         try (var admin = Admin.create(client)) {
             var counts = new HashMap<String, Integer>();
-            admin.describeTopics(inputs(settings)).allTopicNames().get()
-                    .forEach((name, topic) -> counts.put(name, topic.partitions().size()));
+            for (var topic : admin.describeTopics(inputs(settings)).topicNameValues().entrySet()) {
+                try {
+                    counts.put(topic.getKey(), topic.getValue().get().partitions().size());
+                } catch (ExecutionException e) {
+                    throw new IllegalStateException("the topic " + topic.getKey() + " cannot be read (the relay creates its topics when"
+                            + " it starts): " + e.getCause().getMessage(), e);
+                }
+            }
             if (new HashSet<>(counts.values()).size() != 1) {
                 throw new IllegalStateException("the topics need the same number of partitions, and have " + counts);
             }
@@ -111,7 +118,7 @@ public final class Transcripts {
             var output = new NewTopic(settings.getProperty("transcripts.output"), Optional.of(partitions), Optional.empty())
                     .configs(Map.of(TopicConfig.CLEANUP_POLICY_CONFIG, TopicConfig.CLEANUP_POLICY_COMPACT));
             var deadLetter = new NewTopic(settings.getProperty("transcripts.dead-letter"), Optional.of(1), Optional.empty());
-            for (var created : new ArrayList<>(admin.createTopics(List.of(output, deadLetter)).values().values())) {
+            for (var created : admin.createTopics(List.of(output, deadLetter)).values().values()) {
                 try {
                     created.get();
                 } catch (ExecutionException e) {

@@ -84,7 +84,7 @@ final class Chat {
     /** The same in binary mode: the attributes are headers, the value is `data`. */
     static TestRecord<String, byte[]> binary(ObjectNode envelope, Instant written) {
         var headers = new RecordHeaders().add("content-type", "application/json".getBytes(StandardCharsets.UTF_8));
-        envelope.fields().forEachRemaining(member -> {
+        envelope.properties().forEach(member -> {
             if (!member.getKey().equals("data") && !member.getKey().equals("datacontenttype")) {
                 headers.add("ce_" + member.getKey(), member.getValue().asText().getBytes(StandardCharsets.UTF_8));
             }
