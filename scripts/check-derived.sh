@@ -54,6 +54,8 @@ start_transcripts() {
 bootstrap.servers=$brokers
 state.dir=$scratch/$1
 transcripts.grace.seconds=15
+# The one that is killed does not say so: the brokers wait this long for it.
+session.timeout.ms=6000
 EOT
   start java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$root/target/derived/transcripts/target/transcripts.jar" \
     "$scratch/transcripts.properties" >"$scratch/transcripts.log" 2>&1
@@ -165,7 +167,7 @@ send_no_event
 check 'each thread that has begun and ended has its transcript' await 90 'the transcripts' "$transcripts" are_as_expected
 ((failed == 0)) || { diff "$scratch/expected" "$scratch/transcripts" | cut -c 1-600 >&2 || true; cat "$scratch/transcripts.log" >&2; }
 check 'the messages are in order' in_order
-check 'what is no event is on the dead-letter topic' has_dead_letter
+check 'what is no event is on the dead-letter topic' await 60 'the dead letter' "$transcripts" has_dead_letter
 status=0
 kill -TERM -- "-$transcripts"
 finish "$transcripts" || status=$?

@@ -125,7 +125,7 @@ tool() { "$root/scripts/kafka.sh" tool "$@"; }
 # The values of TOPIC. That nothing more comes is an error to the tool, which it logs between them.
 values() {
   KAFKA_LOG_LEVEL=OFF tool console-consumer --bootstrap-server "$brokers" --topic "$1" --from-beginning \
-    --isolation-level read_committed --timeout-ms 5000 2>/dev/null || true
+    --isolation-level read_committed --timeout-ms 3000 2>/dev/null || true
 }
 
 # Puts a record on Kafka that is no event of the relay.
