@@ -50,9 +50,10 @@ pages: ## The installation page and the app's page in Chromium, against a simula
 	cargo build --locked
 	scripts/check-pages.sh
 
-consumers: ## The example consumers in four languages against a real Kafka and the real relay
+consumers: ## The examples (consumers in four languages, Kafka Streams, Kafka Connect) against a real Kafka, PostgreSQL and relay
 	cargo test --locked --no-run
 	scripts/check-consumers.sh
+	scripts/check-derived.sh
 
 contract: ## Rewrite contract/ from the catalogue of actions
 	cargo build --locked

@@ -4,7 +4,6 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 examples=$root/examples/consumers
-relay=${LIVECHAT_RELAY_BIN:-$root/target/debug/livechat-relay}
 schema=$root/contract/envelope.schema.json
 webhooks=300
 languages=(java python typescript go)
@@ -16,8 +15,8 @@ Checks that the example consumers handle each event once, whatever arrives twice
 Usage: scripts/check-consumers.sh [java] [python] [typescript] [go]
 
 One Kafka node, two relays that share nothing but its topics, and the same webhooks sent to each: an event whose payload
-names it arrives twice with one id. Every consumer must receive all records, find all envelopes valid, handle each id
-once, commit what it has handled, and leave its group at SIGTERM.
+names it arrives twice with one id. Two members of a group share the work; then another group reads everything again. The
+effect in PostgreSQL must be that of each event once, what is no event must be a dead letter, and SIGTERM must end it well.
 
 Without arguments, all languages that are in examples/consumers. A copy of each is built in target/consumers, so that the
 source tree stays clean. A language whose tools are missing and can't be installed is skipped, and said; with CI set it
@@ -31,74 +30,8 @@ Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.
 EOT
 }
 
-say() { printf '%s\n' "$*" >&2; }
-fail() { say "error: $*"; exit 1; }
-ensure() { "$root/scripts/ensure.sh" "$@" >&2; }
-has() { command -v "$1" >/dev/null; }
-
-# What was started and has not been waited for. The relays and the consumers go before Kafka, which they talk to.
-running=()
-
-# Starts COMMAND ARGS... in the background, in a process group of its own, so that what it starts in turn can be ended with
-# it; sets `started` to its pid.
-start() {
-  set -m
-  "$@" </dev/null &
-  started=$!
-  set +m
-  running+=("$started")
-}
-
-# Waits for PID and forgets it; its exit code is the result. A wait is cut short by a signal, a program in front is not.
-finish() {
-  local pid=$1 other left=() status=0
-  wait "$pid" || status=$?
-  for other in "${running[@]}"; do
-    if [[ $other != "$pid" ]]; then left+=("$other"); fi
-  done
-  running=("${left[@]}")
-  return "$status"
-}
-
-clean_up() {
-  local i pid
-  trap '' INT TERM HUP
-  for ((i = ${#running[@]} - 1; i >= 0; i--)); do
-    pid=${running[i]}
-    kill -TERM -- "-$pid" 2>/dev/null || true
-    for _ in {1..150}; do
-      kill -0 -- "-$pid" 2>/dev/null || break
-      sleep 0.1
-    done
-    kill -KILL -- "-$pid" 2>/dev/null || true
-    wait "$pid" 2>/dev/null || true
-  done
-  rm -rf "$scratch"
-}
-
-# Waits until COMMAND ARGS... succeeds, for SECONDS: SECONDS WHAT PID COMMAND ARGS... PID is the process that it is about.
-await() {
-  local seconds=$1 what=$2 pid=$3 until=$((SECONDS + $1))
-  shift 3
-  until "$@"; do
-    kill -0 "$pid" 2>/dev/null || { say "error: $what: the process has ended"; return 1; }
-    ((SECONDS < until)) || { say "error: $what: not within $seconds s"; return 1; }
-    sleep 0.2
-  done
-}
-
-is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# Sets `port` to the next one that is free together with the one above it. It begins anywhere below the range that the
-# kernel gives to clients.
-port=$((15000 + 2 * (RANDOM % 7000)))
-free_port() {
-  for _ in {1..100}; do
-    port=$((port + 2))
-    if ! is_open "$port" && ! is_open $((port + 1)); then return; fi
-  done
-  fail "no free port just below $port"
-}
+# shellcheck source=scripts/live.sh
+. "$root/scripts/live.sh"
 
 # Whether the tools of LANGUAGE are there, having tried to get them.
 tools_of() {
@@ -151,61 +84,20 @@ build() {
 fresh() { cmp -s "$1" ".lock-$1"; }
 fetched() { cp "$1" ".lock-$1"; }
 
-# Starts the consumer: LANGUAGE GROUP EXPECT OUT.
+# Starts a member of GROUP that writes to the database of LANGUAGE: LANGUAGE GROUP NAME.
 start_consumer() {
-  local to=$root/target/consumers/$1 command
+  local to=$root/target/consumers/$1 url="postgresql://localhost:$pg_port/$1?sslmode=disable" command
   case $1 in
-    java) command=(java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$to/target/consumer.jar") ;;
+    java)
+      command=(java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$to/target/consumer.jar")
+      url="jdbc:$url&user=livechat"
+      ;;
     python) command=("$to/venv/bin/python" "$to/consumer.py") ;;
     typescript) command=(node "$to/dist/consumer.js") ;;
     go) command=("$to/consumer") ;;
   esac
-  start "${command[@]}" --brokers "$brokers" --prefix livechat. --group "$2" --expect "$3" --schema "$schema" \
-    --timeout 90 --out "$4" >"$4.stdout" 2>"$4.stderr"
-}
-
-start_kafka() {
-  free_port
-  brokers=localhost:$port
-  say "starting Kafka on $brokers"
-  start "$root/scripts/kafka.sh" run --port "$port" >"$scratch/kafka" 2>&1
-  await 120 'Kafka starts' "$started" grep -q 'is ready on' "$scratch/kafka" || { cat "$scratch/kafka" >&2; exit 1; }
-}
-
-# Starts relay NAME; sets `webhooks_url`, `admin` and `started`.
-start_relay() {
-  free_port
-  webhooks_url=http://127.0.0.1:$port/webhooks admin=127.0.0.1:$((port + 1))
-  cat >"$scratch/$1.toml" <<EOT
-[server]
-listen = "127.0.0.1:$port"
-[admin]
-listen = "$admin"
-[kafka]
-brokers = "$brokers"
-start_timeout = "60s"
-[topics]
-partitions = 3
-[[apps]]
-name = "default"
-secret_keys = [{ name = "k", value = "consumers-check" }]
-EOT
-  start "$relay" serve --config "$scratch/$1.toml" >"$scratch/$1" 2>&1
-}
-
-# 200 from /readyz of HOST:PORT, without a program that speaks HTTP.
-is_ready() {
-  local status=
-  { exec 3<>"/dev/tcp/${1/://}"; } 2>/dev/null || return 1
-  printf 'GET /readyz HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$1" >&3
-  IFS= read -r -t 5 status <&3 || true
-  exec 3>&-
-  [[ $status == 'HTTP/1.1 200'* ]]
-}
-
-send() {
-  LIVECHAT_SECRET_KEY=consumers-check "$relay" send "$1" --seed 7 --count "$webhooks" --retries 0 >"$scratch/send" 2>&1 ||
-    { cat "$scratch/send" >&2; fail "not every webhook was answered 200"; }
+  PGUSER=livechat start "${command[@]}" --brokers "$brokers" --prefix livechat. --group "$2" --schema "$schema" \
+    --database "$url" --dead-letters dead-letters >"$scratch/$3" 2>&1
 }
 
 # Sends the traffic through two relays, and learns what is on Kafka by the relay's own `tail`.
@@ -218,8 +110,8 @@ make_traffic() {
   two="$webhooks_url $admin" pid_two=$started
   await 90 'relay one is ready' "$pid_one" is_ready "${one#* }" || { cat "$scratch/one" >&2; exit 1; }
   await 90 'relay two is ready' "$pid_two" is_ready "${two#* }" || { cat "$scratch/two" >&2; exit 1; }
-  send "${one% *}"
-  send "${two% *}"
+  send "${one% *}" "$webhooks"
+  send "${two% *}" "$webhooks"
   kill -TERM "$pid_one" "$pid_two"
   finish "$pid_one" || { cat "$scratch/one" >&2; fail 'relay one did not stop well'; }
   finish "$pid_two" || { cat "$scratch/two" >&2; fail 'relay two did not stop well'; }
@@ -231,44 +123,43 @@ make_traffic() {
   ((records > webhooks)) || fail "there are $records records on Kafka, after $((2 * webhooks)) answers of 200"
   timeout 60 "$relay" tail --brokers "$brokers" --from-beginning --count "$records" --json >"$scratch/tail" ||
     fail "tail showed $(wc -l <"$scratch/tail") of $records records in 60 s"
-  # What a consumer writes down of a record, for every record that there is.
-  jq --compact-output --sort-keys '{id: .attributes.id, type: .attributes.type, topic, partition, offset}
-    + if .attributes.chatid then {chatid: .attributes.chatid} else {} end' "$scratch/tail" | sort >"$scratch/truth"
-  jq --raw-output .id "$scratch/truth" | sort -u >"$scratch/ids"
+  jq --raw-output '.attributes.id' "$scratch/tail" | sort -u >"$scratch/ids"
+  # What the consumers must have added up: of each chat its events, each once.
+  jq --raw-output --slurp 'map(.attributes | select(.chatid)) | unique_by(.id) | group_by(.chatid)[] | "\(.[0].chatid)|\(length)"' \
+    "$scratch/tail" | sort >"$scratch/chats"
   unique=$(wc -l <"$scratch/ids")
   say "on Kafka: $records records, $unique ids, $((records - unique)) duplicates"
   ((unique < records)) || fail 'nothing arrived twice with one id: derived ids differ between the two relays'
+  send_no_event
+  records=$((records + 1))
 }
 
-# Prints each thing that is wrong about the consumer's run that has ended with STATUS: STATUS OUT.
-faults() {
-  local out=$2 counted
-  [[ $1 == 0 ]] || echo "it ended with status $1"
-  counted=$(tail -n 1 "$out.stdout" | jq --compact-output '[.received, .unique, .duplicates, .invalid]' 2>/dev/null) || counted=nothing
-  [[ $counted == "[$records,$unique,$((records - unique)),0]" ]] ||
-    echo "it counted $counted, and not [$records,$unique,$((records - unique)),0]"
-  [[ -f $out ]] || { echo 'it wrote no file'; return; }
-  jq --compact-output --sort-keys . "$out" | sort >"$out.sorted"
-  comm -13 "$scratch/truth" "$out.sorted" | sed -n '1,3s/^/there is no such event on Kafka: /p'
-  jq --raw-output .id "$out" | sort >"$out.ids"
-  uniq -d "$out.ids" | sed -n '1,3s/^/it handled twice: /p'
-  comm -23 "$scratch/ids" "$out.ids" | sed -n '1,3s/^/it did not handle: /p'
+has_every_id() { table_is "$1" 'select id from inbox' "$scratch/ids"; }
+
+# How the last table asked for differs from what it should have: TABLE FILE.
+show_difference() { diff "$2" "$scratch/table" | sed -n "2,5s/^/table $1: /p" || true; }
+
+# Ends a consumer, and prints what is wrong about how it ended: LANGUAGE PID NAME.
+stop_consumer() {
+  local began=$SECONDS status=0
+  kill -TERM "$2" 2>/dev/null || true
+  finish "$2" || status=$?
+  # A JVM that has run its hooks reports the signal.
+  if [[ $1 == java && $status == 143 ]]; then status=0; fi
+  ((status == 0)) || { echo "$3 ended with status $status:"; tail -n 5 "$scratch/$3"; }
+  ((SECONDS - began <= 10)) || echo "$3 took more than 10 s to stop at SIGTERM"
 }
 
-has_lines() { [[ -f $2 ]] && (($(wc -l <"$2") >= $1)); }
-
-# A run that SIGTERM ends while the consumer waits for more; prints what is wrong about it.
-interrupt() {
-  local out=$scratch/$1.sigterm pid began
-  : >"$out.faults"
-  start_consumer "$1" "$1.sigterm" $((records + 1)) "$out"
-  pid=$started
-  await 90 "$1 handles everything" "$pid" has_lines "$unique" "$out" 2>>"$out.faults" || true
-  began=$SECONDS
-  kill -TERM "$pid" 2>/dev/null || true
-  # Whatever exit code it has: it did not see what it expected.
-  finish "$pid" || true
-  ((SECONDS - began <= 10)) || echo 'it took more than 10 s to stop at SIGTERM' >>"$out.faults"
+# Two members of a group share the work, so that partitions move while it is done. Prints what is wrong.
+share_work() {
+  local one two
+  start_consumer "$1" "$1" "$1.one"
+  one=$started
+  start_consumer "$1" "$1" "$1.two"
+  two=$started
+  await 90 "$1 handles everything" "$one" has_every_id "$1" 2>&1 || true
+  stop_consumer "$1" "$one" "$1.one"
+  stop_consumer "$1" "$two" "$1.two"
 }
 
 # Writes what the brokers know of the groups: GROUP, committed offsets added up, members.
@@ -278,12 +169,13 @@ describe_groups() {
       END { for (group in members) print group, sum[group] + 0, members[group] }' >"$scratch/groups"
 }
 
-# Prints what is wrong about a group that has handled as many records as HANDLED, or more: GROUP HANDLED.
-group_faults() {
-  local committed=0 members=0
-  read -r committed members < <(awk -v group="$1" '$1 == group { print $2, $3 }' "$scratch/groups") || true
-  ((committed >= $2 && committed <= records)) || echo "group $1 has committed $committed records, not $2 to $records"
-  ((members == 0)) || echo "group $1 still has members of $members partitions: it was not left"
+# Whether the groups that read everything again have committed every record.
+have_read_again() {
+  local language
+  describe_groups
+  for language in "${built[@]}"; do
+    grep -q "^$language.again $records " "$scratch/groups" || return 1
+  done
 }
 
 chosen=()
@@ -303,10 +195,6 @@ if ((${#chosen[@]} == 0)); then
   done
 fi
 
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/consumers.XXXXXX")
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 [[ -x $relay ]] || fail "there is no $relay; build it with: cargo build --locked"
 [[ -f $schema ]] || fail "there is no $schema"
@@ -323,7 +211,7 @@ lacking() {
   fi
 }
 
-if ! ensure jdk maven jq; then
+if ! ensure jdk maven jq postgresql; then
   for language in "${chosen[@]}"; do lacking "$language"; done
   chosen=()
 fi
@@ -345,41 +233,53 @@ done
 
 if ((${#built[@]})); then
   start_kafka
+  start_postgresql
   make_traffic
-  declare -A took
+  tool topics --bootstrap-server "$brokers" --create --topic dead-letters >/dev/null
   for language in "${built[@]}"; do
     say "running $language"
-    out=$scratch/$language.out
-    began=${EPOCHREALTIME/[.,]/} status=0
-    start_consumer "$language" "$language" "$unique" "$out"
-    finish "$started" || status=$?
-    took[$language]=$((${EPOCHREALTIME/[.,]/} - began))
-    faults "$status" "$out" >"$out.faults"
-    interrupt "$language"
+    create_database "$language" "$examples/inbox.sql"
+    share_work "$language" >"$scratch/$language.faults"
+  done
+
+  say 'reading everything again'
+  again=()
+  for language in "${built[@]}"; do
+    start_consumer "$language" "$language.again" "$language.again"
+    again+=("$started")
+  done
+  await 120 'all have read everything again' "${again[0]}" have_read_again || true
+  for i in "${!built[@]}"; do
+    stop_consumer "${built[i]}" "${again[i]}" "${built[i]}.again" >>"$scratch/${built[i]}.faults"
   done
   describe_groups
-
-  printf '%-12s %9s %7s %11s %8s %8s\n' language received unique duplicates invalid seconds
   for language in "${built[@]}"; do
-    out=$scratch/$language.out
     {
-      group_faults "$language" "$records"
-      group_faults "$language.sigterm" "$unique"
-      cat "$scratch/$language.sigterm.faults"
-    } >>"$out.faults"
-    mapfile -t counts < <(tail -n 1 "$out.stdout" | jq '.received, .unique, .duplicates, .invalid' 2>/dev/null || true)
+      has_every_id "$language" || show_difference inbox "$scratch/ids"
+      table_is "$language" 'select * from chats' "$scratch/chats" || show_difference chats "$scratch/chats"
+      grep -q "^$language.again $records " "$scratch/groups" || echo "the second group has not committed $records records"
+      awk -v one="$language" -v two="$language.again" '($1 == one || $1 == two) && $3 > 0 { print "the group", $1, "was not left" }' \
+        "$scratch/groups"
+      # Each group has met it, and the dead letter is there before the offset is committed.
+      grep -q 'dead letter: livechat.incoming_event' "$scratch/$language.again" || echo 'what is no event is no dead letter'
+    } >>"$scratch/$language.faults"
     result=ok
-    if [[ -s $out.faults ]]; then result=FAIL; fi
-    printf '%-12s %9s %7s %11s %8s %6s.%s  %s\n' "$language" "${counts[0]:--}" "${counts[1]:--}" "${counts[2]:--}" "${counts[3]:--}" \
-      $((took[$language] / 1000000)) $((took[$language] / 100000 % 10)) "$result"
+    if [[ -s $scratch/$language.faults ]]; then result=FAIL; fi
+    printf '%-5s %s\n' "$result" "$language"
     if [[ $result == ok ]]; then
       passed=$((passed + 1))
     else
       failed=$((failed + 1))
-      sed 's/^/      /' "$out.faults"
-      tail -n 5 "$out.stderr" | sed 's/^/      stderr: /'
+      sed 's/^/      /' "$scratch/$language.faults"
     fi
   done
+  values dead-letters | sort | uniq -c >"$scratch/dead-letters"
+  read -r count text <"$scratch/dead-letters" || true
+  if [[ $(wc -l <"$scratch/dead-letters") != 1 || $text != 'no event' || $count -lt ${#built[@]} ]]; then
+    say 'FAIL  the dead-letter topic has not one record or more of each language, as it was:'
+    cat "$scratch/dead-letters" >&2
+    failed=$((failed + 1))
+  fi
 fi
 
 printf 'consumers: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"

@@ -11,8 +11,8 @@ Usage: scripts/ensure.sh [--check] TOOL...
 
   --check   install nothing: say what is missing, exit 1
 
-A TOOL is `jdk` (java 17 or newer), `maven`, `node` (with npm), `python3-venv`, `pebble` (into target/tools, by Go 1.21 or newer), or the
-name of a command: kcat, promtool, wrk, nginx, haproxy, jq, perl, shellcheck, ...
+A TOOL is `jdk` (java 17 or newer), `maven`, `node` (with npm), `python3-venv`, `postgresql` (server and psql), `pebble` (into
+target/tools, by Go 1.21 or newer), or the name of a command: kcat, promtool, wrk, nginx, haproxy, jq, perl, shellcheck, ...
 On Debian and Ubuntu, as root or with a sudo that asks no password, missing tools are installed with apt-get;
 elsewhere the line to run is printed and the exit code is 1.
 EOF
@@ -34,6 +34,7 @@ is_there() {
   case $1 in
     jdk) major=$(command -v java >/dev/null && java_major) && ((${major:-0} >= 17)) ;;
     maven) command -v mvn >/dev/null ;;
+    postgresql) command -v psql >/dev/null && compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
     pebble) [[ -x $tools/pebble && -x $tools/pebble-challtestsrv ]] ;;
     nginx | haproxy) command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 ]] ;; # where users' PATH has no sbin

@@ -50,7 +50,7 @@ pub struct Failure {
 }
 
 impl Kind {
-    /// What helps whoever has called; absent where that depends on the call.
+    /// What helps the caller; absent where that depends on the call.
     pub fn remedy(&self) -> Option<String> {
         Some(match self {
             Self::Version => "LiveChat does not offer this version: set api_version of the app to \"3.6\"".to_owned(),

@@ -1,7 +1,7 @@
-"""Reads the events of livechat-relay from Kafka: take each record, then commit.
+"""Reads the events of livechat-relay from Kafka, and handles each once in PostgreSQL: take each record, then commit its offset.
 
-Offsets are committed after the work, so a crash between the two brings records again, never loses one.
-What makes that harmless is Inbox, which knows the ids that it has handled.
+A crash between the two brings records again, and loses none; the inbox knows the ids that are done. Where the database or Kafka
+does not take something, the program ends: its supervisor starts it again, and it goes on with what is not committed.
 """
 
 import argparse
@@ -9,82 +9,76 @@ import json
 import re
 import signal
 import sys
-import time
-from collections import OrderedDict
-from typing import TextIO
 
+import psycopg
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from jsonschema import Draft202012Validator
 
-# Nothing more for this long, once all expected events are here: the end of a run. A real consumer has none.
-QUIET_SECONDS = 2.0
-# More ids than this are not remembered: the oldest is forgotten for the newest.
-IDS_MAX = 100_000
+
+class DeadLetters:
+    """Keeps what is no event, as it is, for people to look at. An alert on the topic's growth tells them."""
+
+    def __init__(self, brokers: str, topic: str) -> None:
+        self.producer = Producer({"bootstrap.servers": brokers, "acks": "all"})
+        self.topic = topic
+
+    def keep(self, record: Message, reason: Exception) -> None:
+        origin = f"{record.topic()}/{record.partition()}@{record.offset()}"
+        print(f"dead letter: {origin}: {type(reason).__name__}", file=sys.stderr)  # not what it holds: that may be personal
+        failures: list[KafkaError] = []
+        self.producer.produce(
+            self.topic,
+            key=record.key(),
+            value=record.value(),
+            headers=[*(record.headers() or []), ("dead-letter-origin", origin), ("dead-letter-error", str(reason))],
+            on_delivery=lambda error, _: failures.append(error) if error else None,
+        )
+        self.producer.flush()
+        if failures:
+            raise KafkaException(failures[0])
 
 
-class Inbox:
-    """Record -> handled event, once for each id."""
+class Reader:
+    """Record -> event, or an exception."""
 
-    def __init__(self, schema: dict, out: TextIO) -> None:
+    def __init__(self, schema: dict) -> None:
         # Since 2019-09 a `format` is an annotation, unless one asks.
         self.validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
-        self.out = out
-        # A real consumer keeps these in the database that it writes to, in the transaction of its own work:
-        #
-        #     begin;
-        #     insert into events_seen (id) values (%s) on conflict do nothing;  -- 0 rows: a duplicate, rollback and go on
-        #     ... what the event means to you ...
-        #     commit;                                                           -- then commit the offset
-        #
-        # So "seen" and "done" are one thing, through a crash as well. The relay's key is the chat: both copies of an event
-        # are on one partition, and one consumer at a time gets them. Ids older than the topic's retention can be deleted.
-        self.seen: OrderedDict[str, None] = OrderedDict()
-        self.counts = {"received": 0, "unique": 0, "duplicates": 0, "invalid": 0}
-
-    def take(self, record: Message) -> None:
-        self.counts["received"] += 1
-        try:
-            event = self.read(record)
-        except Exception as e:  # whatever this record makes its readers raise, the SDK's exceptions share no base class
-            # It will be no better the next time. A real consumer puts it aside, on a dead-letter topic, and goes on.
-            self.counts["invalid"] += 1
-            print(f"{record.topic()}-{record.partition()}@{record.offset()} is no event: {e!r}", file=sys.stderr)
-            return
-        if event.get_id() in self.seen:
-            self.counts["duplicates"] += 1
-            return
-        self.handle(event, record)
-        self.seen[event.get_id()] = None
-        if len(self.seen) > IDS_MAX:
-            self.seen.popitem(last=False)
-        self.counts["unique"] += 1
 
     def read(self, record: Message) -> BaseCloudEvent:
-        """The envelope follows its schema, and the SDK reads it; else an exception."""
         if record.value() is None:
             raise ValueError("it has no value")
         # The schema comes first: to an envelope without `id` or `time` this SDK gives a random id and the present time.
-        errors = [f"{e.json_path}: {e.message}" for e in self.validator.iter_errors(json.loads(record.value()))]
+        errors = [f"{e.json_path} breaks {e.validator}" for e in self.validator.iter_errors(json.loads(record.value()))]
         if errors:
             raise ValueError("; ".join(errors))
-        # It reads binary mode as well (the attributes are ce_ headers then); there is no envelope to check there.
+        # The SDK reads binary mode, too (the attributes are ce_ headers then): leave the schema out for that.
         return from_kafka_event(
             KafkaMessage(headers=dict(record.headers() or []), key=record.key(), value=record.value())
         )
 
-    def handle(self, event: BaseCloudEvent, record: Message) -> None:
-        """Your work. Here: a line in a file."""
-        line = {"id": event.get_id(), "type": event.get_type()}
-        # LiveChat's own ids are extension attributes: most events can be sorted out without a look into `data`.
-        if chat := event.get_extension("chatid"):
-            line["chatid"] = chat
-        line |= {"topic": record.topic(), "partition": record.partition(), "offset": record.offset()}
-        print(json.dumps(line), file=self.out)
+
+def take(database: psycopg.Connection, event: BaseCloudEvent) -> None:
+    """The event's effect, once. Should another member take it meanwhile, the insert waits for what becomes of that transaction."""
+    with database.transaction():
+        added = database.execute("insert into inbox (id) values (%s) on conflict do nothing", (event.get_id(),))
+        if added.rowcount == 1:  # else it is a duplicate
+            handle(database, event)
 
 
-def run(options: argparse.Namespace, inbox: Inbox, stopping: list[int]) -> None:
+def handle(database: psycopg.Connection, event: BaseCloudEvent) -> None:
+    """Your work, within the transaction."""
+    # LiveChat's own ids are extension attributes: most events can be sorted out without a look into `data`.
+    if chat := event.get_extension("chatid"):
+        database.execute(
+            "insert into chats values (%s, 1) on conflict (chat_id) do update set events = chats.events + 1", (chat,)
+        )
+
+
+def run(options: argparse.Namespace, reader: Reader, database: psycopg.Connection, stopping: list[int]) -> None:
+    dead_letters = DeadLetters(options.brokers, options.dead_letters)
     consumer = Consumer(
         {
             "bootstrap.servers": options.brokers,
@@ -98,31 +92,33 @@ def run(options: argparse.Namespace, inbox: Inbox, stopping: list[int]) -> None:
         # A topic that begins with ^ is a pattern: the relay's topics of today and of tomorrow (a new one is noticed within
         # topic.metadata.refresh.interval.ms, 5 minutes).
         consumer.subscribe([f"^{re.escape(options.prefix)}.*"])
-        deadline = time.monotonic() + options.timeout
-        last = time.monotonic()
-        while not stopping and time.monotonic() < deadline:
-            batch = consumer.consume(num_messages=500, timeout=0.2)
-            records = [message for message in batch if not broken(message)]
-            if not records:
-                if inbox.counts["unique"] >= options.expect and time.monotonic() - last > QUIET_SECONDS:
-                    break
-                continue
-            last = time.monotonic()
+        while not stopping:
+            # Partitions are given to other members within this call only: what it has brought is committed before the next one.
+            records = [message for message in consumer.consume(num_messages=100, timeout=0.5) if not broken(message)]
             for record in records:
-                inbox.take(record)
-            inbox.out.flush()
-            try:
-                consumer.commit(asynchronous=False)
-            except KafkaException as e:
-                # Most likely someone else has these partitions now and gets the records again: their ids tell that they
-                # are done. Should the brokers be away, the next commit includes this one.
-                print(f"not committed, and no harm done: {e}", file=sys.stderr)
+                try:
+                    event = reader.read(record)
+                except Exception as e:  # whatever this record makes its readers raise, the SDK's exceptions share no base class
+                    dead_letters.keep(record, e)
+                else:
+                    take(database, event)
+            if records:
+                commit(consumer)
     finally:
         consumer.close()  # leaves the group, so that the others need not wait out our session
 
 
+def commit(consumer: Consumer) -> None:
+    try:
+        consumer.commit(asynchronous=False)
+    except KafkaException as e:
+        # Most likely this member was thought dead, and another one has its partitions now: the records come again, and the
+        # inbox knows them. Should the brokers be away, the next commit includes this one.
+        print(f"not committed, and no harm done: {e}", file=sys.stderr)
+
+
 def broken(message: Message) -> bool:
-    """Whether this is the client's news rather than a record. librdkafka recovers from what is not fatal by itself."""
+    """Whether this is the client's news rather than a record. What is not fatal, librdkafka tries again by itself."""
     error: KafkaError | None = message.error()
     if error is None:
         return False
@@ -132,28 +128,24 @@ def broken(message: Message) -> bool:
     return True
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="consumer", description="Handles each event of livechat-relay once.")
     parser.add_argument("--brokers", required=True, metavar="HOST:PORT")
     parser.add_argument("--prefix", required=True, metavar="livechat.")
     parser.add_argument("--group", required=True)
-    parser.add_argument("--expect", required=True, type=int, metavar="N")
     parser.add_argument("--schema", required=True, metavar="FILE")
-    parser.add_argument("--timeout", required=True, type=float, metavar="SECONDS")
-    parser.add_argument("--out", required=True, metavar="FILE")
+    parser.add_argument("--database", required=True, metavar="postgresql://…")
+    parser.add_argument("--dead-letters", required=True, metavar="TOPIC")
     options = parser.parse_args()
 
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
     with open(options.schema, encoding="utf-8") as file:
-        schema = json.load(file)
-    with open(options.out, "a", encoding="utf-8") as out:
-        inbox = Inbox(schema, out)
-        run(options, inbox, stopping)
-    print(json.dumps(inbox.counts))
-    return 0 if inbox.counts["unique"] == options.expect and inbox.counts["invalid"] == 0 else 1
+        reader = Reader(json.load(file))
+    with psycopg.connect(options.database, autocommit=True) as database:
+        run(options, reader, database, stopping)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

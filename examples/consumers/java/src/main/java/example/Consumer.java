@@ -15,18 +15,15 @@ import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.errors.RebalanceInProgressException;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
-import org.apache.kafka.common.serialization.StringDeserializer;
 
 /**
  * Reads the events of livechat-relay from Kafka: poll, take each record, then commit.
  *
  * <p>Offsets are committed after the work, so a crash between the two brings records again, never loses one. What makes that
- * harmless is {@link Inbox}, which knows the ids that it has handled.
+ * harmless is {@link Inbox}, which knows the ids that are done. Where the database or Kafka does not take something, the program
+ * ends: its supervisor starts it again, and it goes on with what is not committed.
  */
 public final class Consumer {
-    /** Nothing more for this long, once all expected events are here: the end of a run. A real consumer has none. */
-    private static final Duration QUIET = Duration.ofSeconds(2);
-
     private Consumer() {}
 
     public static void main(String[] arguments) throws Exception {
@@ -42,16 +39,14 @@ public final class Consumer {
                 Thread.currentThread().interrupt();
             }
         }));
-        boolean good = false;
         try {
-            good = run(options, stopping);
+            run(options, stopping);
         } finally {
             finished.countDown();
         }
-        System.exit(good ? 0 : 1);
     }
 
-    private static boolean run(Map<String, String> options, AtomicBoolean stopping) throws Exception {
+    private static void run(Map<String, String> options, AtomicBoolean stopping) throws Exception {
         var settings = new Properties();
         settings.put(ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, options.get("brokers"));
         settings.put(ConsumerConfig.GROUP_ID_CONFIG, options.get("group"));
@@ -59,38 +54,38 @@ public final class Consumer {
         // A group that has committed nothing yet begins with the oldest event.
         settings.put(ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
 
-        long expected = Long.parseLong(options.get("expect"));
-        long deadline = System.nanoTime() + Duration.ofSeconds(Long.parseLong(options.get("timeout"))).toNanos();
-        long last = System.nanoTime();
-        var inbox = new Inbox(Path.of(options.get("schema")), Path.of(options.get("out")));
-        // Values stay bytes: a value that is no CloudEvent is then ours to count and pass by. Thrown by a deserializer, it would
-        // stop poll() at the same record again and again.
-        try (inbox; var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new ByteArrayDeserializer())) {
+        var events = new EventReader(Path.of(options.get("schema")));
+        // Keys and values stay bytes: a value that is no CloudEvent is then ours to keep as a dead letter. Thrown by a deserializer,
+        // it would stop poll() at the same record again and again.
+        try (var inbox = new Inbox(options.get("database"));
+                var deadLetters = new DeadLetters(options.get("brokers"), options.get("dead-letters"));
+                var consumer = new KafkaConsumer<>(settings, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
             // The relay's topics of today and of tomorrow: a new one is noticed within metadata.max.age.ms (5 minutes).
             consumer.subscribe(Pattern.compile(Pattern.quote(options.get("prefix")) + ".*"));
-            while (!stopping.get() && System.nanoTime() < deadline) {
-                var records = consumer.poll(Duration.ofMillis(200));
-                if (records.isEmpty()) {
-                    if (inbox.unique() >= expected && System.nanoTime() - last > QUIET.toNanos()) {
-                        break;
+            while (!stopping.get()) {
+                // Partitions are given to other members within poll() only: what it has brought is committed before the next one.
+                var records = consumer.poll(Duration.ofMillis(500));
+                for (ConsumerRecord<byte[], byte[]> record : records) {
+                    try {
+                        inbox.take(events.read(record));
+                    } catch (EventReader.NoEvent e) {
+                        deadLetters.keep(record, e);
                     }
-                    continue;
                 }
-                last = System.nanoTime();
-                for (ConsumerRecord<String, byte[]> record : records) {
-                    inbox.take(record);
-                }
-                inbox.flush();
-                try {
-                    consumer.commitSync();
-                } catch (CommitFailedException | RebalanceInProgressException e) {
-                    // Someone else has these partitions now and gets the records again: their ids tell that they are done.
-                    System.err.println("not committed, and no harm done: " + e.getMessage());
+                if (!records.isEmpty()) {
+                    commit(consumer);
                 }
             }
         } // close() leaves the group, so that the others need not wait out our session.
-        System.out.println(inbox.summary());
-        return inbox.unique() == expected && inbox.invalid() == 0;
+    }
+
+    private static void commit(KafkaConsumer<?, ?> consumer) {
+        try {
+            consumer.commitSync();
+        } catch (CommitFailedException | RebalanceInProgressException e) {
+            // Another member has these partitions now and gets the records again: the inbox knows them.
+            System.err.println("not committed, and no harm done: " + e.getMessage());
+        }
     }
 
     /** {@code --name value} pairs; all are needed. */
@@ -99,10 +94,10 @@ public final class Consumer {
         for (int i = 0; i + 1 < arguments.length; i += 2) {
             options.put(arguments[i].replaceFirst("^--", ""), arguments[i + 1]);
         }
-        for (String name : new String[] {"brokers", "prefix", "group", "expect", "schema", "timeout", "out"}) {
+        for (String name : new String[] {"brokers", "prefix", "group", "schema", "database", "dead-letters"}) {
             if (!options.containsKey(name)) {
-                System.err.println("usage: consumer --brokers HOST:PORT --prefix livechat. --group GROUP --expect N"
-                        + " --schema FILE --timeout SECONDS --out FILE\n\n--" + name + " is missing");
+                System.err.println("usage: consumer --brokers HOST:PORT --prefix livechat. --group GROUP --schema FILE"
+                        + " --database jdbc:postgresql://… --dead-letters TOPIC\n\n--" + name + " is missing");
                 System.exit(2);
             }
         }
