@@ -58,6 +58,9 @@ pub struct Replicas {
     is_raised: bool,
 }
 
+/// How many brokers are asked for their settings at most, one after the other.
+const BROKERS_ASKED: usize = 3;
+
 /// With three replicas an event is on two disks when it is acked, and one broker may be down. With two it would stop writes.
 const REPLICAS_FOR_TWO_IN_SYNC: i64 = 3;
 
@@ -72,6 +75,11 @@ impl Replicas {
         let min_in_sync = set.map_or_else(|| of_brokers(MIN_IN_SYNC), |set| set.parse().ok());
         let is_raised = set.is_none() && count >= Some(REPLICAS_FOR_TWO_IN_SYNC) && min_in_sync < Some(2);
         Self { count, min_in_sync: if is_raised { Some(2) } else { min_in_sync }, is_raised }
+    }
+
+    /// Whether the brokers have not said what a new topic gets.
+    pub const fn is_unknown(self) -> bool {
+        self.count.is_none() || self.min_in_sync.is_none()
     }
 }
 
@@ -123,7 +131,9 @@ impl Reason {
             Self::CreateIsOff => "create them, or set topics.create = true",
             Self::Refused(Code::InvalidReplicationFactor) => "set topics.replication to the number of brokers at most",
             Self::Refused(Code::InvalidPartitions) => "change topics.partitions",
-            Self::Refused(Code::InvalidConfig) => "change topics.settings",
+            Self::Refused(Code::InvalidConfig) => {
+                "change topics.settings; with three replicas or more the relay adds min.insync.replicas = 2 where they do not have it"
+            }
             Self::Refused(Code::InvalidTopic) => {
                 "the name collides with that of another topic, as Kafka takes `.` and `_` for one: change topics.prefix or topics.actions"
             }
@@ -134,7 +144,7 @@ impl Reason {
                 "the cluster has a policy for new topics: change topics.partitions, topics.replication or topics.settings, or create them yourself"
             }
             Self::Refused(Code::UnsupportedVersion | Code::UnsupportedFeature) => {
-                "the brokers cannot create topics for clients: create them yourself"
+                "the brokers cannot create topics for clients, or not with their default replication (before Kafka 2.4): set topics.replication, or create them yourself"
             }
             _ => "it is tried again after topics.check_interval; if that does not help, create them yourself",
         }
@@ -152,6 +162,8 @@ pub struct Prepared {
     /// Those that were there.
     pub present: Vec<Arc<str>>,
     pub created: Vec<String>,
+    /// The brokers decided how many replicas those have, and do not show it.
+    pub are_replicas_unknown: bool,
     pub absent: Vec<Absent>,
 }
 
@@ -301,27 +313,36 @@ impl Topics {
     pub async fn prepare(&self) -> Result<Prepared, KafkaError> {
         let wanted = self.wanted.load_full();
         let Cluster { present, missing, brokers } = tokio::task::block_in_place(|| self.look_for(&wanted))?;
+        let mut are_replicas_unknown = false;
         let (created, absent) = if missing.is_empty() {
             (Vec::new(), Vec::new())
         } else if wanted.config.create {
-            self.create(&missing, self.replicas(&brokers).await, false).await
+            let replicas = self.replicas(&brokers).await;
+            let (created, absent) = self.create(&missing, replicas, false).await;
+            are_replicas_unknown = replicas.is_unknown() && !created.is_empty();
+            (created, absent)
         } else {
             (Vec::new(), vec![Absent { topics: missing, reason: Reason::CreateIsOff }])
         };
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent.clone());
         self.prepared.send_replace(Some(wanted));
-        Ok(Prepared { present: present.into_iter().map(|topic| topic.name).collect(), created, absent })
+        let present = present.into_iter().map(|topic| topic.name).collect();
+        Ok(Prepared { present, created, are_replicas_unknown, absent })
     }
 
     /// How many replicas a topic gets that is created now.
     pub async fn replicas(&self, brokers: &[Broker]) -> Replicas {
         let wanted = self.wanted.load_full();
-        let Some(broker) = brokers.first() else { return Replicas::of(&wanted.config, |_| None) };
         let options = AdminOptions::new().request_timeout(Some(self.timeout));
-        let described = self.client.describe_configs(&[ResourceSpecifier::Broker(broker.id)], &options).await;
-        // Brokers that do not show their settings decide by themselves; `check` then says that it does not know.
-        let described = described.ok().and_then(|described| described.into_iter().next()?.ok());
-        Replicas::of(&wanted.config, |name| number(described.as_ref()?, name))
+        // One may be away just now. Where none shows its settings, they decide by themselves, and the log and `check` say so.
+        for broker in brokers.iter().take(BROKERS_ASKED) {
+            let described = self.client.describe_configs(&[ResourceSpecifier::Broker(broker.id)], &options).await;
+            let described = described.ok().and_then(|described| described.into_iter().next()?.ok());
+            if let Some(described) = described.filter(|described| !described.entries.is_empty()) {
+                return Replicas::of(&wanted.config, |name| number(&described, name));
+            }
+        }
+        Replicas::of(&wanted.config, |_| None)
     }
 
     /// Asks the brokers to create topics, or, with `only_validate`, whether they would: the names of those that they have created, and

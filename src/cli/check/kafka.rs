@@ -109,7 +109,7 @@ impl Kafka<'_> {
             let replicas: Vec<_> =
                 present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned(new.count)).collect();
             let in_sync = described.numbers(MIN_IN_SYNC).chain(planned(new.min_in_sync)).collect();
-            let is_unknown = !to_create.is_empty() && (new.count.is_none() || new.min_in_sync.is_none());
+            let is_unknown = described.unread.is_some() || !to_create.is_empty() && new.is_unknown();
             self.replicas(brokers.len(), &replicas, in_sync, is_unknown);
         }
         self.retention(values("retention.ms"));
@@ -173,8 +173,7 @@ impl Kafka<'_> {
             );
         }
         if is_unknown {
-            let why =
-                "of new topics the brokers decide, and do not show how; may the relay DescribeConfigs of the cluster?";
+            let why = "unknown: the brokers do not show all settings; may the relay DescribeConfigs of the cluster and of the topics?";
             self.report.warn("replicas", why.to_owned());
         }
         if single.is_empty() && alone.is_empty() && !is_unknown {

@@ -127,6 +127,12 @@ impl Watch {
         if is_first || !now.created.is_empty() || before != now.absent {
             tracing::info!(existing = now.present.len(), created = now.created.len(), "topics are ready");
         }
+        if now.are_replicas_unknown {
+            tracing::warn!(
+                topics = topics::names(&now.created),
+                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): see that min.insync.replicas is 2 or more"
+            );
+        }
         // Those that the relay has just created are as `[topics]` says, and brokers may not know them yet.
         known.sizes.extend(now.created.into_iter().map(Arc::from));
         let unknown: Vec<_> = now.present.into_iter().filter(|topic| known.sizes.insert(Arc::clone(topic))).collect();
