@@ -1,5 +1,5 @@
 //! `send`: LiveChat-like traffic at a URL, by LiveChat's rules: 10 s for an answer, only 200 counts, a few retries. Unlike LiveChat it does
-//! not repeat what cannot succeed, and ends at once where no server answers at all.
+//! not repeat what cannot succeed, and ends at once where no server is there.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
@@ -14,7 +14,6 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{Failure, print};
 use crate::samples::traffic::{Sample, Traffic};
@@ -24,9 +23,9 @@ pub struct Arguments {
     /// Where to send the webhooks, such as http://localhost:8080/webhooks
     url: Url,
     /// The secret key that the relay expects [default: the variable LIVECHAT_SECRET_KEY; other users see what an option says]
-    #[arg(long, value_name = "KEY", env = "LIVECHAT_SECRET_KEY", hide_env = true, conflicts_with = "secret_key_file")]
+    #[arg(long, value_name = "KEY", env = "LIVECHAT_SECRET_KEY", hide_env = true)]
     secret_key: Option<SecretString>,
-    /// A file that holds the secret key
+    /// A file that holds the secret key; it counts before the other two
     #[arg(long, value_name = "FILE")]
     secret_key_file: Option<PathBuf>,
     /// For https://: a PEM file of the certificate authority that signed the relay's certificate [default: the public ones]
@@ -47,7 +46,7 @@ pub struct Arguments {
     /// How long to wait for an answer
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
-    /// How often to try again where that can help: after no answer, 408, 429 and 5xx
+    /// How often to try again where that can help: after no answer, 408, 429 and 5xx. Where no server is there at the start, send ends
     #[arg(long, default_value_t = 3)]
     retries: u32,
     /// How long to wait before trying again
@@ -87,9 +86,15 @@ struct Tally {
     retried: u64,
     /// Answers by status, retries included; `none` where there was no answer.
     answers: BTreeMap<String, u64>,
-    /// Of each of these but 200 the first text, or why there was no answer.
+    /// Of each of these but 200 the beginning of its first text, or why there was no answer.
     texts: BTreeMap<String, String>,
+    /// Webhooks that were given up, by their last answer.
+    failed: BTreeMap<String, u64>,
 }
+
+/// How [`Tally`] names a success, and that there was no answer.
+const GOOD: &str = "200";
+const NONE: &str = "none";
 
 #[derive(serde::Serialize)]
 struct Latency {
@@ -102,25 +107,35 @@ struct Latency {
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (count, json, connections) = (arguments.count, arguments.json, arguments.connections);
     let run = Arc::new(Run::new(arguments)?);
-    let workers: Vec<_> = (0..connections).map(|_| tokio::spawn(worker(Arc::clone(&run)))).collect();
+    let Some((sample, at)) = run.next() else { return run.report()?.print(json) };
+    // The first one goes alone: where no server is there, there is no point in more.
+    let began = Instant::now();
+    let first = run.client.post(run.body(&sample)).await;
+    if let Err(Unanswered { why, is_unreachable: true }) = first {
+        return Err(Failure::Failed(why));
+    }
+    let first = (first, began.elapsed());
+    let mut workers = vec![tokio::spawn({
+        let run = Arc::clone(&run);
+        async move {
+            run.deliver(&sample, at, Some(first)).await;
+            run.work().await;
+        }
+    })];
+    workers.extend((1..connections).map(|_| {
+        let run = Arc::clone(&run);
+        tokio::spawn(async move { run.work().await })
+    }));
     tokio::select! {
         () = async { for worker in workers { let _ = worker.await; } } => {}
-        () = run.unreachable.cancelled() => {}
         _ = tokio::signal::ctrl_c() => run.progress.println("interrupted: the report is of what was sent until now"),
     }
     run.progress.finish_and_clear();
     let report = run.report()?;
-    if run.unreachable.is_cancelled() {
-        return Err(Failure::Failed(report.tally.texts.into_values().collect()));
-    }
-    if json {
-        print::out(format_args!("{}", serde_json::to_string_pretty(&report).map_err(Failure::failed)?))?;
-    } else {
-        report.print()?;
-    }
-    match count - report.tally.answered_200 {
-        0 => Ok(()),
-        lost => Err(Failure::Failed(report.tally.why(lost, count))),
+    report.print(json)?;
+    match report.tally.why(count) {
+        None => Ok(()),
+        Some(why) => Err(Failure::Failed(why)),
     }
 }
 
@@ -131,8 +146,6 @@ struct Run {
     start: Instant,
     state: Mutex<State>,
     progress: ProgressBar,
-    /// The first try found no server: there is no point in more of them.
-    unreachable: CancellationToken,
 }
 
 struct State {
@@ -153,8 +166,7 @@ impl Run {
         let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
         let state = Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), micros });
         let progress = super::items::progress(arguments.count);
-        let unreachable = CancellationToken::new();
-        Ok(Self { arguments, secret_key, client, start: Instant::now(), state, progress, unreachable })
+        Ok(Self { arguments, secret_key, client, start: Instant::now(), state, progress })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -173,32 +185,71 @@ impl Run {
         Some((state.traffic.next()?, self.start + Duration::from_secs_f64(wait)))
     }
 
-    fn tried(&self, result: &Result<Answer, Unanswered>, took: Duration, is_retry: bool) {
-        let mut state = self.state();
-        let State { tally, micros, .. } = &mut *state;
-        let (status, text) = match result {
-            Ok(answer) => (answer.status.as_u16().to_string(), answer.text.trim().to_owned()),
-            Err(unanswered) => ("none".to_owned(), unanswered.why.clone()),
-        };
-        if matches!(result, Err(Unanswered { is_unreachable: true, .. }))
-            && tally.answers.keys().all(|key| key == "none")
-        {
-            self.unreachable.cancel();
-        }
-        if result.is_ok() {
-            micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-        }
-        if status != "200" {
-            tally.texts.entry(status.clone()).or_insert(text);
-        }
-        *tally.answers.entry(status).or_default() += 1;
-        tally.retried += u64::from(is_retry);
+    fn body(&self, sample: &Sample) -> Bytes {
+        Bytes::from(sample.body(self.secret_key.expose_secret()))
     }
 
-    fn done(&self, sample: &Sample, is_good: bool) {
+    async fn work(&self) {
+        while let Some((sample, at)) = self.next() {
+            self.deliver(&sample, at, None).await;
+        }
+    }
+
+    /// Sends a webhook until it is answered 200, or another try cannot help. `first`: what came of the first try, if it was made.
+    async fn deliver(&self, sample: &Sample, at: Instant, mut first: Option<(Posted, Duration)>) {
+        let Arguments { retries, retry_wait, .. } = self.arguments;
+        tokio::time::sleep_until(at).await;
+        let body = self.body(sample);
+        for attempt in 0..=retries {
+            if attempt > 0 {
+                tokio::time::sleep(retry_wait).await;
+            }
+            let (posted, took) = if let Some(first) = first.take() {
+                first
+            } else {
+                let began = Instant::now();
+                (self.client.post(body.clone()).await, began.elapsed())
+            };
+            let status = self.tried(&posted, took, attempt > 0);
+            let may_succeed = posted.map_or(true, |answer| may_be_repeated(answer.status));
+            if !may_succeed || attempt == retries {
+                self.done(sample, &status);
+                return;
+            }
+        }
+    }
+
+    /// Counts an answer, or none; the name that it is counted under.
+    fn tried(&self, posted: &Posted, took: Duration, is_retry: bool) -> String {
         let mut state = self.state();
+        let State { tally, micros, .. } = &mut *state;
+        let (status, text) = match posted {
+            // A server may send back what it got.
+            Ok(answer) => {
+                (answer.status.as_u16().to_string(), answer.text.replace(self.secret_key.expose_secret(), "***"))
+            }
+            Err(unanswered) => (NONE.to_owned(), unanswered.why.clone()),
+        };
+        if posted.is_ok() {
+            micros.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+        if status != GOOD {
+            tally.texts.entry(status.clone()).or_insert(text);
+        }
+        *tally.answers.entry(status.clone()).or_default() += 1;
+        tally.retried += u64::from(is_retry);
+        status
+    }
+
+    /// Nothing more becomes of a webhook; `status` is its last answer.
+    fn done(&self, sample: &Sample, status: &str) {
+        let mut state = self.state();
+        let is_good = status == GOOD;
         state.tally.sent += 1;
         state.tally.answered_200 += u64::from(is_good);
+        if !is_good {
+            *state.tally.failed.entry(status.to_owned()).or_default() += 1;
+        }
         if let Some(save) = state.save.as_mut().filter(|_| is_good)
             && let Err(error) = writeln!(save, "{}", sample.data())
         {
@@ -239,54 +290,35 @@ fn secret_key(arguments: &mut Arguments) -> Result<SecretString, Failure> {
     Ok(text.trim_end().into())
 }
 
-async fn worker(run: Arc<Run>) {
-    let Arguments { retries, retry_wait, .. } = run.arguments;
-    while let Some((sample, at)) = run.next() {
-        tokio::time::sleep_until(at).await;
-        let body = Bytes::from(sample.body(run.secret_key.expose_secret()));
-        let mut is_good = false;
-        for attempt in 0..=retries {
-            if attempt > 0 {
-                tokio::time::sleep(retry_wait).await;
-            }
-            let began = Instant::now();
-            let result = run.client.post(body.clone()).await;
-            run.tried(&result, began.elapsed(), attempt > 0);
-            is_good = result.as_ref().is_ok_and(|answer| answer.status == StatusCode::OK);
-            if is_good || !result.map_or(true, |answer| may_be_repeated(answer.status)) {
-                break;
-            }
-        }
-        run.done(&sample, is_good);
-    }
-}
-
 /// Whether the same webhook may get another answer later.
 fn may_be_repeated(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
 impl Tally {
-    /// Why some were lost: the commonest answer.
-    fn why(&self, lost: u64, count: u64) -> String {
-        let failed = self.answers.iter().filter(|(status, _)| *status != "200");
-        let commonest = failed.max_by_key(|(_, number)| **number).map(|(status, _)| status.as_str());
-        let text = commonest.and_then(|status| self.texts.get(status)).map_or("", String::as_str);
-        let (lost, count) = (HumanCount(lost), HumanCount(count));
-        match commonest {
-            None => format!("{lost} of {count} webhooks were not sent"),
-            Some("none") => format!("{lost} of {count} webhooks failed: {text}"),
-            Some("401") => format!("{lost} of {count} webhooks failed: 401 {text} (is the secret key right?)"),
-            Some(status) => format!("{lost} of {count} webhooks failed: {status} {text}"),
-        }
+    /// Why not all of `count` were answered 200: the commonest last answer of those that were given up.
+    fn why(&self, count: u64) -> Option<String> {
+        let unsent = HumanCount(count - self.sent);
+        let Some((status, _)) = self.failed.iter().max_by_key(|(_, number)| **number) else {
+            return (self.sent < count).then(|| format!("{unsent} of {} webhooks were not sent", HumanCount(count)));
+        };
+        let text = self.texts.get(status).map_or("", String::as_str);
+        let (lost, sent) = (HumanCount(self.sent - self.answered_200), HumanCount(self.sent));
+        let named = if status == NONE { String::new() } else { format!("{status} ") };
+        let hint = if status == "401" { " (is the secret key right?)" } else { "" };
+        let unsent = if self.sent < count { format!("; {unsent} were not sent") } else { String::new() };
+        Some(format!("{lost} of {sent} webhooks failed: {named}{text}{hint}{unsent}"))
     }
 }
 
 impl Report {
-    fn print(&self) -> Result<(), Failure> {
+    fn print(&self, json: bool) -> Result<(), Failure> {
+        if json {
+            return print::out(format_args!("{}", serde_json::to_string_pretty(self).map_err(Failure::failed)?));
+        }
         let Self { tally: Tally { sent, answered_200, retried, answers, .. }, seconds, per_second, latency_ms } = self;
         let style = if sent == answered_200 { print::GOOD } else { print::ERROR };
-        let named = |status: &str| if status == "none" { "no answer".to_owned() } else { status.to_owned() };
+        let named = |status: &str| if status == NONE { "no answer".to_owned() } else { status.to_owned() };
         let answers: Vec<_> =
             answers.iter().map(|(status, n)| format!("{}: {}", named(status), HumanCount(*n))).collect();
         let answers = answers.join(", ");
@@ -300,6 +332,15 @@ impl Report {
     }
 }
 
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Of a server's text so much is read, and so much of that is shown.
+const TEXT_BYTES_MAX: usize = 4096;
+const TEXT_CHARS_MAX: usize = 200;
+
+type Posted = Result<Answer, Unanswered>;
+
 /// POSTs webhooks to one URL.
 pub struct Client {
     client: reqwest::Client,
@@ -308,6 +349,7 @@ pub struct Client {
 
 pub struct Answer {
     pub status: StatusCode,
+    /// The first line of what the server says.
     pub text: String,
 }
 
@@ -327,19 +369,32 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(Failure::Usage(format!("{url}: give an http:// or https:// URL")));
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Failure::Usage("give the URL without a user and password".to_owned()));
+        }
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(super::tls::client(ca)?)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(timeout.min(CONNECT_TIMEOUT))
             .timeout(timeout);
         Ok(Self { client: client.build().map_err(Failure::failed)?, url })
     }
 
-    pub async fn post(&self, body: Bytes) -> Result<Answer, Unanswered> {
+    pub async fn post(&self, body: Bytes) -> Posted {
         let answered = async {
             let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
-            let answer = request.send().await?;
-            Ok(Answer { status: answer.status(), text: answer.text().await? })
+            let mut answer = request.send().await?;
+            let mut text = Vec::new();
+            while let Some(chunk) = answer.chunk().await?
+                && text.len() < TEXT_BYTES_MAX
+            {
+                text.extend_from_slice(&chunk);
+            }
+            let text = String::from_utf8_lossy(&text);
+            let line = text.trim_start().lines().next().unwrap_or_default().trim_end();
+            let text = print::visible(&line.chars().take(TEXT_CHARS_MAX).collect::<String>());
+            Ok(Answer { status: answer.status(), text })
         };
         answered.await.map_err(|error: reqwest::Error| {
             let is_unreachable = error.is_connect();

@@ -133,14 +133,26 @@ fn send_gives_up_as_livechat_does_where_a_server_takes_nothing() {
     std::thread::spawn(move || {
         for stream in server.incoming() {
             let Ok(mut stream) = stream else { continue };
-            let _ = stream.read(&mut [0; 16_384]);
-            let _ = stream
-                .write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 5\r\nConnection: close\r\n\r\nlater");
+            let (mut request, mut piece) = (Vec::new(), [0; 16_384]);
+            while !request.ends_with(b"}") {
+                let length = stream.read(&mut piece).expect("a request");
+                request.extend_from_slice(&piece[..length]);
+            }
+            let request = String::from_utf8_lossy(&request);
+            let body = format!("later {}", request.rsplit("\r\n\r\n").next().unwrap_or_default());
+            let head = format!(
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all((head + &body).as_bytes()); // the client may have gone
         }
     });
     let output = relay(&["send", &url, "--count", "1", "--retries", "2", "--retry-wait", "10ms"]);
     assert!(stdout(&output).contains("503: 3; retries: 2"), "{}", stdout(&output));
-    assert!(stderr(&output).contains("1 of 1 webhooks failed: 503 later"), "{}", stderr(&output));
+    let (text, stderr) = (stdout(&output), stderr(&output));
+    assert!(stderr.contains("1 of 1 webhooks failed: 503 later {\"webhook_id\"") && stderr.contains("***"), "{stderr}");
+    assert!(!text.contains(SECRET) && !stderr.contains(SECRET), "what a server sends back is shown without the key");
+    assert!(stderr.len() < 400, "{stderr}");
 }
 
 #[test]
@@ -162,7 +174,12 @@ fn send_ends_at_once_where_no_server_answers_and_says_which_key_it_wants() {
     assert!(output.status.code() == Some(64) && stderr(&output).contains("LIVECHAT_SECRET_KEY"), "{}", stderr(&output));
     let file = ["--secret-key-file", file.path().to_str().expect("a path")];
     assert!(stderr(&send(&file)).starts_with(&expected), "{}", stderr(&send(&file)));
+    assert!(
+        stderr(&relay(&[&["send", &url], &file[..]].concat())).starts_with(&expected),
+        "the file counts, whatever the environment has"
+    );
     assert_eq!(send(&["--secret-key-file", "/no/such/file"]).status.code(), Some(64));
+    assert_eq!(relay(&["send", "http://user:password@127.0.0.1:1/"]).status.code(), Some(64));
 }
 
 #[test]
