@@ -305,7 +305,7 @@ impl Tally {
         let text = self.texts.get(status).map_or("", String::as_str);
         let (lost, sent) = (HumanCount(self.sent - self.answered_200), HumanCount(self.sent));
         let named = if status == NONE { String::new() } else { format!("{status} ") };
-        let hint = if status == "401" { " (is the secret key right?)" } else { "" };
+        let hint = if status == "401" { " (is the secret key right, and the app in the URL?)" } else { "" };
         let unsent = if self.sent < count { format!("; {unsent} were not sent") } else { String::new() };
         Some(format!("{lost} of {sent} webhooks failed: {named}{text}{hint}{unsent}"))
     }

@@ -108,7 +108,7 @@ fn send_says_why_webhooks_failed_and_repeats_only_what_may_succeed() {
     assert!(text.contains("0 of 3 webhooks answered 200") && text.contains("401: 3; retries: 0"), "{text}");
     let why = "3 of 3 webhooks failed: 401 unauthorized";
     assert!(
-        stderr(&output).contains(why) && stderr(&output).contains("is the secret key right?"),
+        stderr(&output).contains(why) && stderr(&output).contains("is the secret key right"),
         "{}",
         stderr(&output)
     );
