@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = send::duration)]
     max_thread_age: Duration,
     /// The organization whose archives are read, as webhooks have it in organization_id; needed with a personal access token
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = not_blank)]
     organization: Option<String>,
     /// With API 3.3: the license of the events, as webhooks have it in license_id
     #[arg(long, value_name = "NUMBER", conflicts_with = "organization")]
@@ -90,6 +90,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     done?;
     report(&reading.cursor, arguments.json)
+}
+
+/// An id without the spaces around it. A variable that a script has not set must not become one.
+fn not_blank(id: &str) -> Result<String, &'static str> {
+    let id = id.trim();
+    if id.is_empty() { Err("it is blank") } else { Ok(id.to_owned()) }
 }
 
 /// What the running relay has seen of this app, which has to be its own, too.
@@ -144,15 +150,18 @@ impl Arguments {
             remark(&known(&none).compared("--license", &license)?);
             return Ok(Tenant::License(license.into()));
         }
-        let of_token = match &app.credential {
+        let (of_token, unknown) = match &app.credential {
             Some(Credential::Tokens(path)) => {
+                let file = TokenFile::new(path);
+                let pair = file.read()?.filter(|pair| pair.client_id == app.client_id);
                 let none =
-                    || format!("there are no tokens in {}; `livechat-relay auth login` gets them", path.display());
-                Some(TokenFile::new(path).read()?.ok_or_else(|| Failure::Failed(none()))?.organization_id)
+                    || format!("{}; `livechat-relay auth login --app {}` does it", file.without_tokens(app), app.name);
+                let of_token = pair.ok_or_else(|| Failure::Failed(none()))?.organization_id;
+                (Some(of_token), format!("the tokens in {} do not say it", path.display()))
             }
-            _ => None,
+            _ => (None, "LiveChat does not tell whose a personal access token is".to_owned()),
         };
-        let of_token = of_token.filter(|id| !id.is_empty());
+        let of_token = of_token.filter(|id| !id.trim().is_empty());
         let known = known(&app.organizations);
         match (of_token, &self.organization) {
             (Some(of_token), Some(given)) if of_token != *given => Err(Failure::Usage(format!(
@@ -165,7 +174,7 @@ impl Arguments {
                 Ok(Tenant::Organization(id.clone().into()))
             }
             (None, None) => Err(Failure::Usage(format!(
-                "whose events? LiveChat does not tell whose a personal access token is: give --organization, the organization_id that the app's events on Kafka have{}",
+                "whose events? {unknown}: give --organization, the organization_id that the app's events on Kafka have{}",
                 known.list().map(|list| format!("; known here: {list}")).unwrap_or_default()
             ))),
         }
@@ -195,13 +204,9 @@ impl Known<'_> {
                 "There is nothing here to compare it with: the relay has had no webhook of the app since its start. Make sure that it is right."
             }
             Some(known) => {
-                let remedy = if option == "--license" {
-                    "If it is right, restart the relay, which forgets what it has had"
-                } else {
-                    "If it is right, add it to organizations in [apps.livechat]"
-                };
+                // Not "add it to organizations in [apps.livechat]": that lets it install the app and see its page, too.
                 return Err(Failure::Usage(format!(
-                    "{option} {id} is not one that is known of the app {}: {known}. Events of one {what} would be published as another's. {remedy}",
+                    "{option} {id} is not one that is known of the app {}: {known}. Events of one {what} would be published as another's. If it is right, wait until the relay has had a webhook of it: a new chat there sends one. Then the same command passes",
                     self.app
                 )));
             }

@@ -11,6 +11,8 @@ use crate::support::simulator::{CLIENT, ORGANIZATION, PUBLIC_URL, Simulator, app
 
 const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "chat_deactivated"];
 
+const OTHER: &str = "390e44e6-0000-4000-8000-00000000000b";
+
 struct Place {
     livechat: Simulator,
     mock: Mock,
@@ -216,7 +218,6 @@ fn without_a_relay_or_a_right_it_says_so_and_calls_nothing_more() {
 
 #[test]
 fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_says_so() {
-    const OTHER: &str = "390e44e6-0000-4000-8000-00000000000b";
     let place = Place::new();
     let refused = |output: &Output, why: &str| {
         assert!(output.status.code() == Some(64) && text(output).contains(why), "{}", text(output));
@@ -225,6 +226,10 @@ fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_
         let said = text(output).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(output.status.success() && said.contains(note), "{said}");
     };
+    for blank in ["", " "] {
+        refused(&place.backfill_of(blank, &[]), "for '--organization <ID>': it is blank");
+    }
+    assert_eq!(place.calls(), 0);
     // Before the relay has had a webhook, only a person can know.
     let from_option = format!("The organization {OTHER} is taken from --organization: LiveChat does not tell whose");
     took(&place.backfill_of(OTHER, &["--dry-run"]), &from_option);
@@ -257,12 +262,21 @@ fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_
     let (_, after) = after.split_once("} ").expect("the end of the token");
     std::fs::write(place.relay.file(), format!("{before}tokens = {tokens:?} {after}")).expect("written");
     let without = place.backfill_of(ORGANIZATION, &["--dry-run"]);
-    assert!(text(&without).contains("there are no tokens in") && text(&without).contains("auth login -c"));
-    let pair = json!({
-        "client_id": CLIENT, "access_token": "a", "refresh_token": null, "account_id": "a",
-        "organization_id": ORGANIZATION, "scopes": [], "expires_at": null
-    });
-    std::fs::write(&tokens, pair.to_string()).expect("written");
+    assert!(text(&without).contains("is not logged in") && text(&without).contains("auth login --app default -c"));
+    let log_in = |client: &str, organization: &str| {
+        let pair = json!({
+            "client_id": client, "access_token": "a", "refresh_token": null, "account_id": "a",
+            "organization_id": organization, "scopes": [], "expires_at": null
+        });
+        std::fs::write(&tokens, pair.to_string()).expect("written");
+    };
+    log_in("another", ORGANIZATION);
+    let of_another = place.backfill(&["--dry-run"]);
+    assert!(text(&of_another).contains("has tokens of another app"), "{}", text(&of_another));
+    log_in(CLIENT, "");
+    let unnamed = place.start(&["--dry-run"]).wait_with_output().expect("its end");
+    refused(&unnamed, &format!("the tokens in {tokens} do not say it: give --organization"));
+    log_in(CLIENT, ORGANIZATION);
     refused(
         &place.backfill_of(OTHER, &["--dry-run"]),
         &format!("read the archives of the organization {ORGANIZATION}"),
