@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::access::{Access, Where, unexpected};
-use super::items::{count, progress, second, time};
+use super::items::{count, second, time};
 use super::print::{DIM, out, visible, wrapped};
 use super::spool::print_json;
 use super::webhooks::chosen;
@@ -65,19 +65,17 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = arguments.place.source.load(Need::LiveChat)?;
     let app = chosen(&config.livechat.apps, arguments.app.as_deref())?;
     let mut archives = Archives::new(&config.livechat, app);
-    let cursor = arguments.begin(app, arguments.cursor_path(&config, app)?)?;
-    let since =
-        SignedDuration::try_from(arguments.max_thread_age).ok().and_then(|age| cursor.from.checked_sub(age).ok());
-    let since = since.ok_or_else(|| Failure::Usage("--max-thread-age is too long".to_owned()))?;
+    let path = arguments.cursor_path(&config, app)?;
     let relay = arguments.place.running().await?;
     let tenant = arguments.tenant(app, &seen(&relay, app).await?)?;
+    let cursor = arguments.begin(app, path, tenant)?;
     if arguments.dry_run {
-        return estimate(&mut archives, since, &cursor, arguments.json).await;
+        cursor.try_to_write()?;
+        return estimate(&mut archives, &cursor, arguments.json).await;
     }
-    let request_bytes_max = config.control.request_bytes_max;
-    let calls_before = cursor.counts.calls;
-    let mut reading =
-        Reading { archives, relay, cursor, tenant, since, request_bytes_max, calls_before, bar: progress(0) };
+    // Before the first call: else what it costs is for nothing where the file cannot be written.
+    cursor.write()?;
+    let mut reading = Reading::new(archives, relay, cursor, config.control.request_bytes_max);
     // What is in hand then is read again by the next run.
     let done = tokio::select! {
         done = reading.run() => done,
@@ -85,8 +83,15 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     reading.bar.finish_and_clear();
     if matches!(done, Err(Failure::Failed(_))) {
-        let Cursor { from, to, .. } = &reading.cursor;
-        remark(&format!("the same command goes on where this one has ended: --from {from} --to {to}"));
+        if let Err(failure) = reading.note() {
+            remark(&failure.to_string());
+        }
+        let Cursor { from, to, step, .. } = &reading.cursor;
+        let goes_on = match step {
+            Step::RunningChats => "begins again, with the running chats",
+            Step::Archive { .. } | Step::Done => "goes on where this one has ended",
+        };
+        remark(&format!("the same command {goes_on}: --from {from} --to {to}"));
     }
     done?;
     report(&reading.cursor, arguments.json)
@@ -116,9 +121,12 @@ impl Arguments {
     }
 
     /// Goes on where an earlier run has ended, or begins.
-    fn begin(&self, app: &App, path: PathBuf) -> Result<Cursor, Failure> {
+    fn begin(&self, app: &App, path: PathBuf, tenant: Tenant<'static>) -> Result<Cursor, Failure> {
+        let since = SignedDuration::try_from(self.max_thread_age).ok().and_then(|age| self.from.checked_sub(age).ok());
+        let since = since.ok_or_else(|| Failure::Usage("--max-thread-age is too long".to_owned()))?;
         let is_this = |cursor: &Cursor| {
-            cursor.app == app.name && cursor.from == self.from && self.to.is_none_or(|to| to == cursor.to)
+            (&cursor.app, cursor.from, cursor.since, &cursor.tenant) == (&app.name, self.from, since, &tenant)
+                && self.to.is_none_or(|to| to == cursor.to)
         };
         let shown = path.display();
         match Cursor::read(&path)? {
@@ -126,8 +134,9 @@ impl Arguments {
                 Err(Failure::Failed(format!("this backfill is complete; remove {shown} to read it all again")))
             }
             Some(cursor) if is_this(&cursor) => Ok(cursor),
-            Some(Cursor { app, from, to, step, .. }) if step != Step::Done => Err(Failure::Usage(format!(
-                "{shown} is of the backfill of app {app} --from {from} --to {to}, which is not complete; go on with that, remove the file, or name another one with --cursor"
+            Some(other) if other.step != Step::Done => Err(Failure::Usage(format!(
+                "{shown} is of another backfill, which is not complete: {}. Go on with that one by these options, remove the file to begin again, or name another one with --cursor",
+                other.options()
             ))),
             // One that is complete has nothing to go on with.
             Some(_) | None => {
@@ -135,7 +144,7 @@ impl Arguments {
                 if from >= to {
                     return Err(Failure::Usage(format!("--from {from} is not before --to {to}")));
                 }
-                Ok(Cursor::new(path, &app.name, from, to))
+                Ok(Cursor::new(path, &app.name, from..to, since, tenant))
             }
         }
     }
@@ -231,9 +240,9 @@ fn field(name: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// How much there is, by the first page of both.
-async fn estimate(archives: &mut Archives, since: Timestamp, cursor: &Cursor, is_json: bool) -> Result<(), Failure> {
-    let Cursor { from, to, .. } = cursor;
-    let archived = archives.page(since, *to, None).await?;
+async fn estimate(archives: &mut Archives, cursor: &Cursor, is_json: bool) -> Result<(), Failure> {
+    let Cursor { from, to, since, .. } = cursor;
+    let archived = archives.page(*since, *to, None).await?;
     let running = archives.running_chats(None).await?;
     let found = |page: &ArchivePage| page.found_chats.unwrap_or(page.chats.len() as u64);
     let (threads, chats) = (found(&archived), found(&running));

@@ -163,8 +163,14 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
     assert_eq!(ended.status.code(), Some(1), "{}", text(&ended));
     assert!(text(&ended).contains("the same command goes on where this one has ended"), "{}", text(&ended));
     assert_eq!(place.events("incoming_chat").len(), 100);
-    let other = place.backfill(&["--to", &at(31)]);
-    assert!(other.status.code() == Some(64) && text(&other).contains("which is not complete"), "{}", text(&other));
+    // What was read with one of these would not fit to what is read with another.
+    for (organization, options) in
+        [(ORGANIZATION, &["--to", &at(31)][..]), (ORGANIZATION, &["--max-thread-age", "72h"]), (OTHER, &[])]
+    {
+        let other = place.backfill_of(organization, options);
+        let expected = format!("--to {} --max-thread-age 24h --organization {ORGANIZATION}. Go on with", at(30));
+        assert!(other.status.code() == Some(64) && text(&other).contains(&expected), "{}", text(&other));
+    }
 
     place.livechat.delete("faults");
     place.livechat.delete("requests");
@@ -200,8 +206,24 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
 fn without_a_relay_or_a_right_it_says_so_and_calls_nothing_more() {
     let mut place = Place::new();
     place.livechat.fault(json!({"method": "list_chats", "error": "authorization", "status": 403}));
+    // The cursor is there before the first call, and has what was called.
     let refused = place.backfill(&[]);
     assert!(refused.status.code() == Some(1) && text(&refused).contains("authorization"), "{}", text(&refused));
+    assert!(text(&refused).contains("the same command begins again, with the running chats"), "{}", text(&refused));
+    let file = std::fs::read(place.spool.path().join("backfill-default.json")).expect("the cursor");
+    let cursor: Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!((&cursor["step"], &cursor["counts"]["calls"]), (&json!("running_chats"), &json!(1)));
+    assert_eq!(place.counts(&[])["calls"], 3, "the one that was refused, and two");
+
+    // Where the cursor cannot be written, no call is made for nothing.
+    let before = place.calls();
+    let nowhere = place.spool.path().join("no/cursor.json").display().to_string();
+    for arguments in [&["--cursor", &nowhere][..], &["--cursor", &nowhere, "--dry-run"]] {
+        let unwritten = place.backfill(arguments);
+        let expected = "no/cursor.json cannot be written";
+        assert!(unwritten.status.code() == Some(1) && text(&unwritten).contains(expected), "{}", text(&unwritten));
+    }
+    assert_eq!(place.calls(), before);
     place.relay.signal(rustix::process::Signal::TERM);
     place.relay.end();
     let before = place.calls();

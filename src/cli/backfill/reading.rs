@@ -5,17 +5,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::cursor::{Counts, Cursor, Step};
 use crate::cli::Failure;
 use crate::cli::access::{Access, unexpected};
-use crate::cli::items::{count, show};
+use crate::cli::items::{count, progress, show};
 use crate::cli::print::note;
 use crate::control::{Answer, Request};
-use crate::event::{Archived, Tenant};
+use crate::event::Archived;
 use crate::livechat::backfill::{running_before, webhooks};
 use crate::livechat::{Archives, Kind};
 use crate::outcome::Backfilled;
@@ -36,23 +35,28 @@ const RESTARTS_MAX: u32 = 8;
 pub struct Reading {
     pub archives: Archives,
     pub relay: Access,
+    /// As it is in its file.
     pub cursor: Cursor,
-    pub tenant: Tenant<'static>,
-    /// The beginning of the oldest thread that is read.
-    pub since: Timestamp,
+    /// Those of the cursor, and of what was read since.
+    counts: Counts,
     /// What the relay takes as one request.
-    pub request_bytes_max: u64,
+    request_bytes_max: u64,
     /// Those of earlier runs.
-    pub calls_before: u64,
+    calls_before: u64,
     pub bar: ProgressBar,
 }
 
 impl Reading {
+    pub fn new(archives: Archives, relay: Access, cursor: Cursor, request_bytes_max: u64) -> Self {
+        let (counts, calls_before) = (cursor.counts.clone(), cursor.counts.calls);
+        Self { archives, relay, cursor, counts, request_bytes_max, calls_before, bar: progress(0) }
+    }
+
     /// The running chats first: one that ends meanwhile is then in the archive as well, and not in neither.
     pub async fn run(&mut self) -> Result<(), Failure> {
         if self.cursor.step == Step::RunningChats {
             self.running_chats().await?;
-            self.cursor.before_archive = self.cursor.counts.clone();
+            self.cursor.before_archive = self.counts.clone();
             self.advance(Step::Archive { page_id: None })?;
         }
         self.archive().await?;
@@ -68,7 +72,7 @@ impl Reading {
             for id in page.chats.iter().filter_map(|summary| running_before(summary, to)) {
                 match self.archives.chat(&id).await {
                     Ok(chat) => {
-                        self.cursor.counts.running_chats += 1;
+                        self.counts.running_chats += 1;
                         let events = self.webhooks(&chat);
                         self.hand_over(events).await?;
                     }
@@ -86,7 +90,7 @@ impl Reading {
     async fn archive(&mut self) -> Result<(), Failure> {
         let (mut seen, mut restarts, mut threads) = (HashSet::new(), 0, 0);
         while let Step::Archive { page_id } = self.cursor.step.clone() {
-            let page = match self.archives.page(self.since, self.cursor.to, page_id.as_deref()).await {
+            let page = match self.archives.page(self.cursor.since, self.cursor.to, page_id.as_deref()).await {
                 Ok(page) => page,
                 // The page was too large, or its id is not known any more: LiveChat keeps ids for a month.
                 Err(failure)
@@ -96,8 +100,8 @@ impl Reading {
                 {
                     self.bar.suspend(|| note(format_args!("{failure}: the archive is read from its beginning")));
                     (seen, restarts, threads) = (HashSet::new(), restarts + 1, 0);
-                    let delivered = self.cursor.counts.delivered.clone();
-                    self.cursor.counts = Counts { delivered, ..self.cursor.before_archive.clone() };
+                    let delivered = std::mem::take(&mut self.counts.delivered);
+                    self.counts = Counts { delivered, ..self.cursor.before_archive.clone() };
                     self.advance(Step::Archive { page_id: None })?;
                     continue;
                 }
@@ -106,7 +110,7 @@ impl Reading {
             self.bar.set_message("archived threads");
             let read = page.chats.len() as u64;
             threads += read;
-            self.cursor.counts.threads += read;
+            self.counts.threads += read;
             let events = page.chats.iter().flat_map(|chat| self.webhooks(chat)).collect();
             self.hand_over(events).await?;
             show(&self.bar, threads, page.found_chats.unwrap_or(threads));
@@ -121,13 +125,20 @@ impl Reading {
     /// Notes how far it is. All that was read before is durable.
     fn advance(&mut self, step: Step) -> Result<(), Failure> {
         self.cursor.step = step;
+        self.cursor.counts = self.counts.clone();
+        self.note()
+    }
+
+    /// Notes what was called and delivered until now, also since the last step: that is read again, and counted again.
+    pub fn note(&mut self) -> Result<(), Failure> {
         self.cursor.counts.calls = self.calls_before + self.archives.calls();
+        self.cursor.counts.delivered = self.counts.delivered.clone();
         self.cursor.write()
     }
 
     fn webhooks(&mut self, chat: &RawValue) -> Vec<Archived> {
-        let Cursor { from, to, counts, .. } = &mut self.cursor;
-        webhooks(chat, &(*from..*to), &self.tenant, &mut counts.found)
+        let Cursor { from, to, tenant, .. } = &self.cursor;
+        webhooks(chat, &(*from..*to), tenant, &mut self.counts.found)
     }
 
     async fn hand_over(&mut self, events: Vec<Archived>) -> Result<(), Failure> {
@@ -139,7 +150,7 @@ impl Reading {
             };
             let waiting =
                 |why: &str| self.bar.set_message(format!("the relay cannot store events ({why}); trying again"));
-            until_durable(ask, waiting, &mut self.cursor.counts.delivered).await?;
+            until_durable(ask, waiting, &mut self.counts.delivered).await?;
         }
         Ok(())
     }
