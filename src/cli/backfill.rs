@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::access::{Access, Where, unexpected};
-use super::items::{count, progress, second, time};
+use super::items::{count, second, time};
 use super::print::{DIM, out, visible, wrapped};
 use super::spool::print_json;
 use super::webhooks::chosen;
@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = send::duration)]
     max_thread_age: Duration,
     /// The organization whose archives are read, as webhooks have it in organization_id; needed with a personal access token
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = not_blank)]
     organization: Option<String>,
     /// With API 3.3: the license of the events, as webhooks have it in license_id
     #[arg(long, value_name = "NUMBER", conflicts_with = "organization")]
@@ -65,19 +65,17 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = arguments.place.source.load(Need::LiveChat)?;
     let app = chosen(&config.livechat.apps, arguments.app.as_deref())?;
     let mut archives = Archives::new(&config.livechat, app);
-    let cursor = arguments.begin(app, arguments.cursor_path(&config, app)?)?;
-    let since =
-        SignedDuration::try_from(arguments.max_thread_age).ok().and_then(|age| cursor.from.checked_sub(age).ok());
-    let since = since.ok_or_else(|| Failure::Usage("--max-thread-age is too long".to_owned()))?;
+    let path = arguments.cursor_path(&config, app)?;
     let relay = arguments.place.running().await?;
     let tenant = arguments.tenant(app, &seen(&relay, app).await?)?;
+    let cursor = arguments.begin(app, path, tenant)?;
     if arguments.dry_run {
-        return estimate(&mut archives, since, &cursor, arguments.json).await;
+        cursor.try_to_write()?;
+        return estimate(&mut archives, &cursor, arguments.json).await;
     }
-    let request_bytes_max = config.control.request_bytes_max;
-    let calls_before = cursor.counts.calls;
-    let mut reading =
-        Reading { archives, relay, cursor, tenant, since, request_bytes_max, calls_before, bar: progress(0) };
+    // Before the first call: else what it costs is for nothing where the file cannot be written.
+    cursor.write()?;
+    let mut reading = Reading::new(archives, relay, cursor, config.control.request_bytes_max);
     // What is in hand then is read again by the next run.
     let done = tokio::select! {
         done = reading.run() => done,
@@ -85,11 +83,24 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     reading.bar.finish_and_clear();
     if matches!(done, Err(Failure::Failed(_))) {
-        let Cursor { from, to, .. } = &reading.cursor;
-        remark(&format!("the same command goes on where this one has ended: --from {from} --to {to}"));
+        if let Err(failure) = reading.note() {
+            remark(&failure.to_string());
+        }
+        let Cursor { from, to, step, .. } = &reading.cursor;
+        let goes_on = match step {
+            Step::RunningChats => "begins again, with the running chats",
+            Step::Archive { .. } | Step::Done => "goes on where this one has ended",
+        };
+        remark(&format!("the same command {goes_on}: --from {from} --to {to}"));
     }
     done?;
     report(&reading.cursor, arguments.json)
+}
+
+/// An id without the spaces around it. A variable that a script has not set must not become one.
+fn not_blank(id: &str) -> Result<String, &'static str> {
+    let id = id.trim();
+    if id.is_empty() { Err("it is blank") } else { Ok(id.to_owned()) }
 }
 
 /// What the running relay has seen of this app, which has to be its own, too.
@@ -110,9 +121,12 @@ impl Arguments {
     }
 
     /// Goes on where an earlier run has ended, or begins.
-    fn begin(&self, app: &App, path: PathBuf) -> Result<Cursor, Failure> {
+    fn begin(&self, app: &App, path: PathBuf, tenant: Tenant<'static>) -> Result<Cursor, Failure> {
+        let since = SignedDuration::try_from(self.max_thread_age).ok().and_then(|age| self.from.checked_sub(age).ok());
+        let since = since.ok_or_else(|| Failure::Usage("--max-thread-age is too long".to_owned()))?;
         let is_this = |cursor: &Cursor| {
-            cursor.app == app.name && cursor.from == self.from && self.to.is_none_or(|to| to == cursor.to)
+            (&cursor.app, cursor.from, cursor.since, &cursor.tenant) == (&app.name, self.from, since, &tenant)
+                && self.to.is_none_or(|to| to == cursor.to)
         };
         let shown = path.display();
         match Cursor::read(&path)? {
@@ -120,8 +134,9 @@ impl Arguments {
                 Err(Failure::Failed(format!("this backfill is complete; remove {shown} to read it all again")))
             }
             Some(cursor) if is_this(&cursor) => Ok(cursor),
-            Some(Cursor { app, from, to, step, .. }) if step != Step::Done => Err(Failure::Usage(format!(
-                "{shown} is of the backfill of app {app} --from {from} --to {to}, which is not complete; go on with that, remove the file, or name another one with --cursor"
+            Some(other) if other.step != Step::Done => Err(Failure::Usage(format!(
+                "{shown} is of another backfill, which is not complete: {}. Go on with that one by these options, remove the file to begin again, or name another one with --cursor",
+                other.options()
             ))),
             // One that is complete has nothing to go on with.
             Some(_) | None => {
@@ -129,7 +144,7 @@ impl Arguments {
                 if from >= to {
                     return Err(Failure::Usage(format!("--from {from} is not before --to {to}")));
                 }
-                Ok(Cursor::new(path, &app.name, from, to))
+                Ok(Cursor::new(path, &app.name, from..to, since, tenant))
             }
         }
     }
@@ -144,15 +159,18 @@ impl Arguments {
             remark(&known(&none).compared("--license", &license)?);
             return Ok(Tenant::License(license.into()));
         }
-        let of_token = match &app.credential {
+        let (of_token, unknown) = match &app.credential {
             Some(Credential::Tokens(path)) => {
+                let file = TokenFile::new(path);
+                let pair = file.read()?.filter(|pair| pair.client_id == app.client_id);
                 let none =
-                    || format!("there are no tokens in {}; `livechat-relay auth login` gets them", path.display());
-                Some(TokenFile::new(path).read()?.ok_or_else(|| Failure::Failed(none()))?.organization_id)
+                    || format!("{}; `livechat-relay auth login --app {}` does it", file.without_tokens(app), app.name);
+                let of_token = pair.ok_or_else(|| Failure::Failed(none()))?.organization_id;
+                (Some(of_token), format!("the tokens in {} do not say it", path.display()))
             }
-            _ => None,
+            _ => (None, "LiveChat does not tell whose a personal access token is".to_owned()),
         };
-        let of_token = of_token.filter(|id| !id.is_empty());
+        let of_token = of_token.filter(|id| !id.trim().is_empty());
         let known = known(&app.organizations);
         match (of_token, &self.organization) {
             (Some(of_token), Some(given)) if of_token != *given => Err(Failure::Usage(format!(
@@ -165,7 +183,7 @@ impl Arguments {
                 Ok(Tenant::Organization(id.clone().into()))
             }
             (None, None) => Err(Failure::Usage(format!(
-                "whose events? LiveChat does not tell whose a personal access token is: give --organization, the organization_id that the app's events on Kafka have{}",
+                "whose events? {unknown}: give --organization, the organization_id that the app's events on Kafka have{}",
                 known.list().map(|list| format!("; known here: {list}")).unwrap_or_default()
             ))),
         }
@@ -195,13 +213,9 @@ impl Known<'_> {
                 "There is nothing here to compare it with: the relay has had no webhook of the app since its start. Make sure that it is right."
             }
             Some(known) => {
-                let remedy = if option == "--license" {
-                    "If it is right, restart the relay, which forgets what it has had"
-                } else {
-                    "If it is right, add it to organizations in [apps.livechat]"
-                };
+                // Not "add it to organizations in [apps.livechat]": that lets it install the app and see its page, too.
                 return Err(Failure::Usage(format!(
-                    "{option} {id} is not one that is known of the app {}: {known}. Events of one {what} would be published as another's. {remedy}",
+                    "{option} {id} is not one that is known of the app {}: {known}. Events of one {what} would be published as another's. If it is right, wait until the relay has had a webhook of it: a new chat there sends one. Then the same command passes",
                     self.app
                 )));
             }
@@ -226,9 +240,9 @@ fn field(name: &str, text: &str) -> Result<(), Failure> {
 }
 
 /// How much there is, by the first page of both.
-async fn estimate(archives: &mut Archives, since: Timestamp, cursor: &Cursor, is_json: bool) -> Result<(), Failure> {
-    let Cursor { from, to, .. } = cursor;
-    let archived = archives.page(since, *to, None).await?;
+async fn estimate(archives: &mut Archives, cursor: &Cursor, is_json: bool) -> Result<(), Failure> {
+    let Cursor { from, to, since, .. } = cursor;
+    let archived = archives.page(*since, *to, None).await?;
     let running = archives.running_chats(None).await?;
     let found = |page: &ArchivePage| page.found_chats.unwrap_or(page.chats.len() as u64);
     let (threads, chats) = (found(&archived), found(&running));

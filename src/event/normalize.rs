@@ -135,7 +135,8 @@ pub struct Event<'a> {
 }
 
 /// Whose event it is. LiveChat sends an organization (API 3.4 and later), a license (3.2, 3.3), or neither (3.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Tenant<'a> {
     Organization(Cow<'a, str>),
     License(Cow<'a, str>),

@@ -11,6 +11,8 @@ use crate::support::simulator::{CLIENT, ORGANIZATION, PUBLIC_URL, Simulator, app
 
 const ACTIONS: [&str; 3] = ["incoming_chat", "incoming_event", "chat_deactivated"];
 
+const OTHER: &str = "390e44e6-0000-4000-8000-00000000000b";
+
 struct Place {
     livechat: Simulator,
     mock: Mock,
@@ -161,8 +163,14 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
     assert_eq!(ended.status.code(), Some(1), "{}", text(&ended));
     assert!(text(&ended).contains("the same command goes on where this one has ended"), "{}", text(&ended));
     assert_eq!(place.events("incoming_chat").len(), 100);
-    let other = place.backfill(&["--to", &at(31)]);
-    assert!(other.status.code() == Some(64) && text(&other).contains("which is not complete"), "{}", text(&other));
+    // What was read with one of these would not fit to what is read with another.
+    for (organization, options) in
+        [(ORGANIZATION, &["--to", &at(31)][..]), (ORGANIZATION, &["--max-thread-age", "72h"]), (OTHER, &[])]
+    {
+        let other = place.backfill_of(organization, options);
+        let expected = format!("--to {} --max-thread-age 24h --organization {ORGANIZATION}. Go on with", at(30));
+        assert!(other.status.code() == Some(64) && text(&other).contains(&expected), "{}", text(&other));
+    }
 
     place.livechat.delete("faults");
     place.livechat.delete("requests");
@@ -198,8 +206,24 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
 fn without_a_relay_or_a_right_it_says_so_and_calls_nothing_more() {
     let mut place = Place::new();
     place.livechat.fault(json!({"method": "list_chats", "error": "authorization", "status": 403}));
+    // The cursor is there before the first call, and has what was called.
     let refused = place.backfill(&[]);
     assert!(refused.status.code() == Some(1) && text(&refused).contains("authorization"), "{}", text(&refused));
+    assert!(text(&refused).contains("the same command begins again, with the running chats"), "{}", text(&refused));
+    let file = std::fs::read(place.spool.path().join("backfill-default.json")).expect("the cursor");
+    let cursor: Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!((&cursor["step"], &cursor["counts"]["calls"]), (&json!("running_chats"), &json!(1)));
+    assert_eq!(place.counts(&[])["calls"], 3, "the one that was refused, and two");
+
+    // Where the cursor cannot be written, no call is made for nothing.
+    let before = place.calls();
+    let nowhere = place.spool.path().join("no/cursor.json").display().to_string();
+    for arguments in [&["--cursor", &nowhere][..], &["--cursor", &nowhere, "--dry-run"]] {
+        let unwritten = place.backfill(arguments);
+        let expected = "no/cursor.json cannot be written";
+        assert!(unwritten.status.code() == Some(1) && text(&unwritten).contains(expected), "{}", text(&unwritten));
+    }
+    assert_eq!(place.calls(), before);
     place.relay.signal(rustix::process::Signal::TERM);
     place.relay.end();
     let before = place.calls();
@@ -216,7 +240,6 @@ fn without_a_relay_or_a_right_it_says_so_and_calls_nothing_more() {
 
 #[test]
 fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_says_so() {
-    const OTHER: &str = "390e44e6-0000-4000-8000-00000000000b";
     let place = Place::new();
     let refused = |output: &Output, why: &str| {
         assert!(output.status.code() == Some(64) && text(output).contains(why), "{}", text(output));
@@ -225,6 +248,10 @@ fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_
         let said = text(output).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(output.status.success() && said.contains(note), "{said}");
     };
+    for blank in ["", " "] {
+        refused(&place.backfill_of(blank, &[]), "for '--organization <ID>': it is blank");
+    }
+    assert_eq!(place.calls(), 0);
     // Before the relay has had a webhook, only a person can know.
     let from_option = format!("The organization {OTHER} is taken from --organization: LiveChat does not tell whose");
     took(&place.backfill_of(OTHER, &["--dry-run"]), &from_option);
@@ -257,12 +284,21 @@ fn the_events_of_an_organization_that_is_not_the_apps_are_refused_and_a_dry_run_
     let (_, after) = after.split_once("} ").expect("the end of the token");
     std::fs::write(place.relay.file(), format!("{before}tokens = {tokens:?} {after}")).expect("written");
     let without = place.backfill_of(ORGANIZATION, &["--dry-run"]);
-    assert!(text(&without).contains("there are no tokens in") && text(&without).contains("auth login -c"));
-    let pair = json!({
-        "client_id": CLIENT, "access_token": "a", "refresh_token": null, "account_id": "a",
-        "organization_id": ORGANIZATION, "scopes": [], "expires_at": null
-    });
-    std::fs::write(&tokens, pair.to_string()).expect("written");
+    assert!(text(&without).contains("is not logged in") && text(&without).contains("auth login --app default -c"));
+    let log_in = |client: &str, organization: &str| {
+        let pair = json!({
+            "client_id": client, "access_token": "a", "refresh_token": null, "account_id": "a",
+            "organization_id": organization, "scopes": [], "expires_at": null
+        });
+        std::fs::write(&tokens, pair.to_string()).expect("written");
+    };
+    log_in("another", ORGANIZATION);
+    let of_another = place.backfill(&["--dry-run"]);
+    assert!(text(&of_another).contains("has tokens of another app"), "{}", text(&of_another));
+    log_in(CLIENT, "");
+    let unnamed = place.start(&["--dry-run"]).wait_with_output().expect("its end");
+    refused(&unnamed, &format!("the tokens in {tokens} do not say it: give --organization"));
+    log_in(CLIENT, ORGANIZATION);
     refused(
         &place.backfill_of(OTHER, &["--dry-run"]),
         &format!("read the archives of the organization {ORGANIZATION}"),

@@ -54,13 +54,31 @@ fn it_says_as_whom_livechat_is_called_and_calls_nothing() {
         .replace(&format!("account_id = \"{ACCOUNT}\", personal_access_token = {{ value = {TOKEN:?} }}, "), "");
     let login = format!("no tokens yet: `livechat-relay auth login -c {}` writes {}", file.display(), tokens.display());
     assert_eq!(check(&with_login), [("warn".to_owned(), told(&login, "webhooks not in the configuration"))]);
-    let stored = json!({
-        "client_id": CLIENT, "access_token": TOKEN, "refresh_token": null, "account_id": ACCOUNT,
-        "organization_id": "o-1", "scopes": [], "expires_at": null
-    });
-    std::fs::write(&tokens, stored.to_string()).expect("written");
-    let of_login = format!("tokens of the organization o-1 ({})", tokens.display());
-    assert_eq!(check(&with_login), [("ok".to_owned(), told(&of_login, "webhooks not in the configuration"))]);
+    let log_in = |client: &str, organization: &str| {
+        let stored = json!({
+            "client_id": client, "access_token": TOKEN, "refresh_token": null, "account_id": ACCOUNT,
+            "organization_id": organization, "scopes": [], "expires_at": null
+        });
+        std::fs::write(&tokens, stored.to_string()).expect("written");
+    };
+    for (client, organization, status, of_login) in [
+        (CLIENT, "o-1", "ok", format!("tokens of the organization o-1 ({})", tokens.display())),
+        (CLIENT, "", "ok", format!("tokens of an organization that they do not name ({})", tokens.display())),
+        (
+            "another",
+            "o-1",
+            "warn",
+            format!(
+                "{} has tokens of another Client ID, another: `livechat-relay auth login --app default -c {}` replaces them",
+                tokens.display(),
+                file.display()
+            ),
+        ),
+    ] {
+        log_in(client, organization);
+        let told = told(&of_login, "webhooks not in the configuration");
+        assert_eq!(check(&with_login), [(status.to_owned(), told)]);
+    }
     assert_eq!(livechat.get("requests"), json!([]));
 }
 

@@ -2,13 +2,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use jiff::fmt::friendly::{Spacing, SpanPrinter};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Failure;
+use crate::event::Tenant;
 use crate::livechat::backfill::Found;
 use crate::outcome::Backfilled;
 
@@ -24,7 +27,7 @@ pub struct Counts {
     pub delivered: Backfilled,
 }
 
-/// Which backfill it is, and how far.
+/// Which backfill it is, and how far. With another `since` or `tenant`, what was read before would lack threads, or be another's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
     /// Where it is kept.
@@ -33,6 +36,10 @@ pub struct Cursor {
     pub app: String,
     pub from: Timestamp,
     pub to: Timestamp,
+    /// The beginning of the oldest thread that is read.
+    pub since: Timestamp,
+    /// Whose events they are.
+    pub tenant: Tenant<'static>,
     pub step: Step,
     pub counts: Counts,
     /// Those of the running chats: what the archive begins with, where it is read from its beginning.
@@ -53,9 +60,22 @@ pub enum Step {
 
 impl Cursor {
     /// At the beginning. It is not written yet.
-    pub fn new(path: PathBuf, app: &str, from: Timestamp, to: Timestamp) -> Self {
-        let (counts, before_archive) = Default::default();
-        Self { path, app: app.to_owned(), from, to, step: Step::RunningChats, counts, before_archive }
+    pub fn new(path: PathBuf, app: &str, times: Range<Timestamp>, since: Timestamp, tenant: Tenant<'static>) -> Self {
+        let (Range { start: from, end: to }, (counts, before_archive)) = (times, Default::default());
+        Self { path, app: app.to_owned(), from, to, since, tenant, step: Step::RunningChats, counts, before_archive }
+    }
+
+    /// The options of the command that goes on with it.
+    pub fn options(&self) -> String {
+        let Self { app, from, to, since, .. } = self;
+        let tenant = match &self.tenant {
+            Tenant::Organization(id) => format!(" --organization {id}"),
+            Tenant::License(id) => format!(" --license {id}"),
+            Tenant::Unnamed => String::new(),
+        };
+        // One word for a shell.
+        let age = SpanPrinter::new().spacing(Spacing::None).duration_to_string(&from.duration_since(*since));
+        format!("--app {app} --from {from} --to {to} --max-thread-age {age}{tenant}")
     }
 
     /// `None`: there is no file.
@@ -72,18 +92,28 @@ impl Cursor {
 
     pub fn write(&self) -> Result<(), Failure> {
         let path = &self.path;
-        let mut new = path.as_os_str().to_owned();
-        new.push(".new");
-        let new = Path::new(&new);
         let write = || {
-            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(new)?;
-            file.write_all(&serde_json::to_vec(self)?)?;
-            file.sync_all()?;
-            std::fs::rename(new, path)?;
+            std::fs::rename(self.written_beside("new")?, path)?;
             File::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
                 .sync_all()
         };
         write().map_err(|error: io::Error| cannot(path, "written", &error))
+    }
+
+    /// Whether it can be written. It leaves no file.
+    pub fn try_to_write(&self) -> Result<(), Failure> {
+        // Not the name that a backfill uses which runs now.
+        let tried = self.written_beside("dry-run").and_then(std::fs::remove_file);
+        tried.map_err(|error| cannot(&self.path, "written", &error))
+    }
+
+    fn written_beside(&self, extension: &str) -> io::Result<PathBuf> {
+        let mut new = self.path.clone().into_os_string();
+        new.push(format!(".{extension}"));
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.sync_all()?;
+        Ok(new.into())
     }
 }
 
@@ -100,7 +130,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("backfill-default.json");
         assert_eq!(Cursor::read(&path).expect("no file"), None);
-        let mut cursor = Cursor::new(path.clone(), "default", Timestamp::UNIX_EPOCH, Timestamp::now());
+        let (epoch, tenant) = (Timestamp::UNIX_EPOCH, Tenant::Organization("o-1".into()));
+        let mut cursor = Cursor::new(path.clone(), "default", epoch..Timestamp::now(), epoch, tenant);
+        cursor.try_to_write().expect("it can be written");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("it").count(), 0);
         cursor.counts.found.incoming_event = 7;
         for step in [Step::RunningChats, Step::Archive { page_id: Some("p".to_owned()) }, Step::Done] {
             cursor.step = step;
@@ -110,5 +143,22 @@ mod tests {
         assert_eq!(std::fs::read_dir(directory.path()).expect("it").count(), 1);
         std::fs::write(&path, "{").expect("written");
         assert!(Cursor::read(&path).is_err());
+        let nowhere = Cursor { path: directory.path().join("no/cursor.json"), ..cursor };
+        let failure = nowhere.try_to_write().expect_err("there is no such directory").to_string();
+        assert!(failure.contains("no/cursor.json cannot be written"), "{failure}");
+    }
+
+    #[test]
+    fn its_options_are_those_of_the_command_that_goes_on() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+        let (from, to) = (at("2026-11-22T10:00:00Z"), at("2026-11-22T11:00:00Z"));
+        for (since, tenant, expected) in [
+            (at("2026-11-21T10:00:00Z"), Tenant::Organization("o-1".into()), "24h --organization o-1"),
+            (at("2026-11-22T08:30:00Z"), Tenant::License("7".into()), "1h30m --license 7"),
+        ] {
+            let cursor = Cursor::new(PathBuf::new(), "a", from..to, since, tenant);
+            let expected = format!("--app a --from {from} --to {to} --max-thread-age {expected}");
+            assert_eq!(cursor.options(), expected);
+        }
     }
 }

@@ -5,16 +5,16 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use jiff::Timestamp;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::cursor::{Counts, Cursor, Step};
 use crate::cli::Failure;
 use crate::cli::access::{Access, unexpected};
-use crate::cli::items::{count, show};
+use crate::cli::items::{count, progress, show};
 use crate::cli::print::note;
 use crate::control::{Answer, Request};
-use crate::event::{Archived, Tenant};
+use crate::event::Archived;
 use crate::livechat::backfill::{running_before, webhooks};
 use crate::livechat::{Archives, Kind};
 use crate::outcome::Backfilled;
@@ -22,8 +22,10 @@ use crate::outcome::Backfilled;
 /// What a request has besides its events.
 const REQUEST_BYTES: u64 = 512;
 
-/// How often events are handed over that the relay cannot make durable, and the pause between: a minute, as LiveChat itself does it.
-const TRIES_MAX: u32 = 12;
+/// How long after the first try events are handed over that the relay cannot make durable, and the pause between: as long as LiveChat itself
+/// does it. The relay takes up to 30 s to answer a try. What was durable at the first is handed over with the rest, so the last one has to begin
+/// while the relay remembers that: for `retries.window`, two minutes unless configured.
+const TRIED_FOR: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// How often the archive is begun again because its next page is not to be had: a page that was too large halves the next ones, 100 to 1.
@@ -33,23 +35,28 @@ const RESTARTS_MAX: u32 = 8;
 pub struct Reading {
     pub archives: Archives,
     pub relay: Access,
+    /// As it is in its file.
     pub cursor: Cursor,
-    pub tenant: Tenant<'static>,
-    /// The beginning of the oldest thread that is read.
-    pub since: Timestamp,
+    /// Those of the cursor, and of what was read since.
+    counts: Counts,
     /// What the relay takes as one request.
-    pub request_bytes_max: u64,
+    request_bytes_max: u64,
     /// Those of earlier runs.
-    pub calls_before: u64,
+    calls_before: u64,
     pub bar: ProgressBar,
 }
 
 impl Reading {
+    pub fn new(archives: Archives, relay: Access, cursor: Cursor, request_bytes_max: u64) -> Self {
+        let (counts, calls_before) = (cursor.counts.clone(), cursor.counts.calls);
+        Self { archives, relay, cursor, counts, request_bytes_max, calls_before, bar: progress(0) }
+    }
+
     /// The running chats first: one that ends meanwhile is then in the archive as well, and not in neither.
     pub async fn run(&mut self) -> Result<(), Failure> {
         if self.cursor.step == Step::RunningChats {
             self.running_chats().await?;
-            self.cursor.before_archive = self.cursor.counts.clone();
+            self.cursor.before_archive = self.counts.clone();
             self.advance(Step::Archive { page_id: None })?;
         }
         self.archive().await?;
@@ -65,7 +72,7 @@ impl Reading {
             for id in page.chats.iter().filter_map(|summary| running_before(summary, to)) {
                 match self.archives.chat(&id).await {
                     Ok(chat) => {
-                        self.cursor.counts.running_chats += 1;
+                        self.counts.running_chats += 1;
                         let events = self.webhooks(&chat);
                         self.hand_over(events).await?;
                     }
@@ -83,7 +90,7 @@ impl Reading {
     async fn archive(&mut self) -> Result<(), Failure> {
         let (mut seen, mut restarts, mut threads) = (HashSet::new(), 0, 0);
         while let Step::Archive { page_id } = self.cursor.step.clone() {
-            let page = match self.archives.page(self.since, self.cursor.to, page_id.as_deref()).await {
+            let page = match self.archives.page(self.cursor.since, self.cursor.to, page_id.as_deref()).await {
                 Ok(page) => page,
                 // The page was too large, or its id is not known any more: LiveChat keeps ids for a month.
                 Err(failure)
@@ -93,8 +100,8 @@ impl Reading {
                 {
                     self.bar.suspend(|| note(format_args!("{failure}: the archive is read from its beginning")));
                     (seen, restarts, threads) = (HashSet::new(), restarts + 1, 0);
-                    let delivered = self.cursor.counts.delivered.clone();
-                    self.cursor.counts = Counts { delivered, ..self.cursor.before_archive.clone() };
+                    let delivered = std::mem::take(&mut self.counts.delivered);
+                    self.counts = Counts { delivered, ..self.cursor.before_archive.clone() };
                     self.advance(Step::Archive { page_id: None })?;
                     continue;
                 }
@@ -103,7 +110,7 @@ impl Reading {
             self.bar.set_message("archived threads");
             let read = page.chats.len() as u64;
             threads += read;
-            self.cursor.counts.threads += read;
+            self.counts.threads += read;
             let events = page.chats.iter().flat_map(|chat| self.webhooks(chat)).collect();
             self.hand_over(events).await?;
             show(&self.bar, threads, page.found_chats.unwrap_or(threads));
@@ -118,13 +125,20 @@ impl Reading {
     /// Notes how far it is. All that was read before is durable.
     fn advance(&mut self, step: Step) -> Result<(), Failure> {
         self.cursor.step = step;
+        self.cursor.counts = self.counts.clone();
+        self.note()
+    }
+
+    /// Notes what was called and delivered until now, also since the last step: that is read again, and counted again.
+    pub fn note(&mut self) -> Result<(), Failure> {
         self.cursor.counts.calls = self.calls_before + self.archives.calls();
+        self.cursor.counts.delivered = self.counts.delivered.clone();
         self.cursor.write()
     }
 
     fn webhooks(&mut self, chat: &RawValue) -> Vec<Archived> {
-        let Cursor { from, to, counts, .. } = &mut self.cursor;
-        webhooks(chat, &(*from..*to), &self.tenant, &mut counts.found)
+        let Cursor { from, to, tenant, .. } = &self.cursor;
+        webhooks(chat, &(*from..*to), tenant, &mut self.counts.found)
     }
 
     async fn hand_over(&mut self, events: Vec<Archived>) -> Result<(), Failure> {
@@ -136,8 +150,7 @@ impl Reading {
             };
             let waiting =
                 |why: &str| self.bar.set_message(format!("the relay cannot store events ({why}); trying again"));
-            let done = until_durable(ask, waiting).await?;
-            self.cursor.counts.delivered.add(&done);
+            until_durable(ask, waiting, &mut self.counts.delivered).await?;
         }
         Ok(())
     }
@@ -175,45 +188,43 @@ fn requests(events: Vec<Archived>, bytes_max: u64) -> Result<Vec<Vec<Archived>>,
     Ok(requests)
 }
 
-/// Hands events over until they are durable, all of them again each time: the relay recognizes what it has. Of what it was handed twice, the
-/// answer has both.
+/// Hands events over until they are durable, all of them again each time: the relay recognizes what it has. Of what it was handed twice,
+/// `delivered` has both.
 async fn until_durable(
     hand_over: impl AsyncFn() -> Result<Backfilled, Failure>,
     waiting: impl Fn(&str),
-) -> Result<Backfilled, Failure> {
-    let mut all = Backfilled::default();
-    for _ in 1..TRIES_MAX {
+    delivered: &mut Backfilled,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    loop {
         let done = hand_over().await?;
-        all.add(&done);
-        if done.unavailable == 0 {
-            return Ok(all);
+        delivered.add(&done);
+        let Backfilled { unavailable, reason, .. } = done;
+        if unavailable == 0 {
+            return Ok(());
         }
-        waiting(&done.reason.unwrap_or_default());
+        let why = reason.unwrap_or_default();
+        if began.elapsed() + PAUSE >= TRIED_FOR {
+            let events = count(unavailable, "event");
+            return Err(Failure::Failed(format!("the relay cannot make {events} durable ({why}); nothing is skipped")));
+        }
+        waiting(&why);
         tokio::time::sleep(PAUSE).await;
     }
-    let done = hand_over().await?;
-    all.add(&done);
-    let Backfilled { unavailable, reason, .. } = done;
-    if unavailable > 0 {
-        let (events, why) = (count(unavailable, "event"), reason.unwrap_or_default());
-        return Err(Failure::Failed(format!("the relay cannot make {events} durable ({why}); nothing is skipped")));
-    }
-    Ok(all)
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
 
-    use tokio::time::Instant;
-
     use super::*;
 
-    /// What comes of events that are refused so many times.
-    async fn healed_after(refusals: u32) -> (Result<Backfilled, Failure>, u32, Duration) {
-        let (tries, began) = (Cell::new(0), Instant::now());
+    /// What comes of events that are refused so many times, each after so long; and how often they were handed over, and for how long.
+    async fn healed_after(refusals: u32, takes: Duration) -> (Result<(), String>, Backfilled, u32, Duration) {
+        let (tries, began, mut delivered) = (Cell::new(0), Instant::now(), Backfilled::default());
         let hand_over = async || {
             tries.set(tries.get() + 1);
+            tokio::time::sleep(takes).await;
             Ok(if tries.get() > refusals {
                 Backfilled { spooled: 2, duplicate: 1, ..Backfilled::default() }
             } else {
@@ -221,22 +232,24 @@ mod tests {
                 Backfilled { published: 1, unavailable: 2, reason, ..Backfilled::default() }
             })
         };
-        let done = until_durable(hand_over, |why| assert_eq!(why, "spool_full")).await;
-        (done, tries.get(), began.elapsed())
+        let done = until_durable(hand_over, |why| assert_eq!(why, "spool_full"), &mut delivered).await;
+        (done.map_err(|failure| failure.to_string()), delivered, tries.get(), began.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_not_durable_is_handed_over_again_for_a_minute() {
         for refusals in [0, 1, 11] {
-            let (done, tries, took) = healed_after(refusals).await;
-            assert_eq!((tries, took), (refusals + 1, PAUSE * refusals));
+            let healed = healed_after(refusals, Duration::ZERO).await;
             let all = Backfilled { published: refusals.into(), spooled: 2, duplicate: 1, ..Backfilled::default() };
-            assert_eq!(done.expect("durable"), all);
+            assert_eq!(healed, (Ok(()), all, refusals + 1, PAUSE * refusals));
         }
-        let (done, tries, took) = healed_after(12).await;
-        let failure = done.expect_err("not durable").to_string();
-        assert_eq!((tries, took), (12, PAUSE * 11));
-        assert_eq!(failure, "the relay cannot make 2 events durable (spool_full); nothing is skipped");
+        let failure = "the relay cannot make 2 events durable (spool_full); nothing is skipped";
+        let (done, delivered, tries, took) = healed_after(12, Duration::ZERO).await;
+        assert_eq!((done, delivered.published, tries, took), (Err(failure.to_owned()), 12, 12, PAUSE * 11));
+        // The relay's answers take long: no try begins after the minute, so that the first one's events are still known as duplicates.
+        let (done, delivered, tries, took) = healed_after(12, Duration::from_secs(30)).await;
+        assert_eq!((done, delivered.published, tries), (Err(failure.to_owned()), 2, 2));
+        assert_eq!(took, Duration::from_secs(65));
     }
 
     #[test]

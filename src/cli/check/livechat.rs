@@ -3,7 +3,7 @@
 use super::Report;
 use crate::cli::Source;
 use crate::config::{Config, Need};
-use crate::livechat::{App, Credential, TokenFile};
+use crate::livechat::{App, Credential, TokenFile, TokenPair};
 
 const CHECK: &str = "livechat";
 
@@ -31,7 +31,19 @@ fn of_app(app: &App, config: &Config, report: &Report) {
             Ok(format!("personal access token of the account {account_id} ({place})"))
         }
         Some(Credential::Tokens(path)) => match TokenFile::new(path).read() {
-            Ok(Some(pair)) => Ok(format!("tokens of the organization {} ({})", pair.organization_id, path.display())),
+            // Each command refuses them.
+            Ok(Some(TokenPair { client_id, .. })) if client_id != app.client_id => Err(format!(
+                "{} has tokens of another Client ID, {client_id}: `livechat-relay auth login --app {}` replaces them",
+                path.display(),
+                app.name
+            )),
+            Ok(Some(TokenPair { organization_id, .. })) => {
+                let of = match organization_id.trim() {
+                    "" => "an organization that they do not name".to_owned(),
+                    id => format!("the organization {id}"),
+                };
+                Ok(format!("tokens of {of} ({})", path.display()))
+            }
             Ok(None) => Err(format!("no tokens yet: `livechat-relay auth login` writes {}", path.display())),
             Err(failure) => Err(failure.to_string()),
         },
