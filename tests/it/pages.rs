@@ -17,6 +17,8 @@ fn start(mock: &Mock, livechat: &Simulator, more: &str, settings: Settings<'_>) 
     let (apps, address) =
         (apps(&format!("organizations = [\"{ORGANIZATION}\"], {more}")), format!("{:?}", livechat.url));
     let of_livechat = [("livechat.api", &*address), ("livechat.accounts", &*address), ("livechat.attempts_max", "1")];
+    let is_set = |key: &str| settings.iter().any(|(set, _)| *set == key);
+    let of_livechat: Vec<_> = of_livechat.into_iter().filter(|(key, _)| !is_set(key)).collect();
     mock.relay(&[settings, &[("apps", &*apps)], &of_livechat].concat())
 }
 

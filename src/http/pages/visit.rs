@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Page, Pages};
 use crate::http::webhook::Live;
-use crate::livechat::{Accounts, App, Failure, Kind, TokenPair};
+use crate::livechat::{Accounts, App, Failure, Kind, TokenPair, awaited_until};
 use crate::outcome::PageEnd;
 
 /// How long it is remembered what came of a code: longer than LiveChat takes it, which is a few minutes.
@@ -88,7 +88,8 @@ impl Visit {
     /// # Errors
     /// [`PageEnd::Unreachable`]: they do not, or the relay ends.
     pub async fn until<T>(&self, deadline: Instant, calls: impl Future<Output = T>) -> Result<T, PageEnd> {
-        let calls = self.pages.giving_up.run_until_cancelled(timeout_at(deadline, calls)).await;
+        let calls = timeout_at(deadline, awaited_until(deadline, calls));
+        let calls = self.pages.giving_up.run_until_cancelled(calls).await;
         calls.and_then(Result::ok).ok_or_else(|| {
             if let Some(suppressed) = self.pages.throttles.pass("late") {
                 tracing::warn!(
