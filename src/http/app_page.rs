@@ -91,7 +91,6 @@ pub async fn token(visit: Visit, body: &[u8]) -> Result<Shown, PageEnd> {
     let Login { code, code_verifier: verifier } = serde_json::from_slice(body).map_err(|_| PageEnd::NoCode)?;
     let is_verifier = (43..=128).contains(&verifier.len()) && verifier.bytes().all(|byte| byte.is_ascii_graphic());
     let code = livechat::code(&code).filter(|_| is_verifier).ok_or(PageEnd::NoCode)?;
-    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     // As of an installation: a browser that leaves must not leave a token of a stranger behind.
     let work = tokio::spawn(async move {
         let (mut token, verifier) = (None, SecretString::from(verifier));
@@ -106,15 +105,16 @@ pub async fn token(visit: Visit, body: &[u8]) -> Result<Shown, PageEnd> {
         };
         visit.pages.logins.get(visit.digest(&code), exchanged).await?;
         let token = token.ok_or(PageEnd::CodeUsed)?; // it is for who came first
-        turn.confirmed();
         Ok(Shown::json(PageEnd::SignedIn, json!({ "access_token": token.expose_secret() })))
     });
     work.await.unwrap_or(Err(PageEnd::Panic))
 }
 
 async fn sign_in(visit: &Visit, code: &SecretString, verifier: &SecretString) -> Result<SecretString, PageEnd> {
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     let (accounts, tokens) = visit.exchange(code, &visit.app().page_url(), Some(verifier)).await?;
     if visit.app().organizations.contains(&tokens.organization_id) {
+        turn.confirmed();
         return Ok(tokens.access_token);
     }
     let revoked = visit.revoke(accounts, tokens.access_token);

@@ -497,18 +497,64 @@ fn a_page_signs_out_at_livechat_too_and_has_asked_for_one_scope() {
     let token = token(&relay, &code(&livechat, ACCOUNT));
     let bearer = format!("Bearer {token}");
     assert_eq!((facts(&relay, &bearer).0, tokens(&livechat)), (200, 1));
-    let sign_out = |authorization: &str| {
-        let headers =
-            format!("host: relay\r\nauthorization: {authorization}\r\ncontent-length: 0\r\nconnection: close\r\n");
-        raw(relay.webhooks, format!("POST /app/default/sign-out HTTP/1.1\r\n{headers}\r\n")).expect("an answer").status
-    };
-    assert_eq!(sign_out("Bearer short"), 401);
+    assert_eq!(sign_out(&relay, "Bearer short"), 401);
     assert_eq!(calls(&livechat, ["revoke"]), [0]);
-    assert_eq!((sign_out(&bearer), tokens(&livechat)), (200, 0));
+    assert_eq!((sign_out(&relay, &bearer), tokens(&livechat)), (200, 0));
     assert_eq!(facts(&relay, &bearer), (401, error("unauthorized")));
 }
 
 #[test]
+fn sign_out(relay: &Relay, authorization: &str) -> u16 {
+    let headers =
+        format!("host: relay\r\nauthorization: {authorization}\r\ncontent-length: 0\r\nconnection: close\r\n");
+    raw(relay.webhooks, format!("POST /app/default/sign-out HTTP/1.1\r\n{headers}\r\n")).expect("an answer").status
+}
+
+#[test]
+fn sign_outs_with_made_up_tokens_are_stopped_and_those_of_viewers_cost_nothing() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    for _ in 0..22 {
+        let viewer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+        assert_eq!((facts(&relay, &viewer).0, sign_out(&relay, &viewer)), (200, 200));
+    }
+    let (mut tried, signed_out) = (0, 22);
+    await_that("no more is tried", || {
+        tried += 1;
+        sign_out(&relay, &format!("Bearer token-that-is-made-up-{tried}")) == 429
+    });
+    assert!(tried > 15, "{tried}");
+    assert_eq!(calls(&livechat, ["revoke"]), [signed_out + tried - 1]);
+}
+
+#[test]
+fn copies_of_a_code_that_livechat_is_slow_with_leave_other_installations_their_turn() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[("server.response_deadline", "\"60s\"")]);
+    livechat.fault(json!({ "method": "token", "delay": 100.0 }));
+    let slow = pressed(&livechat, json!({}));
+    let copies = [(); 8].map(|()| {
+        let mut stream = connect(relay.webhooks);
+        write!(stream, "GET /install/default?{slow} HTTP/1.1\r\nhost: relay\r\n\r\n").expect("sent");
+        stream
+    });
+    await_that("LiveChat is asked", || calls(&livechat, ["token"]) == [1]);
+    assert_eq!(install(&relay, &pressed(&livechat, json!({}))).status, 200);
+    assert_eq!(calls(&livechat, ["token"]), [2]);
+    drop(copies);
+}
+
+#[test]
+fn a_pause_that_livechat_wants_is_not_waited_for_where_a_person_waits() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[("livechat.attempts_max", "4")]);
+    let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+    livechat.switch(json!({ "rate_limit": { "calls": 0, "seconds": 3600, "retry_after": 30 } }));
+    assert_eq!(facts(&relay, &bearer), (503, error("unreachable")));
+    assert!(relay.has_logged("wants no call for 30 s"), "the log has LiveChat's own reason");
+    assert_eq!(calls(&livechat, ["get_license_webhooks_state"]), [1]);
+}
+
 fn every_answer_leaves_within_the_response_deadline_though_livechat_hangs_and_so_does_a_stop() {
     let (mock, livechat) = (mock(), Simulator::start());
     let deadlines: Settings<'_> = &[

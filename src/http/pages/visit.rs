@@ -141,5 +141,8 @@ impl Deadlines {
 
 /// How long it is remembered that a code came to this end. Where LiveChat has not decided, the code may be good in a moment.
 pub fn remembered(end: PageEnd) -> Duration {
-    if matches!(end, PageEnd::Unreachable | PageEnd::Misconfigured) { Duration::ZERO } else { REMEMBERED }
+    match end {
+        PageEnd::Unreachable | PageEnd::Misconfigured | PageEnd::TooMany | PageEnd::Busy => Duration::ZERO,
+        _ => REMEMBERED,
+    }
 }
