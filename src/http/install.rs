@@ -3,6 +3,7 @@
 
 mod texts;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -46,6 +47,8 @@ pub struct Installation {
     body: Bytes,
     /// Set once the event is durable. Where that fails, the next request with the code does it.
     is_durable: OnceCell<()>,
+    /// Whether a page has said so. Others are reloads, which the metric does not count as installations.
+    is_shown: AtomicBool,
 }
 
 pub async fn shown(visit: Visit, query: Option<&str>) -> Shown {
@@ -102,6 +105,7 @@ async fn install(
         is_enabled_now,
         body: body(visit.app(), &tokens, webhooks, Timestamp::now()),
         is_durable: OnceCell::new(),
+        is_shown: AtomicBool::new(false),
     }))
 }
 
@@ -218,9 +222,12 @@ impl End {
     }
 
     fn shown(&self, app: &App) -> Shown {
-        let end = self.end();
+        let end = match self {
+            Self::Installed(installation) if installation.is_shown.swap(true, Ordering::Relaxed) => PageEnd::Shown,
+            _ => self.end(),
+        };
         let kind = match end {
-            PageEnd::Installed => "yes",
+            PageEnd::Installed | PageEnd::Shown => "yes",
             PageEnd::TooMany | PageEnd::Busy | PageEnd::Unreachable | PageEnd::NotDurable => "wait",
             _ => "no",
         };
