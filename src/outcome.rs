@@ -85,6 +85,7 @@ labels! {
 labels! {
     /// What became of a request of a page, or of what the page of an app asks for. The label also stands in answers to the page.
     PageEnd {
+        /// The app's page, what it shows, or once more what has become of an installation.
         Shown => "shown",
         /// An app was installed, and the event is durable.
         Installed => "installed",

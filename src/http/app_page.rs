@@ -91,7 +91,6 @@ pub async fn token(visit: Visit, body: &[u8]) -> Result<Shown, PageEnd> {
     let Login { code, code_verifier: verifier } = serde_json::from_slice(body).map_err(|_| PageEnd::NoCode)?;
     let is_verifier = (43..=128).contains(&verifier.len()) && verifier.bytes().all(|byte| byte.is_ascii_graphic());
     let code = livechat::code(&code).filter(|_| is_verifier).ok_or(PageEnd::NoCode)?;
-    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     // As of an installation: a browser that leaves must not leave a token of a stranger behind.
     let work = tokio::spawn(async move {
         let (mut token, verifier) = (None, SecretString::from(verifier));
@@ -106,15 +105,16 @@ pub async fn token(visit: Visit, body: &[u8]) -> Result<Shown, PageEnd> {
         };
         visit.pages.logins.get(visit.digest(&code), exchanged).await?;
         let token = token.ok_or(PageEnd::CodeUsed)?; // it is for who came first
-        turn.confirmed();
         Ok(Shown::json(PageEnd::SignedIn, json!({ "access_token": token.expose_secret() })))
     });
     work.await.unwrap_or(Err(PageEnd::Panic))
 }
 
 async fn sign_in(visit: &Visit, code: &SecretString, verifier: &SecretString) -> Result<SecretString, PageEnd> {
+    let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     let (accounts, tokens) = visit.exchange(code, &visit.app().page_url(), Some(verifier)).await?;
     if visit.app().organizations.contains(&tokens.organization_id) {
+        turn.confirmed();
         return Ok(tokens.access_token);
     }
     let revoked = visit.revoke(accounts, tokens.access_token);
@@ -225,12 +225,15 @@ async fn ask_state(visit: &Visit, token: &SecretString) -> Result<State, PageEnd
 /// Ends a token at LiveChat, and the other one of its pair: a stranger must not find it in the browser.
 pub async fn sign_out(visit: &Visit, token: Option<&str>) -> Result<Shown, PageEnd> {
     let token = plausible(token)?;
-    visit.pages.viewers.forget(&visit.digest(&token));
     let mut turn = visit.pages.of_app.turn(visit.client, visit.deadlines.exchange).await?;
     let accounts = visit.accounts();
     let revoked = visit.until(visit.deadlines.calls, accounts.revoke(&token)).await?;
     revoked.map_err(|failure| visit.failed(PageEnd::Unreachable, &failure))?;
-    turn.confirmed();
+    // LiveChat calls a token that it does not know revoked, too: that it was a viewer's is only known here.
+    let viewer = visit.pages.viewers.take(&visit.digest(&token));
+    if matches!(viewer, Some(Ok(viewer)) if viewer.is_allowed(visit.app())) {
+        turn.confirmed();
+    }
     Ok(Shown::json(PageEnd::SignedOut, json!({})))
 }
 

@@ -3,6 +3,7 @@
 
 mod texts;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::pages::{Shown, Template, Visit, escaped, policy, remembered};
-use crate::livechat::{Api, App, Failure, Install, Kind, Reason, Redirect, TokenPair, covers};
+use crate::livechat::{Accounts, Api, App, Failure, Install, Kind, Reason, Redirect, TokenPair, covers};
 use crate::outcome::{Outcome, PageEnd};
 use texts::Text;
 
@@ -46,6 +47,8 @@ pub struct Installation {
     body: Bytes,
     /// Set once the event is durable. Where that fails, the next request with the code does it.
     is_durable: OnceCell<()>,
+    /// Whether a page has said so. Others are reloads, which the metric does not count as installations.
+    is_shown: AtomicBool,
 }
 
 pub async fn shown(visit: Visit, query: Option<&str>) -> Shown {
@@ -59,30 +62,15 @@ pub async fn shown(visit: Visit, query: Option<&str>) -> Shown {
 }
 
 async fn with_code(visit: Visit, code: SecretString) -> End {
-    let mut turn = match visit.pages.of_install.turn(visit.client, visit.deadlines.exchange).await {
-        Ok(turn) => turn,
-        Err(end) => return end.into(),
-    };
     // A task of its own: a browser that leaves must not leave a token behind, or an installation without its event.
     let work = tokio::spawn(async move {
         let mut unneeded = None;
         let exchanged = async {
-            let installed = match visit.exchange(&code, &visit.app().install_url(), None).await {
-                Ok((accounts, tokens)) => {
-                    let installed = install(&visit, &tokens).await;
-                    unneeded = Some((accounts, tokens.access_token));
-                    installed
-                }
-                Err(end) => Err(end.into()),
-            };
+            let installed = install(&visit, &code, &mut unneeded).await;
             let lasts = remembered(installed.as_ref().map_or_else(End::end, |_| PageEnd::Installed));
             (installed, lasts)
         };
         let installed = visit.pages.installations.get(visit.digest(&code), Box::pin(exchanged)).await;
-        if installed.is_ok() {
-            turn.confirmed();
-        }
-        drop(turn);
         let end = match installed {
             Ok(installation) => publish(&visit, installation).await,
             Err(end) => end,
@@ -98,15 +86,26 @@ async fn with_code(visit: Visit, code: SecretString) -> End {
     work.await.unwrap_or(End::Other(PageEnd::Panic))
 }
 
-async fn install(visit: &Visit, tokens: &TokenPair) -> Result<Arc<Installation>, End> {
-    check(visit, tokens)?;
-    let (webhooks, is_enabled_now) = state(visit, tokens).await;
+/// What becomes of a code that is new. The token for it is put into `unneeded`, whatever comes of it.
+async fn install(
+    visit: &Visit,
+    code: &SecretString,
+    unneeded: &mut Option<(Accounts, SecretString)>,
+) -> Result<Arc<Installation>, End> {
+    // Only who calls LiveChat has a turn: copies of the code, which wait for the answer, take none from others.
+    let mut turn = visit.pages.of_install.turn(visit.client, visit.deadlines.exchange).await?;
+    let (accounts, tokens) = visit.exchange(code, &visit.app().install_url(), None).await?;
+    *unneeded = Some((accounts, tokens.access_token.clone()));
+    check(visit, &tokens)?;
+    let (webhooks, is_enabled_now) = state(visit, &tokens).await;
+    turn.confirmed();
     Ok(Arc::new(Installation {
         organization: tokens.organization_id.clone(),
         webhooks,
         is_enabled_now,
-        body: body(visit.app(), tokens, webhooks, Timestamp::now()),
+        body: body(visit.app(), &tokens, webhooks, Timestamp::now()),
         is_durable: OnceCell::new(),
+        is_shown: AtomicBool::new(false),
     }))
 }
 
@@ -223,9 +222,12 @@ impl End {
     }
 
     fn shown(&self, app: &App) -> Shown {
-        let end = self.end();
+        let end = match self {
+            Self::Installed(installation) if installation.is_shown.swap(true, Ordering::Relaxed) => PageEnd::Shown,
+            _ => self.end(),
+        };
         let kind = match end {
-            PageEnd::Installed => "yes",
+            PageEnd::Installed | PageEnd::Shown => "yes",
             PageEnd::TooMany | PageEnd::Busy | PageEnd::Unreachable | PageEnd::NotDurable => "wait",
             _ => "no",
         };

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
@@ -13,6 +13,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::failure::{Refusal, shown};
@@ -28,6 +29,16 @@ pub const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PK
 
 /// Servers close a connection that is idle for a minute or more; a request that meets this has an unclear outcome.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+
+tokio::task_local! {
+    /// Until when the answer of the calls is awaited.
+    static DEADLINE: Instant;
+}
+
+/// Calls whose answer is awaited until then. A pause that would end later is not begun: the failure before it is the answer, at once.
+pub async fn awaited_until<T>(deadline: Instant, calls: impl Future<Output = T>) -> T {
+    DEADLINE.scope(deadline, calls).await
+}
 
 /// One of LiveChat's two addresses, and a client for it. Its clones share their connections.
 #[derive(Clone, Debug)]
@@ -268,7 +279,8 @@ impl Http {
     /// Tries until one try succeeds. `is_repeatable`: also after one whose outcome is not known.
     ///
     /// # Errors
-    /// The last try's: another one would not help, there were enough, or LiveChat wants a longer rest.
+    /// The last try's: another one would not help, there were enough, LiveChat wants a longer rest, or the next try would be too late for
+    /// who waits ([`awaited_until`]).
     pub async fn tried<T, F: Future<Output = Result<T, FailedAttempt>>>(
         &self,
         is_repeatable: bool,
@@ -285,9 +297,13 @@ impl Http {
             if !may_pass || failures >= self.attempts_max || failed.may_be_done && !is_repeatable {
                 return Err(failed);
             }
-            let pause = self.pause(failures).max(failed.retry_after.unwrap_or_default());
-            if pause > self.retry_after_max.max(self.retry_max) {
-                let _ = write!(failed.failure.what, ", and wants no call for {} s", pause.as_secs()); // a String takes all
+            let wanted = failed.retry_after.unwrap_or_default();
+            let pause = self.pause(failures).max(wanted);
+            let is_too_late = DEADLINE.try_with(|deadline| Instant::now() + pause >= *deadline).unwrap_or(false);
+            if is_too_late || pause > self.retry_after_max.max(self.retry_max) {
+                if pause == wanted {
+                    let _ = write!(failed.failure.what, ", and wants no call for {} s", wanted.as_secs()); // a String takes all
+                }
                 return Err(failed);
             }
             tokio::time::sleep(pause).await;
@@ -372,6 +388,35 @@ mod tests {
             let pauses: Vec<_> = (0..100).map(|_| http.pause(failed)).collect();
             assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{failed}: {pauses:?}");
             assert!(pauses.iter().any(|pause| *pause != pauses[0]), "{failed}: {pauses:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_ends_too_late_for_who_waits_is_not_begun() {
+        let seconds = Duration::from_secs;
+        let times = Config { attempts_max: 3, retry_after_max: seconds(60), ..Config::of("http://localhost:1") };
+        let config = Config { retry_min: seconds(1), retry_max: seconds(1), ..times };
+        let http = Http::new(&config, &config.api);
+        for (retry_after, deadline, tries, what) in [
+            (Some(30), Some(5), 1, "busy, and wants no call for 30 s"),
+            (Some(2), Some(5), 3, "busy"),
+            (Some(2), Some(3), 2, "busy, and wants no call for 2 s"),
+            (None, Some(0), 1, "busy"),
+            (Some(30), None, 3, "busy"),
+        ] {
+            let (mut tried, began) = (0, Instant::now());
+            let calls = http.tried(true, || {
+                tried += 1;
+                let failed = FailedAttempt::undone(Kind::TooManyRequests, "busy".to_owned(), "");
+                async move { Err::<(), _>(FailedAttempt { retry_after: retry_after.map(seconds), ..failed }) }
+            });
+            let failed = match deadline {
+                Some(deadline) => awaited_until(began + seconds(deadline), calls).await,
+                None => calls.await,
+            };
+            assert_eq!(failed.expect_err("it fails").failure.what, what, "{retry_after:?} {deadline:?}");
+            assert_eq!(tried, tries, "{retry_after:?} {deadline:?}");
+            assert!(deadline.is_none_or(|deadline| began.elapsed() <= seconds(deadline)));
         }
     }
 

@@ -26,7 +26,7 @@ pub use api::{Api, Offered};
 pub use archives::{ArchivePage, Archives};
 pub use call::{Notices, PERSONAL_ACCESS_TOKENS};
 pub use failure::{CONSOLE, Failure, Kind};
-pub use http::{Server, is_loopback};
+pub use http::{Server, awaited_until, is_loopback};
 pub use redirect::{Reason, Redirect};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
 pub use tokens::{Session, TokenFile, TokenPair};

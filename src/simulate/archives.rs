@@ -12,6 +12,7 @@ use super::state::State;
 const LIMIT_MAX: u64 = 100;
 const LIMIT: u64 = 10;
 const THREAD_IDS_MAX: usize = 20;
+const CHAT_IDS_MAX: usize = 1000;
 
 pub fn method(name: &str) -> Option<(Handler, &'static [&'static str])> {
     let scopes = &["chats--all:ro", "chats--access:ro"][..];
@@ -106,7 +107,7 @@ fn answer(name: &str, (chats, count, next): (Vec<Value>, usize, Option<String>))
 
 fn list_archives(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {
     let listing = listing(call, "list_archives")?;
-    let filters = Filters::of(&listing.filters)?;
+    let filters = Filters::of(&listing.filters, call.version)?;
     let (with_running, restricted) = (state.switches.running_threads, state.switches.restricted_access.clone());
     let is_wanted = |chat: &Chat| (with_running || !chat.is_active()) && filters.pass(chat);
     Ok(answer("chats", page(state, call, listing, is_wanted, |chat| whole(chat, restricted.as_deref()))))
@@ -129,24 +130,30 @@ fn whole(chat: &Chat, restricted_access: Option<&str>) -> Value {
 struct Filters {
     from: Option<Timestamp>,
     to: Option<Timestamp>,
+    /// In lower case.
+    query: Option<String>,
+    chat_ids: Option<Vec<String>>,
     thread_ids: Option<Vec<String>>,
 }
 
 impl Filters {
-    fn of(filters: &Map<String, Value>) -> Result<Self, Refusal> {
+    fn of(filters: &Map<String, Value>, version: u8) -> Result<Self, Refusal> {
         let mut known = Self::default();
         for (name, value) in filters {
             let wrong = || invalid(format!("`filters.{name}` is invalid"));
             let time = || value.as_str().and_then(|time| time.parse().ok()).ok_or_else(wrong);
-            let ids = || {
+            let ids = |max| {
                 let ids: Option<Vec<_>> =
                     value.as_array().and_then(|ids| ids.iter().map(|id| Some(id.as_str()?.to_owned())).collect());
-                ids.filter(|ids| ids.len() <= THREAD_IDS_MAX).ok_or_else(wrong)
+                ids.filter(|ids| ids.len() <= max).ok_or_else(wrong)
             };
             match name.as_str() {
                 "from" => known.from = Some(time()?),
                 "to" => known.to = Some(time()?),
-                "thread_ids" => known.thread_ids = Some(ids()?),
+                "query" => known.query = Some(value.as_str().ok_or_else(wrong)?.to_lowercase()),
+                "chat_ids" if version < 6 => return Err(invalid("`filters.chat_ids` is for versions from 3.6 on")),
+                "chat_ids" => known.chat_ids = Some(ids(CHAT_IDS_MAX)?),
+                "thread_ids" => known.thread_ids = Some(ids(THREAD_IDS_MAX)?),
                 _ => return Err(invalid(format!("`filters.{name}` is not simulated"))),
             }
         }
@@ -156,8 +163,16 @@ impl Filters {
     fn pass(&self, chat: &Chat) -> bool {
         self.from.is_none_or(|from| chat.created_at >= from)
             && self.to.is_none_or(|to| chat.created_at <= to)
+            && self.query.as_ref().is_none_or(|query| has_text(chat, query))
+            && self.chat_ids.as_ref().is_none_or(|ids| ids.contains(&chat.id))
             && self.thread_ids.as_ref().is_none_or(|ids| ids.iter().any(|id| id == chat.thread_id()))
     }
+}
+
+/// Whether it is in the text of an event. How LiveChat searches is not documented.
+fn has_text(chat: &Chat, query: &str) -> bool {
+    let texts = chat.thread["events"].as_array().into_iter().flatten().filter_map(|event| event["text"].as_str());
+    texts.into_iter().any(|text| text.to_lowercase().contains(query))
 }
 
 fn list_chats(state: &mut State, call: &Call<'_>) -> Result<Answer, Refusal> {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use reqwest::Url;
 use serde::{Deserialize, Serialize};
 
 use super::switches::{self, Switches};
@@ -127,10 +128,16 @@ impl Setup {
 
     /// Where what is for a URL really goes.
     pub fn routed(&self, url: &str) -> String {
-        let routes = self.routes.iter();
-        let found = routes.filter_map(|(from, to)| Some((from.len(), to, url.strip_prefix(from.as_str())?)));
-        let found = found.filter(|(_, _, rest)| rest.is_empty() || rest.starts_with(['/', '?']));
-        found.max_by_key(|(length, ..)| *length).map_or_else(|| url.to_owned(), |(_, to, rest)| format!("{to}{rest}"))
+        // One address may be written in several ways: HTTPS://Relay.example:443 is https://relay.example.
+        let plain = |url: &str| Url::parse(url).map_or_else(|_| url.to_owned(), Into::into);
+        let wanted = plain(url);
+        let found = self.routes.iter().filter_map(|(from, to)| {
+            let from = plain(from);
+            let from = from.trim_end_matches('/');
+            let rest = wanted.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?']))?;
+            Some((from.len(), format!("{}{rest}", to.trim_end_matches('/'))))
+        });
+        found.max_by_key(|(length, _)| *length).map_or_else(|| url.to_owned(), |(_, routed)| routed)
     }
 
     pub fn organization(&self, id: &str) -> Option<&Organization> {

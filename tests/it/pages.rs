@@ -17,6 +17,8 @@ fn start(mock: &Mock, livechat: &Simulator, more: &str, settings: Settings<'_>) 
     let (apps, address) =
         (apps(&format!("organizations = [\"{ORGANIZATION}\"], {more}")), format!("{:?}", livechat.url));
     let of_livechat = [("livechat.api", &*address), ("livechat.accounts", &*address), ("livechat.attempts_max", "1")];
+    let is_set = |key: &str| settings.iter().any(|(set, _)| *set == key);
+    let of_livechat: Vec<_> = of_livechat.into_iter().filter(|(key, _)| !is_set(key)).collect();
     mock.relay(&[settings, &[("apps", &*apps)], &of_livechat].concat())
 }
 
@@ -81,7 +83,7 @@ fn an_installation_is_confirmed_once_published_and_leaves_no_token() {
 
     let page = install(&relay, &format!("{query}&state="));
     assert_eq!((page.status, title(&page)), (200, "The app “default” is installed"));
-    assert!(page.body.contains("were off, and are on now") && page.body.contains("data-end=\"yes\""));
+    assert!(page.body.contains("The installation has enabled them") && page.body.contains("data-end=\"yes\""));
     assert!(page.header("content-security-policy").is_some_and(|policy| policy.ends_with("frame-ancestors 'none'")));
     assert_eq!(livechat.get("state")["installations"][0]["enabled"], true);
 
@@ -112,7 +114,8 @@ fn an_installation_is_confirmed_once_published_and_leaves_no_token() {
             assert!(secret.len() > 20 && !text.contains(secret), "{secret} in {text}");
         }
     }
-    assert_eq!(relay.metric(r#"livechat_relay_page_requests_total{result="installed"}"#), 2.0);
+    let answered = |result| relay.metric(&format!("livechat_relay_page_requests_total{{result=\"{result}\"}}"));
+    assert_eq!((answered("installed"), answered("shown")), (1.0, 1.0), "a reload is no installation");
     assert_eq!(relay.metric(r#"livechat_relay_events_total{action="app_installed",outcome="published"}"#), 1.0);
 }
 
@@ -218,7 +221,7 @@ fn an_organization_that_does_not_own_the_app_can_install_it() {
     let relay = start(&mock, &livechat, PAGES, &[]);
     list_instead(&relay, "other-organization");
     let page = install(&relay, &pressed(&livechat, json!({ "organization_id": "other-organization" })));
-    assert!(page.status == 200 && page.body.contains("are on."), "{}", page.body);
+    assert!(page.status == 200 && page.body.contains("were on."), "{}", page.body);
     assert_eq!(installed(&mock)[0]["organizationid"], "other-organization");
 }
 
@@ -228,10 +231,10 @@ fn a_license_whose_webhooks_are_off_stays_so_unless_the_operator_wants_them_on()
     let relay = start(&mock, &livechat, "install = { enable_webhooks = false }", &[]);
     let unknown = install(&relay, &pressed(&livechat, json!({ "scopes": ["webhooks.configuration:rw"] })));
     assert!(unknown.status == 200 && unknown.body.contains("could not be found out"), "{}", unknown.body);
-    assert!(install(&relay, &pressed(&livechat, json!({}))).body.contains("are on."));
+    assert!(install(&relay, &pressed(&livechat, json!({}))).body.contains("were on."));
     assert_eq!(livechat.call("disable_license_webhooks", json!({ "owner_client_id": CLIENT })).status, 200);
     let off = install(&relay, &pressed(&livechat, json!({})));
-    assert!(off.status == 200 && off.body.contains("are off"), "{}", off.body);
+    assert!(off.status == 200 && off.body.contains("were off: LiveChat sends none"), "{}", off.body);
     assert_eq!(livechat.get("state")["installations"][0]["enabled"], false);
     let states: Vec<Value> =
         installed(&mock).iter().map(|event| event["data"]["payload"]["licenseWebhooksEnabled"].clone()).collect();
@@ -495,15 +498,61 @@ fn a_page_signs_out_at_livechat_too_and_has_asked_for_one_scope() {
     let token = token(&relay, &code(&livechat, ACCOUNT));
     let bearer = format!("Bearer {token}");
     assert_eq!((facts(&relay, &bearer).0, tokens(&livechat)), (200, 1));
-    let sign_out = |authorization: &str| {
-        let headers =
-            format!("host: relay\r\nauthorization: {authorization}\r\ncontent-length: 0\r\nconnection: close\r\n");
-        raw(relay.webhooks, format!("POST /app/default/sign-out HTTP/1.1\r\n{headers}\r\n")).expect("an answer").status
-    };
-    assert_eq!(sign_out("Bearer short"), 401);
+    assert_eq!(sign_out(&relay, "Bearer short"), 401);
     assert_eq!(calls(&livechat, ["revoke"]), [0]);
-    assert_eq!((sign_out(&bearer), tokens(&livechat)), (200, 0));
+    assert_eq!((sign_out(&relay, &bearer), tokens(&livechat)), (200, 0));
     assert_eq!(facts(&relay, &bearer), (401, error("unauthorized")));
+}
+
+fn sign_out(relay: &Relay, authorization: &str) -> u16 {
+    let headers =
+        format!("host: relay\r\nauthorization: {authorization}\r\ncontent-length: 0\r\nconnection: close\r\n");
+    raw(relay.webhooks, format!("POST /app/default/sign-out HTTP/1.1\r\n{headers}\r\n")).expect("an answer").status
+}
+
+#[test]
+fn sign_outs_with_made_up_tokens_are_stopped_and_those_of_viewers_cost_nothing() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[]);
+    for _ in 0..22 {
+        let viewer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+        assert_eq!((facts(&relay, &viewer).0, sign_out(&relay, &viewer)), (200, 200));
+    }
+    let (mut tried, signed_out) = (0, 22);
+    await_that("no more is tried", || {
+        tried += 1;
+        sign_out(&relay, &format!("Bearer token-that-is-made-up-{tried}")) == 429
+    });
+    assert!(tried > 15, "{tried}");
+    assert_eq!(calls(&livechat, ["revoke"]), [signed_out + tried - 1]);
+}
+
+#[test]
+fn copies_of_a_code_that_livechat_is_slow_with_leave_other_installations_their_turn() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[("server.response_deadline", "\"60s\"")]);
+    livechat.fault(json!({ "method": "token", "delay": 100.0 }));
+    let slow = pressed(&livechat, json!({}));
+    let copies = [(); 8].map(|()| {
+        let mut stream = connect(relay.webhooks);
+        write!(stream, "GET /install/default?{slow} HTTP/1.1\r\nhost: relay\r\n\r\n").expect("sent");
+        stream
+    });
+    await_that("LiveChat is asked", || calls(&livechat, ["token"]) == [1]);
+    assert_eq!(install(&relay, &pressed(&livechat, json!({}))).status, 200);
+    assert_eq!(calls(&livechat, ["token"]), [2]);
+    drop(copies);
+}
+
+#[test]
+fn a_pause_that_livechat_wants_is_not_waited_for_where_a_person_waits() {
+    let (mock, livechat) = (mock(), Simulator::start());
+    let relay = start(&mock, &livechat, PAGES, &[("livechat.attempts_max", "4")]);
+    let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
+    livechat.switch(json!({ "rate_limit": { "calls": 0, "seconds": 3600, "retry_after": 30 } }));
+    assert_eq!(facts(&relay, &bearer), (503, error("unreachable")));
+    assert!(relay.has_logged("wants no call for 30 s"), "the log has LiveChat's own reason");
+    assert_eq!(calls(&livechat, ["get_license_webhooks_state"]), [1]);
 }
 
 #[test]

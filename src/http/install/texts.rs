@@ -19,17 +19,21 @@ const LOG: &str = "The operator of the relay finds the reason in its log.";
 const TWO_MINUTES: &str = "Changes take effect within two minutes.";
 
 impl Text {
-    /// `webhooks`: whether LiveChat sends those of the license, where that is known.
+    /// `webhooks`: whether LiveChat sends those of the license, where that is known. As of the installation, because the page may be reloaded
+    /// later.
     pub const fn of_installed(webhooks: Option<bool>, is_enabled_now: bool) -> Self {
-        const OFF: &str =
-            "Webhooks of this license are off: LiveChat sends none until the operator of the relay enables them.";
+        const OFF: &str = "When it was installed, webhooks of this license were off: LiveChat sends none until the operator of the relay enables them.";
         text(
             "The app “{app}” is installed",
             match (webhooks, is_enabled_now) {
-                (Some(true), true) => &["Webhooks of this license were off, and are on now.", TWO_MINUTES],
-                (Some(true), false) => &["Webhooks of this license are on.", TWO_MINUTES],
+                (Some(true), true) => {
+                    &["Webhooks of this license were off. The installation has enabled them.", TWO_MINUTES]
+                }
+                (Some(true), false) => &["When it was installed, webhooks of this license were on.", TWO_MINUTES],
                 (Some(false), _) => &[OFF],
-                (None, _) => &["Whether webhooks of this license are on could not be found out."],
+                (None, _) => {
+                    &["When it was installed, it could not be found out whether webhooks of this license were on."]
+                }
             },
         )
     }

@@ -43,7 +43,14 @@ impl<K: Eq + Hash, V: Clone> Cache<K, V> {
     }
 
     pub fn forget(&self, key: &K) {
-        self.lock().remove(key);
+        self.take(key);
+    }
+
+    /// What was remembered until now. None of it, where someone asks just then.
+    pub fn take(&self, key: &K) -> Option<V> {
+        let entry = self.lock().remove(key)?;
+        let answer = entry.try_lock().ok()?.take()?;
+        (answer.until > Instant::now()).then_some(answer.value)
     }
 
     fn entry(&self, key: K, now: Instant) -> Arc<Entry<V>> {
@@ -103,6 +110,10 @@ mod tests {
         let left = tokio::time::timeout(Duration::from_millis(500), get(MINUTE)).await;
         assert!(left.is_err());
         assert_eq!(get(MINUTE).await, 3, "who has left holds no one up");
+        assert_eq!((cache.take(&"key"), cache.take(&"key")), (Some(3), None));
+        assert_eq!(get(MINUTE).await, 4);
+        tokio::time::advance(MINUTE).await;
+        assert_eq!(cache.take(&"key"), None, "its time is over");
     }
 
     #[tokio::test(start_paused = true)]

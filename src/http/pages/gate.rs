@@ -50,13 +50,16 @@ impl Gate {
     /// # Errors
     /// [`PageEnd::TooMany`]: its tries, or those of all, are used up. [`PageEnd::Busy`], as of [`Gate::permit`].
     pub async fn turn(self: &Arc<Self>, client: IpAddr, deadline: Instant) -> Result<Turn, PageEnd> {
+        self.check(client)?; // who has no try left does not join those that wait
         let permit = self.permit(deadline).await?;
-        // Only now: those before it have been counted, but for the few that are under way.
-        let now = Instant::now();
-        if self.by_source.is_spent(client, &OF_SOURCE, now) || self.together.is_spent(ALL, &OF_ALL, now) {
-            return Err(PageEnd::TooMany);
-        }
+        self.check(client)?; // those before it have been counted since, but for the few that are under way
         Ok(Turn { gate: Arc::clone(self), client, is_confirmed: false, _permit: permit })
+    }
+
+    fn check(&self, client: IpAddr) -> Result<(), PageEnd> {
+        let now = Instant::now();
+        let is_spent = self.by_source.is_spent(client, &OF_SOURCE, now) || self.together.is_spent(ALL, &OF_ALL, now);
+        if is_spent { Err(PageEnd::TooMany) } else { Ok(()) }
     }
 
     /// The right to call LiveChat for who is known.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Page, Pages};
 use crate::http::webhook::Live;
-use crate::livechat::{Accounts, App, Failure, Kind, TokenPair};
+use crate::livechat::{Accounts, App, Failure, Kind, TokenPair, awaited_until};
 use crate::outcome::PageEnd;
 
 /// How long it is remembered what came of a code: longer than LiveChat takes it, which is a few minutes.
@@ -88,7 +88,8 @@ impl Visit {
     /// # Errors
     /// [`PageEnd::Unreachable`]: they do not, or the relay ends.
     pub async fn until<T>(&self, deadline: Instant, calls: impl Future<Output = T>) -> Result<T, PageEnd> {
-        let calls = self.pages.giving_up.run_until_cancelled(timeout_at(deadline, calls)).await;
+        let calls = timeout_at(deadline, awaited_until(deadline, calls));
+        let calls = self.pages.giving_up.run_until_cancelled(calls).await;
         calls.and_then(Result::ok).ok_or_else(|| {
             if let Some(suppressed) = self.pages.throttles.pass("late") {
                 tracing::warn!(
@@ -140,5 +141,8 @@ impl Deadlines {
 
 /// How long it is remembered that a code came to this end. Where LiveChat has not decided, the code may be good in a moment.
 pub fn remembered(end: PageEnd) -> Duration {
-    if matches!(end, PageEnd::Unreachable | PageEnd::Misconfigured) { Duration::ZERO } else { REMEMBERED }
+    match end {
+        PageEnd::Unreachable | PageEnd::Misconfigured | PageEnd::TooMany | PageEnd::Busy => Duration::ZERO,
+        _ => REMEMBERED,
+    }
 }

@@ -153,7 +153,8 @@ fn archives_are_paged_without_a_gap_and_page_ids_stand_alone() {
     let State { chats, setup, .. } = &mut state;
     let at = |second: i64| jiff::Timestamp::from_second(1_795_000_000 + second).unwrap();
     for n in [0, 1, 1, 1, 2, 3] {
-        let details = Details { at: Some(at(n)), ..Details::default() };
+        let text = (n == 2).then(|| "A Needle in it".to_owned());
+        let details = Details { at: Some(at(n)), text, ..Details::default() };
         let chat = chats.start(&details, setup).unwrap().chat_id.unwrap();
         if n < 3 {
             chats.go_on(&chat, "chat_deactivated", &details, setup).unwrap();
@@ -178,7 +179,15 @@ fn archives_are_paged_without_a_gap_and_page_ids_stand_alone() {
     assert_eq!(of_agent["found_chats"], 5, "agents may read archives");
     let (_, _, between) = list(&mut state, json!({"filters": {"from": at(1).to_string(), "to": at(1).to_string()}}));
     assert_eq!(between["found_chats"], 3);
-    let known = list(&mut state, json!({"limit": 1})).2["next_page_id"].clone();
+    let (_, _, newest) = list(&mut state, json!({"limit": 1}));
+    let (known, id) = (newest["next_page_id"].clone(), newest["chats"][0]["id"].clone());
+    for filters in [json!({"query": "needle"}), json!({"chat_ids": [id, "unknown"]})] {
+        let (_, _, found) = list(&mut state, json!({"filters": filters}));
+        assert_eq!((&found["found_chats"], &found["chats"][0]["id"]), (&json!(1), &id), "{filters}");
+    }
+    assert_eq!(list(&mut state, json!({"filters": {"query": "haystack of needles"}})).2["found_chats"], 0);
+    let before = call(&mut state, PERSONAL, "/v3.5/agent/action/list_archives", r#"{"filters": {"chat_ids": []}}"#);
+    assert_eq!(before.1, "validation", "it is a filter from 3.6 on");
     for wrong in [
         json!({"page_id": known, "limit": 1}),
         json!({"page_id": known, "filters": {}}),
@@ -188,6 +197,8 @@ fn archives_are_paged_without_a_gap_and_page_ids_stand_alone() {
         json!({"filters": {"thread_ids": [], "from": at(1).to_string()}}),
         json!({"filters": {"thread_ids": []}, "limit": 1}),
         json!({"filters": {"from": "yesterday"}}),
+        json!({"filters": {"query": 1}}),
+        json!({"filters": {"chat_ids": vec!["x"; 1001]}}),
         json!({"filters": {"tags": {"values": []}}}),
         json!({"sort_order": "up"}),
     ] {

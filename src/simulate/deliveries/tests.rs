@@ -111,6 +111,9 @@ fn the_longest_route_is_taken() {
     state.setup.routes.extend(routes.map(|(from, to)| (from.to_owned(), to.to_owned())));
     assert_eq!(state.setup.routed("https://relay.example/install/x?code=1"), "http://a/install/x?code=1");
     assert_eq!(state.setup.routed("https://relay.example/webhooks/x"), "http://b/w/x");
+    assert_eq!(state.setup.routed("HTTPS://Relay.Example:443/webhooks/x"), "http://b/w/x", "it is the same address");
+    state.setup.routes.insert("https://Other.example:443/".to_owned(), "http://c/".to_owned());
+    assert_eq!(state.setup.routed("https://other.example/x"), "http://c/x");
     for elsewhere in ["https://elsewhere.example/", "https://relay.example.org/"] {
         assert_eq!(state.setup.routed(elsewhere), elsewhere);
     }
