@@ -190,6 +190,8 @@ impl LockedFile {
 impl Reserved {
     /// Replaces the old pair. A crash leaves one or the other.
     ///
+    /// Once the file is in its place, the new pair is what every process reads: that the directory cannot be synced is no error then.
+    ///
     /// # Errors
     /// It cannot. The old pair stands.
     pub fn replace(mut self, pair: &TokenPair) -> Result<(), Failure> {
@@ -208,10 +210,15 @@ impl Reserved {
             self.file.write_all(&json)?;
             self.file.set_len(json.len() as u64)?;
             self.file.sync_all()?;
-            std::fs::rename(&self.new, &self.path)?;
-            File::open(directory(&self.path))?.sync_all()
+            std::fs::rename(&self.new, &self.path)
         };
-        replace().map_err(|e| cannot(&self.path, "written", &e))
+        replace().map_err(|e| cannot(&self.path, "written", &e))?;
+        let directory = directory(&self.path);
+        if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "the new tokens are in their file, but a power failure now may bring back the old ones");
+        }
+        Ok(())
     }
 }
 
