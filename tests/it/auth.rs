@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::http;
-use crate::support::relay::{SECRET, free_address};
+use crate::support::relay::{SECRET, await_that, free_address};
 use crate::support::simulator::{ACCOUNT, CLIENT, CLIENT_SECRET, ORGANIZATION, Simulator, TOKEN};
 
 /// A LiveChat with one app, the relay's configuration for it, and a free port for the browser.
@@ -356,6 +356,26 @@ fn an_error_without_the_state_of_the_login_is_told_at_once_and_ends_nothing() {
     let output = login.end();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stderr).matches("came back without").count(), 1, "{output:?}");
+}
+
+#[test]
+fn a_refresh_that_ctrl_c_meets_half_way_comes_to_its_file_before_the_process_ends() {
+    // A public client: the old refresh token is good for once.
+    let scene = Scene::new(None, &ALL, json!({ "token_lifetime": 30 }));
+    scene.log_in();
+    let [_, old] = scene.secrets();
+    scene.livechat.delete("requests");
+    scene.livechat.fault(json!({ "method": "token", "when": "after", "delay": 5 }));
+    let child = scene.auth(&["status"]).spawn().expect("the relay's binary");
+    await_that("the tokens are refreshed", || scene.livechat.requests("token").len() == 1);
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).expect("a process of ours");
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.code().is_some(), "the signal itself has ended it: {output:?}");
+    let [_, new] = scene.secrets();
+    assert_ne!(old, new);
+    let status = scene.run(&["status"]);
+    assert!(status.status.success(), "{status:?}");
 }
 
 fn parameter<'a>(address: &'a str, name: &str) -> &'a str {
