@@ -248,9 +248,12 @@ impl Endpoint<'_> {
             (Kind::Validation, TokenRequest::Exchange(uri)) if has("redirect_uri") => {
                 format!("add {uri} to the Redirect URI whitelist in {place}")
             }
-            (Kind::Validation | Kind::NotFound, _) => {
+            (kind, _) if *kind == Kind::NotFound || *kind == Kind::Validation && has("client_id") => {
                 format!("client_id {client_id} of {name} is not the one in {place}: copy it from there")
             }
+            (Kind::Validation, _) => format!(
+                "begin again; if LiveChat says the same again, compare client_id {client_id} of {name}, its secret and the Redirect URI whitelist with {place}"
+            ),
             (Kind::Authorization, _) => {
                 format!("add the scopes in {place}, and log in with an account that is an administrator")
             }
