@@ -359,6 +359,22 @@ fn an_error_without_the_state_of_the_login_is_told_at_once_and_ends_nothing() {
 }
 
 #[test]
+fn a_logout_that_a_proxy_answers_revokes_nothing_and_keeps_the_file() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    scene.log_in();
+    scene.livechat.fault(json!({ "method": "revoke", "times": 0, "answer": "html", "status": 401 }));
+    let output = scene.run(&["logout"]);
+    let told = unwrapped(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("the tokens are not revoked"), "{output:?}");
+    assert!(told.contains("something else than LiveChat answers"), "{output:?}");
+    assert!(scene.tokens().exists());
+
+    scene.livechat.delete("faults");
+    let output = scene.run(&["logout"]);
+    assert!(output.status.success() && !scene.tokens().exists(), "{output:?}");
+}
+
+#[test]
 fn a_refresh_that_ctrl_c_meets_half_way_comes_to_its_file_before_the_process_ends() {
     // A public client: the old refresh token is good for once.
     let scene = Scene::new(None, &ALL, json!({ "token_lifetime": 30 }));
