@@ -359,6 +359,23 @@ fn an_error_without_the_state_of_the_login_is_told_at_once_and_ends_nothing() {
 }
 
 #[test]
+fn a_code_that_cannot_be_read_is_told_at_once_and_ends_nothing() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    let mut login = scene.begin(&["login"]);
+    for _ in 0..2 {
+        let page = scene.visit(&format!("http://localhost:{}/?code=one&code=two", scene.port));
+        assert!(page.status == 400 && !page.body.contains("two"), "{page:?}");
+    }
+    login.await_text("a code that cannot be read");
+    // A text for people is no part of what counts, however it is written.
+    let location = scene.livechat.authorize(&login.address) + "&text=100%&text=%ff";
+    assert_eq!(scene.visit(&location).status, 200);
+    let output = login.end();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr).matches("a code that cannot be read").count(), 1, "{output:?}");
+}
+
+#[test]
 fn a_logout_that_a_proxy_answers_revokes_nothing_and_keeps_the_file() {
     let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
     scene.log_in();
