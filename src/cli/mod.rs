@@ -222,7 +222,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Spool(arguments) => spool::run(arguments).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
             Command::Webhooks(arguments) => webhooks::run(arguments).await,
-            Command::Auth(arguments) => auth::run(arguments).await,
+            Command::Auth(arguments) => until_interrupted(auth::run(arguments)).await,
             Command::Backfill(arguments) => backfill::run(arguments).await,
             Command::Actions(arguments) => actions::run(&arguments),
             Command::Contract(arguments) => contract::run(&arguments),
@@ -231,8 +231,21 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Man(arguments) => completions::man(&arguments),
         }
     });
+    // A command that was interrupted, or a relay that was stopped, may leave a refresh half way.
+    if let Err(failure) = runtime.block_on(crate::livechat::refreshes_ended()) {
+        complain(&failure.into(), None);
+    }
     runtime.shutdown_background(); // what still runs there has nothing to lose
     outcome
+}
+
+/// A command that ends at Ctrl-C, but not as the signal itself would end it: that could meet a refresh of tokens half way. For commands that
+/// ask nothing on the terminal while they block their thread.
+async fn until_interrupted(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        done = command => done,
+        _ = tokio::signal::ctrl_c() => Err(Failure::Failed("interrupted".to_owned())),
+    }
 }
 
 /// Says why a command has failed: in the log, where there is one.

@@ -14,7 +14,7 @@ use oauth2::{
     RefreshToken, RequestTokenError, StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
 };
 use percent_encoding::percent_decode_str;
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,12 @@ use super::{App, Config, Failure, Kind};
 
 /// The longest code that is taken. One of LiveChat's has about 100 bytes.
 const CODE_BYTES_MAX: usize = 1024;
+
+/// LiveChat's names for a token that it does not know, or not any longer. By the status alone a proxy would say so, too.
+const ENDED: [&str; 4] = ["resource_not_found", "unauthorized", "unauthorized_client", "invalid_grant"];
+
+/// With status 422 and a request that has only a token, this says the same.
+const INVALID: &str = "invalid_request";
 
 /// LiveChat's accounts.
 #[derive(Clone, Debug)]
@@ -161,33 +167,45 @@ impl Accounts {
         })
     }
 
-    /// Ends a token, and the other one of its pair. One that LiveChat does not know has ended.
+    /// Ends a token, and the other one of its pair. One that LiveChat does not know has ended, where it says so by its own name for that.
     ///
     /// # Errors
-    /// LiveChat cannot be reached: the token may still be good.
+    /// LiveChat cannot be reached, or does not do it: the token may still be good.
     pub async fn revoke(&self, token: &SecretString) -> Result<(), Failure> {
         match self.with_token(Method::DELETE, "/v2/token", token).await {
-            Err(failed) if matches!(failed.kind, Kind::NotFound | Kind::Authentication) => Ok(()),
-            revoked => revoked.map(drop),
+            Err(FailedAttempt { error: Some(name), failure, .. })
+                if ENDED.contains(&&*name) || name == INVALID && failure.kind == Kind::Authentication =>
+            {
+                Ok(())
+            }
+            revoked => Ok(revoked.map(drop)?),
         }
     }
 
     /// A request that has nothing but the token.
-    async fn with_token(&self, method: Method, path: &str, token: &SecretString) -> Result<Vec<u8>, Failure> {
+    async fn with_token(&self, method: Method, path: &str, token: &SecretString) -> Result<Vec<u8>, FailedAttempt> {
         let name = format!("{method} {path}");
-        let remedy = |refusal: &Refusal| {
-            (refusal.kind == Kind::Authentication).then(|| "log in again: `livechat-relay auth login`".to_owned())
+        let remedy = |refusal: &Refusal| match refusal.kind {
+            _ if refusal.name.is_empty() => None,
+            Kind::Authentication => Some("log in again: `livechat-relay auth login`".to_owned()),
+            Kind::Authorization | Kind::Validation | Kind::NotFound => Some(
+                "try again later; if LiveChat says the same again, log in again: `livechat-relay auth login`"
+                    .to_owned(),
+            ),
+            _ => None,
         };
         let sent = self.http.tried(true, async || {
             let request = self.http.request(method.clone(), path).bearer_auth(token.expose_secret());
             let mut answer = self.http.send(&name, request, ANSWER_BYTES_MAX, &[token]).await?;
             // There is nothing else that could be invalid.
-            if let Some(refusal) = answer.refusal.as_mut().filter(|refusal| refusal.name == "invalid_request") {
+            if answer.status == StatusCode::UNPROCESSABLE_ENTITY
+                && let Some(refusal) = answer.refusal.as_mut().filter(|refusal| refusal.name == INVALID)
+            {
                 refusal.kind = Kind::Authentication;
             }
             self.http.accepted(&name, answer, &[token], remedy)
         });
-        Ok(sent.await?)
+        sent.await
     }
 
     fn client(&self, app: &App) -> Client {
@@ -248,9 +266,12 @@ impl Endpoint<'_> {
             (Kind::Validation, TokenRequest::Exchange(uri)) if has("redirect_uri") => {
                 format!("add {uri} to the Redirect URI whitelist in {place}")
             }
-            (Kind::Validation | Kind::NotFound, _) => {
+            (kind, _) if *kind == Kind::NotFound || *kind == Kind::Validation && has("client_id") => {
                 format!("client_id {client_id} of {name} is not the one in {place}: copy it from there")
             }
+            (Kind::Validation, _) => format!(
+                "begin again; if LiveChat says the same again, compare client_id {client_id} of {name}, its secret and the Redirect URI whitelist with {place}"
+            ),
             (Kind::Authorization, _) => {
                 format!("add the scopes in {place}, and log in with an account that is an administrator")
             }

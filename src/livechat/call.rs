@@ -207,7 +207,7 @@ impl Caller {
     fn remedy(&self, action: &str, refusal: &Refusal) -> Option<String> {
         Some(match &refusal.kind {
             Kind::Authentication => self.new_credential(),
-            Kind::Authorization => self.more_rights(action, &refusal.said),
+            Kind::Authorization => self.more_rights(action, refusal),
             Kind::Validation if refusal.name == "already_exists" => "see `livechat-relay webhooks list`".to_owned(),
             Kind::Validation => format!(
                 "correct the member that it names in [apps.livechat]; `livechat-relay webhooks names` says what version {} takes",
@@ -234,13 +234,28 @@ impl Caller {
         }
     }
 
-    /// LiveChat need not say whether the scope, the role or the app is wrong. Of a login the scopes are known.
-    fn more_rights(&self, action: &str, said: &str) -> String {
+    /// Under the name `authorization` LiveChat need not say whether the scope, the role or the app is wrong. Of a login the scopes are known.
+    fn more_rights(&self, action: &str, refusal: &Refusal) -> String {
+        match &*refusal.name {
+            "authorization" => {}
+            "requester_suspended" => {
+                return "the account of the credential is suspended: have an administrator of LiveChat reactivate it, or use another account's"
+                    .to_owned();
+            }
+            "requester_awaiting_approval" => {
+                return "the account of the credential awaits approval: have an administrator of LiveChat approve it"
+                    .to_owned();
+            }
+            _ => {
+                return "LiveChat does not let the account of the credential do this: use that of an administrator, or ask LiveChat's support"
+                    .to_owned();
+            }
+        }
         let (client_id, scope) = (&self.app.client_id, scope(action));
         let foreign = format!(
             "client_id {client_id} is not an app of the account's organization: compare it with App Authorization of the app in {CONSOLE}"
         );
-        if said.contains("client_id") {
+        if refusal.said.contains("client_id") {
             return foreign;
         }
         let Access::Session(session) = &self.access else {
@@ -249,7 +264,11 @@ impl Caller {
             );
         };
         if session.scopes().iter().any(|granted| covers(granted, scope)) {
-            return foreign;
+            return format!(
+                "the login has the scope {scope}, so its account is no administrator (log in with one that is: `livechat-relay auth login --app {}`), \
+                 or {foreign}",
+                self.app.name
+            );
         }
         format!(
             "the login does not have the scope {scope}: add it in App Authorization of the app in {CONSOLE}, and {}",

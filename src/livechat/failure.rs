@@ -98,9 +98,12 @@ impl Refusal {
         let name = name.unwrap_or_default();
         let fields: Vec<_> = fields.into_iter().flatten().map(|(name, _)| name.clone()).collect();
         let said = text(&body, "error_description").or_else(|| text(&body, "exception_description"));
+        // Other programs have an `error`, too, and nothing else of LiveChat's shape.
+        let is_shaped =
+            !name.is_empty() && (said.is_some() || !fields.is_empty() || !body["oauth_exception"].is_null());
+        let other = if is_shaped { Kind::Validation } else { Kind::Unintelligible };
         let said = format!("{} {}", said.unwrap_or_default(), fields.join(", ")).trim().to_owned();
-        // Other programs have an `error`, too.
-        Some(Self { kind: kind(&name, None, status).unwrap_or(Kind::Unintelligible), name, said, fields })
+        Some(Self { kind: kind(&name, None, status).unwrap_or(other), name, said, fields })
     }
 }
 

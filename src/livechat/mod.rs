@@ -29,7 +29,7 @@ pub use failure::{CONSOLE, Failure, Kind};
 pub use http::{Server, awaited_until, is_loopback};
 pub use redirect::{Reason, Redirect};
 pub use registration::{Filters, Level, Registration, Users, Version, Wanted};
-pub use tokens::{Session, TokenFile, TokenPair};
+pub use tokens::{Session, TokenFile, TokenPair, refreshes_ended};
 
 /// `[livechat]`: how LiveChat is reached, and how often it is asked.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! What LiveChat sends a browser back with, to a page of the relay or to `auth login`: the query of a redirect, read strictly, and what an
-//! error in it means. None of it is ever shown or logged.
+//! What LiveChat sends a browser back with, to a page of the relay or to `auth login`: the few parameters of a redirect that count, and what
+//! an error in it means. None of it is ever shown or logged.
 
 use std::borrow::Cow;
 
@@ -8,10 +8,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
 use super::code;
-
-/// The longest query that is read, and its parameters. A code has about 100 bytes.
-const QUERY_BYTES_MAX: usize = 4096;
-const PARAMETERS_MAX: usize = 32;
 
 /// What a redirect brings.
 #[derive(Debug)]
@@ -23,7 +19,7 @@ pub enum Redirect {
     Foreign,
     /// There is no code, and no error either.
     NoCode,
-    /// It is no query that LiveChat sends.
+    /// Its code is none of LiveChat's, or the code or the state is there twice.
     Malformed,
 }
 
@@ -71,20 +67,24 @@ impl Reason {
 impl Redirect {
     /// `state` is that of the login that is awaited; an installation has none, because LiveChat begins it.
     pub fn read(query: Option<&str>, state: Option<&SecretString>) -> Self {
-        let Some(parameters) = parameters(query.unwrap_or_default()) else { return Self::Malformed };
-        let value = |name: &str| parameters.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
+        let values = |name| values(query.unwrap_or_default(), name);
         // The most exact one comes first.
         let names = ["exception_details", "oauth_exception", "identity_exception", "error"];
-        let mut errors = names.into_iter().filter_map(value).peekable();
-        let code = value("code").map(code);
-        let given = value("state").unwrap_or_default();
+        let mut errors = names.into_iter().flat_map(values).peekable();
+        let [(code, codes), (given, states)] =
+            ["code", "state"].map(|name| (values(name).next(), values(name).count()));
+        if codes > 1 || states > 1 {
+            return Self::Malformed;
+        }
+        let code = code.map(|text| self::code(&text));
+        let given = given.unwrap_or_default();
         let is_foreign =
             state.is_some_and(|state| !bool::from(given.as_bytes().ct_eq(state.expose_secret().as_bytes())));
         if is_foreign && (errors.peek().is_some() || matches!(code, Some(Some(_)))) {
             return Self::Foreign;
         }
         if errors.peek().is_some() {
-            return Self::Error(errors.find_map(Reason::of).unwrap_or(Reason::Unknown));
+            return Self::Error(errors.find_map(|name| Reason::of(&name)).unwrap_or(Reason::Unknown));
         }
         match code {
             Some(Some(code)) => Self::Code(code),
@@ -94,28 +94,12 @@ impl Redirect {
     }
 }
 
-/// The parameters, decoded; none of those that count may be there twice. A `+` is one: no value that LiveChat sends has blanks.
-fn parameters(query: &str) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
-    if query.len() > QUERY_BYTES_MAX {
-        return None;
-    }
-    let mut parameters: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
-    for part in query.split('&').filter(|part| !part.is_empty()) {
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let name = decode(name)?;
-        if parameters.len() == PARAMETERS_MAX || parameters.iter().any(|(known, _)| *known == name) {
-            return None;
-        }
-        parameters.push((name, decode(value)?));
-    }
-    Some(parameters)
-}
-
-/// Percent-decodes a text; none where a `%` begins no byte, or the bytes are not UTF-8.
-fn decode(text: &str) -> Option<Cow<'_, str>> {
-    let is_hex = |at: usize| text.as_bytes().get(at).is_some_and(u8::is_ascii_hexdigit);
-    let is_encoded = text.match_indices('%').all(|(at, _)| is_hex(at + 1) && is_hex(at + 2));
-    if is_encoded { percent_decode_str(text).decode_utf8().ok() } else { None }
+/// What a parameter has, each time that it is there. The others are not looked at: texts for people may be long, and encoded in any way. A
+/// `+` is one: no value that counts has blanks. What is not encoded as it should be is like none that is expected.
+fn values<'a>(query: &'a str, name: &'static str) -> impl Iterator<Item = Cow<'a, str>> {
+    let parameters = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
+    let of_name = parameters.filter(move |(known, _)| *known == name);
+    of_name.map(|(_, value)| percent_decode_str(value).decode_utf8_lossy())
 }
 
 #[cfg(test)]
@@ -152,10 +136,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_query_of_livechat_is_refused() {
+    fn what_is_no_code_of_livechat_is_refused() {
         let long = format!("code={}", "x".repeat(1025));
-        let many = "a".to_owned() + &(0..PARAMETERS_MAX).map(|n| format!("&a{n}=")).collect::<String>();
-        let longer = "x".repeat(QUERY_BYTES_MAX + 1);
         for query in [
             "code=a&code=b",
             "code=",
@@ -169,8 +151,7 @@ mod tests {
             "code=%25252525",
             "code=%C3%A9",
             &long,
-            &many,
-            &longer,
+            "code=a&state=&state=",
         ] {
             assert!(matches!(Redirect::read(Some(query), None), Redirect::Malformed), "{query}");
         }
@@ -190,6 +171,10 @@ mod tests {
             ("oauth_exception=server_error&code=x", Reason::Server),
             ("error=%3Cimg%20src=x%3E", Reason::Unknown),
             ("error=", Reason::Unknown),
+            ("error=%ff%", Reason::Unknown),
+            ("error=access_denied&error_description=100%&x=%ff&x=1", Reason::Denied),
+            (&format!("error=access_denied&error_description={}", "x".repeat(5000)), Reason::Denied),
+            ("error=made_up&error=access_denied", Reason::Denied),
         ] {
             match Redirect::read(Some(query), None) {
                 Redirect::Error(reason) => assert_eq!(reason, expected, "{query}"),

@@ -5,12 +5,14 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
 
 use super::accounts::{Accounts, Info};
 use super::http::FailedAttempt;
@@ -25,6 +27,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A pair of tokens is shorter. So much room is taken before a refresh, so that a full disk is met before the old pair has ended.
 const ROOM: usize = 16 << 10;
+
+/// The refreshes of this process that are under way. Once it is closed, none begins.
+static REFRESHES: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 
 /// An access token, and what refreshes it.
 #[derive(Clone, Debug)]
@@ -190,6 +195,8 @@ impl LockedFile {
 impl Reserved {
     /// Replaces the old pair. A crash leaves one or the other.
     ///
+    /// Once the file is in its place, the new pair is what every process reads: that the directory cannot be synced is no error then.
+    ///
     /// # Errors
     /// It cannot. The old pair stands.
     pub fn replace(mut self, pair: &TokenPair) -> Result<(), Failure> {
@@ -208,10 +215,15 @@ impl Reserved {
             self.file.write_all(&json)?;
             self.file.set_len(json.len() as u64)?;
             self.file.sync_all()?;
-            std::fs::rename(&self.new, &self.path)?;
-            File::open(directory(&self.path))?.sync_all()
+            std::fs::rename(&self.new, &self.path)
         };
-        replace().map_err(|e| cannot(&self.path, "written", &e))
+        replace().map_err(|e| cannot(&self.path, "written", &e))?;
+        let directory = directory(&self.path);
+        if let Err(error) = File::open(directory).and_then(|directory| directory.sync_all()) {
+            let directory = directory.display();
+            tracing::warn!(%directory, %error, "the new tokens are in their file, but a power failure now may bring back the old ones");
+        }
+        Ok(())
     }
 }
 
@@ -329,6 +341,11 @@ async fn refreshed(
     if pair.access_token.expose_secret() != stale.expose_secret() {
         return Ok(pair); // another process was faster
     }
+    // Who waits for the lock has asked LiveChat for nothing; from here on the end of the process waits for the new pair.
+    let _running = REFRESHES.token();
+    if REFRESHES.is_closed() {
+        return Err(FailedAttempt::undone(Kind::Local, "the process ends".to_owned(), "try again"));
+    }
     let (locked, reserved) = blocking(move || locked.reserve().map(|reserved| (locked, reserved))).await?;
     // Whatever became of the refresh, the call that needs the token was not sent.
     let pair =
@@ -336,6 +353,20 @@ async fn refreshed(
     let pair = blocking(move || reserved.replace(&pair).map(|()| pair)).await;
     drop(locked);
     pair
+}
+
+/// At the end of the process: waits until no refresh is half way, of which the new pair would be lost. None begins any longer.
+///
+/// # Errors
+/// One goes on for longer than a request to LiveChat can: the disk hangs.
+pub async fn refreshes_ended() -> Result<(), Failure> {
+    REFRESHES.close();
+    tokio::time::timeout(LOCK_WAIT_MAX, REFRESHES.wait()).await.map_err(|_| Failure {
+        kind: Kind::Local,
+        what: format!("a refresh of tokens has not ended within {LOCK_WAIT_MAX:?}, and its tokens may be lost"),
+        remedy: "look at the disk of apps.livechat.tokens; if LiveChat refuses the tokens, log in again: `livechat-relay auth login`"
+            .to_owned(),
+    })
 }
 
 fn read(file: &TokenFile, app: &App) -> Result<TokenPair, FailedAttempt> {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::http;
-use crate::support::relay::{SECRET, free_address};
+use crate::support::relay::{SECRET, await_that, free_address};
 use crate::support::simulator::{ACCOUNT, CLIENT, CLIENT_SECRET, ORGANIZATION, Simulator, TOKEN};
 
 /// A LiveChat with one app, the relay's configuration for it, and a free port for the browser.
@@ -356,6 +356,59 @@ fn an_error_without_the_state_of_the_login_is_told_at_once_and_ends_nothing() {
     let output = login.end();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stderr).matches("came back without").count(), 1, "{output:?}");
+}
+
+#[test]
+fn a_code_that_cannot_be_read_is_told_at_once_and_ends_nothing() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    let mut login = scene.begin(&["login"]);
+    for _ in 0..2 {
+        let page = scene.visit(&format!("http://localhost:{}/?code=one&code=two", scene.port));
+        assert!(page.status == 400 && !page.body.contains("two"), "{page:?}");
+    }
+    login.await_text("a code that cannot be read");
+    // A text for people is no part of what counts, however it is written.
+    let location = scene.livechat.authorize(&login.address) + "&text=100%&text=%ff";
+    assert_eq!(scene.visit(&location).status, 200);
+    let output = login.end();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stderr).matches("a code that cannot be read").count(), 1, "{output:?}");
+}
+
+#[test]
+fn a_logout_that_a_proxy_answers_revokes_nothing_and_keeps_the_file() {
+    let scene = Scene::new(Some(CLIENT_SECRET), &ALL, json!({}));
+    scene.log_in();
+    scene.livechat.fault(json!({ "method": "revoke", "times": 0, "answer": "html", "status": 401 }));
+    let output = scene.run(&["logout"]);
+    let told = unwrapped(&output.stderr);
+    assert!(output.status.code() == Some(1) && told.contains("the tokens are not revoked"), "{output:?}");
+    assert!(told.contains("something else than LiveChat answers"), "{output:?}");
+    assert!(scene.tokens().exists());
+
+    scene.livechat.delete("faults");
+    let output = scene.run(&["logout"]);
+    assert!(output.status.success() && !scene.tokens().exists(), "{output:?}");
+}
+
+#[test]
+fn a_refresh_that_ctrl_c_meets_half_way_comes_to_its_file_before_the_process_ends() {
+    // A public client: the old refresh token is good for once.
+    let scene = Scene::new(None, &ALL, json!({ "token_lifetime": 30 }));
+    scene.log_in();
+    let [_, old] = scene.secrets();
+    scene.livechat.delete("requests");
+    scene.livechat.fault(json!({ "method": "token", "when": "after", "delay": 5 }));
+    let child = scene.auth(&["status"]).spawn().expect("the relay's binary");
+    await_that("the tokens are refreshed", || scene.livechat.requests("token").len() == 1);
+    let process = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).expect("a process of ours");
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.code().is_some(), "the signal itself has ended it: {output:?}");
+    let [_, new] = scene.secrets();
+    assert_ne!(old, new);
+    let status = scene.run(&["status"]);
+    assert!(status.status.success(), "{status:?}");
 }
 
 fn parameter<'a>(address: &'a str, name: &str) -> &'a str {

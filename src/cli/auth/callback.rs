@@ -30,6 +30,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const FOREIGN: &str = "a browser came back without the state of this login: from another login, or because LiveChat has reported an error. \
                        If its page showed one, end this with Ctrl-C; it waits on.";
 
+/// What LiveChat has sent is lost here: a code is good for once, and no other one comes by itself.
+const MALFORMED: &str = "a browser came back with a code that cannot be read, or with two. The command waits on; end it with Ctrl-C, and log in \
+                         again.";
+
 /// How long the last page may take to reach the browser.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -110,18 +114,21 @@ impl Listener {
     pub async fn arrival(self, state: &SecretString) -> Result<(Callback, JoinSet<()>), Failure> {
         let (found, mut arrivals) = mpsc::channel::<Callback>(1);
         let (state, mut connections) = (Arc::new(state.clone()), JoinSet::new());
-        let mut is_told = false;
+        let mut told = Vec::new();
         loop {
             let has_room = connections.len() < CONNECTIONS_MAX;
             tokio::select! {
-                Some(callback) = arrivals.recv() => match callback.redirect {
-                    Redirect::Foreign => {
-                        let _ = callback.page.send(Page::Foreign); // the browser may have gone
-                        if !std::mem::replace(&mut is_told, true) {
-                            note(format_args!("{}", wrapped(FOREIGN, 0)));
-                        }
+                Some(callback) = arrivals.recv() => {
+                    let why = match callback.redirect {
+                        Redirect::Foreign => FOREIGN,
+                        Redirect::Malformed => MALFORMED,
+                        _ => return Ok((callback, connections)),
+                    };
+                    let _ = callback.page.send(Page::Foreign); // the browser may have gone
+                    if !told.contains(&why) {
+                        told.push(why);
+                        note(format_args!("{}", wrapped(why, 0)));
                     }
-                    _ => return Ok((callback, connections)),
                 },
                 Some(_) = connections.join_next() => {}
                 accepted = self.accept(), if has_room => {
@@ -167,7 +174,7 @@ async fn page<T>(request: &Request<T>, state: &SecretString, found: &mpsc::Sende
         return Page::Missing;
     }
     match Redirect::read(request.uri().query(), Some(state)) {
-        Redirect::NoCode | Redirect::Malformed => Page::Missing,
+        Redirect::NoCode => Page::Missing,
         redirect => {
             let (page, shown) = oneshot::channel();
             // Of two logins at once, the second has come too late: a code is good for once.

@@ -74,7 +74,9 @@ async fn logout(common: &Common) -> Result<(), Failure> {
         let locked = file.lock().await?;
         let accounts = Accounts::new(&livechat);
         if let Some(pair) = file.read()? {
-            revoke(&accounts, &pair).await?;
+            revoke(&accounts, &pair).await.map_err(|failure| {
+                Failure::Failed(format!("the tokens are not revoked, and {} stays: {failure}", path.display()))
+            })?;
         }
         locked.remove()?;
     }

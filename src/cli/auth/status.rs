@@ -117,8 +117,14 @@ fn may<T>(called: Result<T, livechat::Failure>) -> Result<bool, Failure> {
     match called {
         Ok(_) => Ok(true),
         Err(failure) if failure.kind == Kind::NotFound => Ok(true), // an app that is not installed
-        // No scope helps against another organization's app.
-        Err(failure) if failure.kind == Kind::Authorization && !failure.what.contains("client_id") => Ok(false),
+        // No scope helps against another organization's app, or where the account is suspended.
+        Err(failure)
+            if failure.kind == Kind::Authorization
+                && failure.what.ends_with("(authorization)")
+                && !failure.what.contains("client_id") =>
+        {
+            Ok(false)
+        }
         Err(failure) => Err(failure.into()),
     }
 }

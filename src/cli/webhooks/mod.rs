@@ -19,7 +19,7 @@ use clap::Subcommand;
 
 use self::relay::Relay;
 use super::print::{self, WARNING, ask, note, wrapped};
-use super::{Failure, Source};
+use super::{Failure, Source, until_interrupted};
 use crate::config::{Config as Whole, Need};
 use crate::deliveries::Seen;
 use crate::livechat::apply::{Relay as _, delivered};
@@ -77,14 +77,14 @@ pub struct Common {
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
-        Command::List(common) => list::list(&common).await,
+        Command::List(common) => until_interrupted(list::list(&common)).await,
         Command::Names(common) => list::names(&common).await,
-        Command::Plan(arguments) => plan::run(&arguments).await,
+        Command::Plan(arguments) => until_interrupted(plan::run(&arguments)).await,
         Command::Apply(arguments) => apply::run(&arguments).await,
         Command::Rotate(arguments) => rotate::run(&arguments).await,
-        Command::Adopt(common) => adopt::run(&common).await,
-        Command::State(common) => change::state(&common).await,
-        Command::Enable(common) => change::enable(&common).await,
+        Command::Adopt(common) => until_interrupted(adopt::run(&common)).await,
+        Command::State(common) => until_interrupted(change::state(&common)).await,
+        Command::Enable(common) => until_interrupted(change::enable(&common)).await,
         Command::Disable(arguments) => arguments.run().await,
         Command::Unregister(arguments) => arguments.run().await,
     }

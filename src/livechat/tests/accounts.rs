@@ -75,6 +75,12 @@ async fn errors_of_both_shapes_are_sorted_by_what_helps() {
         (429, json!({ "error": "temporarily_unavailable" }), Kind::TooManyRequests),
         (500, json!({ "error": "server_error" }), Kind::Unavailable),
         (404, json!({ "error": "resource_not_found" }), Kind::NotFound),
+        (410, json!({ "error": "join_link_expired", "error_description": "d" }), Kind::Validation),
+        (400, json!({ "error": "made_up", "invalid_fields": { "code": "x" } }), Kind::Validation),
+        (400, json!({ "oauth_exception": "made_up" }), Kind::Validation),
+        (400, json!({ "error": "made_up" }), Kind::Unintelligible),
+        (400, json!({ "error": "no name", "error_description": "d" }), Kind::Unintelligible),
+        (501, json!({ "error": "not_implemented", "error_description": "d" }), Kind::Unavailable),
         (401, json!("text"), Kind::Authentication),
         (200, json!("text"), Kind::Unintelligible),
         (200, json!({ "access_token": 1 }), Kind::Unintelligible),
@@ -139,12 +145,23 @@ async fn a_token_that_livechat_does_not_know_is_revoked_already() {
         (404, "{\"error\": \"resource_not_found\"}", true),
         (401, "{\"error\": \"unauthorized\"}", true),
         (422, "{\"error\": \"invalid_request\"}", true),
+        (400, "{\"error\": \"invalid_request\"}", false),
         (400, "{\"error\": \"bad_request\"}", false),
+        (401, "<html>", false),
+        (401, "{\"error\": \"text\"}", false),
+        (404, "{\"error\": \"not_found\"}", false),
+        (403, "{\"error\": \"access_denied\"}", false),
         (404, "<html>", false),
         (503, "", false),
     ] {
         let server = Server::start(move |_, _| reply(status, "", body)).await;
-        assert_eq!(accounts(&server).revoke(&"access-0".into()).await.is_ok(), is_done, "{status} {body}");
+        let revoked = accounts(&server).revoke(&"access-0".into()).await;
+        assert_eq!(revoked.is_ok(), is_done, "{status} {body}");
+        if let Err(failure) = revoked {
+            assert_told(&failure);
+            // What to look at is told by who answers.
+            assert_eq!(failure.remedy.contains("something else"), body == "<html>", "{failure}");
+        }
         let seen = &server.seen()[0];
         assert_eq!((&*seen.line, seen.header("authorization")), ("DELETE /v2/token", Some("Bearer access-0")));
     }

@@ -311,6 +311,21 @@ async fn a_call_that_is_not_allowed_names_its_own_scope_and_then_the_client_id()
 }
 
 #[tokio::test]
+async fn an_account_that_is_suspended_awaits_approval_or_may_not_is_no_matter_of_scopes_and_client_ids() {
+    for (name, expected) in [
+        ("requester_suspended", "suspended"),
+        ("requester_awaiting_approval", "awaits approval"),
+        ("not_allowed", "administrator"),
+        ("missing_access", "administrator"),
+    ] {
+        let server = Server::start(move |_, _| error(403, name)).await;
+        let remedy = server.api().list_webhooks().await.expect_err("refused").remedy;
+        assert!(remedy.contains(expected), "{name}: {remedy}");
+        assert!(!remedy.contains("client_id") && !remedy.contains("scope"), "{name}: {remedy}");
+    }
+}
+
+#[tokio::test]
 async fn a_client_id_that_livechat_names_is_the_one_cause() {
     let message = "`owner_client_id` is not owned by your organization";
     let body = json!({ "error": { "type": "authorization", "message": message } }).to_string();
