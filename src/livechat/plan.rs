@@ -71,6 +71,8 @@ pub struct Change {
     /// Removed before the new one is registered, because LiveChat takes no fourth registration of an action.
     #[serde(rename = "unregister_first")]
     pub first: Option<Registration>,
+    /// Whether events are lost between `first` and the new one: of what stays meanwhile nothing is known to deliver all that `first` does.
+    pub has_gap: bool,
     pub register: Option<Wanted>,
     /// LiveChat takes no registration, and none is the relay's to remove: nothing can be done.
     pub is_blocked: bool,
@@ -82,16 +84,11 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether no registration of the action is left for a while: its events are lost then.
-    pub fn has_gap(&self) -> bool {
-        self.first.is_some() && self.then.is_empty()
-    }
-
     /// What there is to say where LiveChat takes no further registration of the action.
     pub fn full(&self) -> Option<Warning> {
         let first = self.first.as_ref().map(|first| first.id.clone());
         let is_full = first.is_some() || self.is_blocked;
-        is_full.then(|| Warning::Full { action: self.action.clone(), first, has_gap: self.has_gap() })
+        is_full.then(|| Warning::Full { action: self.action.clone(), first, has_gap: self.has_gap })
     }
 
     /// Calls of LiveChat that change something.
@@ -118,8 +115,8 @@ pub enum Warning {
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
     Http { action: String, id: String },
-    /// LiveChat takes no further registration of the action. `first` has to go before, if one is the relay's to remove; `has_gap` where no
-    /// other one comes to the relay meanwhile.
+    /// LiveChat takes no further registration of the action. `first` has to go before, if one is the relay's to remove; `has_gap` where
+    /// no other one is known to deliver the same meanwhile.
     Full { action: String, first: Option<String>, has_gap: bool },
     /// LiveChat has a date for the version's end.
     Ends { version: &'static str, notices: Notices },
@@ -161,12 +158,15 @@ impl Plan {
             then.retain(|one| one.action == *action);
             let count = then.len() + kept.len() + of(&self.foreign).len();
             let is_full = register.is_some() && count >= REGISTRATIONS_MAX;
-            // The one whose loss costs least: it has delivered nothing.
-            let costs_least = (0..then.len()).min_by_key(|n| facts.delivered.contains(&then[*n].id));
-            let first = costs_least.filter(|_| is_full).map(|n| then.remove(n));
+            // The one whose loss costs least: another one delivers the same, or it has delivered nothing itself.
+            let delivers = |n: usize| facts.delivered.contains(&then[n].id);
+            let has_gap = |n: usize| !(0..then.len()).any(|m| m != n && delivers(m) && is_alike(&then[n], &then[m]));
+            let costs_least = (0..then.len()).min_by_key(|n| (has_gap(*n), delivers(*n))).filter(|_| is_full);
+            let has_gap = costs_least.is_some_and(has_gap);
+            let first = costs_least.map(|n| then.remove(n));
             let is_blocked = is_full && first.is_none();
             let stays = kept.first().filter(|_| register.is_none()).map(|one| one.id.clone());
-            Change { action: action.clone(), first, register, is_blocked, stays, then }
+            Change { action: action.clone(), first, has_gap, register, is_blocked, stays, then }
         };
         actions.into_iter().map(change).collect()
     }
@@ -272,6 +272,15 @@ fn place(url: &str) -> Option<(String, String)> {
     let secure = url.strip_prefix("http://").map(|rest| format!("https://{rest}"));
     let url = Url::parse(secure.as_deref().unwrap_or(url)).ok()?;
     Some((format!("{}:{}", url.host_str()?, url.port_or_known_default()?), url.path().to_owned()))
+}
+
+/// Whether two registrations of an action deliver the same events, to the same place.
+fn is_alike(one: &Registration, other: &Registration) -> bool {
+    let Registration { url, level, filters, unknown_filters, .. } = one;
+    *url == other.url
+        && *level == other.level
+        && effective(filters) == effective(&other.filters)
+        && *unknown_filters == other.unknown_filters
 }
 
 /// In what a registration differs from what is wanted of its action, by LiveChat's names.

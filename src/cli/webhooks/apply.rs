@@ -86,6 +86,8 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     let stop = stop_on_signal()?;
+    // What stood before the question need not stand now.
+    let listed = if arguments.yes { listed } else { work.api.list_webhooks().await? };
     work.run(&stop, secret_key, &changes, listed, plan_of).await.map(drop)
 }
 
@@ -130,7 +132,7 @@ impl Work<'_> {
     pub fn is_agreed(&self, changes: &[Change]) -> Result<bool, Failure> {
         let warn = |what: &str, more: &str| note(format_args!("{WARNING}{what}{WARNING:#} {more}"));
         let gaps: Vec<_> =
-            changes.iter().filter(|change| change.has_gap()).map(|change| change.action.as_str()).collect();
+            changes.iter().filter(|change| change.has_gap).map(|change| change.action.as_str()).collect();
         if !gaps.is_empty() {
             let most = self.propagation * 2;
             let what = format!(
@@ -188,11 +190,11 @@ impl Work<'_> {
             match &step {
                 Progress::Registered { id, .. } => _ = registered.insert(id.clone()),
                 Progress::Unregistered { id, .. } => _ = unregistered.insert(id.clone()),
-                Progress::Waiting { .. } => {}
+                Progress::Lost { .. } | Progress::Waiting { .. } => {}
             }
             done.push(step);
         });
-        let ended = run.to_end(listed, plan).await;
+        let ended = run.to_end(changes, listed, plan).await;
         let (new, old) = (registered.len(), unregistered.len());
         let is_json = self.arguments.common.json;
         if is_json {
@@ -206,9 +208,18 @@ impl Work<'_> {
             let both = changes.iter().filter(|change| is_new(&change.action) && change.then.iter().any(is_old)).count();
             let rest = match count(both as u64, "action") {
                 _ if both == 0 => "the rest is as it was".to_owned(),
-                both => format!("of {both} the old webhook and the new one stand, and each event is published once"),
+                both => format!(
+                    "of {both} the old webhook and the new one stand, and the relay drops the copies that it recognizes"
+                ),
             };
-            let standing = format!("{new} registered and {old} unregistered before that; {rest}. ");
+            let lost: Vec<_> = done.iter().filter_map(Progress::lost).collect();
+            let lost = match lost.join(", ") {
+                lost if lost.is_empty() => lost,
+                lost => {
+                    format!("No event of {lost} comes: the former webhook is removed, and no new one is registered. ")
+                }
+            };
+            let standing = format!("{new} registered and {old} unregistered before that; {rest}. {lost}");
             return Err(self.stopped(&why, &standing));
         }
         if !is_json {
@@ -244,6 +255,9 @@ fn tell(step: &Progress) {
         }
         Progress::Unregistered { action, id } => {
             note(format_args!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
+        }
+        Progress::Lost { action } => {
+            note(format_args!("  {ERROR}!{ERROR:#}   {}  {DIM}its events are lost{DIM:#}", column(action)));
         }
         Progress::Waiting { what, most } => tell_waiting(what, *most),
     }

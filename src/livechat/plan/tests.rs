@@ -207,6 +207,21 @@ fn where_three_stand_one_has_to_go_first() {
         let all = plan(&app(&event), &registered, &Facts::default()).changes(&Facts::default());
         assert_eq!((all.len(), all[0].is_blocked), (1, expected.starts_with("not this relay's")));
     }
+    // What stays has to deliver what the first one does.
+    let lost = |registered: [Registration; 3], ids: &[&str]| full(registered, ids).expect("a warning");
+    let filtered = |id: &str, author: &str| {
+        let filters = Filters { author_type: Some(author.to_owned()), ..Filters::default() };
+        registered(id, Wanted { filters, ..wanted("incoming_event") })
+    };
+    let differ = || [filtered("1", "customer"), filtered("2", "agent"), others("3")];
+    assert!(lost(differ(), &["1", "2"]).1, "the events of the other author");
+    assert!(lost([old("1"), old("2"), others("3")], &[]).1, "the other one may have a wrong secret key");
+    assert!(!lost([old("1"), old("2"), others("3")], &["2"]).1);
+    let (text, has_gap) = lost([filtered("1", "agent"), old("2"), old("3")], &["2", "3"]);
+    assert!(
+        text.contains("2 has to go before") && !has_gap,
+        "1 has delivered nothing yet, and may do what none else does: {text}"
+    );
     assert_eq!(full([old("1"), old("2"), one("3", "thread_tagged")], &[]), None);
     assert_eq!(full([old("1"), old("2"), one("3", "incoming_event")], &[]), None, "nothing is added");
 }
