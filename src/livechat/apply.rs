@@ -39,15 +39,15 @@ pub fn to_apply(
     Ok(plan(app, listed, &facts).changes(&facts))
 }
 
-/// What the relay has got with a key that it still has: what came with another one would be refused now.
+/// What the relay has got with a key that is valid now: what came with another one would be refused.
 fn live(seen: &Seen) -> impl Iterator<Item = &Delivered> {
     let is_known = |one: &Delivered| seen.keys.iter().any(|key| key.app == one.app && key.key == one.key);
     seen.registrations.iter().filter(move |one| is_known(one))
 }
 
 /// The registrations of an app through which the relay got webhooks.
-pub fn delivered(app: &App, seen: &Seen) -> BTreeSet<String> {
-    live(seen).filter(|one| one.app == app.name).map(|one| one.webhook_id.clone()).collect()
+pub fn delivered(app: &App, seen: &Seen) -> BTreeMap<String, Delivered> {
+    live(seen).filter(|one| one.app == app.name).map(|one| (one.webhook_id.clone(), one.clone())).collect()
 }
 
 /// What LiveChat does for [`Run`].

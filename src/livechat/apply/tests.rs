@@ -116,8 +116,7 @@ impl Fake {
 
     fn plan(&self, listed: &[Registration], actions: &[&str]) -> Vec<Change> {
         let app = App { wanted: Some(actions.iter().map(|action| wanted(action)).collect()), ..app() };
-        let delivering = self.delivering().into_iter().filter(|_| self.has_events).map(|one| one.id);
-        let facts = Facts { delivered: delivering.collect(), ..Facts::default() };
+        let facts = Facts { delivered: delivered(&app, &self.seen_now()), ..Facts::default() };
         plan(&app, listed, &facts).changes(&facts)
     }
 
@@ -201,12 +200,18 @@ impl LiveChat for Fake {
 
 impl Relay for Fake {
     async fn seen(&self) -> Option<Seen> {
+        Some(self.seen_now())
+    }
+}
+
+impl Fake {
+    fn seen_now(&self) -> Seen {
         let seen = |one: Registration| {
             let (app, key, now) = ("a".to_owned(), "k".to_owned(), Timestamp::now());
             Delivered { app, webhook_id: one.id, action: one.action, key, deliveries: 1, first: now, last: now }
         };
         let registrations = self.delivering().into_iter().filter(|_| self.has_events).map(seen).collect();
-        Some(Seen { registrations, keys: keys(&["k"]), ..Seen::default() })
+        Seen { registrations, keys: keys(&["k"]), ..Seen::default() }
     }
 }
 
