@@ -92,10 +92,15 @@ impl Change {
         is_full.then(|| Warning::Full { action: self.action.clone(), first, has_gap: self.has_gap })
     }
 
+    /// What goes, in this order.
+    pub fn removed(&self) -> impl Iterator<Item = &Registration> {
+        self.first.iter().chain(&self.then)
+    }
+
     /// Calls of LiveChat that change something.
     pub fn calls(&self) -> usize {
         let is_registered = self.register.is_some() && !self.is_blocked;
-        usize::from(is_registered) + usize::from(self.first.is_some()) + self.then.len()
+        usize::from(is_registered) + self.removed().count()
     }
 }
 
