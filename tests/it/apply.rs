@@ -269,6 +269,12 @@ fn a_rotation_that_is_interrupted_is_named_everywhere_and_registers_nothing_a_th
     assert_eq!(place.livechat.requests("register_webhook").len(), 6, "three of before, three of the rotation: {text}");
     let key = std::fs::read_to_string(place.directory.path().join("keys").join(&keys[1])).expect("read");
     assert_eq!(place.registered(), wanted(false, key.trim()));
+
+    // One of which nothing but the end is left asks, too: a key is deleted then.
+    std::fs::write(place.directory.path().join("keys/2026-09"), SECRET).expect("written");
+    let (code, text) = run(&file, &["rotate"]);
+    assert!(code == Some(64) && text.contains("0 calls") && text.contains("add --yes"), "{text}");
+    assert_eq!(place.keys().len(), 2);
 }
 
 /// Makes things happen at LiveChat, once what is registered is in force; how many chats, messages and tags, and the chats' ids.

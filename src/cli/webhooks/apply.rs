@@ -85,7 +85,9 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
             (false, false) => out(format_args!("\nStep by step:\n{}", numbered(&work.steps(&changes)).trim_end())),
         };
     }
-    if !work.is_agreed(&changes, shown)? {
+    // Where nothing can be done there is nothing to ask: the run says why.
+    let is_possible = changes.iter().any(|change| !change.is_blocked);
+    if is_possible && !work.is_agreed(&changes, shown)? {
         return Ok(());
     }
     let stop = stop_on_signal()?;
@@ -136,9 +138,6 @@ impl Work<'_> {
     /// # Errors
     /// As [`confirm`]; or they have not seen the plan that they would agree to.
     pub fn is_agreed(&self, changes: &[Change], shown: Result<(), Failure>) -> Result<bool, Failure> {
-        if changes.iter().all(|change| change.is_blocked) {
-            return Ok(true); // nothing can be done, which the run says
-        }
         let warn = |what: &str, more: &str| note(format_args!("{WARNING}{what}{WARNING:#} {more}"));
         let gaps: Vec<_> =
             changes.iter().filter(|change| change.has_gap).map(|change| change.action.as_str()).collect();
