@@ -422,6 +422,11 @@ fn rotate_refuses_where_a_webhook_that_stays_delivers_with_the_old_key() {
         );
     }
     assert_eq!((place.keys().len(), place.registered().len()), (1, 1));
+    // Nor does it begin where it could not register all.
+    (1..=2).for_each(|n| register(&place, "incoming_event", &format!("https://crm.example/{n}")));
+    let (code, text) = run(&relay.file(), &["rotate", "--yes"]);
+    assert!(code == Some(1) && text.contains("incoming_event cannot be registered"), "{text}");
+    assert_eq!((place.keys().len(), place.registered().len()), (1, 3));
 }
 
 /// While the old key becomes silent the configuration is made invalid.
