@@ -47,7 +47,7 @@ pub struct KeyUse {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
     pub registrations: Vec<Delivered>,
-    /// Those that the relay knows now.
+    /// Those that are valid now: what comes with another one is refused.
     pub keys: Vec<KeyUse>,
     /// By app: whose webhooks it has had, each an `organization_id` or, up to API 3.3, a `license_id`.
     #[serde(default)]

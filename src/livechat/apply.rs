@@ -39,15 +39,15 @@ pub fn to_apply(
     Ok(plan(app, listed, &facts).changes(&facts))
 }
 
-/// What the relay has got with a key that it still has: what came with another one would be refused now.
+/// What the relay has got with a key that is valid now: what came with another one would be refused.
 fn live(seen: &Seen) -> impl Iterator<Item = &Delivered> {
     let is_known = |one: &Delivered| seen.keys.iter().any(|key| key.app == one.app && key.key == one.key);
     seen.registrations.iter().filter(move |one| is_known(one))
 }
 
 /// The registrations of an app through which the relay got webhooks.
-pub fn delivered(app: &App, seen: &Seen) -> BTreeSet<String> {
-    live(seen).filter(|one| one.app == app.name).map(|one| one.webhook_id.clone()).collect()
+pub fn delivered(app: &App, seen: &Seen) -> BTreeMap<String, Delivered> {
+    live(seen).filter(|one| one.app == app.name).map(|one| (one.webhook_id.clone(), one.clone())).collect()
 }
 
 /// What LiveChat does for [`Run`].
@@ -100,11 +100,23 @@ pub enum Progress {
         action: String,
         id: String,
     },
+    /// At the end of a run that was stopped: its former registration is gone, or may be, and has no successor. Its events are lost until
+    /// another run registers it.
+    Lost {
+        action: String,
+    },
     /// Why nothing seems to happen, and for how long at most.
     Waiting {
         what: String,
         most: Duration,
     },
+}
+
+impl Progress {
+    /// The action whose events are lost.
+    pub fn lost(&self) -> Option<&str> {
+        if let Self::Lost { action } = self { Some(action) } else { None }
+    }
 }
 
 /// Why it ended early.
@@ -117,6 +129,8 @@ pub enum Stopped {
     Refused(String),
     /// What the configuration says cannot be done.
     Blocked(String),
+    /// What is registered has changed, so that it would take a loss that was not agreed.
+    Changed(String),
     /// What LiveChat lists is not what was done.
     Unsettled(String),
     /// A person has stopped it, between two calls.
@@ -135,6 +149,12 @@ pub struct Interrupted;
 pub async fn pause(stop: &CancellationToken, time: Duration) -> Result<(), Interrupted> {
     let is_over = tokio::time::timeout(time, stop.cancelled()).await.is_err();
     if is_over { Ok(()) } else { Err(Interrupted) }
+}
+
+/// Whether a change takes no loss that is not in what was agreed.
+fn is_agreed(change: &Change, agreed: &[Change]) -> bool {
+    let mut of_action = agreed.iter().filter(|of| of.action == change.action);
+    change.first.is_none() || of_action.any(|of| of.first.is_some() && (of.has_gap || !change.has_gap))
 }
 
 /// How long a delivery is awaited. `livechat.propagation` has a margin, which is all that may be less than [`COPY_WITHIN`].
@@ -184,6 +204,8 @@ pub struct Run<'a, L, R, P> {
     unregistered: BTreeSet<String>,
     /// Actions that are left as they are, and why.
     refused: BTreeMap<String, String>,
+    /// Actions whose registration was removed first, at the price of a gap, and that have no successor yet.
+    lost: BTreeSet<String>,
     /// When the relay was first seen to have a delivery through a registration.
     delivers: BTreeMap<String, Instant>,
 }
@@ -208,17 +230,32 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             registered: BTreeSet::new(),
             unregistered: BTreeSet::new(),
             refused: BTreeMap::new(),
+            lost: BTreeSet::new(),
             delivers: BTreeMap::new(),
         }
     }
 
     /// Does what `plan` says of what is listed, until that is nothing. `plan` is told which registrations this run has made, and what the
-    /// relay has seen.
+    /// relay has seen. `agreed`: what a person has seen of it; a loss that is not in it is not taken.
     ///
     /// # Errors
-    /// [`Stopped`]: what was done was reported; another run goes on from there.
+    /// [`Stopped`]: what was done, and is lost, was reported; another run goes on from there.
     pub async fn to_end(
         mut self,
+        agreed: &[Change],
+        listed: Vec<Registration>,
+        plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
+    ) -> Result<(), Stopped> {
+        let ended = self.passes(agreed, listed, plan).await;
+        for action in std::mem::take(&mut self.lost) {
+            (self.progress)(Progress::Lost { action });
+        }
+        ended
+    }
+
+    async fn passes(
+        &mut self,
+        agreed: &[Change],
         mut listed: Vec<Registration>,
         plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
     ) -> Result<(), Stopped> {
@@ -230,8 +267,15 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             self.refused.extend(why);
             changes.retain(|change| !self.refused.contains_key(&change.action));
             if changes.is_empty() {
-                let refused: Vec<_> = self.refused.into_values().collect();
+                let refused: Vec<_> = self.refused.values().cloned().collect();
                 return if refused.is_empty() { Ok(()) } else { Err(Stopped::Refused(refused.join("\n"))) };
+            }
+            if let Some(loss) = changes.iter().find(|change| !is_agreed(change, agreed)) {
+                let lost = if loss.has_gap { ", and its events would be lost meanwhile" } else { "" };
+                return Err(Stopped::Changed(format!(
+                    "what is registered has changed since the plan was made: a registration of {} would now have to go before its new one comes{lost}",
+                    loss.action
+                )));
             }
             self.pass(&changes, &listed).await?;
             listed = self.settled_listing().await?;
@@ -244,14 +288,20 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         let mut known: BTreeSet<String> = listed.iter().map(|one| one.id.clone()).collect();
         let mut waiting = Vec::new();
         for change in changes {
-            if let Some(first) = &change.first
-                && !self.unregister(first).await?
-            {
-                continue;
+            if let Some(first) = &change.first {
+                self.go_on()?;
+                if change.has_gap {
+                    self.lost.insert(change.action.clone()); // a call that fails may have done it
+                }
+                if !self.unregister(first).await? {
+                    self.lost.remove(&change.action);
+                    continue;
+                }
             }
             let mut successor = change.stays.clone();
             if let Some(wanted) = &change.register {
                 let Some(id) = self.register(wanted, change.first.is_some(), &known).await? else { continue };
+                self.lost.remove(&change.action);
                 known.insert(id.clone());
                 self.registered.insert(id.clone());
                 (self.progress)(Progress::Registered { action: change.action.clone(), id: id.clone() });
@@ -269,6 +319,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                     Verdict::Wait => later.push(one),
                     Verdict::InForce => {
                         for old in &one.change.then {
+                            self.go_on()?;
                             self.unregister(old).await?;
                         }
                     }
@@ -292,7 +343,8 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         Ok(())
     }
 
-    /// Registers, and notes where LiveChat does not want it. Where one `was_removed` for it just now, LiveChat may count that one still.
+    /// Registers, and notes where LiveChat does not want it. Where one `was_removed` for it just now, LiveChat may count that one still;
+    /// and nothing stops the run before the first try, or the action would have one less for nothing.
     async fn register(
         &mut self,
         wanted: &Wanted,
@@ -300,8 +352,10 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         known: &BTreeSet<String>,
     ) -> Result<Option<String>, Stopped> {
         let began = Instant::now();
-        loop {
+        if !was_removed {
             self.go_on()?;
+        }
+        loop {
             let failure = match self.livechat.register(wanted, self.secret_key, known).await {
                 Ok(id) => return Ok(Some(id)),
                 Err(failure) => failure,
@@ -380,7 +434,6 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
 
     /// Whether it is removed.
     async fn unregister(&mut self, old: &Registration) -> Result<bool, Stopped> {
-        self.go_on()?;
         if let Err(failure) = self.livechat.unregister(&old.id).await {
             self.note(&old.action, failure)?;
             return Ok(false);

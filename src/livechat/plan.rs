@@ -1,6 +1,6 @@
 //! What is to be registered and unregistered so that LiveChat has what the configuration wants: a pure comparison, which calls nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::civil::Date;
@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::catalogue::{self, REGISTRATIONS_MAX};
 use super::{App, Filters, Notices, Registration, Wanted};
+use crate::deliveries::Delivered;
 
 /// What is known besides the listing.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +17,8 @@ pub struct Facts {
     /// `license_webhooks_enabled`; false where the app is not installed. Absent: not asked.
     pub enabled: Option<bool>,
     pub notices: Notices,
-    /// The ids of the registrations through which the relay got verified webhooks.
-    pub delivered: BTreeSet<String>,
+    /// By id, the registrations through which the relay got webhooks, the last with a secret key that it still has.
+    pub delivered: BTreeMap<String, Delivered>,
     /// For a rotation, the ids of those that have the new secret key. All others are replaced.
     pub with_new_key: Option<BTreeSet<String>>,
     /// A rotation that was begun and has not ended, where the plan is not its own.
@@ -71,6 +72,8 @@ pub struct Change {
     /// Removed before the new one is registered, because LiveChat takes no fourth registration of an action.
     #[serde(rename = "unregister_first")]
     pub first: Option<Registration>,
+    /// Whether events are lost between `first` and the new one: of what stays meanwhile nothing is known to deliver all that `first` does.
+    pub has_gap: bool,
     pub register: Option<Wanted>,
     /// LiveChat takes no registration, and none is the relay's to remove: nothing can be done.
     pub is_blocked: bool,
@@ -82,22 +85,22 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether no registration of the action is left for a while: its events are lost then.
-    pub fn has_gap(&self) -> bool {
-        self.first.is_some() && self.then.is_empty()
-    }
-
     /// What there is to say where LiveChat takes no further registration of the action.
     pub fn full(&self) -> Option<Warning> {
         let first = self.first.as_ref().map(|first| first.id.clone());
         let is_full = first.is_some() || self.is_blocked;
-        is_full.then(|| Warning::Full { action: self.action.clone(), first, has_gap: self.has_gap() })
+        is_full.then(|| Warning::Full { action: self.action.clone(), first, has_gap: self.has_gap })
+    }
+
+    /// What goes, in this order.
+    pub fn removed(&self) -> impl Iterator<Item = &Registration> {
+        self.first.iter().chain(&self.then)
     }
 
     /// Calls of LiveChat that change something.
     pub fn calls(&self) -> usize {
         let is_registered = self.register.is_some() && !self.is_blocked;
-        usize::from(is_registered) + usize::from(self.first.is_some()) + self.then.len()
+        usize::from(is_registered) + self.removed().count()
     }
 }
 
@@ -118,8 +121,8 @@ pub enum Warning {
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
     Http { action: String, id: String },
-    /// LiveChat takes no further registration of the action. `first` has to go before, if one is the relay's to remove; `has_gap` where no
-    /// other one comes to the relay meanwhile.
+    /// LiveChat takes no further registration of the action. `first` has to go before, if one is the relay's to remove; `has_gap` where
+    /// no other one is known to deliver the same meanwhile.
     Full { action: String, first: Option<String>, has_gap: bool },
     /// LiveChat has a date for the version's end.
     Ends { version: &'static str, notices: Notices },
@@ -142,9 +145,15 @@ impl Plan {
         self.warnings.contains(&Warning::Disabled)
     }
 
+    /// What cannot be registered, because LiveChat takes no more of the action.
+    pub fn blocked(&self) -> usize {
+        let is_blocked = |warning: &&Warning| matches!(warning, Warning::Full { first: None, .. });
+        self.warnings.iter().filter(is_blocked).count()
+    }
+
     /// Calls that change something. Applying the plan has a listing before them, and one after.
     pub fn calls(&self) -> usize {
-        self.add.len() + self.remove.len()
+        self.add.len() - self.blocked() + self.remove.len()
     }
 
     /// The way to what is wanted, by action.
@@ -161,12 +170,15 @@ impl Plan {
             then.retain(|one| one.action == *action);
             let count = then.len() + kept.len() + of(&self.foreign).len();
             let is_full = register.is_some() && count >= REGISTRATIONS_MAX;
-            // The one whose loss costs least: it has delivered nothing.
-            let costs_least = (0..then.len()).min_by_key(|n| facts.delivered.contains(&then[*n].id));
-            let first = costs_least.filter(|_| is_full).map(|n| then.remove(n));
+            // The one whose loss costs least: another one delivers the same, or it has delivered nothing itself.
+            let delivers = |n: usize| facts.delivered.contains_key(&then[n].id);
+            let has_gap = |n: usize| !(0..then.len()).any(|m| m != n && delivers(m) && is_alike(&then[n], &then[m]));
+            let costs_least = (0..then.len()).min_by_key(|n| (has_gap(*n), delivers(*n))).filter(|_| is_full);
+            let has_gap = costs_least.is_some_and(has_gap);
+            let first = costs_least.map(|n| then.remove(n));
             let is_blocked = is_full && first.is_none();
             let stays = kept.first().filter(|_| register.is_none()).map(|one| one.id.clone());
-            Change { action: action.clone(), first, register, is_blocked, stays, then }
+            Change { action: action.clone(), first, has_gap, register, is_blocked, stays, then }
         };
         actions.into_iter().map(change).collect()
     }
@@ -185,13 +197,21 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
         if same.is_empty() {
             add.push(wanted.clone());
         }
-        // Of several that are alike the last id of those that deliver, whatever the order of the listing, so that two runs at once keep
-        // the same one. Where none has delivered, nothing but a rotation says which has the right secret key; where one is unfinished,
-        // it removes what has the old key, and nothing else does.
-        let delivers = |id: &String| facts.delivered.contains(id);
-        let is_candidate = |id: &&&String| facts.rotation.is_none() && (delivers(id) || facts.with_new_key.is_some());
-        let last = same.iter().filter(is_candidate).max_by_key(|id| (delivers(id), **id));
-        kept.extend(last.map_or(same.clone(), |last| vec![*last]).into_iter().cloned());
+        // Of several that are alike one stays: one with the key that new ones get, or else with the key that was in use last. Of those
+        // with one key it is the last id, whatever the order of the listing, so that two runs at once keep the same one. Where none has
+        // delivered, nothing but a rotation says which has the right secret key; where one is unfinished, it removes what has the old
+        // key, and nothing else does.
+        let own_key = app.secret_key.as_ref().map(|key| key.name.as_str());
+        let delivered = |id: &String| facts.delivered.get(id);
+        let last_of = |key: &str| {
+            let with_key = same.iter().filter_map(|id| delivered(id)).filter(|one| one.key == key);
+            with_key.map(|one| one.last).max()
+        };
+        let rank = |one: &Delivered| (own_key == Some(one.key.as_str()), last_of(&one.key), one.key.clone());
+        let is_candidate =
+            |id: &&&String| facts.rotation.is_none() && (delivered(id).is_some() || facts.with_new_key.is_some());
+        let stays = same.iter().filter(is_candidate).max_by_key(|id| (delivered(id).map(rank), **id));
+        kept.extend(stays.map_or(same.clone(), |stays| vec![*stays]).into_iter().cloned());
     }
     let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|one| kept.contains(&one.id));
     let is_added = |action: &str| add.iter().any(|wanted| wanted.action == action);
@@ -272,6 +292,15 @@ fn place(url: &str) -> Option<(String, String)> {
     let secure = url.strip_prefix("http://").map(|rest| format!("https://{rest}"));
     let url = Url::parse(secure.as_deref().unwrap_or(url)).ok()?;
     Some((format!("{}:{}", url.host_str()?, url.port_or_known_default()?), url.path().to_owned()))
+}
+
+/// Whether two registrations of an action deliver the same events, to the same place.
+fn is_alike(one: &Registration, other: &Registration) -> bool {
+    let Registration { url, level, filters, unknown_filters, .. } = one;
+    *url == other.url
+        && *level == other.level
+        && effective(filters) == effective(&other.filters)
+        && *unknown_filters == other.unknown_filters
 }
 
 /// In what a registration differs from what is wanted of its action, by LiveChat's names.

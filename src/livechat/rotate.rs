@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::apply::{Interrupted, Relay, delivered, pause};
 use super::plan::{Change, Facts, Why, plan};
 use super::{App, Registration};
-use crate::deliveries::Seen;
+use crate::deliveries::{Delivered, Seen};
 use crate::event::Token;
 
 /// The bytes of a new key, before they are written in hex: as many as no one can guess.
@@ -65,7 +65,7 @@ pub fn new_name<'n>(names: impl IntoIterator<Item = &'n str>, now: Timestamp) ->
 /// file's place.
 ///
 /// # Errors
-/// It is not there: nothing has changed.
+/// It is not there; or, if it has its name, it may not be on the disk, or not under that name alone.
 pub fn write_key(directory: &Path, name: &str, secret_key: &SecretString, like: &Path) -> io::Result<PathBuf> {
     let (unfinished, path) = (directory.join(UNFINISHED), directory.join(name));
     match fs::remove_file(&unfinished) {
@@ -146,6 +146,20 @@ pub fn with_key(
     let shown = listed.iter().filter(|one| one.secret_key.is_some() && one.secret_key == secret).map(|one| &one.id);
     let delivered = seen.registrations.iter().filter(|one| one.app == app.name && one.key == name);
     delivered.map(|one| &one.webhook_id).chain(shown).chain(made).cloned().collect()
+}
+
+/// Of these registrations one without the new key that has delivered here with an old one, by whatever address: without that key the relay
+/// refuses its webhooks.
+pub fn needs_old<'l>(
+    app: &App,
+    mut listed: impl Iterator<Item = &'l Registration>,
+    seen: &Seen,
+    new: &BTreeSet<String>,
+    old: &[String],
+) -> Option<&'l Registration> {
+    let uses_old = |one: &Delivered| one.app == app.name && old.contains(&one.key);
+    let used: Vec<_> = seen.registrations.iter().filter(|one| uses_old(one)).map(|one| &one.webhook_id).collect();
+    listed.find(|one| !new.contains(&one.id) && used.contains(&&one.id))
 }
 
 /// What an old key still does.

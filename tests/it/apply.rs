@@ -10,9 +10,11 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::support::http;
 use crate::support::mock::Mock;
 use crate::support::relay::{Relay, SECRET, await_that, configuration};
 use crate::support::simulator::{self, Simulator};
+use crate::support::{chat_id, incoming_event};
 
 const ACTIONS: &str = r#"actions = ["incoming_chat", "incoming_event", "thread_tagged"]"#;
 
@@ -96,6 +98,22 @@ fn run(file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     (status.code(), format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)))
 }
 
+/// As when it is piped into a command that has ended.
+fn run_unread(file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut child = command(file, arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary");
+    drop(child.stdout.take());
+    let Output { status, stderr, .. } = child.wait_with_output().expect("its end");
+    (status.code(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// Registered by hand.
+fn register(place: &Place, action: &str, url: &str) {
+    let owner = simulator::CLIENT;
+    let webhook =
+        json!({ "action": action, "url": url, "secret_key": SECRET, "owner_client_id": owner, "type": "license" });
+    assert_eq!(place.livechat.call("register_webhook", webhook).status, 200);
+}
+
 const FILTERED: &str = r#"actions = ["incoming_chat", "incoming_event", "thread_tagged"], filters = { source_type = ["my_client", "other_clients", "system"] }"#;
 
 fn wanted(is_filtered: bool, key: &str) -> Vec<(String, bool, String)> {
@@ -124,6 +142,15 @@ fn apply_registers_what_is_wanted_once_and_removes_what_is_not() {
         serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap_or(&text)).expect("JSON");
     assert_eq!((code, report["done"].as_array().map(Vec::len)), (Some(0), Some(2)), "{text}");
     assert_eq!(place.registered(), [("incoming_event".to_owned(), false, SECRET.to_owned())]);
+
+    // Where nothing can be done there is nothing to ask.
+    (1..=3).for_each(|n| register(&place, "thread_tagged", &format!("https://crm.example/{n}")));
+    let (code, text) = run(&place.file(r#"actions = ["incoming_event", "thread_tagged"]"#), &["apply"]);
+    assert!(code == Some(1) && text.contains("thread_tagged cannot be registered"), "{code:?} {text}");
+    assert!(text.contains("0 to register, 0 to unregister") && !text.contains("add --yes"), "{text}");
+    let ids = place.livechat.registrations();
+    let of_others = ids.iter().filter(|one| one["action"] == "thread_tagged").filter_map(|one| one["id"].as_str());
+    of_others.for_each(|id| _ = run(&file, &["unregister", id, "--yes"]));
 
     // What fails half way is said.
     let file = place.file(ACTIONS);
@@ -242,6 +269,12 @@ fn a_rotation_that_is_interrupted_is_named_everywhere_and_registers_nothing_a_th
     assert_eq!(place.livechat.requests("register_webhook").len(), 6, "three of before, three of the rotation: {text}");
     let key = std::fs::read_to_string(place.directory.path().join("keys").join(&keys[1])).expect("read");
     assert_eq!(place.registered(), wanted(false, key.trim()));
+
+    // One of which nothing but the end is left asks, too: a key is deleted then.
+    std::fs::write(place.directory.path().join("keys/2026-09"), SECRET).expect("written");
+    let (code, text) = run(&file, &["rotate"]);
+    assert!(code == Some(64) && text.contains("0 calls") && text.contains("add --yes"), "{text}");
+    assert_eq!(place.keys().len(), 2);
 }
 
 /// Makes things happen at LiveChat, once what is registered is in force; how many chats, messages and tags, and the chats' ids.
@@ -365,6 +398,70 @@ fn rotate_refuses_before_any_change_where_it_cannot_end() {
     let (code, text) = run(&file, &["rotate", "--yes"]);
     assert!(code == Some(1) && text.contains("keeps its former configuration"), "{text}");
     assert_eq!((place.keys(), place.registered()), (vec!["2026-10".to_owned()], vec![]));
+    // Of one that was begun before webhooks may be registered already.
+    std::fs::write(place.directory.path().join("keys/2026-11"), "the new secret key").expect("written");
+    let (code, text) = run(&file, &["rotate", "--yes"]);
+    assert!(code == Some(1) && text.contains("may be registered with it already") && !text.contains("asked"), "{text}");
+    assert_eq!(place.keys().len(), 2);
+}
+
+/// A webhook that comes by another host is not replaced: without its key it would be refused.
+#[test]
+fn rotate_refuses_where_a_webhook_that_stays_delivers_with_the_old_key() {
+    let (place, mock) = (Place::new(), Mock::start());
+    let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+    register(&place, "incoming_event", "https://other.example/webhooks/default");
+    let id = place.livechat.registrations()[0]["id"].as_str().expect("an id").to_owned();
+    let webhook = incoming_event(&chat_id(), 1).replace(r#""webhook_id":"7b2f""#, &format!(r#""webhook_id":"{id}""#));
+    assert_eq!(http::post(relay.webhooks, webhook).status, 200);
+    for arguments in [&["rotate", "--dry-run"][..], &["rotate", "--yes"]] {
+        let (code, text) = run(&relay.file(), arguments);
+        assert!(
+            code == Some(1) && text.contains(&format!("the webhook {id} (incoming_event) delivers here")),
+            "{text}"
+        );
+    }
+    assert_eq!((place.keys().len(), place.registered().len()), (1, 1));
+    // Nor does it begin where it could not register all.
+    (1..=2).for_each(|n| register(&place, "incoming_event", &format!("https://crm.example/{n}")));
+    let (code, text) = run(&relay.file(), &["rotate", "--yes"]);
+    assert!(code == Some(1) && text.contains("incoming_event cannot be registered"), "{text}");
+    assert_eq!((place.keys().len(), place.registered().len()), (1, 3));
+}
+
+/// While the old key becomes silent the configuration is made invalid.
+#[test]
+fn rotate_whose_last_reload_fails_says_that_only_the_reload_is_left() {
+    let (place, mock) = (Place::new(), Mock::start());
+    let text = place.configuration(&mock.bootstrap(), ACTIONS);
+    let relay = Relay::start_as(&text).ready();
+    let file = place.file(ACTIONS);
+    // Time enough for the configuration to change.
+    let slow = std::fs::read_to_string(&file).expect("read").replace("propagation = \"2s\"", "propagation = \"15s\"");
+    std::fs::write(&file, slow).expect("written");
+    let socket = place.directory.path().join("control.sock").display().to_string();
+    std::thread::scope(|scope| {
+        let rotate = scope.spawn(|| run(&file, &["rotate", "--yes", "--socket", &socket]));
+        await_that("all is registered", || place.livechat.registrations().len() == 3);
+        relay.configure(&format!("{text}\n[nonsense]\nkey = 1\n"));
+        let (code, text) = rotate.join().expect("no panic");
+        assert!(code == Some(1) && text.contains("only `livechat-relay reload") && !text.contains("again"), "{text}");
+    });
+    assert!(place.keys().len() == 1 && place.keys()[0] != "2026-10", "{:?}", place.keys());
+}
+
+#[test]
+fn an_output_that_is_closed_ends_nothing_half_way_and_hides_no_failure() {
+    let (place, mock) = (Place::new(), Mock::start());
+    let relay = Relay::start_as(&place.configuration(&mock.bootstrap(), ACTIONS)).ready();
+    place.livechat.fault(json!({ "method": "register_webhook", "skip": 1, "times": 1, "error": "authorization" }));
+    let (code, text) = run_unread(&relay.file(), &["apply", "--yes", "--json"]);
+    assert!(code == Some(1) && text.contains("1 registered and 0 unregistered"), "{code:?} {text}");
+    place.livechat.delete("faults");
+    let (code, text) = run_unread(&relay.file(), &["apply", "--yes"]);
+    assert_eq!((code, place.registered()), (Some(0), wanted(false, SECRET)), "{text}");
+    let (code, text) = run_unread(&relay.file(), &["rotate", "--yes"]);
+    assert!(code == Some(0) && place.keys().len() == 1 && place.keys()[0] != "2026-10", "{code:?} {text}");
 }
 
 /// A key stays where a webhook that the relay does not know may have it, or another app; one that was rewritten is another one.
@@ -382,10 +479,13 @@ fn a_key_that_something_else_may_use_is_not_deleted() {
 
     let url = format!("{}/webhooks/default", simulator::PUBLIC_URL);
     place.livechat.switch(json!({ "extra_actions": ["mood_changed"] }));
-    let by_hand = json!({ "action": "mood_changed", "url": url, "secret_key": SECRET, "owner_client_id": simulator::CLIENT, "type": "license" });
-    assert_eq!(place.livechat.call("register_webhook", by_hand).status, 200);
-    let (code, rotated) = run(&relay.file(), &["rotate", "--yes"]);
+    register(&place, "mood_changed", &url);
+    let (code, rotated) = run(&relay.file(), &["rotate", "--yes", "--json"]);
     assert!(code == Some(1) && rotated.contains("(mood_changed) stays registered here"), "{rotated}");
+    let report: Value =
+        serde_json::from_str(rotated.lines().find(|line| line.starts_with('{')).expect("a report")).expect("JSON");
+    assert!(report["failure"].as_str().is_some_and(|failure| failure.contains("mood_changed")), "{report}");
+    assert_eq!(report["done"].as_array().map(Vec::len), Some(6), "{report}");
     assert!(rotated.contains("reload.check_interval is \"0s\""), "{rotated}");
     let with_old = place.registered().into_iter().filter(|(.., key)| key == SECRET).map(|(action, ..)| action);
     assert_eq!((with_old.collect::<Vec<_>>(), place.keys().len()), (vec!["mood_changed".to_owned()], 2));

@@ -4,15 +4,19 @@ use serde_json::json;
 
 use crate::support::http;
 use crate::support::mock::Mock;
-use crate::support::relay::{Relay, await_that, metric};
+use crate::support::relay::{Relay, SECRET, await_that, metric};
 use crate::support::simulator::{self, CLIENT, Simulator};
 use crate::support::{chat_id, incoming_event};
 
 const WEBHOOKS: &str = r#"webhooks = [{ actions = ["incoming_chat", "incoming_event", "thread_tagged"] }]"#;
 
 fn start(livechat: &Simulator, mock: &Mock) -> Relay {
-    let (apps, api) = (simulator::apps(WEBHOOKS), format!("{:?}", livechat.url));
-    let settings = [("apps", apps.as_str()), ("livechat.api", &api), ("livechat.accounts", &api)];
+    start_with(livechat, mock, &simulator::apps(WEBHOOKS))
+}
+
+fn start_with(livechat: &Simulator, mock: &Mock, apps: &str) -> Relay {
+    let api = format!("{:?}", livechat.url);
+    let settings = [("apps", apps), ("livechat.api", &api), ("livechat.accounts", &api)];
     mock.relay(&[&settings[..], &[("livechat.watch", "\"10m\""), ("livechat.attempts_max", "1")]].concat())
 }
 
@@ -79,6 +83,30 @@ fn a_livechat_that_cannot_be_asked_is_counted_and_does_no_harm() {
     await_that("it is compared", || checks("compared") == 1.0);
     assert_eq!(state(&relay, "missing"), Some(3.0));
     assert_eq!(livechat.requests("list_webhooks").len(), 2);
+}
+
+/// Two keys in a directory, and a webhook registered with each: `plan` says the same, and leaves both to `rotate`.
+#[test]
+fn an_unfinished_rotation_is_not_as_it_is_wanted_and_both_registrations_are() {
+    let (livechat, mock) = (Simulator::start(), Mock::start());
+    let keys = tempfile::tempdir().expect("a directory");
+    for (name, key) in [("2026-10", SECRET), ("2026-11", "the new secret key")] {
+        std::fs::write(keys.path().join(name), key).expect("written");
+    }
+    for action in ["incoming_chat", "incoming_chat", "incoming_event", "thread_tagged"] {
+        register(&livechat, action, &format!("{}/webhooks/default", simulator::PUBLIC_URL));
+    }
+    let listed = format!(r#"secret_keys = [{{ name = "test", value = "{SECRET}" }}]"#);
+    let apps = simulator::apps(WEBHOOKS);
+    assert!(apps.contains(&listed));
+    let apps = apps.replace(&listed, &format!("secret_keys = {{ directory = \"{}\" }}", keys.path().display()));
+    let relay = start_with(&livechat, &mock, &apps);
+    await_that("it is compared", || state(&relay, "as_wanted") == Some(4.0));
+    assert_eq!(["missing", "not_wanted"].map(|of| state(&relay, of)), [Some(0.0), Some(0.0)]);
+    assert!(relay.has_logged(r#""rotation_unfinished":true"#), "{}", relay.log());
+    std::fs::remove_file(keys.path().join("2026-10")).expect("removed");
+    compare_again(&relay, 11);
+    await_that("it is said again", || relay.log().contains("as it is wanted again"));
 }
 
 /// Has it compared once more: another interval is a reason.

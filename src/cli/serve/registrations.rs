@@ -8,10 +8,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
+use super::reload::seen;
+use crate::cli::webhooks::unfinished;
 use crate::config::Config;
 use crate::http::Server;
 use crate::http::webhook::Webhooks;
-use crate::livechat::plan::{Facts, Plan, plan};
+use crate::livechat::apply::delivered;
+use crate::livechat::plan::{Facts, Plan, Rotation, plan};
 use crate::livechat::{Api, App, Failure, Kind, Notices};
 use crate::metrics::{Metrics, Registered};
 use crate::outcome::RegistrationState;
@@ -31,6 +34,8 @@ struct Found {
     /// Absent where the credentials may not ask.
     is_enabled: Option<bool>,
     notices: Notices,
+    /// A rotation of the secret key that was begun and has not ended: each webhook may be registered twice.
+    rotation: Option<Rotation>,
 }
 
 pub struct Registrations {
@@ -97,10 +102,14 @@ impl Registrations {
             Err(failure) if failure.kind == Kind::Authorization => None, // the state has a scope of its own
             Err(failure) => return Err(failure),
         };
-        let delivered = self.webhooks.handler.relay.deliveries().all();
-        let delivered = delivered.into_iter().filter(|one| one.app == app.name).map(|one| one.webhook_id).collect();
-        let facts = Facts { enabled: is_enabled, notices: api.notices(), delivered, ..Facts::default() };
-        Ok(Found::new(app, plan(app, &listed, &facts), is_enabled, facts.notices))
+        let facts = Facts {
+            enabled: is_enabled,
+            notices: api.notices(),
+            delivered: delivered(app, &seen(&self.webhooks, config)),
+            rotation: unfinished(config, app),
+            ..Facts::default()
+        };
+        Ok(Found::new(app, plan(app, &listed, &facts), facts))
     }
 }
 
@@ -115,8 +124,7 @@ impl Found {
     fn new(
         app: &App,
         Plan { add, remove, unchanged, foreign, .. }: Plan,
-        is_enabled: Option<bool>,
-        notices: Notices,
+        Facts { enabled: is_enabled, notices, rotation, .. }: Facts,
     ) -> Self {
         let mut actions = BTreeMap::<_, Vec<String>>::new();
         let mut add_to = |state: RegistrationState, action| actions.entry(state.label()).or_default().push(action);
@@ -129,7 +137,7 @@ impl Found {
             add_to(state, removal.registration.action);
         }
         actions.values_mut().for_each(|of| of.sort());
-        Self { actions, is_enabled, notices }
+        Self { actions, is_enabled, notices, rotation }
     }
 
     fn of(&self, state: RegistrationState) -> &[String] {
@@ -151,6 +159,7 @@ impl Found {
         use RegistrationState::{AsWanted, Foreign, Misaddressed, Missing, NotWanted};
         let is_right = [Missing, Misaddressed, NotWanted, Foreign].iter().all(|state| self.of(*state).is_empty());
         let Notices { legacy, deprecation } = self.notices;
+        let is_right = is_right && self.rotation.is_none();
         if is_right && self.is_enabled != Some(false) && legacy.is_none() && deprecation.is_none() {
             let webhooks = self.of(AsWanted).len();
             if was_found_before {
@@ -168,6 +177,7 @@ impl Found {
             not_wanted = list(NotWanted),
             foreign = list(Foreign),
             enabled = self.is_enabled,
+            rotation_unfinished = self.rotation.is_some().then_some(true),
             legacy = legacy.map(tracing::field::display),
             deprecation = deprecation.map(tracing::field::display),
             "what is registered at LiveChat is not as it is wanted, or LiveChat's API comes to an end: see `livechat-relay webhooks plan`"

@@ -105,25 +105,8 @@ impl Reload {
         match request {
             Request::Reload { dry_run } => Answer::Reloaded(self.load(dry_run).await),
             Request::LogLevel { temporary } => self.log_level(temporary),
-            Request::Deliveries => Answer::Deliveries(self.seen()),
+            Request::Deliveries => Answer::Deliveries(seen(&self.webhooks, &self.running.load())),
             _ => Answer::Error("the relay itself is not asked this".to_owned()),
-        }
-    }
-
-    /// What registrations have delivered, and secret keys verified.
-    fn seen(&self) -> Seen {
-        let running = self.running.load();
-        let of_key = |(app, key): (&str, &Key)| KeyUse {
-            app: app.to_owned(),
-            key: key.name().to_owned(),
-            uses: key.uses(),
-            last: Timestamp::from_millisecond(key.last_use_ms()).ok().filter(|_| key.uses() > 0),
-        };
-        let deliveries = self.webhooks.handler.relay.deliveries();
-        Seen {
-            registrations: deliveries.all(),
-            keys: running.policy.keys().map(of_key).collect(),
-            tenants: deliveries.tenants(),
         }
     }
 
@@ -303,6 +286,24 @@ impl Reload {
     }
 }
 
+/// What registrations have delivered, and the secret keys that are valid now have verified.
+pub fn seen(webhooks: &Server<Webhooks>, running: &Config) -> Seen {
+    let deliveries = webhooks.handler.relay.deliveries();
+    let keys = valid(running.policy.keys(), Timestamp::now());
+    Seen { registrations: deliveries.all(), keys, tenants: deliveries.tenants() }
+}
+
+/// Of an app's keys those that verify a webhook now.
+fn valid<'k>(keys: impl Iterator<Item = (&'k str, &'k Key)>, now: Timestamp) -> Vec<KeyUse> {
+    let of_key = |(app, key): (&str, &Key)| KeyUse {
+        app: app.to_owned(),
+        key: key.name().to_owned(),
+        uses: key.uses(),
+        last: Timestamp::from_millisecond(key.last_use_ms()).ok().filter(|_| key.uses() > 0),
+    };
+    keys.filter(|(_, key)| key.validity().covers(now)).map(of_key).collect()
+}
+
 /// What the command is told.
 fn answer(running: &Config, look: &Look) -> control::Reloaded {
     let file = running.sources.file.as_ref();
@@ -333,5 +334,26 @@ async fn next(signal: &mut Option<Signal>) {
     match signal {
         Some(signal) => drop(signal.recv().await),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::event::{Keyring, Validity};
+
+    #[test]
+    fn a_key_past_its_end_or_before_its_start_is_not_reported() {
+        let (secret, second) = (SecretString::from("k"), |second| Timestamp::from_second(second).ok());
+        let dates =
+            [("past", None, Some(5)), ("now", Some(5), Some(9)), ("later", Some(9), None), ("always", None, None)];
+        let ring = Keyring::dated(dates.map(|(name, from, until)| {
+            let validity = Validity { not_before: from.and_then(second), not_after: until.and_then(second) };
+            (name.to_owned(), &secret, validity)
+        }));
+        let keys = valid(ring.keys().map(|key| ("a", key)), second(7).expect("a time"));
+        assert_eq!(keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>(), ["now", "always"]);
     }
 }

@@ -17,7 +17,7 @@ use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, note, out, visible, 
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::deliveries::Seen;
-use crate::livechat::apply::{Progress, Relay as _, Run, Stopped, patience, to_apply};
+use crate::livechat::apply::{Progress, Relay as _, Run, patience, to_apply};
 use crate::livechat::plan::{Change, plan};
 use crate::livechat::{Api, App, Registration};
 use crate::shutdown::on_signal;
@@ -72,21 +72,30 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (listed, facts) = survey(common, app, &work.api, &seen, rotation.clone()).await?;
     let plan_of = |listed: &[_], _: &_, seen: &_| to_apply(app, listed, seen, rotation.as_ref());
     let changes = plan_of(&listed, &BTreeSet::new(), &seen).map_err(Failure::Failed)?;
-    if !common.json {
-        out(format_args!("{}", plan_text::text(common.config(), app, &plan(app, &listed, &facts)).trim_end()))?;
-    }
+    let shown = if common.json {
+        Ok(())
+    } else {
+        out(format_args!("{}", plan_text::text(common.config(), app, &plan(app, &listed, &facts)).trim_end()))
+    };
     if *dry_run || changes.is_empty() {
+        shown?;
         return match (common.json, changes.is_empty()) {
             (true, _) => print_json(&work.report(&changes, &[], None)),
             (false, true) => Ok(()),
             (false, false) => out(format_args!("\nStep by step:\n{}", numbered(&work.steps(&changes)).trim_end())),
         };
     }
-    if !work.is_agreed(&changes)? {
+    // Where nothing can be done there is nothing to ask: the run says why.
+    let is_possible = changes.iter().any(|change| !change.is_blocked);
+    if is_possible && !work.is_agreed(&changes, shown)? {
         return Ok(());
     }
     let stop = stop_on_signal()?;
-    work.run(&stop, secret_key, &changes, listed, plan_of).await.map(drop)
+    // What stood before the question need not stand now.
+    let listed = if arguments.yes { listed } else { work.api.list_webhooks().await? };
+    let mut done = Vec::new();
+    let ended = work.run(&stop, secret_key, &changes, listed, plan_of, &mut done).await;
+    work.finish(&changes, &done, ended)
 }
 
 /// What new registrations get, and its name.
@@ -123,14 +132,15 @@ pub struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Says what a person should know before anything is done, and asks them, unless they have said yes.
+    /// Says what a person should know before anything is done, and asks them, unless they have said yes. `shown`: whether the plan was
+    /// printed.
     ///
     /// # Errors
-    /// As [`confirm`].
-    pub fn is_agreed(&self, changes: &[Change]) -> Result<bool, Failure> {
+    /// As [`confirm`]; or they have not seen the plan that they would agree to.
+    pub fn is_agreed(&self, changes: &[Change], shown: Result<(), Failure>) -> Result<bool, Failure> {
         let warn = |what: &str, more: &str| note(format_args!("{WARNING}{what}{WARNING:#} {more}"));
         let gaps: Vec<_> =
-            changes.iter().filter(|change| change.has_gap()).map(|change| change.action.as_str()).collect();
+            changes.iter().filter(|change| change.has_gap).map(|change| change.action.as_str()).collect();
         if !gaps.is_empty() {
             let most = self.propagation * 2;
             let what = format!(
@@ -149,7 +159,11 @@ impl Work<'_> {
                 format!("No relay answers, so each old registration stays for {time:?} after its successor was made.");
             note(format_args!("{}", wrapped(&what, 0)));
         }
-        if self.arguments.yes { Ok(true) } else { confirm("Do this?") }
+        if self.arguments.yes {
+            return Ok(true);
+        }
+        shown?;
+        confirm("Do this?")
     }
 
     /// What is done, in few words.
@@ -170,7 +184,7 @@ impl Work<'_> {
         steps.into_iter().filter(|(number, _)| *number > 0).map(|(_, step)| step).collect()
     }
 
-    /// Does what `plan` says until that is nothing, and reports it; the ids of what it has registered.
+    /// Does what `plan` says until that is nothing. `done` gets each step.
     ///
     /// # Errors
     /// Why it ended early, and how things stand.
@@ -181,41 +195,30 @@ impl Work<'_> {
         changes: &[Change],
         listed: Vec<Registration>,
         plan: impl Fn(&[Registration], &BTreeSet<String>, &Seen) -> Result<Vec<Change>, String>,
-    ) -> Result<BTreeSet<String>, Failure> {
-        let (mut done, mut registered, mut unregistered) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        done: &mut Vec<Progress>,
+    ) -> Result<(), Failure> {
         let run = Run::new(&self.api, &self.relay, secret_key, self.propagation, stop, |step| {
             tell(&step);
-            match &step {
-                Progress::Registered { id, .. } => _ = registered.insert(id.clone()),
-                Progress::Unregistered { id, .. } => _ = unregistered.insert(id.clone()),
-                Progress::Waiting { .. } => {}
-            }
             done.push(step);
         });
-        let ended = run.to_end(listed, plan).await;
-        let (new, old) = (registered.len(), unregistered.len());
-        let is_json = self.arguments.common.json;
-        if is_json {
-            print_json(&self.report(changes, &done, ended.as_ref().err()))?;
-        }
-        if let Err(why) = ended {
-            let is_new = |action: &str| {
-                done.iter().any(|step| matches!(step, Progress::Registered { action: of, .. } if of == action))
-            };
-            let is_old = |one: &Registration| !unregistered.contains(&one.id);
-            let both = changes.iter().filter(|change| is_new(&change.action) && change.then.iter().any(is_old)).count();
-            let rest = match count(both as u64, "action") {
-                _ if both == 0 => "the rest is as it was".to_owned(),
-                both => format!("of {both} the old webhook and the new one stand, and each event is published once"),
-            };
-            let standing = format!("{new} registered and {old} unregistered before that; {rest}. ");
-            return Err(self.stopped(&why, &standing));
-        }
-        if !is_json {
-            let calls = self.api.calls();
-            out(format_args!("{GOOD}done{GOOD:#}: {new} registered, {old} unregistered, {calls} calls"))?;
-        }
-        Ok(registered)
+        let ended = run.to_end(changes, listed, plan).await;
+        ended.map_err(|why| self.stopped(&why, &standing(changes, done)))
+    }
+
+    /// Reports what has become of it, when all is over: so a standard output that is closed ends nothing half way, and hides no failure.
+    ///
+    /// # Errors
+    /// The one with which it `ended`; or it cannot be printed.
+    pub fn finish(&self, changes: &[Change], done: &[Progress], ended: Result<(), Failure>) -> Result<(), Failure> {
+        let printed = if self.arguments.common.json {
+            print_json(&self.report(changes, done, ended.as_ref().err()))
+        } else if ended.is_ok() {
+            let (new, old, calls) = (registered(done).len(), unregistered(done).len(), self.api.calls());
+            out(format_args!("{GOOD}done{GOOD:#}: {new} registered, {old} unregistered, {calls} calls"))
+        } else {
+            Ok(())
+        };
+        ended.and(printed)
     }
 
     /// Why it ended early, how things stand, and how it goes on.
@@ -225,10 +228,42 @@ impl Work<'_> {
     }
 
     /// For programs: what is to be done, and what was done of it.
-    pub fn report(&self, changes: &[Change], done: &[Progress], failure: Option<&Stopped>) -> Value {
+    pub fn report(&self, changes: &[Change], done: &[Progress], failure: Option<&Failure>) -> Value {
         let done: Vec<_> = done.iter().filter(|step| !matches!(step, Progress::Waiting { .. })).collect();
-        json!({ "app": self.app.name, "changes": changes, "done": done, "failure": failure.map(Stopped::to_string) })
+        json!({ "app": self.app.name, "changes": changes, "done": done, "failure": failure.map(Failure::to_string) })
     }
+}
+
+/// The ids of what was registered.
+pub fn registered(done: &[Progress]) -> BTreeSet<String> {
+    let id = |step: &Progress| if let Progress::Registered { id, .. } = step { Some(id.clone()) } else { None };
+    done.iter().filter_map(id).collect()
+}
+
+fn unregistered(done: &[Progress]) -> BTreeSet<String> {
+    let id = |step: &Progress| if let Progress::Unregistered { id, .. } = step { Some(id.clone()) } else { None };
+    done.iter().filter_map(id).collect()
+}
+
+/// How things stand after a run that ended early.
+fn standing(changes: &[Change], done: &[Progress]) -> String {
+    let unregistered = unregistered(done);
+    let is_new =
+        |action: &str| done.iter().any(|step| matches!(step, Progress::Registered { action: of, .. } if of == action));
+    let is_old = |one: &Registration| !unregistered.contains(&one.id);
+    let both = changes.iter().filter(|change| is_new(&change.action) && change.then.iter().any(is_old)).count();
+    let rest = match count(both as u64, "action") {
+        _ if both == 0 => "the rest is as it was".to_owned(),
+        both => format!(
+            "of {both} the old webhook and the new one stand, and the relay drops the copies that it recognizes"
+        ),
+    };
+    let lost: Vec<_> = done.iter().filter_map(Progress::lost).collect();
+    let lost = match lost.join(", ") {
+        lost if lost.is_empty() => lost,
+        lost => format!("Events of {lost} are lost: the former webhook is removed, and no new one is registered. "),
+    };
+    format!("{} registered and {} unregistered before that; {rest}. {lost}", registered(done).len(), unregistered.len())
 }
 
 /// Whether something is removed once something else delivers.
@@ -245,6 +280,9 @@ fn tell(step: &Progress) {
         Progress::Unregistered { action, id } => {
             note(format_args!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
         }
+        Progress::Lost { action } => {
+            note(format_args!("  {ERROR}!{ERROR:#}   {}  {DIM}its events are lost{DIM:#}", column(action)));
+        }
         Progress::Waiting { what, most } => tell_waiting(what, *most),
     }
 }
@@ -257,4 +295,27 @@ fn tell_waiting(what: &str, most: Duration) {
 /// Says why nothing seems to happen.
 pub fn tell_unclear(what: &str, most: Duration) {
     tell_waiting(&format!("{what}: LiveChat's list is looked at"), most);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_things_stand_names_the_actions_whose_events_are_lost() {
+        let step = |is_new: bool, action: &str, id: &str| match (action.to_owned(), id.to_owned()) {
+            (action, id) if is_new => Progress::Registered { action, id },
+            (action, id) => Progress::Unregistered { action, id },
+        };
+        let done = [
+            step(true, "incoming_chat", "1"),
+            step(false, "incoming_event", "2"),
+            Progress::Lost { action: "incoming_event".to_owned() },
+        ];
+        assert_eq!(
+            standing(&[], &done),
+            "1 registered and 1 unregistered before that; the rest is as it was. Events of incoming_event are lost: the former webhook is removed, and no new one is registered. "
+        );
+        assert!(!standing(&[], &done[..2]).contains("lost"));
+    }
 }

@@ -18,6 +18,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use self::relay::Relay;
+pub use self::rotate::unfinished;
 use super::print::{self, WARNING, ask, note, wrapped};
 use super::{Failure, Source, until_interrupted};
 use crate::config::{Config as Whole, Need};

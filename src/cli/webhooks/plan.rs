@@ -142,8 +142,13 @@ fn summary(config_path: Option<&Path>, plan: &Plan) -> String {
         let what = if plan.is_done() { "Nothing to do" } else { "Nothing to register or unregister" };
         return format!("{}\n", wrapped(&format!("{what}: {unchanged} as wanted{left}.{but}"), 0));
     }
-    let (add, remove) = (plan.add.len(), plan.remove.len());
+    let (blocked, remove) = (plan.blocked(), plan.remove.len());
+    let add = plan.add.len() - blocked;
+    let left = if blocked > 0 { format!(", {blocked} that cannot be registered{left}") } else { left };
     let what = format!("Plan: {add} to register, {remove} to unregister, {unchanged} as wanted{left}.{but}");
+    if plan.calls() == 0 {
+        return format!("{}\n", wrapped(&what, 0));
+    }
     let cost = format!(
         "`{}` does it with {} and a few that list. LiveChat bills calls of private apps and of personal access tokens.",
         command(config_path, "webhooks apply"),

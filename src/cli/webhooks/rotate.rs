@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use super::apply::{Arguments, Work, secret_key, stop_on_signal, tell_unclear};
+use super::apply::{Arguments, Work, registered, secret_key, stop_on_signal, tell_unclear};
 use super::chosen;
 use super::relay::{Relay, knows, lock};
 use super::show::numbered;
@@ -18,10 +18,12 @@ use crate::cli::print::{GOOD, WARNING, note, out, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::event::Keyring;
-use crate::livechat::apply::{Interrupted, Relay as _, pause};
+use crate::livechat::apply::{Interrupted, Progress, Relay as _, pause};
 use crate::livechat::plan::{Change, Rotation, is_ours};
-use crate::livechat::rotate::{Silence, delete_key, new_name, new_secret_key, silence, to_rotate, with_key, write_key};
-use crate::livechat::{Api, App};
+use crate::livechat::rotate::{
+    Silence, delete_key, needs_old, new_name, new_secret_key, silence, to_rotate, with_key, write_key,
+};
+use crate::livechat::{Api, App, Registration};
 use crate::relay::Policy;
 
 /// From a relay's look at its files to the end of its reload: two looks a second apart find the same, and it takes its time to read.
@@ -63,40 +65,58 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let listed = work.api.list_webhooks().await?;
     let made = with_key(app, &listed, &BTreeSet::new(), &seen, (new, keys.secret_key.as_ref()));
-    let changes = to_rotate(app, &listed, &seen, made).map_err(Failure::Failed)?;
+    let changes = to_rotate(app, &listed, &seen, made.clone()).map_err(Failure::Failed)?;
+    let blocked: Vec<_> = changes
+        .iter()
+        .filter(|change| change.is_blocked)
+        .filter_map(Change::full)
+        .map(|full| full.to_string())
+        .collect();
+    if !blocked.is_empty() {
+        return Err(Failure::Failed(format!(
+            "{}\n  Without that the old key would stay. Nothing was changed",
+            blocked.join("\n")
+        )));
+    }
+    let is_removed =
+        |one: &Registration| changes.iter().any(|change| change.removed().any(|removed| removed.id == one.id));
+    if let Some(left) = needs_old(app, listed.iter().filter(|one| !is_removed(one)), &seen, &made, old) {
+        return Err(Failure::Failed(format!(
+            "the webhook {} ({}) delivers here with the key {}, and is not replaced, for it is registered with {}, or of an action that the relay does not know. Remove it first (`livechat-relay webhooks unregister {}`). Nothing was changed",
+            left.id,
+            left.action,
+            old.join(", "),
+            left.url,
+            left.id
+        )));
+    }
+    let mut shown = Ok(());
     if !common.json {
         let what = if keys.secret_key.is_some() { "An unfinished rotation goes on" } else { "A rotation" };
         let what = format!("{what}: the app {} gets the secret key {new} in place of {}.", app.name, old.join(", "));
         let steps = [vec![keys.first_step()], work.steps(&changes), vec![keys.last_step(livechat.propagation)]];
         let calls: usize = changes.iter().map(Change::calls).sum();
-        out(format_args!("{}\n{}", wrapped(&what, 0), numbered(&steps.concat()).trim_end()))?;
-        out(format_args!("{} and a few that list.", count(calls as u64, "call")))?;
+        let (what, steps) = (wrapped(&what, 0), numbered(&steps.concat()));
+        shown = out(format_args!("{what}\n{steps}{} and a few that list.", count(calls as u64, "call")));
     }
     if *dry_run {
+        shown?;
         return if common.json { print_json(&work.report(&changes, &[], None)) } else { Ok(()) };
     }
     if config.reload.check_interval.is_zero() {
         let what = "another relay with this directory would not read the new key, and refuse webhooks";
         note(format_args!("{WARNING}reload.check_interval is \"0s\"{WARNING:#}: {}", wrapped(what, 29)));
     }
-    if !work.is_agreed(&changes)? {
+    if !work.is_agreed(&changes, shown)? {
         return Ok(());
     }
     let stop = stop_on_signal()?;
-    let secret_key = keys.begin(app, &work.relay).await?;
-    if let Some(wait) = Some(config.reload.check_interval).filter(|interval| !interval.is_zero()) {
-        let wait = wait + READING;
-        note(format_args!("waiting       {} s for other relays with this directory to read the key", wait.as_secs()));
-        pause(&stop, wait).await.map_err(|why| work.stopped(&why, ""))?;
+    let mut done = Vec::new();
+    let ended = keys.rotate(&work, &stop, config.reload.check_interval, &changes, &mut done).await;
+    if ended.is_ok() {
+        note(format_args!("{GOOD}rotated{GOOD:#}: the app {} has the secret key {new} alone", app.name));
     }
-    let listed = work.api.list_webhooks().await.map_err(|why| work.stopped(&why, ""))?; // the answer, and the key, took their time
-    let plan = |listed: &[_], made: &_, seen: &_| {
-        to_rotate(app, listed, seen, with_key(app, listed, made, seen, (new, Some(&secret_key))))
-    };
-    let made = work.run(&stop, &secret_key, &changes, listed, plan).await?;
-    keys.end(&work, &stop, &made, &secret_key).await?;
-    note(format_args!("{GOOD}rotated{GOOD:#}: the app {} has the secret key {new} alone", app.name));
-    Ok(())
+    work.finish(&changes, &done, ended)
 }
 
 /// The rotation of an app that was begun and has not ended: two keys in its directory tell that.
@@ -154,10 +174,40 @@ impl<'a> Keys<'a> {
         format!("delete {}, when no webhook has had it for {} s", self.rotation.old.join(", "), propagation.as_secs())
     }
 
+    /// Does all of it. `check_interval`: how often another relay looks at the directory. `done` gets each step.
+    ///
+    /// # Errors
+    /// Why it ended early, and how things stand.
+    async fn rotate(
+        &self,
+        work: &Work<'_>,
+        stop: &CancellationToken,
+        check_interval: Duration,
+        changes: &[Change],
+        done: &mut Vec<Progress>,
+    ) -> Result<(), Failure> {
+        let (app, new) = (work.app, &self.rotation.new);
+        let secret_key = self.begin(app, &work.relay).await?;
+        if !check_interval.is_zero() {
+            let wait = check_interval + READING;
+            note(format_args!(
+                "waiting       {} s for other relays with this directory to read the key",
+                wait.as_secs()
+            ));
+            pause(stop, wait).await.map_err(|why| work.stopped(&why, ""))?;
+        }
+        let listed = work.api.list_webhooks().await.map_err(|why| work.stopped(&why, ""))?; // the answer, and the key, took their time
+        let plan = |listed: &[_], made: &_, seen: &_| {
+            to_rotate(app, listed, seen, with_key(app, listed, made, seen, (new, Some(&secret_key))))
+        };
+        work.run(stop, &secret_key, changes, listed, plan, done).await?;
+        self.end(work, stop, &registered(done), &secret_key).await
+    }
+
     /// Makes the new key, where it is not there yet, and waits until the relay knows it.
     ///
     /// # Errors
-    /// It cannot be written, or the relay does not take it: then it is removed again. LiveChat was not asked for anything.
+    /// It cannot be written, or the relay does not take it. One that was made here is removed again: LiveChat was not asked for anything.
     async fn begin(&self, app: &App, relay: &Relay) -> Result<SecretString, Failure> {
         let is_new = self.secret_key.is_none();
         let secret_key = self.secret_key.clone().map_or_else(|| self.written(), Ok)?;
@@ -171,8 +221,15 @@ impl<'a> Keys<'a> {
             Err(failure) => Err(failure.to_string()),
         };
         let Err(why) = known else { return Ok(secret_key) };
-        let removed = if is_new { delete_key(self.directory, &self.rotation.new) } else { Ok(()) };
-        Err(Failure::Failed(match removed {
+        let Rotation { old, new } = &self.rotation;
+        if !is_new {
+            return Err(Failure::Failed(format!(
+                "{why}. The key {new} is of a rotation that was begun before, so webhooks may be registered with it already, which the relay refuses as long as it does not know the key. Have it read {} (`livechat-relay reload`), and run `livechat-relay webhooks rotate` again; {} stays where it is",
+                self.directory.display(),
+                old.join(", ")
+            )));
+        }
+        Err(Failure::Failed(match delete_key(self.directory, new) {
             Ok(()) => format!("{why}. LiveChat was not asked for anything"),
             Err(error) => format!("{why}. LiveChat was not asked for anything; the new key is still there: {error}"),
         }))
@@ -182,10 +239,18 @@ impl<'a> Keys<'a> {
         let secret_key = new_secret_key().map_err(Failure::failed)?;
         let like = self.directory.join(self.rotation.old.first().map_or("", String::as_str));
         let path = write_key(self.directory, &self.rotation.new, &secret_key, &like).map_err(|error| {
-            Failure::Failed(format!(
-                "a new key cannot be written into {}: {error}; run this as the relay's user, where the directory can be written. Nothing was changed",
-                self.directory.display()
-            ))
+            let directory = self.directory.display();
+            let why = format!("a new key cannot be written into {directory}: {error}");
+            // It gets its name before all is on the disk.
+            Failure::Failed(match self.directory.join(&self.rotation.new).try_exists() {
+                Ok(false) => format!(
+                    "{why}; run this as the relay's user, where the directory can be written. Nothing was changed"
+                ),
+                _ => format!(
+                    "{why}. The key {} may stand there now; LiveChat was not asked for anything. Where it does, `livechat-relay webhooks rotate` goes on with it; or delete its file",
+                    self.rotation.new
+                ),
+            })
         })?;
         note(format_args!("written       {}", path.display()));
         Ok(secret_key)
@@ -211,21 +276,18 @@ impl<'a> Keys<'a> {
                     let by = if by.is_empty() { "a webhook without webhook_id".to_owned() } else { by.join(", ") };
                     return Err(work.stopped(&format!("the old key {old} is used by {by}: end that first"), ""));
                 }
-                Ok(Silence::Unknown) => {
-                    let why =
-                        format!("the relay does not answer, so it is not known whether the old key {old} is used");
-                    return Err(work.stopped(&why, ""));
-                }
+                Ok(Silence::Unknown) => return Err(work.stopped(&self.not_known(), "")),
                 Err(why @ Interrupted) => {
                     return Err(work.stopped(&why, "All webhooks are registered with the new key. "));
                 }
             }
         }
         let listed = work.api.list_webhooks().await.map_err(|why| work.stopped(&why, ""))?;
-        let seen = relay.seen().await.unwrap_or_default();
+        let Some(seen) = relay.seen().await else { return Err(work.stopped(&self.not_known(), "")) };
         let new = with_key(app, &listed, made, &seen, (&self.rotation.new, Some(secret_key)));
-        // Of an action that the relay does not know; what else stands there was replaced.
-        if let Some(left) = listed.iter().find(|one| is_ours(app, &one.url) && !new.contains(&one.id)) {
+        // Of an action that the relay does not know, or by another address; what else stands there was replaced.
+        let mut rest = listed.iter().filter(|one| is_ours(app, &one.url) && !new.contains(&one.id));
+        if let Some(left) = rest.next().or_else(|| needs_old(app, listed.iter(), &seen, &new, &self.rotation.old)) {
             return Err(Failure::Failed(format!(
                 "the webhook {} ({}) stays registered here, and may have an old key ({}), so its file stays. Register it again with the new key in Developer Console, or remove it (`livechat-relay webhooks unregister {}`); then delete the old file, and `livechat-relay reload`",
                 left.id,
@@ -240,6 +302,35 @@ impl<'a> Keys<'a> {
                 Failure::Failed(format!("the old key {old} cannot be deleted: {error}; delete it by hand"))
             })?;
         }
-        relay.reload().await
+        relay.reload().await.map_err(|why| {
+            Failure::Failed(format!(
+                "{why}\n  The webhooks are rotated, and the file of the old key {} is deleted: only `livechat-relay reload` is left, after which the relay does not accept that key any more",
+                self.rotation.old.join(", ")
+            ))
+        })
+    }
+
+    fn not_known(&self) -> String {
+        let old = self.rotation.old.join(", ");
+        format!("the relay does not answer, so it is not known whether the old key {old} is used")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_has_its_name_when_writing_fails_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let directory = directory.path();
+        let rotation = Rotation { old: vec!["old".to_owned()], new: "new".to_owned() };
+        let keys = Keys { directory, rotation, secret_key: None };
+        let failure = keys.written().expect_err("there is no old key").to_string();
+        assert!(failure.ends_with("Nothing was changed"), "{failure}");
+        std::fs::write(directory.join("old"), "the old key").expect("written");
+        std::fs::write(directory.join("new"), "of another run").expect("written");
+        let failure = keys.written().expect_err("the name is taken").to_string();
+        assert!(failure.contains("The key new may stand there now") && !failure.contains("Nothing"), "{failure}");
     }
 }

@@ -116,8 +116,7 @@ impl Fake {
 
     fn plan(&self, listed: &[Registration], actions: &[&str]) -> Vec<Change> {
         let app = App { wanted: Some(actions.iter().map(|action| wanted(action)).collect()), ..app() };
-        let delivering = self.delivering().into_iter().filter(|_| self.has_events).map(|one| one.id);
-        let facts = Facts { delivered: delivering.collect(), ..Facts::default() };
+        let facts = Facts { delivered: delivered(&app, &self.seen_now()), ..Facts::default() };
         plan(&app, listed, &facts).changes(&facts)
     }
 
@@ -142,7 +141,8 @@ impl Fake {
         });
         let all = async {
             let listed = self.list().await?;
-            run.to_end(listed, |listed, _, _| Ok(self.plan(listed, actions))).await
+            let agreed = self.plan(&listed, actions);
+            run.to_end(&agreed, listed, |listed, _, _| Ok(self.plan(listed, actions))).await
         };
         let ended = timeout(Duration::from_secs(3600), all).await.ok();
         (ended, progress)
@@ -200,12 +200,18 @@ impl LiveChat for Fake {
 
 impl Relay for Fake {
     async fn seen(&self) -> Option<Seen> {
+        Some(self.seen_now())
+    }
+}
+
+impl Fake {
+    fn seen_now(&self) -> Seen {
         let seen = |one: Registration| {
             let (app, key, now) = ("a".to_owned(), "k".to_owned(), Timestamp::now());
             Delivered { app, webhook_id: one.id, action: one.action, key, deliveries: 1, first: now, last: now }
         };
         let registrations = self.delivering().into_iter().filter(|_| self.has_events).map(seen).collect();
-        Some(Seen { registrations, keys: keys(&["k"]), ..Seen::default() })
+        Seen { registrations, keys: keys(&["k"]), ..Seen::default() }
     }
 }
 
@@ -263,7 +269,8 @@ async fn killed_at_any_step_and_run_again_it_ends_in_the_wanted_state_without_a_
                     let stop = CancellationToken::new();
                     let run = Run::new(&fake, &fake, &key, PROPAGATION, &stop, |step| progress.push(step));
                     let listed = fake.list().await?;
-                    run.to_end(listed, |listed, _, _| Ok(fake.plan(listed, &ACTIONS))).await
+                    let agreed = fake.plan(&listed, &ACTIONS);
+                    run.to_end(&agreed, listed, |listed, _, _| Ok(fake.plan(listed, &ACTIONS))).await
                 };
                 tokio::pin!(killed);
                 // It hangs in the call that it is killed in; all else is awaited.
@@ -434,7 +441,7 @@ async fn of_three_one_goes_first_and_the_others_when_the_new_one_delivers() {
     tokio::time::advance(PROPAGATION).await;
     let plan = fake.plan(&three, &["incoming_chat"]);
     let [change] = plan.as_slice() else { panic!("{plan:?}") };
-    assert!(change.first.as_ref().is_some_and(|first| first.id == "a") && change.then.len() == 2 && !change.has_gap());
+    assert!(change.first.as_ref().is_some_and(|first| first.id == "a") && change.then.len() == 2 && !change.has_gap);
     let (ended, _) = fake.run(&["incoming_chat"]).await;
     assert!(matches!(ended, Some(Ok(()))) && fake.now().len() == 1 && fake.gaps.borrow().is_empty());
 }
@@ -450,6 +457,77 @@ async fn where_three_of_others_stand_a_person_has_to_say_which_one_goes_and_the_
     let mut ids: Vec<_> = fake.now().into_iter().map(|one| one.id).collect();
     ids.sort();
     assert_eq!(ids, ["a", "b", "c", "new-4", "new-5"]);
+}
+
+/// Two of others, and the relay's one, which differs: it has to go before LiveChat takes the new one.
+fn full() -> Vec<Registration> {
+    let others = |id: &str| registration(id, Wanted { url: "https://crm/".to_owned(), ..wanted("incoming_chat") });
+    vec![others("a"), others("b"), old("c", "incoming_chat")]
+}
+
+fn lost(progress: &[Progress]) -> Vec<&str> {
+    progress.iter().filter_map(Progress::lost).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_after_the_removal_that_comes_first_comes_after_the_registration_too() {
+    let fake = Fake::new(&full(), 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    let stop = CancellationToken::new();
+    let at = |step: &Progress| {
+        if matches!(step, Progress::Unregistered { .. }) {
+            stop.cancel();
+        }
+    };
+    let (_, progress) = fake.run_until(&["incoming_chat"], &stop, at).await;
+    assert!(matches!(progress[..2], [Progress::Unregistered { .. }, Progress::Registered { .. }]), "{progress:?}");
+    assert!(lost(&progress).is_empty() && fake.now().iter().any(|one| one.is_as(&wanted("incoming_chat"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_that_is_left_without_a_registration_is_named_and_another_run_registers_it() {
+    let refused = |ended: &Option<Result<(), Stopped>>| matches!(ended, Some(Err(Stopped::Refused(_))));
+    let failed = |ended: &Option<Result<(), Stopped>>| matches!(ended, Some(Err(Stopped::Failed(_))));
+    for (kind, is_as_expected) in [(Kind::Validation, &refused as &dyn Fn(&_) -> bool), (Kind::Unavailable, &failed)] {
+        let fake = Fake::new(&full(), 0, 0, true);
+        tokio::time::advance(PROPAGATION).await;
+        fake.fails.replace(Some(("incoming_chat", kind)));
+        let (ended, progress) = fake.run(&["incoming_chat"]).await;
+        assert!(is_as_expected(&ended), "{ended:?}");
+        assert_eq!(lost(&progress), ["incoming_chat"], "{progress:?}");
+        fake.fails.replace(None);
+        let (ended, progress) = fake.run(&["incoming_chat"]).await;
+        assert!(matches!(ended, Some(Ok(()))) && lost(&progress).is_empty(), "{ended:?}");
+        assert_eq!(fake.now().len(), 3);
+    }
+    // The user ends it while LiveChat counts what was removed.
+    let fake = Fake::new(&full(), 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    fake.counts.set(PROPAGATION);
+    let stop = CancellationToken::new();
+    let at = |step: &Progress| {
+        if matches!(step, Progress::Waiting { .. }) {
+            stop.cancel();
+        }
+    };
+    let (ended, progress) = fake.run_until(&["incoming_chat"], &stop, at).await;
+    assert!(matches!(ended, Some(Err(Stopped::Interrupted(_)))), "{ended:?}");
+    assert_eq!(lost(&progress), ["incoming_chat"], "{progress:?}");
+}
+
+/// Between the question and the answer others have registered two: what was agreed does not say that the old one goes first.
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_was_not_agreed_is_not_taken() {
+    let fake = Fake::new(&full(), 0, 0, true);
+    tokio::time::advance(PROPAGATION).await;
+    let (key, stop) = (SecretString::from("the secret key"), CancellationToken::new());
+    let agreed = fake.plan(&full()[2..], &["incoming_chat"]);
+    assert!(agreed.len() == 1 && agreed[0].first.is_none());
+    let run = Run::new(&fake, &fake, &key, PROPAGATION, &stop, |step| panic!("{step:?}"));
+    let ended = run.to_end(&agreed, full(), |listed, _, _| Ok(fake.plan(listed, &["incoming_chat"]))).await;
+    let Err(Stopped::Changed(why)) = ended else { panic!("{ended:?}") };
+    assert!(why.contains("a registration of incoming_chat would now have to go") && why.contains("lost"), "{why}");
+    assert_eq!((fake.calls.get(), fake.now().len()), (0, 3));
 }
 
 /// The user ends it after a registration, in a wait, or after a removal: no other call begins, and another run goes on.

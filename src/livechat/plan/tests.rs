@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
-use crate::livechat::{Level, Users, Version};
+use crate::livechat::{Level, SecretKey, Users, Version};
 
 const URL: &str = "https://hooks.example.com/relay/webhooks/a";
 
@@ -74,8 +75,20 @@ fn words(plan: &Plan) -> Vec<String> {
     add.chain(remove).chain(unchanged).chain(foreign).collect()
 }
 
+/// These registrations have delivered with the key `k`.
 fn delivered(ids: &[&str]) -> Facts {
-    Facts { delivered: ids.iter().map(|id| (*id).to_owned()).collect(), ..Facts::default() }
+    let with_k: Vec<_> = ids.iter().map(|id| (*id, "k", 1)).collect();
+    delivered_with(&with_k)
+}
+
+/// Each with a key, last at a second.
+fn delivered_with(all: &[(&str, &str, i64)]) -> Facts {
+    let one = |(id, key, last): &(&str, &str, i64)| {
+        let last = Timestamp::from_second(*last).expect("a time");
+        let [app, webhook_id, action, key] = ["a", id, "incoming_event", key].map(str::to_owned);
+        (webhook_id.clone(), Delivered { app, webhook_id, action, key, deliveries: 1, first: last, last })
+    };
+    Facts { delivered: all.iter().map(one).collect(), ..Facts::default() }
 }
 
 #[test]
@@ -180,6 +193,25 @@ fn of_copies_only_what_is_known_to_deliver_makes_another_one_superfluous() {
     }
 }
 
+/// Two keys are valid, as while keys that a file lists are changed by hand.
+#[test]
+fn of_copies_with_two_keys_the_one_with_the_key_of_new_registrations_stays() {
+    let copies = [one("1", "incoming_event"), one("2", "incoming_event")];
+    let key = SecretKey { name: "new".to_owned(), place: "a file".to_owned(), secret: None };
+    let app = App { secret_key: Some(key), ..app(&[wanted("incoming_event")]) };
+    for (delivered, stays) in [
+        ([("1", "new", 1), ("2", "old", 2)], "1"),
+        ([("1", "old", 2), ("2", "new", 1)], "2"),
+        ([("1", "older", 2), ("2", "old", 1)], "1"),
+        ([("1", "old", 1), ("2", "older", 2)], "2"),
+        ([("1", "new", 2), ("2", "new", 1)], "2"), // of one key: either is right
+    ] {
+        let plan = plan(&app, &copies, &delivered_with(&delivered));
+        assert_eq!(words(&plan).last(), Some(&format!("={stays}")), "{delivered:?}");
+        assert_eq!(plan.remove.len(), 1, "{delivered:?}");
+    }
+}
+
 #[test]
 fn where_three_stand_one_has_to_go_first() {
     let event = [wanted("incoming_event")];
@@ -204,9 +236,27 @@ fn where_three_stand_one_has_to_go_first() {
     ] {
         let (text, has_gap) = full(registered.clone(), delivered).expect("a warning");
         assert!(text.contains(expected) && text.contains("lost") == has_gap, "{text}");
-        let all = plan(&app(&event), &registered, &Facts::default()).changes(&Facts::default());
+        let all_of = plan(&app(&event), &registered, &Facts::default());
+        let all = all_of.changes(&Facts::default());
+        let ours = registered.iter().filter(|one| !one.url.contains("crm")).count();
+        assert_eq!(all_of.calls(), if ours == 0 { 0 } else { 1 + ours }, "what cannot be registered is no call");
         assert_eq!((all.len(), all[0].is_blocked), (1, expected.starts_with("not this relay's")));
     }
+    // What stays has to deliver what the first one does.
+    let lost = |registered: [Registration; 3], ids: &[&str]| full(registered, ids).expect("a warning");
+    let filtered = |id: &str, author: &str| {
+        let filters = Filters { author_type: Some(author.to_owned()), ..Filters::default() };
+        registered(id, Wanted { filters, ..wanted("incoming_event") })
+    };
+    let differ = || [filtered("1", "customer"), filtered("2", "agent"), others("3")];
+    assert!(lost(differ(), &["1", "2"]).1, "the events of the other author");
+    assert!(lost([old("1"), old("2"), others("3")], &[]).1, "the other one may have a wrong secret key");
+    assert!(!lost([old("1"), old("2"), others("3")], &["2"]).1);
+    let (text, has_gap) = lost([filtered("1", "agent"), old("2"), old("3")], &["2", "3"]);
+    assert!(
+        text.contains("2 has to go before") && !has_gap,
+        "1 has delivered nothing yet, and may do what none else does: {text}"
+    );
     assert_eq!(full([old("1"), old("2"), one("3", "thread_tagged")], &[]), None);
     assert_eq!(full([old("1"), old("2"), one("3", "incoming_event")], &[]), None, "nothing is added");
 }
