@@ -63,6 +63,8 @@ pub enum Why {
     Replaced,
     /// Another one is the same, and has delivered.
     Copy,
+    /// Another one is the same, and nothing tells which has the right secret key: a new one replaces both.
+    Unclear,
 }
 
 /// What is done about one action, in this order.
@@ -115,8 +117,6 @@ pub enum Warning {
     Rotation(Rotation),
     /// The listing has several registrations of an action at the relay, so that each event comes several times.
     Several { action: String, ids: Vec<String> },
-    /// They are the same, and the relay does not know which of them delivers: one may have a wrong secret key. All stay.
-    Copies { action: String, ids: Vec<String> },
     /// At the relay, of an action that it does not know. It stays.
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
@@ -194,13 +194,10 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
     for wanted in app.wanted() {
         let has_key = |one: &Registration| facts.with_new_key.as_ref().is_none_or(|ids| ids.contains(&one.id));
         let same: Vec<_> = ours.iter().filter(|one| one.is_as(wanted) && has_key(one)).map(|one| &one.id).collect();
-        if same.is_empty() {
-            add.push(wanted.clone());
-        }
         // Of several that are alike one stays: one with the key that new ones get, or else with the key that was in use last. Of those
         // with one key it is the last id, whatever the order of the listing, so that two runs at once keep the same one. Where none has
-        // delivered, nothing but a rotation says which has the right secret key; where one is unfinished, it removes what has the old
-        // key, and nothing else does.
+        // delivered, nothing says which has the right secret key, and a new one takes the place of all. An unfinished rotation removes
+        // what has the old key, and nothing else does.
         let own_key = app.secret_key.as_ref().map(|key| key.name.as_str());
         let delivered = |id: &String| facts.delivered.get(id);
         let last_of = |key: &str| {
@@ -208,26 +205,27 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
             with_key.map(|one| one.last).max()
         };
         let rank = |one: &Delivered| (own_key == Some(one.key.as_str()), last_of(&one.key), one.key.clone());
-        let is_candidate =
-            |id: &&&String| facts.rotation.is_none() && (delivered(id).is_some() || facts.with_new_key.is_some());
-        let stays = same.iter().filter(is_candidate).max_by_key(|id| (delivered(id).map(rank), **id));
-        kept.extend(stays.map_or(same.clone(), |stays| vec![*stays]).into_iter().cloned());
+        let is_known = |id: &&&String| delivered(id).is_some() || facts.with_new_key.is_some();
+        let stays = same.iter().filter(is_known).max_by_key(|id| (delivered(id).map(rank), **id));
+        match (&same[..], stays) {
+            (several, _) if facts.rotation.is_some() && !several.is_empty() => kept.extend(same.into_iter().cloned()),
+            ([one], _) | (_, Some(one)) => _ = kept.insert((*one).clone()),
+            ([] | [_, ..], None) => add.push(wanted.clone()),
+        }
     }
     let (unchanged, removed): (Vec<_>, Vec<_>) = ours.into_iter().partition(|one| kept.contains(&one.id));
     let is_added = |action: &str| add.iter().any(|wanted| wanted.action == action);
-    let remove =
-        removed.into_iter().map(|one| Removal { why: why(app, &one, is_added(&one.action)), registration: one });
+    let why = |one: &Registration| match app.wanted().iter().find(|wanted| wanted.action == one.action) {
+        None => Why::NotWanted,
+        Some(wanted) if !one.is_as(wanted) => Why::Replaced,
+        Some(_) if !is_added(&one.action) => Why::Copy,
+        Some(_) if facts.with_new_key.is_some() => Why::Replaced,
+        Some(_) => Why::Unclear,
+    };
+    let remove = removed.into_iter().map(|one| Removal { why: why(&one), registration: one });
     let mut plan = Plan { remove: remove.collect(), add, unchanged, foreign, warnings: Vec::new() };
     plan.warnings = warnings(&plan, app, facts);
     plan
-}
-
-fn why(app: &App, removed: &Registration, is_added: bool) -> Why {
-    match app.wanted().iter().find(|wanted| wanted.action == removed.action) {
-        None => Why::NotWanted,
-        Some(wanted) if removed.is_as(wanted) && !is_added => Why::Copy,
-        Some(_) => Why::Replaced,
-    }
 }
 
 fn warnings(plan: &Plan, app: &App, facts: &Facts) -> Vec<Warning> {
@@ -268,14 +266,7 @@ fn several(plan: &Plan) -> Vec<Warning> {
     actions.dedup();
     let warning = |action: &String| {
         let all: Vec<_> = ours(plan).filter(|one| one.action == *action).map(|one| one.id.clone()).collect();
-        let mut alike = all.clone();
-        alike.retain(|id| plan.unchanged.iter().any(|one| one.id == *id));
-        let action = action.clone();
-        match (alike.len(), all.len()) {
-            (2.., _) => Some(Warning::Copies { action, ids: alike }),
-            (_, 2..) => Some(Warning::Several { action, ids: all }),
-            _ => None,
-        }
+        (all.len() > 1).then(|| Warning::Several { action: action.clone(), ids: all })
     };
     actions.into_iter().filter_map(warning).collect()
 }
@@ -350,12 +341,6 @@ impl fmt::Display for Warning {
             Self::Several { action, ids } => {
                 write!(f, "{action} is registered {} times here, so each event comes as often: {}", ids.len(), ids.join(", "))
             }
-            Self::Copies { action, ids } => write!(
-                f,
-                "{action} is registered {} times alike, and the relay has seen no delivery that tells which has the right secret key; all stay: {}",
-                ids.len(),
-                ids.join(", ")
-            ),
             Self::Unknown { action, id } => write!(
                 f,
                 "{id} is for {action}, an action that this version of the relay does not know; its events go to the topic `unlisted`, and it stays"

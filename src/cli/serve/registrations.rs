@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::http::Server;
 use crate::http::webhook::Webhooks;
 use crate::livechat::apply::delivered;
-use crate::livechat::plan::{Facts, Plan, Rotation, plan};
+use crate::livechat::plan::{Facts, Plan, Rotation, Why, plan};
 use crate::livechat::{Api, App, Failure, Kind, Notices};
 use crate::metrics::{Metrics, Registered};
 use crate::outcome::RegistrationState;
@@ -128,7 +128,12 @@ impl Found {
     ) -> Self {
         let mut actions = BTreeMap::<_, Vec<String>>::new();
         let mut add_to = |state: RegistrationState, action| actions.entry(state.label()).or_default().push(action);
-        add.into_iter().for_each(|wanted| add_to(RegistrationState::Missing, wanted.action));
+        // What is registered several times alike is there: it is what is too much that is reported.
+        let is_there = |action: &str| {
+            remove.iter().any(|removal| removal.why == Why::Unclear && removal.registration.action == action)
+        };
+        let missing = add.into_iter().filter(|wanted| !is_there(&wanted.action));
+        missing.for_each(|wanted| add_to(RegistrationState::Missing, wanted.action));
         unchanged.into_iter().for_each(|one| add_to(RegistrationState::AsWanted, one.action));
         foreign.into_iter().for_each(|one| add_to(RegistrationState::Foreign, one.action));
         for removal in remove {

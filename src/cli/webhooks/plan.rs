@@ -54,8 +54,9 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
     if !plan.is_empty() {
         text.push('\n');
     }
+    let is_replaced = |why| matches!(why, Why::Replaced | Why::Unclear);
     let replaced = |wanted: &Wanted| {
-        let is_of = |removal: &&Removal| removal.why == Why::Replaced && removal.registration.action == wanted.action;
+        let is_of = |removal: &&Removal| is_replaced(removal.why) && removal.registration.action == wanted.action;
         plan.remove.iter().filter(is_of).collect::<Vec<_>>()
     };
     for wanted in &plan.add {
@@ -69,16 +70,19 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
         text +=
             &format!("  {WARNING}+/-{WARNING:#} {name}  {DIM}replaces {}{DIM:#}\n", visible(&first.registration.id));
         text += &indented(&changes(first, wanted), 10);
-        for removal in others {
+        for removal in &others {
             text += &format!("{:39}{DIM}and {}{DIM:#}\n", "", visible(&removal.registration.id));
             text += &indented(&changes(removal, wanted), 10);
         }
+        if others.iter().chain([&first]).any(|removal| removal.why == Why::Unclear) {
+            text += &format!("{:10}{DIM}alike, and no delivery tells which has the right secret key{DIM:#}\n", "");
+        }
     }
     let is_added = |removal: &&Removal| plan.add.iter().any(|wanted| wanted.action == removal.registration.action);
-    for removal in plan.remove.iter().filter(|removal| removal.why != Why::Replaced || !is_added(removal)) {
+    for removal in plan.remove.iter().filter(|removal| !is_replaced(removal.why) || !is_added(removal)) {
         let why = match removal.why {
             Why::NotWanted => "not in the configuration",
-            Why::Replaced => "another one is as wanted",
+            Why::Replaced | Why::Unclear => "another one is as wanted",
             Why::Copy => "a copy: another one is the same, and delivers",
         };
         let registration = &removal.registration;
