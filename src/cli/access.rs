@@ -90,9 +90,10 @@ impl Where {
         }
         match self.source.read(Need::Settings) {
             Ok(Config { control: control::Config { socket: Some(socket), .. }, .. }) => running(&socket).await,
-            Ok(_) => Err(Failure::Usage(
-                "without a spool there is a control socket only if control.socket is set".to_owned(),
-            )),
+            Ok(_) => {
+                let why = "without a spool there is a control socket only if control.socket is set";
+                Err(self.source.lacking(Failure::Usage(why.to_owned())))
+            }
             Err(Mistakes { socket: Some(socket), lines, may_pass }) => {
                 let mistakes = Mistakes { lines, may_pass, socket: None };
                 running(&socket).await.map_err(|_| mistakes.into())
@@ -110,7 +111,8 @@ impl Where {
         }
         let Config { spool, control, .. } = self.source.load(Need::Settings)?;
         let Some(config) = spool else {
-            return Err(Failure::Usage("spool.directory is not configured: this relay has no spool".to_owned()));
+            let why = "spool.directory is not configured: this relay has no spool";
+            return Err(self.source.lacking(Failure::Usage(why.to_owned())));
         };
         let socket = control.socket.unwrap_or_default();
         let Err(unreached) = connect(&socket).await else { return Ok(Access::Running(socket)) };

@@ -14,7 +14,6 @@ use super::access::{Access, Where, unexpected};
 use super::items::{count, second, time};
 use super::print::{DIM, out, visible, wrapped};
 use super::spool::print_json;
-use super::webhooks::chosen;
 use super::{Failure, send};
 use crate::config::{Config, Need};
 use crate::control::{Answer, Request};
@@ -63,7 +62,7 @@ const LOST: &str = "Webhooks that archives do not have are not made good: change
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let config = arguments.place.source.load(Need::LiveChat)?;
-    let app = chosen(&config.livechat.apps, arguments.app.as_deref())?;
+    let app = arguments.place.source.app(&config.livechat.apps, arguments.app.as_deref())?;
     let mut archives = Archives::new(&config.livechat, app);
     let path = arguments.cursor_path(&config, app)?;
     let relay = arguments.place.running().await?;

@@ -105,8 +105,8 @@ impl Source {
         Ok(config)
     }
 
-    /// Why there is no app to act for: a person may have forgotten the configuration.
-    fn without_app(&self, failure: Failure) -> Failure {
+    /// Why the configuration lacks what a command needs: a person may have forgotten to give it.
+    fn lacking(&self, failure: Failure) -> Failure {
         match self.config {
             Some(_) => failure,
             None => Failure::Usage(

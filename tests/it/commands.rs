@@ -206,6 +206,23 @@ fn send_speaks_https_and_trusts_the_authority_that_it_is_given() {
 }
 
 #[test]
+fn a_command_that_needs_a_configuration_and_got_none_says_how_to_give_it() {
+    let backfill = ["backfill", "--from", "2h"];
+    for arguments in [
+        &["webhooks", "plan"][..],
+        &["webhooks", "apply"],
+        &["webhooks", "rotate"],
+        &backfill,
+        &["spool", "status"],
+        &["reload"],
+    ] {
+        let output = relay(arguments);
+        let told = stderr(&output);
+        assert!(output.status.code() == Some(64) && told.contains("add -c FILE"), "{arguments:?}: {told}");
+    }
+}
+
+#[test]
 fn tail_prints_what_it_is_asked_for() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let source = Relay::start(kafka.bootstrap(), &[]);

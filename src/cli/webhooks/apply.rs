@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::relay::{Relay, knows, lock};
 use super::show::{action as column, numbered};
-use super::{Common, chosen, confirm, plan as plan_text, rotate, survey};
+use super::{Common, confirm, plan as plan_text, rotate, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
 use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, note, out, visible, wrapped};
@@ -42,7 +42,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Arguments { common, socket, dry_run, .. } = arguments;
     let config = common.source.load(Need::Registration)?;
     let Config { livechat, control, .. } = &config;
-    let app = chosen(&livechat.apps, common.app.as_deref())?;
+    let app = common.source.app(&livechat.apps, common.app.as_deref())?;
     let (key, secret_key) = secret_key(app)?;
     let _lock = if *dry_run { None } else { lock(&common.source)? };
     let relay = Relay::open(socket.as_deref(), control.socket.as_deref()).await?;

@@ -95,11 +95,8 @@ impl Common {
     /// How LiveChat is reached, and the app that is meant.
     pub fn load(&self, need: Need) -> Result<(Config, App), Failure> {
         let livechat = self.source.load(need)?.livechat;
-        match chosen(&livechat.apps, self.app.as_deref()) {
-            Ok(app) => Ok((livechat.clone(), app.clone())),
-            Err(failure) if livechat.apps.is_empty() => Err(self.source.without_app(failure)),
-            Err(failure) => Err(failure),
-        }
+        let app = self.source.app(&livechat.apps, self.app.as_deref())?.clone();
+        Ok((livechat, app))
     }
 
     /// The app that is meant, and its API.
@@ -143,8 +140,15 @@ pub fn unfinished_rotations(config: &Whole, config_path: Option<&Path>) -> impl 
     })
 }
 
+impl Source {
+    /// As [`chosen`], of the configuration that the user gave, if they did.
+    pub fn app<'a>(&self, apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
+        chosen(apps, name).map_err(|failure| if apps.is_empty() { self.lacking(failure) } else { failure })
+    }
+}
+
 /// The app of this name, or the only one.
-pub fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
+fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
     let names = || apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>().join(", ");
     match (apps, name) {
         ([], _) => Err(Failure::Usage(

@@ -9,7 +9,6 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::sync::CancellationToken;
 
 use super::apply::{Arguments, Work, registered, secret_key, stop_on_signal, tell_unclear};
-use super::chosen;
 use super::relay::{Relay, knows, lock};
 use super::show::numbered;
 use crate::cli::Failure;
@@ -40,7 +39,7 @@ struct Keys<'a> {
 pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Arguments { common, socket, dry_run, .. } = arguments;
     let config = common.source.load(Need::Registration)?;
-    let (livechat, app) = (&config.livechat, chosen(&config.livechat.apps, common.app.as_deref())?);
+    let (livechat, app) = (&config.livechat, common.source.app(&config.livechat.apps, common.app.as_deref())?);
     let _lock = if *dry_run { None } else { lock(&common.source)? };
     let keys = Keys::of(&config, app)?;
     let Rotation { old, new } = &keys.rotation;
