@@ -166,7 +166,7 @@ impl From<Unusable> for Failure {
     }
 }
 
-/// Runs what the command line says. The exit code is one of [`examples::EXIT_CODES`].
+/// Runs what the command line says. The exit code is one of `examples::EXIT_CODES`.
 pub fn main() -> ExitCode {
     let parsed = examples::command().try_get_matches();
     let parsed = parsed.and_then(|matches| Ok((config_path(&matches), Arguments::from_arg_matches(&matches)?)));
