@@ -77,9 +77,9 @@ impl Replicas {
         Self { count, min_in_sync: if is_raised { Some(2) } else { min_in_sync }, is_raised }
     }
 
-    /// Whether the brokers have not said what a new topic gets.
+    /// Whether the brokers have not said how many a new topic gets.
     pub const fn is_unknown(self) -> bool {
-        self.count.is_none() || self.min_in_sync.is_none()
+        self.count.is_none()
     }
 }
 

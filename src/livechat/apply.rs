@@ -208,6 +208,9 @@ pub struct Run<'a, L, R, P> {
     lost: BTreeSet<String>,
     /// When the relay was first seen to have a delivery through a registration.
     delivers: BTreeMap<String, Instant>,
+    /// What LiveChat has listed last while old registrations were to go, and when.
+    listed: BTreeSet<String>,
+    listed_at: Option<Instant>,
 }
 
 impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
@@ -232,6 +235,8 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             refused: BTreeMap::new(),
             lost: BTreeSet::new(),
             delivers: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            listed_at: None,
         }
     }
 
@@ -290,11 +295,17 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         for change in changes {
             if let Some(first) = &change.first {
                 self.go_on()?;
-                if change.has_gap {
-                    self.lost.insert(change.action.clone()); // a call that fails may have done it
+                let removed = self.unregister(first).await;
+                // A call without an answer may have done it.
+                let may_be_gone = match &removed {
+                    Ok(is_gone) => *is_gone,
+                    Err(Stopped::Failed(failure)) => matches!(failure.kind, Kind::Unavailable | Kind::Unintelligible),
+                    Err(_) => false,
+                };
+                if change.has_gap && may_be_gone {
+                    self.lost.insert(change.action.clone());
                 }
-                if !self.unregister(first).await? {
-                    self.lost.remove(&change.action);
+                if !removed? {
                     continue;
                 }
             }
@@ -317,6 +328,15 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             for one in waiting {
                 match self.verdict(&one, seen.as_ref()) {
                     Verdict::Wait => later.push(one),
+                    Verdict::InForce if !self.is_listed(one.successor.as_ref()).await? => {
+                        if one.since.elapsed() < self.patience() * 2 {
+                            later.push(one);
+                        } else {
+                            let action = &one.change.action;
+                            let why = "what takes the place of the others is not in LiveChat's list: another run may have removed it. Nothing of this action was removed; run it again";
+                            self.refused.insert(action.clone(), format!("{action}: {why}"));
+                        }
+                    }
                     Verdict::InForce => {
                         for old in &one.change.then {
                             self.go_on()?;
@@ -378,6 +398,19 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
         }
         self.refused.insert(action.to_owned(), failure.to_string());
         Ok(())
+    }
+
+    /// Whether LiveChat lists a successor, as of now or some seconds ago: another run, on another machine, may know of other deliveries,
+    /// and remove it while this one waits.
+    async fn is_listed(&mut self, successor: Option<&String>) -> Result<bool, Stopped> {
+        let Some(id) = successor else { return Ok(true) };
+        let is_due = self.listed_at.is_none_or(|at| at.elapsed() >= self.propagation / LISTINGS);
+        if is_due {
+            self.go_on()?;
+            self.listed = self.livechat.list().await?.into_iter().map(|one| one.id).collect();
+            self.listed_at = Some(Instant::now());
+        }
+        Ok(self.listed.contains(id))
     }
 
     /// Notes which registrations have delivered since the run began: what came earlier says nothing of a key that was changed. `None`: no

@@ -207,8 +207,12 @@ pub fn plan(app: &App, registered: &[Registration], facts: &Facts) -> Plan {
         let rank = |one: &Delivered| (own_key == Some(one.key.as_str()), last_of(&one.key), one.key.clone());
         let is_known = |id: &&&String| delivered(id).is_some() || facts.with_new_key.is_some();
         let stays = same.iter().filter(is_known).max_by_key(|id| (delivered(id).map(rank), **id));
+        // Where LiveChat takes no further one, one would have to go first, at the price of a gap: all stay.
+        let of_action = |one: &&Registration| one.action == wanted.action;
+        let is_full = ours.iter().chain(&foreign).filter(of_action).count() >= REGISTRATIONS_MAX;
         match (&same[..], stays) {
-            (several, _) if facts.rotation.is_some() && !several.is_empty() => kept.extend(same.into_iter().cloned()),
+            ([_, ..], None) if is_full => kept.extend(same.into_iter().cloned()),
+            ([_, ..], _) if facts.rotation.is_some() => kept.extend(same.into_iter().cloned()),
             ([one], _) | (_, Some(one)) => _ = kept.insert((*one).clone()),
             ([] | [_, ..], None) => add.push(wanted.clone()),
         }

@@ -130,7 +130,7 @@ impl Watch {
         if now.are_replicas_unknown {
             tracing::warn!(
                 topics = topics::names(&now.created),
-                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): see that min.insync.replicas is 2 or more"
+                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): see that they have three replicas, with min.insync.replicas = 2"
             );
         }
         // Those that the relay has just created are as `[topics]` says, and brokers may not know them yet.

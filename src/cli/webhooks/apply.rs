@@ -261,7 +261,9 @@ fn standing(changes: &[Change], done: &[Progress]) -> String {
     let lost: Vec<_> = done.iter().filter_map(Progress::lost).collect();
     let lost = match lost.join(", ") {
         lost if lost.is_empty() => lost,
-        lost => format!("Events of {lost} are lost: the former webhook is removed, and no new one is registered. "),
+        lost => format!(
+            "Events of {lost} are lost: the former webhook is removed, or may be, and no new one is registered. "
+        ),
     };
     format!("{} registered and {} unregistered before that; {rest}. {lost}", registered(done).len(), unregistered.len())
 }
@@ -314,7 +316,7 @@ mod tests {
         ];
         assert_eq!(
             standing(&[], &done),
-            "1 registered and 1 unregistered before that; the rest is as it was. Events of incoming_event are lost: the former webhook is removed, and no new one is registered. "
+            "1 registered and 1 unregistered before that; the rest is as it was. Events of incoming_event are lost: the former webhook is removed, or may be, and no new one is registered. "
         );
         assert!(!standing(&[], &done[..2]).contains("lost"));
     }

@@ -180,6 +180,11 @@ fn of_copies_only_what_is_known_to_deliver_makes_another_one_superfluous() {
     let of = |facts: &Facts| plan(&app(&event), &copies, facts);
     let blind = of(&Facts::default());
     assert_eq!(words(&blind), ["+incoming_event", "-1 unclear", "-2 unclear", "-3 not wanted"]);
+    // Where LiveChat takes no further one, one would have to go first: all stay.
+    let crm = at("https://crm.example.com/", "4", "incoming_event");
+    let full = plan(&app(&event), &[&copies[..], &[crm]].concat(), &Facts::default());
+    assert_eq!(words(&full), ["-3 not wanted", "=1", "=2", "?4"]);
+    assert!(matches!(&full.warnings[..], [Warning::Several { ids, .. }] if ids.len() == 2), "{:?}", full.warnings);
     for (ids, expected) in [
         (vec!["2"], ["-1 copy", "-3 not wanted", "=2"]),
         (vec!["1"], ["-2 copy", "-3 not wanted", "=1"]),
@@ -347,14 +352,19 @@ proptest! {
         let ids: Vec<_> = delivering.iter().map(ToString::to_string).collect();
         let facts = delivered(&ids.iter().map(String::as_str).collect::<Vec<_>>());
         let first = plan(&app, &before, &facts);
-        let is_removed = |one: &Registration| first.remove.iter().any(|removal| removal.registration.id == one.id);
         prop_assert_eq!(first.remove.len() + first.unchanged.len() + first.foreign.len(), before.len());
         let of_others = |one: &Registration| one.url == URLS[3] || one.url == URLS[4] || one.action == ACTIONS[3];
         prop_assert!(before.iter().all(|one| of_others(one) == first.foreign.contains(one)));
-        let added = first.add.iter().enumerate().map(|(n, wanted)| registered(&format!("new {n}"), wanted.clone()));
-        let after: Vec<_> = before.iter().filter(|one| !is_removed(one)).cloned().chain(added).collect();
-        let second = plan(&app, &after, &facts);
-        prop_assert!(second.is_empty(), "{second:?}");
+        let applied = |before: &[Registration], plan: &Plan, new: &str| -> Vec<_> {
+            let is_removed = |one: &Registration| plan.remove.iter().any(|removal| removal.registration.id == one.id);
+            let added = plan.add.iter().enumerate().map(|(n, wanted)| registered(&format!("{new} {n}"), wanted.clone()));
+            before.iter().filter(|one| !is_removed(one)).cloned().chain(added).collect()
+        };
+        // A second pass replaces what is alike, where LiveChat took no further one in the first.
+        let once = applied(&before, &first, "first");
+        let after = applied(&once, &plan(&app, &once, &facts), "second");
+        let third = plan(&app, &after, &facts);
+        prop_assert!(third.is_empty(), "{third:?}");
         for wanted in app.wanted() {
             prop_assert!(after.iter().any(|one| one.is_as(wanted)));
         }
