@@ -333,7 +333,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                             later.push(one);
                         } else {
                             let action = &one.change.action;
-                            let why = "what takes the place of the others is not in LiveChat's list: another run may have removed it. Nothing of this action was removed; run it again";
+                            let why = "what takes the place of the others is not in LiveChat's list: another run may have removed it. The others stay; run it again";
                             self.refused.insert(action.clone(), format!("{action}: {why}"));
                         }
                     }
