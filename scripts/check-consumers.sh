@@ -23,7 +23,7 @@ source tree stays clean. A language whose tools are missing and can't be install
 fails.
 
 Environment:
-  LIVECHAT_RELAY_BIN   the relay to run instead of target/debug/livechat-relay
+  RELAY_BIN   the relay to run instead of target/debug/livechat-relay
   CI                   set: nothing is skipped
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.

@@ -19,7 +19,7 @@ once and each transcript, and the file every record.
 What is built lies in target/derived. Missing tools are installed with scripts/ensure.sh.
 
 Environment:
-  LIVECHAT_RELAY_BIN   the relay to run instead of target/debug/livechat-relay
+  RELAY_BIN   the relay to run instead of target/debug/livechat-relay
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.
 EOT
