@@ -16,7 +16,7 @@ const sentence = ({ title, description }) => [title, description].filter(Boolean
 export function model(contract) {
   const read = (name) => JSON.parse(readFileSync(join(contract, name), "utf8"));
   const envelope = read("envelope.schema.json");
-  const definitions = { ...read("defs.schema.json").$defs, ...envelope.$defs };
+  const definitions = { ...read("defs.schema.json").$defs, ...envelope.$defs }; // a name has the same definition in every schema
   const objects = new Map();
 
   // References are relative or absolute; what they lead to is always a definition.
