@@ -25,7 +25,7 @@ function block(text, indent, tags = []) {
   return body.length ? [`${indent}/**`, ...body, `${indent} */`] : [];
 }
 
-const unique = (all) => [...new Set(all)];
+const pascal = (name) => name.replace(/(?:^|_)([a-z])/g, (_, letter) => letter.toUpperCase());
 const camel = (name) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
 const isConstant = (type) => type.constant !== undefined || type.union?.every(isConstant);
 const EVENT = "An event of livechat-relay in structured mode: the attributes of a CloudEvent, and what LiveChat sent.";
@@ -186,7 +186,7 @@ export function go({ objects }) {
   };
   const INITIALISMS = { Id: "ID", Ids: "IDs", Url: "URL", Ip: "IP" };
   const exported = (name) =>
-    name.replace(/(?:^|_)([a-z])/g, (_, letter) => letter.toUpperCase())
+    pascal(name)
       .replace(/(Ids?|Url|Ip)(?![a-z])/g, (word) => INITIALISMS[word])
       .replace(/([a-z])id$/, "$1ID");
   const field = ({ name, type, required }) => [exported(name), typeOf(type, required), `\`json:"${name}${required ? "" : ",omitempty"}"\``];

@@ -10,6 +10,7 @@ const pascal = (name) => name.replace(/(?:^|_)([a-z])/g, (_, letter) => letter.t
 const singular = (name) => name.replace(/ies$/, "y").replace(/s$/, "");
 // LiveChat's messages, files and forms are events, too: docs/kafka.md calls them chat events. All of them are of one type here.
 const nameOf = (definition) => pascal(definition.replace(/^event(_.*)?$/, "chat_event"));
+const SCALARS = ["string", "integer", "boolean"]; // the schemas have no others
 const sentence = ({ title, description }) => [title, description].filter(Boolean).join(". ");
 
 // What `contract` has: `objects`, a map of name → `{ about, base, members }`, and `events`, a list of `{ name, type, about, data }`.
@@ -18,6 +19,7 @@ export function model(contract) {
   const envelope = read("envelope.schema.json");
   const definitions = { ...read("defs.schema.json").$defs, ...envelope.$defs }; // a name has the same definition in every schema
   const objects = new Map();
+  const sources = new Map(); // name → the object's schema
 
   // References are relative or absolute; what they lead to is always a definition.
   function follow({ $ref }) {
@@ -54,7 +56,9 @@ export function model(contract) {
 
   // Gives an object its name, and returns the reference to it.
   function define(name, schema, about = schema.description) {
-    if (!objects.has(name)) {
+    const source = JSON.stringify(schema);
+    if (!sources.has(name)) {
+      sources.set(name, source);
       objects.set(name, {}); // an object may contain itself
       const { all, required } = properties(schema, name);
       const members = Object.entries(all).map(([member, found]) => ({
@@ -64,6 +68,8 @@ export function model(contract) {
         required: required.has(member),
       }));
       objects.set(name, { about, members });
+    } else if (sources.get(name) !== source) {
+      throw new Error(`two objects would have the name ${name}`);
     }
     return { ref: name };
   }
@@ -84,6 +90,7 @@ export function model(contract) {
     if (schema.type === "object") return { map: typeOf(schema.additionalProperties ?? {}, name) };
     if (schema.enum) return { union: schema.enum.map((constant) => ({ constant })) };
     if (schema.const) return { constant: schema.const };
+    if (schema.type && !SCALARS.includes(schema.type)) throw new Error(`no language knows the type ${schema.type} of ${name}`);
     return schema.type ? { scalar: schema.type } : {};
   }
 
