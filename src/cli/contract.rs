@@ -49,10 +49,10 @@ fn files() -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> =
         listed.iter().map(|l| (path_of(l.action), pretty(&schema_of(l, &words[l.action])))).collect();
     files.insert(ENVELOPE.to_owned(), pretty(&envelope()));
-    files.insert(DEFS.to_owned(), pretty(&schema(fragment(include_str!("contract/defs.json")))));
-    let app_webhook = schema(fragment(include_str!("contract/app_webhook.json")));
+    files.insert(DEFS.to_owned(), pretty(&schema(DEFS, defs())));
+    let app_webhook = schema(APP_WEBHOOK, fragment(include_str!("contract/app_webhook.json")));
     files.insert(APP_WEBHOOK.to_owned(), pretty(&app_webhook));
-    let installed = schema(fragment(include_str!("contract/app_installed.json")));
+    let installed = schema(INSTALLED, fragment(include_str!("contract/app_installed.json")));
     files.insert(INSTALLED.to_owned(), pretty(&installed));
     files.insert(CONFIG.to_owned(), pretty(&config::schema()));
     files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi(&listed, &words, &app_webhook, &installed)));
@@ -73,9 +73,38 @@ fn pretty(json: &Value) -> String {
     format!("{json:#}\n")
 }
 
-fn schema(mut keywords: Value) -> Value {
+/// The `$id` is no address: there is no server that has the schemas. All that a schema refers to is in it, so that it can be used as it was
+/// found: as a file, in a registry of schemas, or by its `$id`.
+fn schema(path: &str, mut keywords: Value) -> Value {
+    let name = path.trim_end_matches(".schema.json").replace('/', ":");
+    keywords["$id"] = format!("urn:livechat-relay:{name}").into();
     keywords["$schema"] = DRAFT.into();
     keywords
+}
+
+/// What the payloads of several actions have in common.
+fn defs() -> Value {
+    fragment(include_str!("contract/defs.json"))
+}
+
+/// What a schema refers to, directly or not.
+fn defs_of(schema: &Value) -> Map<String, Value> {
+    let (all, mut used) = (defs(), Map::new());
+    let mut values = vec![schema];
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Object(members) => values.extend(members.values()),
+            Value::Array(items) => values.extend(items),
+            Value::String(text) => {
+                if let Some(name) = text.strip_prefix("#/$defs/").filter(|name| !used.contains_key(*name)) {
+                    used.insert(name.to_owned(), all["$defs"][name].clone());
+                    values.push(&all["$defs"][name]);
+                }
+            }
+            _ => {}
+        }
+    }
+    used
 }
 
 /// The envelope, with an attribute for each of the catalogue's slots.
@@ -86,14 +115,15 @@ fn envelope() -> Value {
     for (_, name) in Slot::ATTRIBUTES {
         properties[name] = json!({ "$ref": "#/$defs/attribute", "description": slots[name] });
     }
-    schema(json!({
+    let keywords = json!({
         "title": words["title"],
         "description": words["description"],
         "type": "object",
         "required": words["required"],
         "properties": properties,
         "$defs": { "attribute": attribute },
-    }))
+    });
+    schema(ENVELOPE, keywords)
 }
 
 /// The schema of `data` for one action.
@@ -104,10 +134,10 @@ fn schema_of(listed: &Listed, words: &Value) -> Value {
         properties.insert("action".to_owned(), json!({ "type": "string", "examples": names }));
         properties.insert("payload".to_owned(), words["payload"].clone());
     }
-    let mut schema = schema(json!({
+    let mut keywords = json!({
         "title": words["title"],
         "description": words["description"],
-        "allOf": [{ "$ref": format!("../{DEFS}#/$defs/webhook") }],
+        "allOf": [{ "$ref": "#/$defs/webhook" }],
         "type": "object",
         "required": match listed.action {
             UNLISTED => json!(["payload"]),
@@ -123,11 +153,12 @@ fn schema_of(listed: &Listed, words: &Value) -> Value {
             "time": listed.time,
             "attributes": listed.attributes,
         },
-    }));
+    });
     if let Some(versions) = words.get("versions") {
-        schema["x-livechat"]["versions"] = versions.clone();
+        keywords["x-livechat"]["versions"] = versions.clone();
     }
-    schema
+    keywords["$defs"] = defs_of(&keywords).into();
+    schema(&path_of(listed.action), keywords)
 }
 
 /// A topic, and what is on it.

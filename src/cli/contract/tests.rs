@@ -62,7 +62,7 @@ fn the_guide_has_every_attribute() {
     }
 }
 
-/// The contract as a consumer loads it: every schema by its path, formats checked.
+/// The contract as a consumer loads it: each file alone, formats checked.
 struct Contract {
     envelope: Validator,
     actions: BTreeMap<&'static str, Validator>,
@@ -72,20 +72,10 @@ struct Contract {
 
 impl Contract {
     fn load() -> Self {
-        let uri = |name: &str| format!("json-schema:///{name}");
-        let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
         let files = files();
-        let schemas: Vec<_> = files.iter().filter(|(name, _)| name.contains(".schema.")).collect();
-        let mut registry = Registry::new();
-        for (name, text) in &schemas {
-            let schema = json(text);
-            jsonschema::draft202012::meta::validate(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
-            registry = registry.add(uri(name), Resource::from_contents(schema)).expect(name);
-        }
-        let registry = registry.prepare().expect("references that lead somewhere");
         let validator = |name: &str| {
-            let options = jsonschema::options().with_registry(&registry).with_base_uri(uri(name));
-            options.should_validate_formats(true).build(&json(&files[name])).expect(name)
+            let schema = serde_json::from_str(&files[name]).expect(name);
+            jsonschema::options().should_validate_formats(true).build(&schema).expect(name)
         };
         let actions = listed().map(|l| (l.action, validator(&path_of(l.action)))).collect();
         let [envelope, app_webhook, installed] = [ENVELOPE, APP_WEBHOOK, INSTALLED].map(validator);
@@ -111,6 +101,32 @@ impl Contract {
         let text = |error: jsonschema::ValidationError<'_>| format!("{name} {}: {error}", error.instance_path());
         envelope.chain(data).filter(|error| !is_placeholder(error)).map(text).collect()
     }
+}
+
+#[test]
+fn every_schema_is_found_by_its_id_and_needs_no_other() {
+    let files = files();
+    let schemas = files.iter().filter(|(name, _)| name.ends_with(".schema.json"));
+    let mut registry = Registry::new();
+    let mut ids = BTreeSet::new();
+    for (name, text) in schemas {
+        let schema: Value = serde_json::from_str(text).expect("JSON");
+        jsonschema::draft202012::meta::validate(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        jsonschema::validator_for(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let id = schema["$id"].as_str().expect(name).to_owned();
+        assert!(ids.insert(id.clone()), "{id} twice");
+        registry = registry.add(id, Resource::from_contents(schema)).expect(name);
+    }
+    assert_eq!(ids.len(), 47 + 5);
+    let registry = registry.prepare().expect("schemas");
+    let thread_tagged = json!({ "$ref": "urn:livechat-relay:actions:thread_tagged" });
+    let validator = jsonschema::options().with_registry(&registry).build(&thread_tagged).expect("it is there");
+    let mut data = json!({
+        "webhook_id": "w", "action": "thread_tagged", "payload": { "chat_id": "C", "thread_id": "T", "tag": "x" },
+    });
+    assert!(validator.is_valid(&data));
+    data["payload"]["chat_id"] = 7.into();
+    assert!(!validator.is_valid(&data));
 }
 
 fn receipt() -> Receipt<'static> {
