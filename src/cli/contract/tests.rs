@@ -9,13 +9,19 @@ use jsonschema::{Registry, Resource, Validator};
 use secrecy::SecretString;
 use serde_json::value::RawValue;
 
+use super::super::actions::{Derivation, TOPIC_PREFIX};
 use super::*;
+use crate::config::Config;
 use crate::event::initial::Initial;
+use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::receive::receive;
 use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Archived, Event, Keyring, Keys, Mode, Receipt, Routing, Tenant, Topics, normalize, route};
 use crate::livechat::backfill::{Found, webhooks};
 use crate::samples::traffic::{Traffic, one_of_each};
+
+mod configured;
+mod examples;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,9 +29,9 @@ fn root() -> &'static Path {
 
 #[test]
 fn the_files_in_contract_are_what_the_catalogue_says() {
-    let wanted = files();
+    let wanted = files(&Setup::of_defaults());
     let mut differ = BTreeSet::new();
-    for directory in ["contract", "contract/actions"] {
+    for directory in ["contract", "contract/actions", "contract/examples"] {
         let there = std::fs::read_dir(root().join(directory)).expect("contract/; run `make contract`");
         for path in there.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()) {
             let name = path.strip_prefix(root().join("contract")).expect("below it").to_string_lossy().into_owned();
@@ -72,7 +78,7 @@ struct Contract {
 
 impl Contract {
     fn load() -> Self {
-        let files = files();
+        let files = files(&Setup::of_defaults());
         let validator = |name: &str| {
             let schema = serde_json::from_str(&files[name]).expect(name);
             jsonschema::options().should_validate_formats(true).build(&schema).expect(name)
@@ -105,7 +111,7 @@ impl Contract {
 
 #[test]
 fn every_schema_is_found_by_its_id_and_needs_no_other() {
-    let files = files();
+    let files = files(&Setup::of_defaults());
     let schemas = files.iter().filter(|(name, _)| name.ends_with(".schema.json"));
     let mut registry = Registry::new();
     let mut ids = BTreeSet::new();
@@ -127,6 +133,11 @@ fn every_schema_is_found_by_its_id_and_needs_no_other() {
     assert!(validator.is_valid(&data));
     data["payload"]["chat_id"] = 7.into();
     assert!(!validator.is_valid(&data));
+}
+
+fn document(setup: &Setup) -> Value {
+    let words = fragment(include_str!("actions.json"));
+    asyncapi::document(setup, &listed().collect::<Vec<_>>(), &words, &Value::Null, &Value::Null)
 }
 
 fn receipt() -> Receipt<'static> {
