@@ -55,10 +55,10 @@ consumers: ## The examples (consumers in four languages, Kafka Streams, Kafka Co
 	scripts/check-consumers.sh
 	scripts/check-derived.sh
 
-contract: ## Rewrite contract/ from the catalogue of actions
+contract: ## Rewrite contract/, but for contract/types, from the catalogue of actions
 	cargo build --locked
-	rm -rf contract
-	cargo run --locked --quiet -- contract --out contract
+	rm -rf contract/*.json contract/*.md contract/*.yaml contract/actions contract/examples
+	env -u LIVECHAT_RELAY_CONFIG cargo run --locked --quiet -- contract --out contract
 
 types: ## Rewrite contract/types, the types in TypeScript, Python, Java and Go, from the schemas in contract/
 	scripts/ensure.sh node

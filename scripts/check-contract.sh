@@ -10,9 +10,9 @@ node_tools=(@asyncapi/parser@3.6.3 typescript@7.0.2)
 help() {
   cat <<'EOF'
 Checks the files in contract/: that they are current and every sample is valid (cargo test), that the schemas are of
-JSON Schema 2020-12 and take the configurations that we ship (check-jsonschema), that the official parser takes the
-AsyncAPI document, and that the types in contract/types are current, compile and fit the examples (tsc, mypy, go vet; Java
-is compiled by scripts/check-consumers.sh).
+JSON Schema 2020-12 and accept the configurations that we ship (check-jsonschema) and the examples (Python's jsonschema),
+that the official parser takes the AsyncAPI document, and that the types in contract/types are current, compile and fit the
+examples (tsc, mypy, go vet; Java is compiled by scripts/check-consumers.sh).
 
 Usage: scripts/check-contract.sh [--install]
 
@@ -86,7 +86,30 @@ configurations() {
   rm "$wrong"
 }
 
-# Warnings and hints of the parser are no faults; a document that it cannot resolve has no channels.
+# The schemas are found by their $id. Python's jsonschema is what check-jsonschema uses.
+examples() {
+  "$tools/venv/bin/python" - "$root/contract" <<'EOF'
+import json, pathlib, sys
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+contract = pathlib.Path(sys.argv[1])
+schemas = [json.loads(path.read_text()) for path in contract.rglob("*.schema.json")]
+registry = Registry().with_resources((schema["$id"], Resource.from_contents(schema)) for schema in schemas)
+examples = sorted((contract / "examples").glob("*.json"))
+faults = [f"only {len(examples)} examples"] if len(examples) < 46 else []
+for path in examples:
+    event = json.loads(path.read_text())
+    for name, value in [("envelope", event), (f"actions:{path.stem}", event["data"])]:
+        validator = Draft202012Validator({"$ref": f"urn:livechat-relay:{name}"}, registry=registry)
+        faults += [f"{path.name}: {name}: {error.message}" for error in validator.iter_errors(value)]
+print(*faults, sep="\n")
+sys.exit(bool(faults))
+EOF
+}
+
+# Warnings and hints of the parser are no faults; a document that it cannot resolve has no channels. There is no example of
+# actions that the relay does not know.
 asyncapi() {
   NODE_PATH=$tools/npm/node_modules node - "$root/contract/asyncapi.yaml" "$root/contract/actions" <<'EOF'
 const { readdirSync } = require('node:fs');
@@ -98,8 +121,10 @@ fromFile(new Parser(), file).parse().then(({ document, diagnostics }) => {
   errors.forEach((d) => console.log(`${d.path.join('.')}: ${d.message}`));
   const found = document?.allChannels().all().length ?? 0;
   const wanted = readdirSync(actions).length;
-  console.log(`${found} channels for ${wanted} schemas`);
-  process.exitCode = errors.length === 0 && found >= wanted ? 0 : 1;
+  const messages = document?.allMessages().all() ?? [];
+  const examples = messages.filter((message) => !message.examples().isEmpty()).length;
+  console.log(`${found} channels, ${examples} messages with an example, ${wanted} schemas of actions`);
+  process.exitCode = errors.length === 0 && found >= wanted && examples >= wanted - 1 ? 0 : 1;
 }).catch((error) => {
   console.log(String(error));
   process.exitCode = 1;
@@ -133,6 +158,7 @@ check 'the files are current, and every sample is valid' \
   cargo test --quiet --locked --manifest-path "$root/Cargo.toml" --lib contract
 check_with "$tools/venv/has" 'the schemas are of JSON Schema 2020-12' is_2020_12
 check_with "$tools/venv/has" 'config.schema.json takes our configurations' configurations
+check_with "$tools/venv/has" 'the schemas accept the examples' examples
 check_with "$tools/npm/has" 'the AsyncAPI parser takes asyncapi.yaml' asyncapi
 copy_types
 node=$(command -v node || echo node) go=$(command -v go || echo go)

@@ -20,29 +20,30 @@ public final class LiveChat {
      * may come: of one that is not here only the attributes are known.
      *
      * @param agentid The agent: mostly an e-mail address.
-     * @param apiversion The version of LiveChat's API, where the relay was told it.
-     * @param app The app of the relay's configuration that it was delivered to.
+     * @param apiversion The version of LiveChat's API that the webhook was registered with, where the operator has
+     *     configured it.
+     * @param app The name that the operator has given to the app in the relay's configuration.
      * @param authorid Who wrote the event: an agent's e-mail address, or a customer's or bot's id.
      * @param authorkind Who wrote the event, where what LiveChat sent proves it.
      * @param autoaccessid The auto access.
      * @param backfill It was read from LiveChat's archive: `data` is made from that, and is not what a webhook has.
      * @param botid The bot.
      * @param chatid The chat.
-     * @param contenthash Half of a SHA-256 over tenant, name and payload: equal for equal content, whichever
-     *     registration delivered it.
+     * @param contenthash Half of a SHA-256 over the organization's or license's id, the action's name as delivered, and
+     *     `payload`: equal for equal content, whichever registration delivered it.
      * @param customerid The customer.
      * @param datacontenttype What `data` is.
      * @param eventid LiveChat's id of the event in the thread.
      * @param groupid The group: an integer, as text.
-     * @param id Version 8: derived from the payload, the same for every delivery of the event. Version 7: fresh, one
-     *     for each delivery.
+     * @param id A UUID of version 8 is derived from the payload, and the same for every delivery of the event. One of
+     *     version 7 is new for each delivery.
      * @param initial It was an event inside an `incoming_chat`, and the relay made an event of its own of it: `data` is
      *     around LiveChat's bytes of that event.
      * @param licenseid LiveChat's license; API 3.2 and 3.3.
      * @param organizationid LiveChat's organization; API 3.4 and later.
      * @param partitionkey The record's key.
-     * @param recordedtime When the relay took it, in UTC, to the millisecond; of what was read from LiveChat's archive,
-     *     when that was.
+     * @param recordedtime When the relay received it, in UTC, to the millisecond; for an event that was read from
+     *     LiveChat's archive, when that was.
      * @param resourceid What access was given to or taken from in API 3.1; it need not be a chat.
      * @param source Whose event it is: an organization, or a license; `/livechat` if LiveChat names neither. The id is
      *     percent-encoded as in a URI, with upper-case digits.
@@ -51,9 +52,9 @@ public final class LiveChat {
      *     percent-encoded as in a URI, with upper-case digits.
      * @param tag The name of the tag.
      * @param threadid The thread of the chat.
-     * @param time When it happened, where the payload says so.
+     * @param time When it happened. Absent where the payload does not say so: then use `recordedtime`.
      * @param userid The user that it is about: an agent's e-mail address, or a customer's or bot's id.
-     * @param webhookid The registration that delivered it, not the delivery.
+     * @param webhookid The webhook registered at LiveChat that delivered it, not the delivery.
      * @param type `com.livechat.` and the name of the action.
      * @param data What LiveChat sent: an IncomingEventData where the type is `com.livechat.incoming_event`, and so on.
      */
@@ -312,7 +313,7 @@ public final class LiveChat {
 
     /**
      * Auto accesses change. A list of changes, because the rules point at each other. Whether LiveChat ever sends a
-     * single object here is not known: take both.
+     * single object here is not known: accept both.
      */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record AutoAccessesUpdatedData(
@@ -382,8 +383,8 @@ public final class LiveChat {
             String resource) {}
 
     /**
-     * Access is given. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
-     * `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
+     * Access to a chat is granted. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API
+     * 3.1, `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
      */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ChatAccessGrantedData(
@@ -407,8 +408,8 @@ public final class LiveChat {
             String resource) {}
 
     /**
-     * Access is taken. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
-     * `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
+     * Access to a chat is revoked. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API
+     * 3.1, `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
      */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ChatAccessRevokedData(
@@ -451,10 +452,7 @@ public final class LiveChat {
             @JsonProperty("thread_id") String threadId,
             @JsonProperty("user_id") String userId) {}
 
-    /**
-     * A chat ends. The thread was closed. A `user_id` that is missing means that no person closed it, but LiveChat's
-     * routing.
-     */
+    /** A chat ends. The thread was closed. Without `user_id`, LiveChat has closed it, and not a person. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ChatDeactivatedData(
             String action,
@@ -474,7 +472,7 @@ public final class LiveChat {
             @JsonProperty("chat_id") String chatId,
             Map<String, List<String>> properties) {}
 
-    /** Properties of a chat are deleted. The names of those that are gone. */
+    /** Properties of a chat are deleted. The names of the properties that were deleted. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ChatPropertiesDeletedData(
             String action,
@@ -494,7 +492,7 @@ public final class LiveChat {
             @JsonProperty("chat_id") String chatId,
             Map<String, JsonNode> properties) {}
 
-    /** Properties of a chat are set. Those that were set, with their values; not all that there are. */
+    /** Properties of a chat are set. The properties that were set, with their values, and no others. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ChatPropertiesUpdatedData(
             String action,
@@ -540,8 +538,8 @@ public final class LiveChat {
             @JsonProperty("group_ids") List<Long> groupIds) {}
 
     /**
-     * A chat goes to others. To groups or agents. `thread_id` is there while the chat is active, `queue` while it
-     * waits.
+     * A chat is transferred. To groups or agents. `thread_id` is present while the chat is active, `queue` while it
+     * waits for an agent.
      */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ChatTransferredData(
@@ -594,7 +592,7 @@ public final class LiveChat {
             @JsonProperty("event_id") String eventId,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** An event is deleted. Which it was, without its content. */
+    /** A chat event is deleted. The id of the event, without its content. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record EventDeletedData(
             String action,
@@ -618,7 +616,7 @@ public final class LiveChat {
             Map<String, List<String>> properties,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** Properties of an event are deleted. The names of those that are gone. */
+    /** Properties of a chat event are deleted. The names of the properties that were deleted. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record EventPropertiesDeletedData(
             String action,
@@ -642,7 +640,7 @@ public final class LiveChat {
             Map<String, JsonNode> properties,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** Properties of an event are set. Those that were set, with their values; not all that there are. */
+    /** Properties of a chat event are set. The properties that were set, with their values, and no others. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record EventPropertiesUpdatedData(
             String action,
@@ -788,8 +786,8 @@ public final class LiveChat {
             Long width) {}
 
     /**
-     * An event changes. The event as it is now. Its `created_at` is when it was made, not when it changed: LiveChat
-     * does not tell that.
+     * A chat event is changed. The event as it is now. `created_at` is when it was created; LiveChat does not send when
+     * it was changed.
      */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record EventUpdatedData(
@@ -812,7 +810,7 @@ public final class LiveChat {
             @JsonProperty("seen_up_to") String seenUpTo,
             @JsonProperty("user_id") String userId) {}
 
-    /** Someone has seen the events of a chat. All up to a time. */
+    /** A user has seen the events of a chat. All events up to `seen_up_to`. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record EventsMarkedAsSeenData(
             String action,
@@ -834,7 +832,7 @@ public final class LiveChat {
             @JsonProperty("customer_id") String customerId,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** A customer wants to be answered later. Known from LiveChat's Go library for API 3.1 alone. */
+    /** A customer asks to be answered later. Known from LiveChat's Go library for API 3.1 alone. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record FollowUpRequestedData(
             String action,
@@ -1186,7 +1184,7 @@ public final class LiveChat {
             ChatEvent event,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** Something is said or shown in a chat. A message, a file, a form, or another type of event. */
+    /** A message, or another chat event. A message, a file, a form and so on; `event.type` says which. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record IncomingEventData(
             String action,
@@ -1251,8 +1249,8 @@ public final class LiveChat {
             String status) {}
 
     /**
-     * An agent's status is set. For bots, too. LiveChat writes the values with spaces in some places and with
-     * underscores in others: take both.
+     * An agent's status is set. Of a bot, too. LiveChat writes the values with spaces in some places and with
+     * underscores in others: accept both.
      */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record RoutingStatusSetData(
@@ -1321,7 +1319,7 @@ public final class LiveChat {
             Map<String, List<String>> properties,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** Properties of a thread are deleted. The names of those that are gone. */
+    /** Properties of a thread are deleted. The names of the properties that were deleted. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ThreadPropertiesDeletedData(
             String action,
@@ -1343,7 +1341,7 @@ public final class LiveChat {
             Map<String, JsonNode> properties,
             @JsonProperty("thread_id") String threadId) {}
 
-    /** Properties of a thread are set. Those that were set, with their values; not all that there are. */
+    /** Properties of a thread are set. The properties that were set, with their values, and no others. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record ThreadPropertiesUpdatedData(
             String action,
@@ -1443,7 +1441,7 @@ public final class LiveChat {
             User user,
             @JsonProperty("user_type") String userType) {}
 
-    /** Someone joins a chat. An agent, a bot or a customer. */
+    /** A user joins a chat. An agent, a bot or a customer. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record UserAddedToChatData(
             String action,
@@ -1471,7 +1469,7 @@ public final class LiveChat {
             @JsonProperty("user_id") String userId,
             @JsonProperty("user_type") String userType) {}
 
-    /** Someone leaves a chat. An agent, a bot or a customer. */
+    /** A user leaves a chat. An agent, a bot or a customer. */
     @JsonIgnoreProperties(ignoreUnknown = true)
     public record UserRemovedFromChatData(
             String action,
@@ -1512,9 +1510,9 @@ public final class LiveChat {
             List<String> scopes) {}
 
     /**
-     * App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. Another product than
-     * the chat webhooks, with a body of its own and no secret key; the relay takes them where `app_webhooks.token` is
-     * configured. The key is the tenant.
+     * App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. LiveChat's App
+     * Webhooks are another product than its chat webhooks, with a body of their own and no secret key; the relay
+     * accepts them where `app_webhooks.token` is configured. The key is the organization's id.
      *
      * @param payload By event: the application, or the payment.
      */

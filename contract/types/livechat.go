@@ -24,9 +24,9 @@ type Event struct {
 type Attributes struct {
 	// The agent: mostly an e-mail address.
 	AgentID string `json:"agentid,omitempty"`
-	// The version of LiveChat's API, where the relay was told it.
+	// The version of LiveChat's API that the webhook was registered with, where the operator has configured it.
 	Apiversion string `json:"apiversion,omitempty"`
-	// The app of the relay's configuration that it was delivered to.
+	// The name that the operator has given to the app in the relay's configuration.
 	App string `json:"app"`
 	// Who wrote the event: an agent's e-mail address, or a customer's or bot's id.
 	AuthorID string `json:"authorid,omitempty"`
@@ -40,7 +40,8 @@ type Attributes struct {
 	BotID string `json:"botid,omitempty"`
 	// The chat.
 	ChatID string `json:"chatid,omitempty"`
-	// Half of a SHA-256 over tenant, name and payload: equal for equal content, whichever registration delivered it.
+	// Half of a SHA-256 over the organization's or license's id, the action's name as delivered, and `payload`: equal for
+	// equal content, whichever registration delivered it.
 	Contenthash string `json:"contenthash"`
 	// The customer.
 	CustomerID string `json:"customerid,omitempty"`
@@ -50,8 +51,8 @@ type Attributes struct {
 	EventID string `json:"eventid,omitempty"`
 	// The group: an integer, as text.
 	GroupID string `json:"groupid,omitempty"`
-	// Version 8: derived from the payload, the same for every delivery of the event. Version 7: fresh, one for each
-	// delivery.
+	// A UUID of version 8 is derived from the payload, and the same for every delivery of the event. One of version 7 is
+	// new for each delivery.
 	ID string `json:"id"`
 	// It was an event inside an `incoming_chat`, and the relay made an event of its own of it: `data` is around LiveChat's
 	// bytes of that event.
@@ -62,7 +63,8 @@ type Attributes struct {
 	OrganizationID string `json:"organizationid,omitempty"`
 	// The record's key.
 	Partitionkey string `json:"partitionkey"`
-	// When the relay took it, in UTC, to the millisecond; of what was read from LiveChat's archive, when that was.
+	// When the relay received it, in UTC, to the millisecond; for an event that was read from LiveChat's archive, when
+	// that was.
 	Recordedtime string `json:"recordedtime"`
 	// What access was given to or taken from in API 3.1; it need not be a chat.
 	ResourceID string `json:"resourceid,omitempty"`
@@ -78,11 +80,11 @@ type Attributes struct {
 	Tag string `json:"tag,omitempty"`
 	// The thread of the chat.
 	ThreadID string `json:"threadid,omitempty"`
-	// When it happened, where the payload says so.
+	// When it happened. Absent where the payload does not say so: then use `recordedtime`.
 	Time string `json:"time,omitempty"`
 	// The user that it is about: an agent's e-mail address, or a customer's or bot's id.
 	UserID string `json:"userid,omitempty"`
-	// The registration that delivered it, not the delivery.
+	// The webhook registered at LiveChat that delivered it, not the delivery.
 	WebhookID string `json:"webhookid,omitempty"`
 }
 
@@ -250,7 +252,7 @@ type AutoAccessUpdatedData struct {
 }
 
 // AutoAccessesUpdatedData: Auto accesses change. A list of changes, because the rules point at each other. Whether
-// LiveChat ever sends a single object here is not known: take both.
+// LiveChat ever sends a single object here is not known: accept both.
 type AutoAccessesUpdatedData struct {
 	Webhook
 	Payload json.RawMessage `json:"payload"`
@@ -294,8 +296,8 @@ type ChatAccessGrantedPayload struct {
 	Resource string `json:"resource,omitempty"`
 }
 
-// ChatAccessGrantedData: Access is given. Up to API 3.3, where `chat_access_updated` took its place. Under its name of
-// API 3.1, `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
+// ChatAccessGrantedData: Access to a chat is granted. Up to API 3.3, where `chat_access_updated` took its place. Under
+// its name of API 3.1, `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
 type ChatAccessGrantedData struct {
 	Webhook
 	Payload ChatAccessGrantedPayload `json:"payload"`
@@ -310,8 +312,8 @@ type ChatAccessRevokedPayload struct {
 	Resource string `json:"resource,omitempty"`
 }
 
-// ChatAccessRevokedData: Access is taken. Up to API 3.3, where `chat_access_updated` took its place. Under its name of
-// API 3.1, `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
+// ChatAccessRevokedData: Access to a chat is revoked. Up to API 3.3, where `chat_access_updated` took its place. Under
+// its name of API 3.1, `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
 type ChatAccessRevokedData struct {
 	Webhook
 	Payload ChatAccessRevokedPayload `json:"payload"`
@@ -339,8 +341,7 @@ type ChatDeactivatedPayload struct {
 	UserID string `json:"user_id,omitempty"`
 }
 
-// ChatDeactivatedData: A chat ends. The thread was closed. A `user_id` that is missing means that no person closed it,
-// but LiveChat's routing.
+// ChatDeactivatedData: A chat ends. The thread was closed. Without `user_id`, LiveChat has closed it, and not a person.
 type ChatDeactivatedData struct {
 	Webhook
 	Payload ChatDeactivatedPayload `json:"payload"`
@@ -353,7 +354,7 @@ type ChatPropertiesDeletedPayload struct {
 	Properties map[string][]string `json:"properties"`
 }
 
-// ChatPropertiesDeletedData: Properties of a chat are deleted. The names of those that are gone.
+// ChatPropertiesDeletedData: Properties of a chat are deleted. The names of the properties that were deleted.
 type ChatPropertiesDeletedData struct {
 	Webhook
 	Payload ChatPropertiesDeletedPayload `json:"payload"`
@@ -366,8 +367,8 @@ type ChatPropertiesUpdatedPayload struct {
 	Properties map[string]json.RawMessage `json:"properties"`
 }
 
-// ChatPropertiesUpdatedData: Properties of a chat are set. Those that were set, with their values; not all that there
-// are.
+// ChatPropertiesUpdatedData: Properties of a chat are set. The properties that were set, with their values, and no
+// others.
 type ChatPropertiesUpdatedData struct {
 	Webhook
 	Payload ChatPropertiesUpdatedPayload `json:"payload"`
@@ -402,8 +403,8 @@ type ChatTransferredPayloadTransferredTo struct {
 	GroupIDs []int64  `json:"group_ids,omitempty"`
 }
 
-// ChatTransferredData: A chat goes to others. To groups or agents. `thread_id` is there while the chat is active,
-// `queue` while it waits.
+// ChatTransferredData: A chat is transferred. To groups or agents. `thread_id` is present while the chat is active,
+// `queue` while it waits for an agent.
 type ChatTransferredData struct {
 	Webhook
 	Payload ChatTransferredPayload `json:"payload"`
@@ -440,7 +441,7 @@ type EventDeletedPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// EventDeletedData: An event is deleted. Which it was, without its content.
+// EventDeletedData: A chat event is deleted. The id of the event, without its content.
 type EventDeletedData struct {
 	Webhook
 	Payload EventDeletedPayload `json:"payload"`
@@ -457,7 +458,7 @@ type EventPropertiesDeletedPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// EventPropertiesDeletedData: Properties of an event are deleted. The names of those that are gone.
+// EventPropertiesDeletedData: Properties of a chat event are deleted. The names of the properties that were deleted.
 type EventPropertiesDeletedData struct {
 	Webhook
 	Payload EventPropertiesDeletedPayload `json:"payload"`
@@ -474,8 +475,8 @@ type EventPropertiesUpdatedPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// EventPropertiesUpdatedData: Properties of an event are set. Those that were set, with their values; not all that
-// there are.
+// EventPropertiesUpdatedData: Properties of a chat event are set. The properties that were set, with their values, and
+// no others.
 type EventPropertiesUpdatedData struct {
 	Webhook
 	Payload EventPropertiesUpdatedPayload `json:"payload"`
@@ -599,8 +600,8 @@ type File struct {
 	Width          *int64 `json:"width,omitempty"`
 }
 
-// EventUpdatedData: An event changes. The event as it is now. Its `created_at` is when it was made, not when it
-// changed: LiveChat does not tell that.
+// EventUpdatedData: A chat event is changed. The event as it is now. `created_at` is when it was created; LiveChat does
+// not send when it was changed.
 type EventUpdatedData struct {
 	Webhook
 	Payload EventUpdatedPayload `json:"payload"`
@@ -615,7 +616,7 @@ type EventsMarkedAsSeenPayload struct {
 	UserID string `json:"user_id"`
 }
 
-// EventsMarkedAsSeenData: Someone has seen the events of a chat. All up to a time.
+// EventsMarkedAsSeenData: A user has seen the events of a chat. All events up to `seen_up_to`.
 type EventsMarkedAsSeenData struct {
 	Webhook
 	Payload EventsMarkedAsSeenPayload `json:"payload"`
@@ -630,7 +631,7 @@ type FollowUpRequestedPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// FollowUpRequestedData: A customer wants to be answered later. Known from LiveChat's Go library for API 3.1 alone.
+// FollowUpRequestedData: A customer asks to be answered later. Known from LiveChat's Go library for API 3.1 alone.
 type FollowUpRequestedData struct {
 	Webhook
 	Payload FollowUpRequestedPayload `json:"payload"`
@@ -923,7 +924,7 @@ type IncomingEventPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// IncomingEventData: Something is said or shown in a chat. A message, a file, a form, or another type of event.
+// IncomingEventData: A message, or another chat event. A message, a file, a form and so on; `event.type` says which.
 type IncomingEventData struct {
 	Webhook
 	Payload IncomingEventPayload `json:"payload"`
@@ -972,8 +973,8 @@ type RoutingStatusSetPayload struct {
 	Status  string `json:"status"`
 }
 
-// RoutingStatusSetData: An agent's status is set. For bots, too. LiveChat writes the values with spaces in some places
-// and with underscores in others: take both.
+// RoutingStatusSetData: An agent's status is set. Of a bot, too. LiveChat writes the values with spaces in some places
+// and with underscores in others: accept both.
 type RoutingStatusSetData struct {
 	Webhook
 	Payload RoutingStatusSetPayload `json:"payload"`
@@ -1016,7 +1017,7 @@ type ThreadPropertiesDeletedPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// ThreadPropertiesDeletedData: Properties of a thread are deleted. The names of those that are gone.
+// ThreadPropertiesDeletedData: Properties of a thread are deleted. The names of the properties that were deleted.
 type ThreadPropertiesDeletedData struct {
 	Webhook
 	Payload ThreadPropertiesDeletedPayload `json:"payload"`
@@ -1031,8 +1032,8 @@ type ThreadPropertiesUpdatedPayload struct {
 	ThreadID string `json:"thread_id"`
 }
 
-// ThreadPropertiesUpdatedData: Properties of a thread are set. Those that were set, with their values; not all that
-// there are.
+// ThreadPropertiesUpdatedData: Properties of a thread are set. The properties that were set, with their values, and no
+// others.
 type ThreadPropertiesUpdatedData struct {
 	Webhook
 	Payload ThreadPropertiesUpdatedPayload `json:"payload"`
@@ -1102,7 +1103,7 @@ type UserAddedToChatPayload struct {
 	UserType string `json:"user_type,omitempty"`
 }
 
-// UserAddedToChatData: Someone joins a chat. An agent, a bot or a customer.
+// UserAddedToChatData: A user joins a chat. An agent, a bot or a customer.
 type UserAddedToChatData struct {
 	Webhook
 	Payload UserAddedToChatPayload `json:"payload"`
@@ -1123,7 +1124,7 @@ type UserRemovedFromChatPayload struct {
 	UserType string `json:"user_type,omitempty"`
 }
 
-// UserRemovedFromChatData: Someone leaves a chat. An agent, a bot or a customer.
+// UserRemovedFromChatData: A user leaves a chat. An agent, a bot or a customer.
 type UserRemovedFromChatData struct {
 	Webhook
 	Payload UserRemovedFromChatPayload `json:"payload"`
@@ -1152,9 +1153,9 @@ type AppInstalledDataPayload struct {
 	Scopes []string `json:"scopes"`
 }
 
-// AppWebhookData: App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. Another
-// product than the chat webhooks, with a body of its own and no secret key; the relay takes them where
-// `app_webhooks.token` is configured. The key is the tenant.
+// AppWebhookData: App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for.
+// LiveChat's App Webhooks are another product than its chat webhooks, with a body of their own and no secret key; the
+// relay accepts them where `app_webhooks.token` is configured. The key is the organization's id.
 type AppWebhookData struct {
 	ApplicationID   string          `json:"applicationID,omitempty"`
 	ApplicationName string          `json:"applicationName,omitempty"`

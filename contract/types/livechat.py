@@ -16,9 +16,9 @@ class Attributes(TypedDict):
 
     # The agent: mostly an e-mail address.
     agentid: NotRequired[str]
-    # The version of LiveChat's API, where the relay was told it.
+    # The version of LiveChat's API that the webhook was registered with, where the operator has configured it.
     apiversion: NotRequired[str]
-    # The app of the relay's configuration that it was delivered to.
+    # The name that the operator has given to the app in the relay's configuration.
     app: str
     # Who wrote the event: an agent's e-mail address, or a customer's or bot's id.
     authorid: NotRequired[str]
@@ -32,7 +32,8 @@ class Attributes(TypedDict):
     botid: NotRequired[str]
     # The chat.
     chatid: NotRequired[str]
-    # Half of a SHA-256 over tenant, name and payload: equal for equal content, whichever registration delivered it.
+    # Half of a SHA-256 over the organization's or license's id, the action's name as delivered, and `payload`: equal
+    # for equal content, whichever registration delivered it.
     contenthash: str
     # The customer.
     customerid: NotRequired[str]
@@ -42,8 +43,8 @@ class Attributes(TypedDict):
     eventid: NotRequired[str]
     # The group: an integer, as text.
     groupid: NotRequired[str]
-    # Version 8: derived from the payload, the same for every delivery of the event. Version 7: fresh, one for each
-    # delivery.
+    # A UUID of version 8 is derived from the payload, and the same for every delivery of the event. One of version 7 is
+    # new for each delivery.
     id: str
     # It was an event inside an `incoming_chat`, and the relay made an event of its own of it: `data` is around
     # LiveChat's bytes of that event.
@@ -54,7 +55,8 @@ class Attributes(TypedDict):
     organizationid: NotRequired[str]
     # The record's key.
     partitionkey: str
-    # When the relay took it, in UTC, to the millisecond; of what was read from LiveChat's archive, when that was.
+    # When the relay received it, in UTC, to the millisecond; for an event that was read from LiveChat's archive, when
+    # that was.
     recordedtime: str
     # What access was given to or taken from in API 3.1; it need not be a chat.
     resourceid: NotRequired[str]
@@ -70,11 +72,11 @@ class Attributes(TypedDict):
     tag: NotRequired[str]
     # The thread of the chat.
     threadid: NotRequired[str]
-    # When it happened, where the payload says so.
+    # When it happened. Absent where the payload does not say so: then use `recordedtime`.
     time: NotRequired[str]
     # The user that it is about: an agent's e-mail address, or a customer's or bot's id.
     userid: NotRequired[str]
-    # The registration that delivered it, not the delivery.
+    # The webhook registered at LiveChat that delivered it, not the delivery.
     webhookid: NotRequired[str]
 
 
@@ -252,7 +254,7 @@ class AutoAccessUpdatedData(Webhook):
 
 class AutoAccessesUpdatedData(Webhook):
     """Auto accesses change. A list of changes, because the rules point at each other. Whether LiveChat ever sends a
-    single object here is not known: take both.
+    single object here is not known: accept both.
     """
 
     payload: list[AutoAccess] | AutoAccess
@@ -297,8 +299,8 @@ class ChatAccessGrantedPayload(TypedDict):
 
 
 class ChatAccessGrantedData(Webhook):
-    """Access is given. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
-    `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
+    """Access to a chat is granted. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API
+    3.1, `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
     """
 
     payload: ChatAccessGrantedPayload
@@ -314,8 +316,8 @@ class ChatAccessRevokedPayload(TypedDict):
 
 
 class ChatAccessRevokedData(Webhook):
-    """Access is taken. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
-    `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
+    """Access to a chat is revoked. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API
+    3.1, `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
     """
 
     payload: ChatAccessRevokedPayload
@@ -344,9 +346,7 @@ class ChatDeactivatedPayload(TypedDict):
 
 
 class ChatDeactivatedData(Webhook):
-    """A chat ends. The thread was closed. A `user_id` that is missing means that no person closed it, but LiveChat's
-    routing.
-    """
+    """A chat ends. The thread was closed. Without `user_id`, LiveChat has closed it, and not a person."""
 
     payload: ChatDeactivatedPayload
 
@@ -359,7 +359,7 @@ class ChatPropertiesDeletedPayload(TypedDict):
 
 
 class ChatPropertiesDeletedData(Webhook):
-    """Properties of a chat are deleted. The names of those that are gone."""
+    """Properties of a chat are deleted. The names of the properties that were deleted."""
 
     payload: ChatPropertiesDeletedPayload
 
@@ -372,7 +372,7 @@ class ChatPropertiesUpdatedPayload(TypedDict):
 
 
 class ChatPropertiesUpdatedData(Webhook):
-    """Properties of a chat are set. Those that were set, with their values; not all that there are."""
+    """Properties of a chat are set. The properties that were set, with their values, and no others."""
 
     payload: ChatPropertiesUpdatedPayload
 
@@ -408,8 +408,8 @@ class ChatTransferredPayloadTransferredTo(TypedDict):
 
 
 class ChatTransferredData(Webhook):
-    """A chat goes to others. To groups or agents. `thread_id` is there while the chat is active, `queue` while it
-    waits.
+    """A chat is transferred. To groups or agents. `thread_id` is present while the chat is active, `queue` while it
+    waits for an agent.
     """
 
     payload: ChatTransferredPayload
@@ -446,7 +446,7 @@ class EventDeletedPayload(TypedDict):
 
 
 class EventDeletedData(Webhook):
-    """An event is deleted. Which it was, without its content."""
+    """A chat event is deleted. The id of the event, without its content."""
 
     payload: EventDeletedPayload
 
@@ -463,7 +463,7 @@ class EventPropertiesDeletedPayload(TypedDict):
 
 
 class EventPropertiesDeletedData(Webhook):
-    """Properties of an event are deleted. The names of those that are gone."""
+    """Properties of a chat event are deleted. The names of the properties that were deleted."""
 
     payload: EventPropertiesDeletedPayload
 
@@ -480,7 +480,7 @@ class EventPropertiesUpdatedPayload(TypedDict):
 
 
 class EventPropertiesUpdatedData(Webhook):
-    """Properties of an event are set. Those that were set, with their values; not all that there are."""
+    """Properties of a chat event are set. The properties that were set, with their values, and no others."""
 
     payload: EventPropertiesUpdatedPayload
 
@@ -606,8 +606,8 @@ class File(TypedDict):
 
 
 class EventUpdatedData(Webhook):
-    """An event changes. The event as it is now. Its `created_at` is when it was made, not when it changed: LiveChat
-    does not tell that.
+    """A chat event is changed. The event as it is now. `created_at` is when it was created; LiveChat does not send when
+    it was changed.
     """
 
     payload: EventUpdatedPayload
@@ -623,7 +623,7 @@ class EventsMarkedAsSeenPayload(TypedDict):
 
 
 class EventsMarkedAsSeenData(Webhook):
-    """Someone has seen the events of a chat. All up to a time."""
+    """A user has seen the events of a chat. All events up to `seen_up_to`."""
 
     payload: EventsMarkedAsSeenPayload
 
@@ -638,7 +638,7 @@ class FollowUpRequestedPayload(TypedDict):
 
 
 class FollowUpRequestedData(Webhook):
-    """A customer wants to be answered later. Known from LiveChat's Go library for API 3.1 alone."""
+    """A customer asks to be answered later. Known from LiveChat's Go library for API 3.1 alone."""
 
     payload: FollowUpRequestedPayload
 
@@ -936,7 +936,7 @@ class IncomingEventPayload(TypedDict):
 
 
 class IncomingEventData(Webhook):
-    """Something is said or shown in a chat. A message, a file, a form, or another type of event."""
+    """A message, or another chat event. A message, a file, a form and so on; `event.type` says which."""
 
     payload: IncomingEventPayload
 
@@ -985,8 +985,8 @@ class RoutingStatusSetPayload(TypedDict):
 
 
 class RoutingStatusSetData(Webhook):
-    """An agent's status is set. For bots, too. LiveChat writes the values with spaces in some places and with
-    underscores in others: take both.
+    """An agent's status is set. Of a bot, too. LiveChat writes the values with spaces in some places and with
+    underscores in others: accept both.
     """
 
     payload: RoutingStatusSetPayload
@@ -1031,7 +1031,7 @@ class ThreadPropertiesDeletedPayload(TypedDict):
 
 
 class ThreadPropertiesDeletedData(Webhook):
-    """Properties of a thread are deleted. The names of those that are gone."""
+    """Properties of a thread are deleted. The names of the properties that were deleted."""
 
     payload: ThreadPropertiesDeletedPayload
 
@@ -1046,7 +1046,7 @@ class ThreadPropertiesUpdatedPayload(TypedDict):
 
 
 class ThreadPropertiesUpdatedData(Webhook):
-    """Properties of a thread are set. Those that were set, with their values; not all that there are."""
+    """Properties of a thread are set. The properties that were set, with their values, and no others."""
 
     payload: ThreadPropertiesUpdatedPayload
 
@@ -1116,7 +1116,7 @@ class UserAddedToChatPayload(TypedDict):
 
 
 class UserAddedToChatData(Webhook):
-    """Someone joins a chat. An agent, a bot or a customer."""
+    """A user joins a chat. An agent, a bot or a customer."""
 
     payload: UserAddedToChatPayload
 
@@ -1137,7 +1137,7 @@ class UserRemovedFromChatPayload(TypedDict):
 
 
 class UserRemovedFromChatData(Webhook):
-    """Someone leaves a chat. An agent, a bot or a customer."""
+    """A user leaves a chat. An agent, a bot or a customer."""
 
     payload: UserRemovedFromChatPayload
 
@@ -1168,9 +1168,9 @@ class AppInstalledDataPayload(TypedDict):
 
 
 class AppWebhookData(TypedDict):
-    """App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. Another product than
-    the chat webhooks, with a body of its own and no secret key; the relay takes them where `app_webhooks.token` is
-    configured. The key is the tenant.
+    """App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. LiveChat's App
+    Webhooks are another product than its chat webhooks, with a body of their own and no secret key; the relay accepts
+    them where `app_webhooks.token` is configured. The key is the organization's id.
     """
 
     applicationID: NotRequired[str]
@@ -1262,7 +1262,7 @@ class AutoAccessUpdated(Attributes):
 
 class AutoAccessesUpdated(Attributes):
     """Auto accesses change. A list of changes, because the rules point at each other. Whether LiveChat ever sends a
-    single object here is not known: take both.
+    single object here is not known: accept both.
     """
 
     type: Literal["com.livechat.auto_accesses_updated"]
@@ -1291,8 +1291,8 @@ class BotUpdated(Attributes):
 
 
 class ChatAccessGranted(Attributes):
-    """Access is given. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
-    `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
+    """Access to a chat is granted. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API
+    3.1, `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
     """
 
     type: Literal["com.livechat.chat_access_granted"]
@@ -1300,8 +1300,8 @@ class ChatAccessGranted(Attributes):
 
 
 class ChatAccessRevoked(Attributes):
-    """Access is taken. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
-    `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
+    """Access to a chat is revoked. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API
+    3.1, `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
     """
 
     type: Literal["com.livechat.chat_access_revoked"]
@@ -1316,31 +1316,29 @@ class ChatAccessUpdated(Attributes):
 
 
 class ChatDeactivated(Attributes):
-    """A chat ends. The thread was closed. A `user_id` that is missing means that no person closed it, but LiveChat's
-    routing.
-    """
+    """A chat ends. The thread was closed. Without `user_id`, LiveChat has closed it, and not a person."""
 
     type: Literal["com.livechat.chat_deactivated"]
     data: ChatDeactivatedData
 
 
 class ChatPropertiesDeleted(Attributes):
-    """Properties of a chat are deleted. The names of those that are gone."""
+    """Properties of a chat are deleted. The names of the properties that were deleted."""
 
     type: Literal["com.livechat.chat_properties_deleted"]
     data: ChatPropertiesDeletedData
 
 
 class ChatPropertiesUpdated(Attributes):
-    """Properties of a chat are set. Those that were set, with their values; not all that there are."""
+    """Properties of a chat are set. The properties that were set, with their values, and no others."""
 
     type: Literal["com.livechat.chat_properties_updated"]
     data: ChatPropertiesUpdatedData
 
 
 class ChatTransferred(Attributes):
-    """A chat goes to others. To groups or agents. `thread_id` is there while the chat is active, `queue` while it
-    waits.
+    """A chat is transferred. To groups or agents. `thread_id` is present while the chat is active, `queue` while it
+    waits for an agent.
     """
 
     type: Literal["com.livechat.chat_transferred"]
@@ -1355,29 +1353,29 @@ class CustomerSessionFieldsUpdated(Attributes):
 
 
 class EventDeleted(Attributes):
-    """An event is deleted. Which it was, without its content."""
+    """A chat event is deleted. The id of the event, without its content."""
 
     type: Literal["com.livechat.event_deleted"]
     data: EventDeletedData
 
 
 class EventPropertiesDeleted(Attributes):
-    """Properties of an event are deleted. The names of those that are gone."""
+    """Properties of a chat event are deleted. The names of the properties that were deleted."""
 
     type: Literal["com.livechat.event_properties_deleted"]
     data: EventPropertiesDeletedData
 
 
 class EventPropertiesUpdated(Attributes):
-    """Properties of an event are set. Those that were set, with their values; not all that there are."""
+    """Properties of a chat event are set. The properties that were set, with their values, and no others."""
 
     type: Literal["com.livechat.event_properties_updated"]
     data: EventPropertiesUpdatedData
 
 
 class EventUpdated(Attributes):
-    """An event changes. The event as it is now. Its `created_at` is when it was made, not when it changed: LiveChat
-    does not tell that.
+    """A chat event is changed. The event as it is now. `created_at` is when it was created; LiveChat does not send when
+    it was changed.
     """
 
     type: Literal["com.livechat.event_updated"]
@@ -1385,14 +1383,14 @@ class EventUpdated(Attributes):
 
 
 class EventsMarkedAsSeen(Attributes):
-    """Someone has seen the events of a chat. All up to a time."""
+    """A user has seen the events of a chat. All events up to `seen_up_to`."""
 
     type: Literal["com.livechat.events_marked_as_seen"]
     data: EventsMarkedAsSeenData
 
 
 class FollowUpRequested(Attributes):
-    """A customer wants to be answered later. Known from LiveChat's Go library for API 3.1 alone."""
+    """A customer asks to be answered later. Known from LiveChat's Go library for API 3.1 alone."""
 
     type: Literal["com.livechat.follow_up_requested"]
     data: FollowUpRequestedData
@@ -1438,7 +1436,7 @@ class IncomingCustomer(Attributes):
 
 
 class IncomingEvent(Attributes):
-    """Something is said or shown in a chat. A message, a file, a form, or another type of event."""
+    """A message, or another chat event. A message, a file, a form and so on; `event.type` says which."""
 
     type: Literal["com.livechat.incoming_event"]
     data: IncomingEventData
@@ -1452,8 +1450,8 @@ class IncomingRichMessagePostback(Attributes):
 
 
 class RoutingStatusSet(Attributes):
-    """An agent's status is set. For bots, too. LiveChat writes the values with spaces in some places and with
-    underscores in others: take both.
+    """An agent's status is set. Of a bot, too. LiveChat writes the values with spaces in some places and with
+    underscores in others: accept both.
     """
 
     type: Literal["com.livechat.routing_status_set"]
@@ -1482,14 +1480,14 @@ class TagUpdated(Attributes):
 
 
 class ThreadPropertiesDeleted(Attributes):
-    """Properties of a thread are deleted. The names of those that are gone."""
+    """Properties of a thread are deleted. The names of the properties that were deleted."""
 
     type: Literal["com.livechat.thread_properties_deleted"]
     data: ThreadPropertiesDeletedData
 
 
 class ThreadPropertiesUpdated(Attributes):
-    """Properties of a thread are set. Those that were set, with their values; not all that there are."""
+    """Properties of a thread are set. The properties that were set, with their values, and no others."""
 
     type: Literal["com.livechat.thread_properties_updated"]
     data: ThreadPropertiesUpdatedData
@@ -1517,14 +1515,14 @@ class ThreadUntagged(Attributes):
 
 
 class UserAddedToChat(Attributes):
-    """Someone joins a chat. An agent, a bot or a customer."""
+    """A user joins a chat. An agent, a bot or a customer."""
 
     type: Literal["com.livechat.user_added_to_chat"]
     data: UserAddedToChatData
 
 
 class UserRemovedFromChat(Attributes):
-    """Someone leaves a chat. An agent, a bot or a customer."""
+    """A user leaves a chat. An agent, a bot or a customer."""
 
     type: Literal["com.livechat.user_removed_from_chat"]
     data: UserRemovedFromChatData

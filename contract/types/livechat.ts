@@ -61,9 +61,9 @@ export type Event =
 export interface Attributes {
   /** The agent: mostly an e-mail address. */
   agentid?: string;
-  /** The version of LiveChat's API, where the relay was told it. */
+  /** The version of LiveChat's API that the webhook was registered with, where the operator has configured it. */
   apiversion?: string;
-  /** The app of the relay's configuration that it was delivered to. */
+  /** The name that the operator has given to the app in the relay's configuration. */
   app: string;
   /** Who wrote the event: an agent's e-mail address, or a customer's or bot's id. */
   authorid?: string;
@@ -77,7 +77,10 @@ export interface Attributes {
   botid?: string;
   /** The chat. */
   chatid?: string;
-  /** Half of a SHA-256 over tenant, name and payload: equal for equal content, whichever registration delivered it. */
+  /**
+   * Half of a SHA-256 over the organization's or license's id, the action's name as delivered, and `payload`: equal for
+   * equal content, whichever registration delivered it.
+   */
   contenthash: string;
   /** The customer. */
   customerid?: string;
@@ -88,8 +91,8 @@ export interface Attributes {
   /** The group: an integer, as text. */
   groupid?: string;
   /**
-   * Version 8: derived from the payload, the same for every delivery of the event. Version 7: fresh, one for each
-   * delivery.
+   * A UUID of version 8 is derived from the payload, and the same for every delivery of the event. One of version 7 is
+   * new for each delivery.
    */
   id: string;
   /**
@@ -103,7 +106,10 @@ export interface Attributes {
   organizationid?: string;
   /** The record's key. */
   partitionkey: string;
-  /** When the relay took it, in UTC, to the millisecond; of what was read from LiveChat's archive, when that was. */
+  /**
+   * When the relay received it, in UTC, to the millisecond; for an event that was read from LiveChat's archive, when
+   * that was.
+   */
   recordedtime: string;
   /** What access was given to or taken from in API 3.1; it need not be a chat. */
   resourceid?: string;
@@ -123,11 +129,11 @@ export interface Attributes {
   tag?: string;
   /** The thread of the chat. */
   threadid?: string;
-  /** When it happened, where the payload says so. */
+  /** When it happened. Absent where the payload does not say so: then use `recordedtime`. */
   time?: string;
   /** The user that it is about: an agent's e-mail address, or a customer's or bot's id. */
   userid?: string;
-  /** The registration that delivered it, not the delivery. */
+  /** The webhook registered at LiveChat that delivered it, not the delivery. */
   webhookid?: string;
 }
 
@@ -290,7 +296,7 @@ export interface AutoAccessUpdatedData extends Webhook {
 
 /**
  * Auto accesses change. A list of changes, because the rules point at each other. Whether LiveChat ever sends a single
- * object here is not known: take both.
+ * object here is not known: accept both.
  */
 export interface AutoAccessesUpdatedData extends Webhook {
   payload: AutoAccess[] | AutoAccess;
@@ -334,7 +340,7 @@ export interface ChatAccessGrantedPayload {
 }
 
 /**
- * Access is given. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
+ * Access to a chat is granted. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
  * `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
  */
 export interface ChatAccessGrantedData extends Webhook {
@@ -351,7 +357,7 @@ export interface ChatAccessRevokedPayload {
 }
 
 /**
- * Access is taken. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
+ * Access to a chat is revoked. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
  * `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
  */
 export interface ChatAccessRevokedData extends Webhook {
@@ -379,10 +385,7 @@ export interface ChatDeactivatedPayload {
   user_id?: string;
 }
 
-/**
- * A chat ends. The thread was closed. A `user_id` that is missing means that no person closed it, but LiveChat's
- * routing.
- */
+/** A chat ends. The thread was closed. Without `user_id`, LiveChat has closed it, and not a person. */
 export interface ChatDeactivatedData extends Webhook {
   payload: ChatDeactivatedPayload;
 }
@@ -394,7 +397,7 @@ export interface ChatPropertiesDeletedPayload {
   properties: Record<string, string[]>;
 }
 
-/** Properties of a chat are deleted. The names of those that are gone. */
+/** Properties of a chat are deleted. The names of the properties that were deleted. */
 export interface ChatPropertiesDeletedData extends Webhook {
   payload: ChatPropertiesDeletedPayload;
 }
@@ -406,7 +409,7 @@ export interface ChatPropertiesUpdatedPayload {
   properties: Record<string, Record<string, unknown>>;
 }
 
-/** Properties of a chat are set. Those that were set, with their values; not all that there are. */
+/** Properties of a chat are set. The properties that were set, with their values, and no others. */
 export interface ChatPropertiesUpdatedData extends Webhook {
   payload: ChatPropertiesUpdatedPayload;
 }
@@ -441,7 +444,8 @@ export interface ChatTransferredPayloadTransferredTo {
 }
 
 /**
- * A chat goes to others. To groups or agents. `thread_id` is there while the chat is active, `queue` while it waits.
+ * A chat is transferred. To groups or agents. `thread_id` is present while the chat is active, `queue` while it waits
+ * for an agent.
  */
 export interface ChatTransferredData extends Webhook {
   payload: ChatTransferredPayload;
@@ -476,7 +480,7 @@ export interface EventDeletedPayload {
   thread_id: string;
 }
 
-/** An event is deleted. Which it was, without its content. */
+/** A chat event is deleted. The id of the event, without its content. */
 export interface EventDeletedData extends Webhook {
   payload: EventDeletedPayload;
 }
@@ -492,7 +496,7 @@ export interface EventPropertiesDeletedPayload {
   thread_id: string;
 }
 
-/** Properties of an event are deleted. The names of those that are gone. */
+/** Properties of a chat event are deleted. The names of the properties that were deleted. */
 export interface EventPropertiesDeletedData extends Webhook {
   payload: EventPropertiesDeletedPayload;
 }
@@ -508,7 +512,7 @@ export interface EventPropertiesUpdatedPayload {
   thread_id: string;
 }
 
-/** Properties of an event are set. Those that were set, with their values; not all that there are. */
+/** Properties of a chat event are set. The properties that were set, with their values, and no others. */
 export interface EventPropertiesUpdatedData extends Webhook {
   payload: EventPropertiesUpdatedPayload;
 }
@@ -632,8 +636,8 @@ export interface File {
 }
 
 /**
- * An event changes. The event as it is now. Its `created_at` is when it was made, not when it changed: LiveChat does
- * not tell that.
+ * A chat event is changed. The event as it is now. `created_at` is when it was created; LiveChat does not send when it
+ * was changed.
  */
 export interface EventUpdatedData extends Webhook {
   payload: EventUpdatedPayload;
@@ -648,7 +652,7 @@ export interface EventsMarkedAsSeenPayload {
   user_id: string;
 }
 
-/** Someone has seen the events of a chat. All up to a time. */
+/** A user has seen the events of a chat. All events up to `seen_up_to`. */
 export interface EventsMarkedAsSeenData extends Webhook {
   payload: EventsMarkedAsSeenPayload;
 }
@@ -662,7 +666,7 @@ export interface FollowUpRequestedPayload {
   thread_id: string;
 }
 
-/** A customer wants to be answered later. Known from LiveChat's Go library for API 3.1 alone. */
+/** A customer asks to be answered later. Known from LiveChat's Go library for API 3.1 alone. */
 export interface FollowUpRequestedData extends Webhook {
   payload: FollowUpRequestedPayload;
 }
@@ -952,7 +956,7 @@ export interface IncomingEventPayload {
   thread_id: string;
 }
 
-/** Something is said or shown in a chat. A message, a file, a form, or another type of event. */
+/** A message, or another chat event. A message, a file, a form and so on; `event.type` says which. */
 export interface IncomingEventData extends Webhook {
   payload: IncomingEventPayload;
 }
@@ -999,8 +1003,8 @@ export interface RoutingStatusSetPayload {
 }
 
 /**
- * An agent's status is set. For bots, too. LiveChat writes the values with spaces in some places and with underscores
- * in others: take both.
+ * An agent's status is set. Of a bot, too. LiveChat writes the values with spaces in some places and with underscores
+ * in others: accept both.
  */
 export interface RoutingStatusSetData extends Webhook {
   payload: RoutingStatusSetPayload;
@@ -1040,7 +1044,7 @@ export interface ThreadPropertiesDeletedPayload {
   thread_id: string;
 }
 
-/** Properties of a thread are deleted. The names of those that are gone. */
+/** Properties of a thread are deleted. The names of the properties that were deleted. */
 export interface ThreadPropertiesDeletedData extends Webhook {
   payload: ThreadPropertiesDeletedPayload;
 }
@@ -1054,7 +1058,7 @@ export interface ThreadPropertiesUpdatedPayload {
   thread_id: string;
 }
 
-/** Properties of a thread are set. Those that were set, with their values; not all that there are. */
+/** Properties of a thread are set. The properties that were set, with their values, and no others. */
 export interface ThreadPropertiesUpdatedData extends Webhook {
   payload: ThreadPropertiesUpdatedPayload;
 }
@@ -1120,7 +1124,7 @@ export interface UserAddedToChatPayload {
   user_type?: string;
 }
 
-/** Someone joins a chat. An agent, a bot or a customer. */
+/** A user joins a chat. An agent, a bot or a customer. */
 export interface UserAddedToChatData extends Webhook {
   payload: UserAddedToChatPayload;
 }
@@ -1140,7 +1144,7 @@ export interface UserRemovedFromChatPayload {
   user_type?: string;
 }
 
-/** Someone leaves a chat. An agent, a bot or a customer. */
+/** A user leaves a chat. An agent, a bot or a customer. */
 export interface UserRemovedFromChatData extends Webhook {
   payload: UserRemovedFromChatPayload;
 }
@@ -1171,9 +1175,9 @@ export interface AppInstalledDataPayload {
 }
 
 /**
- * App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. Another product than the
- * chat webhooks, with a body of its own and no secret key; the relay takes them where `app_webhooks.token` is
- * configured. The key is the tenant.
+ * App Webhook. What happens to an app in LiveChat's marketplace: it is installed, or paid for. LiveChat's App Webhooks
+ * are another product than its chat webhooks, with a body of their own and no secret key; the relay accepts them where
+ * `app_webhooks.token` is configured. The key is the organization's id.
  */
 export interface AppWebhookData {
   applicationID?: string;
@@ -1254,7 +1258,7 @@ export interface AutoAccessUpdated extends Attributes {
 
 /**
  * Auto accesses change. A list of changes, because the rules point at each other. Whether LiveChat ever sends a single
- * object here is not known: take both.
+ * object here is not known: accept both.
  */
 export interface AutoAccessesUpdated extends Attributes {
   type: "com.livechat.auto_accesses_updated";
@@ -1280,7 +1284,7 @@ export interface BotUpdated extends Attributes {
 }
 
 /**
- * Access is given. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
+ * Access to a chat is granted. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
  * `access_granted`, it is about any resource: its id is `resourceid` then, not `chatid`.
  */
 export interface ChatAccessGranted extends Attributes {
@@ -1289,7 +1293,7 @@ export interface ChatAccessGranted extends Attributes {
 }
 
 /**
- * Access is taken. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
+ * Access to a chat is revoked. Up to API 3.3, where `chat_access_updated` took its place. Under its name of API 3.1,
  * `access_revoked`, it is about any resource: its id is `resourceid` then, not `chatid`.
  */
 export interface ChatAccessRevoked extends Attributes {
@@ -1303,29 +1307,27 @@ export interface ChatAccessUpdated extends Attributes {
   data: ChatAccessUpdatedData;
 }
 
-/**
- * A chat ends. The thread was closed. A `user_id` that is missing means that no person closed it, but LiveChat's
- * routing.
- */
+/** A chat ends. The thread was closed. Without `user_id`, LiveChat has closed it, and not a person. */
 export interface ChatDeactivated extends Attributes {
   type: "com.livechat.chat_deactivated";
   data: ChatDeactivatedData;
 }
 
-/** Properties of a chat are deleted. The names of those that are gone. */
+/** Properties of a chat are deleted. The names of the properties that were deleted. */
 export interface ChatPropertiesDeleted extends Attributes {
   type: "com.livechat.chat_properties_deleted";
   data: ChatPropertiesDeletedData;
 }
 
-/** Properties of a chat are set. Those that were set, with their values; not all that there are. */
+/** Properties of a chat are set. The properties that were set, with their values, and no others. */
 export interface ChatPropertiesUpdated extends Attributes {
   type: "com.livechat.chat_properties_updated";
   data: ChatPropertiesUpdatedData;
 }
 
 /**
- * A chat goes to others. To groups or agents. `thread_id` is there while the chat is active, `queue` while it waits.
+ * A chat is transferred. To groups or agents. `thread_id` is present while the chat is active, `queue` while it waits
+ * for an agent.
  */
 export interface ChatTransferred extends Attributes {
   type: "com.livechat.chat_transferred";
@@ -1338,40 +1340,40 @@ export interface CustomerSessionFieldsUpdated extends Attributes {
   data: CustomerSessionFieldsUpdatedData;
 }
 
-/** An event is deleted. Which it was, without its content. */
+/** A chat event is deleted. The id of the event, without its content. */
 export interface EventDeleted extends Attributes {
   type: "com.livechat.event_deleted";
   data: EventDeletedData;
 }
 
-/** Properties of an event are deleted. The names of those that are gone. */
+/** Properties of a chat event are deleted. The names of the properties that were deleted. */
 export interface EventPropertiesDeleted extends Attributes {
   type: "com.livechat.event_properties_deleted";
   data: EventPropertiesDeletedData;
 }
 
-/** Properties of an event are set. Those that were set, with their values; not all that there are. */
+/** Properties of a chat event are set. The properties that were set, with their values, and no others. */
 export interface EventPropertiesUpdated extends Attributes {
   type: "com.livechat.event_properties_updated";
   data: EventPropertiesUpdatedData;
 }
 
 /**
- * An event changes. The event as it is now. Its `created_at` is when it was made, not when it changed: LiveChat does
- * not tell that.
+ * A chat event is changed. The event as it is now. `created_at` is when it was created; LiveChat does not send when it
+ * was changed.
  */
 export interface EventUpdated extends Attributes {
   type: "com.livechat.event_updated";
   data: EventUpdatedData;
 }
 
-/** Someone has seen the events of a chat. All up to a time. */
+/** A user has seen the events of a chat. All events up to `seen_up_to`. */
 export interface EventsMarkedAsSeen extends Attributes {
   type: "com.livechat.events_marked_as_seen";
   data: EventsMarkedAsSeenData;
 }
 
-/** A customer wants to be answered later. Known from LiveChat's Go library for API 3.1 alone. */
+/** A customer asks to be answered later. Known from LiveChat's Go library for API 3.1 alone. */
 export interface FollowUpRequested extends Attributes {
   type: "com.livechat.follow_up_requested";
   data: FollowUpRequestedData;
@@ -1412,7 +1414,7 @@ export interface IncomingCustomer extends Attributes {
   data: IncomingCustomerData;
 }
 
-/** Something is said or shown in a chat. A message, a file, a form, or another type of event. */
+/** A message, or another chat event. A message, a file, a form and so on; `event.type` says which. */
 export interface IncomingEvent extends Attributes {
   type: "com.livechat.incoming_event";
   data: IncomingEventData;
@@ -1425,8 +1427,8 @@ export interface IncomingRichMessagePostback extends Attributes {
 }
 
 /**
- * An agent's status is set. For bots, too. LiveChat writes the values with spaces in some places and with underscores
- * in others: take both.
+ * An agent's status is set. Of a bot, too. LiveChat writes the values with spaces in some places and with underscores
+ * in others: accept both.
  */
 export interface RoutingStatusSet extends Attributes {
   type: "com.livechat.routing_status_set";
@@ -1451,13 +1453,13 @@ export interface TagUpdated extends Attributes {
   data: TagUpdatedData;
 }
 
-/** Properties of a thread are deleted. The names of those that are gone. */
+/** Properties of a thread are deleted. The names of the properties that were deleted. */
 export interface ThreadPropertiesDeleted extends Attributes {
   type: "com.livechat.thread_properties_deleted";
   data: ThreadPropertiesDeletedData;
 }
 
-/** Properties of a thread are set. Those that were set, with their values; not all that there are. */
+/** Properties of a thread are set. The properties that were set, with their values, and no others. */
 export interface ThreadPropertiesUpdated extends Attributes {
   type: "com.livechat.thread_properties_updated";
   data: ThreadPropertiesUpdatedData;
@@ -1481,13 +1483,13 @@ export interface ThreadUntagged extends Attributes {
   data: ThreadUntaggedData;
 }
 
-/** Someone joins a chat. An agent, a bot or a customer. */
+/** A user joins a chat. An agent, a bot or a customer. */
 export interface UserAddedToChat extends Attributes {
   type: "com.livechat.user_added_to_chat";
   data: UserAddedToChatData;
 }
 
-/** Someone leaves a chat. An agent, a bot or a customer. */
+/** A user leaves a chat. An agent, a bot or a customer. */
 export interface UserRemovedFromChat extends Attributes {
   type: "com.livechat.user_removed_from_chat";
   data: UserRemovedFromChatData;

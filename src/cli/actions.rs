@@ -5,18 +5,25 @@ use std::collections::BTreeMap;
 use anstyle::Style;
 use serde::Serialize;
 
-use super::{Failure, print as styles};
+use super::{Failure, contract, print as styles};
+use crate::config::nearest;
 use crate::event::actions::{self, ACTIONS, Action, Identity, Slot};
 use crate::event::route::UNLISTED;
 
 /// What the default configuration puts before an action's name.
 pub const TOPIC_PREFIX: &str = "livechat.";
 
+/// The attributes of which the first that an event has is its key, where the action has no key of its own, or the payload lacks it.
+pub const KEY_OF_ALL: [&str; 3] = ["organizationid", "licenseid", "app"];
+
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    /// Print an event of this action as it is on Kafka
+    #[arg(long, value_name = "ACTION", conflicts_with = "json")]
+    example: Option<String>,
 }
 
 /// An action under its current name, in words of the envelope.
@@ -26,7 +33,7 @@ pub struct Listed {
     pub older_names: Vec<&'static str>,
     /// By default.
     pub topic: String,
-    /// The first of these attributes that an event has is its key; without any, its tenant is.
+    /// The first of these attributes that an event has is its key; without any, one of [`KEY_OF_ALL`] is.
     pub key: Vec<&'static str>,
     pub identity: Derivation,
     /// Where the payload tells when it happened; the first that is there counts.
@@ -39,13 +46,17 @@ pub struct Listed {
 #[derive(Serialize)]
 #[serde(tag = "strength", content = "attributes", rename_all = "lowercase")]
 pub enum Derivation {
-    /// From the tenant, the action and these attributes.
+    /// From the organization or license, the action and these attributes.
     Strong(Vec<&'static str>),
     /// From nowhere: each delivery gets a new one.
     Weak,
 }
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if let Some(action) = &arguments.example {
+        let text = contract::example(action).ok_or_else(|| no_example(action))?;
+        return styles::out(format_args!("{}", text.trim_end()));
+    }
     let listed: Vec<_> = listed().collect();
     if arguments.json {
         let json = serde_json::to_value(listed).map_err(Failure::failed)?;
@@ -53,6 +64,17 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     } else {
         styles::out(format_args!("{}", table(&listed).trim_end_matches('\n')))
     }
+}
+
+fn no_example(action: &str) -> Failure {
+    Failure::Usage(match (actions::find(action), nearest(action, actions::names())) {
+        _ if action == UNLISTED => {
+            format!("`{UNLISTED}` stands for actions that the relay does not know: there is no example")
+        }
+        (Some(known), _) => format!("`{action}` is an older name of `{0}`: use --example {0}", known.name),
+        (None, Some(meant)) => format!("`{action}` is no action of LiveChat; did you mean `{meant}`?"),
+        (None, None) => format!("`{action}` is no action of LiveChat; `livechat-relay actions` lists them"),
+    })
 }
 
 /// Every action in the catalogue's order, and last what stands for those that it does not know.
@@ -121,17 +143,17 @@ fn table(listed: &[Listed]) -> String {
             Derivation::Strong(attributes) => attributes.join(" "),
             Derivation::Weak => FRESH.to_owned(),
         };
-        let key = if l.key.is_empty() { "tenant".to_owned() } else { l.key.join(" ") };
+        let key = if l.key.is_empty() { KEY_OF_ALL[0].to_owned() } else { l.key.join(" ") };
         let older = if l.older_names.is_empty() { NONE.to_owned() } else { l.older_names.join(" ") };
         line(Style::new(), dim, [l.action, &older, &key, time.unwrap_or(NONE), &identity]);
     }
     let legend = [
         format!("The topic is {TOPIC_PREFIX}<action> by default; `{UNLISTED}` stands for actions that are not listed."),
-        "Key: the first of these attributes that the event has, else its tenant.".to_owned(),
+        format!("Key: the first of these attributes that the event has, else {}.", KEY_OF_ALL.join(", else ")),
         "Time: the member of the payload that tells when it happened; else there is only the time of receipt."
             .to_owned(),
         format!(
-            "Identity: what the id is derived from, besides tenant and action; {FRESH}: each delivery has an id of its own."
+            "Identity: the id is derived from these, the action and the organization; {FRESH}: each delivery has its own id."
         ),
     ];
     text.push('\n');
@@ -159,6 +181,20 @@ mod tests {
     #[test]
     fn the_topics_are_those_of_the_default_configuration() {
         assert!(crate::config::DEFAULTS.contains(&format!("prefix = \"{TOPIC_PREFIX}\"")));
+    }
+
+    #[test]
+    fn an_example_that_is_not_there_has_a_hint() {
+        for (action, hint) in [
+            ("incoming_evnt", "did you mean `incoming_event`?"),
+            ("thread_closed", "use --example chat_deactivated"),
+            ("xyz", "`livechat-relay actions` lists them"),
+            (UNLISTED, "actions that the relay does not know"),
+        ] {
+            let arguments = Arguments { json: false, example: Some(action.to_owned()) };
+            let refused = run(&arguments).expect_err(action);
+            assert!(matches!(&refused, Failure::Usage(why) if why.contains(hint)), "{refused}");
+        }
     }
 
     #[test]

@@ -1,7 +1,11 @@
-//! `contract`: what consumers may rely on, as files: JSON Schemas of the envelope and of every action's `data`, the
-//! topics as AsyncAPI, a table; and a schema of the configuration file. Names, topics, keys and identities come from the catalogue; what only a person can say
-//! lies in `contract/*.json` beside this file. The same program always writes the same bytes.
+//! `contract`: what consumers may rely on, as files: JSON Schemas, an example of each event, the topics as AsyncAPI, a table. Names, keys and
+//! identities come from the catalogue, topics from the configuration; what only a person can say lies in `contract/*.json` beside this file.
+//! The same program and configuration always write the same bytes.
 
+mod asyncapi;
+mod example;
+mod setup;
+mod table;
 mod yaml;
 
 use std::collections::BTreeMap;
@@ -9,16 +13,21 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::actions::{Derivation, Listed, TOPIC_PREFIX, listed};
-use super::{Failure, print};
-use crate::config;
+use super::actions::{Listed, listed};
+use super::{Failure, Source, print};
+use crate::config::{self, Need};
 use crate::event::actions::Slot;
-use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::UNLISTED;
 use crate::livechat::backfill;
+use setup::Setup;
 
 #[derive(clap::Args)]
+#[command(
+    after_help = "With --config the files describe that configuration: its topics, apps and mode. Otherwise they describe the defaults. No secret is read."
+)]
 pub struct Arguments {
+    #[command(flatten)]
+    source: Source,
     /// The directory to write to; it is made where it is not there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -32,7 +41,9 @@ const INSTALLED: &str = "app_installed.schema.json";
 const CONFIG: &str = "config.schema.json";
 
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let files = files();
+    let config = arguments.source.load(Need::Settings)?;
+    let is_given = arguments.source.config.is_some() || !config.policy.apps.is_empty();
+    let files = files(&if is_given { Setup::of(config)? } else { Setup::of_defaults() });
     for (name, text) in &files {
         let path = arguments.out.join(name);
         let made = std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")));
@@ -42,26 +53,38 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     print::out(format_args!("{} files written to {}", files.len(), arguments.out.display()))
 }
 
+/// The event of an action by default, as JSON for people.
+pub fn example(action: &str) -> Option<String> {
+    Some(Setup::of_defaults().example(action)?.text())
+}
+
 /// Every file of the contract: its path below the directory, and its text.
-fn files() -> BTreeMap<String, String> {
+fn files(setup: &Setup) -> BTreeMap<String, String> {
     let words = fragment(include_str!("contract/actions.json"));
     let listed: Vec<_> = listed().collect();
     let mut files: BTreeMap<String, String> =
-        listed.iter().map(|l| (path_of(l.action), pretty(&schema_of(l, &words[l.action])))).collect();
+        listed.iter().map(|l| (path_of(l.action), pretty(&schema_of(l, &words[l.action], setup)))).collect();
+    let examples = listed.iter().filter_map(|l| Some((example_path_of(l.action), setup.example(l.action)?.text())));
+    files.extend(examples);
     files.insert(ENVELOPE.to_owned(), pretty(&envelope()));
-    files.insert(DEFS.to_owned(), pretty(&schema(fragment(include_str!("contract/defs.json")))));
-    let app_webhook = schema(fragment(include_str!("contract/app_webhook.json")));
+    files.insert(DEFS.to_owned(), pretty(&schema(DEFS, defs())));
+    let app_webhook = schema(APP_WEBHOOK, fragment(include_str!("contract/app_webhook.json")));
     files.insert(APP_WEBHOOK.to_owned(), pretty(&app_webhook));
-    let installed = schema(fragment(include_str!("contract/app_installed.json")));
+    let installed = schema(INSTALLED, fragment(include_str!("contract/app_installed.json")));
     files.insert(INSTALLED.to_owned(), pretty(&installed));
     files.insert(CONFIG.to_owned(), pretty(&config::schema()));
-    files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi(&listed, &words, &app_webhook, &installed)));
-    files.insert("actions.md".to_owned(), table(&listed, &words));
+    let asyncapi = asyncapi::document(setup, &listed, &words, &app_webhook, &installed);
+    files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi));
+    files.insert("actions.md".to_owned(), table::text(setup, &listed, &words));
     files
 }
 
 fn path_of(action: &str) -> String {
     format!("actions/{action}.schema.json")
+}
+
+fn example_path_of(action: &str) -> String {
+    format!("examples/{action}.json")
 }
 
 fn fragment(json: &str) -> Value {
@@ -73,9 +96,38 @@ fn pretty(json: &Value) -> String {
     format!("{json:#}\n")
 }
 
-fn schema(mut keywords: Value) -> Value {
+/// The `$id` is no address: there is no server that has the schemas. All that a schema refers to is in it, so that it can be used as it was
+/// found: as a file, in a registry of schemas, or by its `$id`.
+fn schema(path: &str, mut keywords: Value) -> Value {
+    let name = path.trim_end_matches(".schema.json").replace('/', ":");
+    keywords["$id"] = format!("urn:livechat-relay:{name}").into();
     keywords["$schema"] = DRAFT.into();
     keywords
+}
+
+/// What the payloads of several actions have in common.
+fn defs() -> Value {
+    fragment(include_str!("contract/defs.json"))
+}
+
+/// What a schema refers to, directly or not.
+fn defs_of(schema: &Value) -> Map<String, Value> {
+    let (all, mut used) = (defs(), Map::new());
+    let mut values = vec![schema];
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Object(members) => values.extend(members.values()),
+            Value::Array(items) => values.extend(items),
+            Value::String(text) => {
+                if let Some(name) = text.strip_prefix("#/$defs/").filter(|name| !used.contains_key(*name)) {
+                    used.insert(name.to_owned(), all["$defs"][name].clone());
+                    values.push(&all["$defs"][name]);
+                }
+            }
+            _ => {}
+        }
+    }
+    used
 }
 
 /// The envelope, with an attribute for each of the catalogue's slots.
@@ -86,28 +138,29 @@ fn envelope() -> Value {
     for (_, name) in Slot::ATTRIBUTES {
         properties[name] = json!({ "$ref": "#/$defs/attribute", "description": slots[name] });
     }
-    schema(json!({
+    let keywords = json!({
         "title": words["title"],
         "description": words["description"],
         "type": "object",
         "required": words["required"],
         "properties": properties,
         "$defs": { "attribute": attribute },
-    }))
+    });
+    schema(ENVELOPE, keywords)
 }
 
 /// The schema of `data` for one action.
-fn schema_of(listed: &Listed, words: &Value) -> Value {
+fn schema_of(listed: &Listed, words: &Value, setup: &Setup) -> Value {
     let names: Vec<_> = listed.older_names.iter().chain([&listed.action]).collect();
     let mut properties = Map::new();
     if listed.action != UNLISTED {
         properties.insert("action".to_owned(), json!({ "type": "string", "examples": names }));
         properties.insert("payload".to_owned(), words["payload"].clone());
     }
-    let mut schema = schema(json!({
+    let mut keywords = json!({
         "title": words["title"],
         "description": words["description"],
-        "allOf": [{ "$ref": format!("../{DEFS}#/$defs/webhook") }],
+        "allOf": [{ "$ref": "#/$defs/webhook" }],
         "type": "object",
         "required": match listed.action {
             UNLISTED => json!(["payload"]),
@@ -116,127 +169,19 @@ fn schema_of(listed: &Listed, words: &Value) -> Value {
         },
         "properties": properties,
         "x-livechat": {
-            "topic": listed.topic,
+            "topics": setup.topics(listed.action).keys().collect::<Vec<_>>(),
             "olderNames": listed.older_names,
             "key": listed.key,
             "identity": listed.identity,
             "time": listed.time,
             "attributes": listed.attributes,
         },
-    }));
+    });
     if let Some(versions) = words.get("versions") {
-        schema["x-livechat"]["versions"] = versions.clone();
+        keywords["x-livechat"]["versions"] = versions.clone();
     }
-    schema
-}
-
-/// A topic, and what is on it.
-struct Channel<'a> {
-    name: &'a str,
-    title: &'a Value,
-    description: &'a Value,
-    /// The attributes of which the first that is there is the key, else the tenant.
-    key: &'a [&'static str],
-    /// Where the schema of `data` is.
-    schema: String,
-}
-
-/// The topics as a consumer finds them: the document describes the relay, which sends.
-fn asyncapi(listed: &[Listed], words: &Value, app_webhook: &Value, installed: &Value) -> Value {
-    let actions = listed.iter().map(|l| Channel {
-        name: l.action,
-        title: &words[l.action]["title"],
-        description: &words[l.action]["description"],
-        key: &l.key,
-        schema: path_of(l.action),
-    });
-    let of_apps = APP_EVENTS.into_iter().map(|name| (name, app_webhook, APP_WEBHOOK));
-    let of_apps = of_apps.chain([(APP_INSTALLED, installed, INSTALLED)]).map(|(name, words, schema)| Channel {
-        name,
-        title: &words["title"],
-        description: &words["description"],
-        key: &[],
-        schema: schema.to_owned(),
-    });
-    let mut document = fragment(include_str!("contract/asyncapi.json"));
-    document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
-    for channel in actions.chain(of_apps) {
-        let Channel { name, title, description, .. } = channel;
-        let topic = format!("{TOPIC_PREFIX}{name}");
-        document["channels"][name] = json!({
-            "address": topic,
-            "title": title,
-            "description": description,
-            "messages": { name: { "$ref": format!("#/components/messages/{name}") } },
-            "bindings": { "kafka": { "topic": topic, "bindingVersion": "0.5.0" } },
-        });
-        document["operations"][name] = json!({
-            "action": "send",
-            "title": title,
-            "channel": { "$ref": format!("#/channels/{name}") },
-            "messages": [{ "$ref": format!("#/channels/{name}/messages/{name}") }],
-        });
-        document["components"]["messages"][name] = message(&channel);
-    }
-    document
-}
-
-fn message(Channel { name, title, key, schema, .. }: &Channel<'_>) -> Value {
-    let own_type = match *name {
-        UNLISTED => json!({ "type": "string" }),
-        name => json!({ "const": format!("com.livechat.{name}") }),
-    };
-    let data = json!({ "$ref": format!("./{schema}") });
-    let key = [key, &["the tenant"][..]].concat().join(", else ");
-    json!({
-        "name": format!("com.livechat.{name}"),
-        "title": title,
-        "contentType": "application/cloudevents+json",
-        "headers": { "$ref": "#/components/schemas/headers" },
-        "payload": {
-            "allOf": [
-                { "$ref": format!("./{ENVELOPE}") },
-                { "type": "object", "properties": { "type": own_type, "data": data } },
-            ],
-        },
-        "bindings": { "kafka": { "key": { "type": "string", "description": key }, "bindingVersion": "0.5.0" } },
-    })
-}
-
-/// The catalogue as `docs/kafka.md` shows it.
-fn table(listed: &[Listed], words: &Value) -> String {
-    let mut text = format!(
-        "# The actions\n\n\
-         Written by `make contract`. The topic of an action is `{TOPIC_PREFIX}<action>` by default. Key: the first of these \
-         attributes that the event\nhas, else its tenant. Time: where in `data` the attribute `time` comes from. Identity: \
-         what the `id` is derived from besides tenant and\naction; without any, each delivery has an id of its own.\n\n\
-         | action | what has happened | API | older names | key | time | identity |\n|---|---|---|---|---|---|---|\n"
-    );
-    for l in listed {
-        let words = &words[l.action];
-        let version = |end: &str| words["versions"][end].as_str().unwrap_or_default();
-        let versions = match (version("first"), version("last")) {
-            (first, last) if first == last => first.to_owned(),
-            (first, last) => format!("{first}–{last}"),
-        };
-        let identity: &[&str] = match &l.identity {
-            Derivation::Strong(attributes) => attributes,
-            Derivation::Weak => &[],
-        };
-        let code = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let times: Vec<_> = l.time.iter().map(String::as_str).collect();
-        let title = words["title"].as_str().unwrap_or_default();
-        text += &format!(
-            "| [`{action}`]({path}) | {title} | {versions} | {} | {} | {} | {} |\n",
-            code(&l.older_names),
-            code(&l.key),
-            code(&times),
-            code(identity),
-            action = l.action,
-            path = path_of(l.action),
-        );
-    }
-    text
+    keywords["$defs"] = defs_of(&keywords).into();
+    schema(&path_of(listed.action), keywords)
 }
 
 #[cfg(test)]

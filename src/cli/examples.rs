@@ -136,8 +136,14 @@ const EXAMPLES: &[(&str, &[&str])] = &[
             "livechat-relay backfill --from 2026-11-22T14:00:00Z --to 2026-11-22T16:00:00Z --config relay.toml",
         ],
     ),
-    ("actions", &["livechat-relay actions", "livechat-relay actions --json"]),
-    ("contract", &["livechat-relay contract --out contract"]),
+    (
+        "actions",
+        &["livechat-relay actions", "livechat-relay actions --json", "livechat-relay actions --example incoming_event"],
+    ),
+    (
+        "contract",
+        &["livechat-relay contract --out contract", "livechat-relay contract --config relay.toml --out contract"],
+    ),
     ("config default", &["livechat-relay config default > relay.toml"]),
     (
         "config show",

@@ -74,7 +74,7 @@ enum Command {
     Backfill(backfill::Arguments),
     /// List LiveChat's actions, and what becomes of each
     Actions(actions::Arguments),
-    /// Write what consumers may rely on: JSON Schemas, AsyncAPI, the table of actions
+    /// Write what consumers may rely on: JSON Schemas, example events, AsyncAPI, the table of actions
     Contract(contract::Arguments),
     /// Print the reference of the configuration, the one in force, or its schema
     Config(config::Arguments),

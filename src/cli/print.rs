@@ -55,7 +55,7 @@ pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
         Some((of_text, rest)) if n > 0 => {
             let name = of_text.split_whitespace().next().unwrap_or_default();
             // These read no configuration.
-            let needs_none = ["demo", "send", "simulate", "actions", "contract"].contains(&name);
+            let needs_none = ["demo", "send", "simulate", "actions"].contains(&name);
             let full = command(config_path.filter(|_| !needs_none && !of_text.contains(" -c ")), of_text);
             format!("`{full}`{rest}")
         }

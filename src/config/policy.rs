@@ -109,7 +109,8 @@ fn record_keys(r: &mut Reader) -> Keys {
     match secret.as_ref().map(ExposeSecret::expose_secret) {
         _ if !is_hashed => Keys::Plain,
         Some(secret) if secret.len() >= 16 => Keys::hashed(secret.as_bytes()),
-        None if is_set => Keys::Plain, // what is wrong with it was noted, or this command does not need it
+        // What is wrong with it was noted, or this command only has to know that keys are hashed.
+        None if is_set => Keys::hashed(&[]),
         _ => {
             let why = "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed";
             r.mistake("topics.key_secret", why);
@@ -119,18 +120,23 @@ fn record_keys(r: &mut Reader) -> Keys {
 }
 
 fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
-    let token = r.optional_secret("app_webhooks.token")?;
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    let length = TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX;
-    if !length.contains(&token.expose_secret().len()) || !token.expose_secret().bytes().all(legal) {
+    const TOKEN: &str = "app_webhooks.token";
+    let is_set = r.has(TOKEN);
+    let token = r.optional_secret(TOKEN);
+    let is_legal = |token: &str| {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+        (TOKEN_BYTES_MIN..=TOKEN_BYTES_MAX).contains(&token.len()) && token.bytes().all(legal)
+    };
+    if token.as_ref().is_some_and(|token| !is_legal(token.expose_secret())) {
         r.mistake(
-            "app_webhooks.token",
+            TOKEN,
             "must be 32 to 256 of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
         );
     }
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
-    let keyring = Keyring::new([("path".to_owned(), &token)]);
-    Some(Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
+    // A command that does not need the token still knows the topics; without it nothing is verified.
+    let keyring = Keyring::new(token.iter().map(|token| ("path".to_owned(), token)));
+    is_set.then(|| Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
 }
 
 /// Why Kafka would not take this name for a topic.

@@ -13,6 +13,7 @@ use super::shape::Shape;
 pub fn schema() -> Json {
     let maker = Maker { defaults: defaults(), reference: reference() };
     let mut schema = maker.node("", declared());
+    schema["$id"] = "urn:livechat-relay:config".into();
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     schema["title"] = "The configuration file of livechat-relay".into();
     schema["description"] = "`livechat-relay config default` prints every key with its default and its reason.".into();

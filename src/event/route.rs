@@ -110,6 +110,11 @@ impl Topics {
         if self.by_name.contains_key(&*event.name) { &event.name } else { UNLISTED }
     }
 
+    /// The route of an action by its current name, or by [`UNLISTED`]; none where these topics do not have it.
+    pub fn route(&self, name: &str) -> Option<&Route> {
+        self.by_name.get(name).or_else(|| (name == UNLISTED).then_some(&self.unlisted))
+    }
+
     fn of(&self, event: &Event<'_>) -> &Route {
         self.by_name.get(&*event.name).unwrap_or(&self.unlisted)
     }

@@ -9,13 +9,19 @@ use jsonschema::{Registry, Resource, Validator};
 use secrecy::SecretString;
 use serde_json::value::RawValue;
 
+use super::super::actions::{Derivation, TOPIC_PREFIX};
 use super::*;
+use crate::config::Config;
 use crate::event::initial::Initial;
+use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::receive::receive;
 use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Archived, Event, Keyring, Keys, Mode, Receipt, Routing, Tenant, Topics, normalize, route};
 use crate::livechat::backfill::{Found, webhooks};
 use crate::samples::traffic::{Traffic, one_of_each};
+
+mod configured;
+mod examples;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -23,9 +29,9 @@ fn root() -> &'static Path {
 
 #[test]
 fn the_files_in_contract_are_what_the_catalogue_says() {
-    let wanted = files();
+    let wanted = files(&Setup::of_defaults());
     let mut differ = BTreeSet::new();
-    for directory in ["contract", "contract/actions"] {
+    for directory in ["contract", "contract/actions", "contract/examples"] {
         let there = std::fs::read_dir(root().join(directory)).expect("contract/; run `make contract`");
         for path in there.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()) {
             let name = path.strip_prefix(root().join("contract")).expect("below it").to_string_lossy().into_owned();
@@ -62,7 +68,7 @@ fn the_guide_has_every_attribute() {
     }
 }
 
-/// The contract as a consumer loads it: every schema by its path, formats checked.
+/// The contract as a consumer loads it: each file alone, formats checked.
 struct Contract {
     envelope: Validator,
     actions: BTreeMap<&'static str, Validator>,
@@ -72,20 +78,10 @@ struct Contract {
 
 impl Contract {
     fn load() -> Self {
-        let uri = |name: &str| format!("json-schema:///{name}");
-        let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
-        let files = files();
-        let schemas: Vec<_> = files.iter().filter(|(name, _)| name.contains(".schema.")).collect();
-        let mut registry = Registry::new();
-        for (name, text) in &schemas {
-            let schema = json(text);
-            jsonschema::draft202012::meta::validate(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
-            registry = registry.add(uri(name), Resource::from_contents(schema)).expect(name);
-        }
-        let registry = registry.prepare().expect("references that lead somewhere");
+        let files = files(&Setup::of_defaults());
         let validator = |name: &str| {
-            let options = jsonschema::options().with_registry(&registry).with_base_uri(uri(name));
-            options.should_validate_formats(true).build(&json(&files[name])).expect(name)
+            let schema = serde_json::from_str(&files[name]).expect(name);
+            jsonschema::options().should_validate_formats(true).build(&schema).expect(name)
         };
         let actions = listed().map(|l| (l.action, validator(&path_of(l.action)))).collect();
         let [envelope, app_webhook, installed] = [ENVELOPE, APP_WEBHOOK, INSTALLED].map(validator);
@@ -111,6 +107,37 @@ impl Contract {
         let text = |error: jsonschema::ValidationError<'_>| format!("{name} {}: {error}", error.instance_path());
         envelope.chain(data).filter(|error| !is_placeholder(error)).map(text).collect()
     }
+}
+
+#[test]
+fn every_schema_is_found_by_its_id_and_needs_no_other() {
+    let files = files(&Setup::of_defaults());
+    let schemas = files.iter().filter(|(name, _)| name.ends_with(".schema.json"));
+    let mut registry = Registry::new();
+    let mut ids = BTreeSet::new();
+    for (name, text) in schemas {
+        let schema: Value = serde_json::from_str(text).expect("JSON");
+        jsonschema::draft202012::meta::validate(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        jsonschema::validator_for(&schema).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let id = schema["$id"].as_str().expect(name).to_owned();
+        assert!(ids.insert(id.clone()), "{id} twice");
+        registry = registry.add(id, Resource::from_contents(schema)).expect(name);
+    }
+    assert_eq!(ids.len(), 47 + 5);
+    let registry = registry.prepare().expect("schemas");
+    let thread_tagged = json!({ "$ref": "urn:livechat-relay:actions:thread_tagged" });
+    let validator = jsonschema::options().with_registry(&registry).build(&thread_tagged).expect("it is there");
+    let mut data = json!({
+        "webhook_id": "w", "action": "thread_tagged", "payload": { "chat_id": "C", "thread_id": "T", "tag": "x" },
+    });
+    assert!(validator.is_valid(&data));
+    data["payload"]["chat_id"] = 7.into();
+    assert!(!validator.is_valid(&data));
+}
+
+fn document(setup: &Setup) -> Value {
+    let words = fragment(include_str!("actions.json"));
+    asyncapi::document(setup, &listed().collect::<Vec<_>>(), &words, &Value::Null, &Value::Null)
 }
 
 fn receipt() -> Receipt<'static> {
