@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract pages consumers kafka help
+.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract pages consumers docs kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -62,6 +62,10 @@ consumers: ## The examples (consumers in four languages, Kafka Streams, Kafka Co
 	cargo test --locked --no-run
 	scripts/check-consumers.sh
 	scripts/check-derived.sh
+
+docs: ## Run every command of the documents, the slow ones too, and compare what they print (over an hour)
+	cargo build --locked
+	scripts/check-docs.sh --all
 
 contract: ## Rewrite contract/ from the catalogue of actions
 	cargo build --locked
