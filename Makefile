@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract pages consumers docs kafka help
+.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract types pages consumers docs kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -71,6 +71,10 @@ contract: ## Rewrite contract/ from the catalogue of actions
 	cargo build --locked
 	rm -rf contract
 	cargo run --locked --quiet -- contract --out contract
+
+types: ## Rewrite contract/types, the types in TypeScript, Python, Java and Go, from the schemas in contract/
+	scripts/ensure.sh node
+	node scripts/types.mjs
 
 kafka: ## Run one Apache Kafka node on localhost:9092; Ctrl-C ends it and removes its data
 	scripts/ensure.sh jdk maven

@@ -23,7 +23,7 @@ source tree stays clean. A language whose tools are missing and can't be install
 fails.
 
 Environment:
-  LIVECHAT_RELAY_BIN   the relay to run instead of target/debug/livechat-relay
+  RELAY_BIN   the relay to run instead of target/debug/livechat-relay
   CI                   set: nothing is skipped
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.
@@ -59,6 +59,13 @@ build() {
   find "$to" -mindepth 1 -maxdepth 1 ! -name venv ! -name node_modules ! -name '.lock-*' -exec rm -rf {} +
   tar -C "$examples/$1" --exclude=./target --exclude=./node_modules --exclude=./.venv --exclude=./dist -cf - . | tar -C "$to" -xf -
   cd "$to"
+  # The types are copied, as README says.
+  case $1 in
+    java) install -D -m 644 "$root/contract/types/LiveChat.java" src/main/java/livechat/LiveChat.java ;;
+    python) cp "$root/contract/types/livechat.py" . ;;
+    typescript) cp "$root/contract/types/livechat.ts" src ;;
+    go) install -D -m 644 "$root/contract/types/livechat.go" livechat/livechat.go ;;
+  esac
   case $1 in
     java) mvn --batch-mode --quiet -Dstyle.color=never package ;;
     python)
@@ -127,8 +134,13 @@ make_traffic() {
   # What the consumers must have added up: of each chat its events, each once.
   jq --raw-output --slurp 'map(.attributes | select(.chatid)) | unique_by(.id) | group_by(.chatid)[] | "\(.[0].chatid)|\(length)"' \
     "$scratch/tail" | sort >"$scratch/chats"
+  # And what was said, each once: the text itself may have several lines.
+  jq --raw-output --slurp 'map(select(.attributes.type == "com.livechat.incoming_event")) | unique_by(.attributes.id)[]
+    | .attributes.chatid as $chat | .data.payload.event | select(.text)
+    | "\($chat)|\(.id)|\(.text | length)"' "$scratch/tail" | sort >"$scratch/messages"
   unique=$(wc -l <"$scratch/ids")
   say "on Kafka: $records records, $unique ids, $((records - unique)) duplicates"
+  [[ -s $scratch/messages ]] || fail 'nothing was said in a chat'
   ((unique < records)) || fail 'nothing arrived twice with one id: derived ids differ between the two relays'
   send_no_event
   records=$((records + 1))
@@ -257,6 +269,8 @@ if ((${#built[@]})); then
     {
       has_every_id "$language" || show_difference inbox "$scratch/ids"
       table_is "$language" 'select * from chats' "$scratch/chats" || show_difference chats "$scratch/chats"
+      table_is "$language" 'select chat_id, event_id, char_length(text) from messages' "$scratch/messages" ||
+        show_difference messages "$scratch/messages"
       grep -q "^$language.again $records " "$scratch/groups" || echo "the second group has not committed $records records"
       awk -v one="$language" -v two="$language.again" '($1 == one || $1 == two) && $3 > 0 { print "the group", $1, "was not left" }' \
         "$scratch/groups"

@@ -4,19 +4,20 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 tools=$root/target/check-contract
-python_tool=check-jsonschema==0.39.0
-node_tool=@asyncapi/parser@3.6.3
+python_tools=(check-jsonschema==0.39.0 mypy==2.4.1)
+node_tools=(@asyncapi/parser@3.6.3 typescript@7.0.2)
 
 help() {
   cat <<'EOF'
 Checks the files in contract/: that they are current and every sample is valid (cargo test), that the schemas are of
-JSON Schema 2020-12 and take the configurations that we ship (check-jsonschema), and that the official parser takes the
-AsyncAPI document.
+JSON Schema 2020-12 and take the configurations that we ship (check-jsonschema), that the official parser takes the
+AsyncAPI document, and that the types in contract/types are current, compile and fit the examples (tsc, mypy, go vet; Java
+is compiled by scripts/check-consumers.sh).
 
 Usage: scripts/check-contract.sh [--install]
 
-  --install   get what is missing first, into target/check-contract: check-jsonschema from PyPI, and @asyncapi/parser
-              from npm (needs Node.js 20 or later)
+  --install   get what is missing first, into target/check-contract: check-jsonschema and mypy from PyPI, and
+              @asyncapi/parser and typescript from npm (needs Node.js 20 or later)
 
 What is not installed is skipped, and said; with CI set it is installed, and is an error where that fails.
 LIVECHAT_SAMPLES_DIR names a directory of samples that LiveChat has published (v3.1/*.json, …) to try, too.
@@ -28,16 +29,16 @@ say() { printf '%s\n' "$*" >&2; }
 
 install_tools() {
   mkdir -p "$tools"
-  if [[ $(cat "$tools/venv/has" 2>/dev/null) != "$python_tool" ]]; then
-    say "installing $python_tool from PyPI"
-    { python3 -m venv "$tools/venv" && "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$python_tool" &&
-      echo "$python_tool" >"$tools/venv/has"; } || say "going on without $python_tool"
+  if [[ $(cat "$tools/venv/has" 2>/dev/null) != "${python_tools[*]}" ]]; then
+    say "installing ${python_tools[*]} from PyPI"
+    { python3 -m venv "$tools/venv" && "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "${python_tools[@]}" &&
+      echo "${python_tools[*]}" >"$tools/venv/has"; } || say "going on without ${python_tools[*]}"
   fi
-  if [[ $(cat "$tools/npm/has" 2>/dev/null) != "$node_tool" ]]; then
-    say "installing $node_tool from npm"
+  if [[ $(cat "$tools/npm/has" 2>/dev/null) != "${node_tools[*]}" ]]; then
+    say "installing ${node_tools[*]} from npm"
     mkdir -p "$tools/npm"
-    { npm install --prefix "$tools/npm" --no-audit --no-fund --ignore-scripts --save-exact --loglevel=error "$node_tool" \
-      >/dev/null && echo "$node_tool" >"$tools/npm/has"; } || say "going on without $node_tool"
+    { npm install --prefix "$tools/npm" --no-audit --no-fund --ignore-scripts --save-exact --loglevel=error "${node_tools[@]}" \
+      >/dev/null && echo "${node_tools[*]}" >"$tools/npm/has"; } || say "going on without ${node_tools[*]}"
   fi
 }
 
@@ -106,6 +107,20 @@ fromFile(new Parser(), file).parse().then(({ document, diagnostics }) => {
 EOF
 }
 
+# The types beside the events of contract/examples, and what reads both: tsc, and mypy with the consumer that uses the types.
+copy_types() { rm -rf "$tools/types" && mkdir -p "$tools/types" && cp "$root"/contract/types/livechat.* "$tools/types"; }
+
+typescript() { "$tools/npm/node_modules/.bin/tsc" --noEmit --strict --module nodenext --target es2022 --types '' "$tools"/types/*.ts; }
+
+python() {
+  MYPYPATH=$tools/types "$tools/venv/bin/mypy" --cache-dir "$tools/mypy" --strict "$tools"/types/*.py &&
+    MYPYPATH=$tools/types "$tools/venv/bin/mypy" --cache-dir "$tools/mypy" --ignore-missing-imports \
+      "$root/examples/consumers/python/consumer.py"
+}
+
+# An unformatted file is named on stdout, and gofmt is content.
+go_types() { go vet "$tools/types/livechat.go" && [[ -z $(gofmt -l "$tools/types" | tee /dev/stderr) ]]; }
+
 case ${1:-} in
   '') [[ -z ${CI:-} ]] || install_tools ;;
   --install) install_tools ;;
@@ -119,6 +134,13 @@ check 'the files are current, and every sample is valid' \
 check_with "$tools/venv/has" 'the schemas are of JSON Schema 2020-12' is_2020_12
 check_with "$tools/venv/has" 'config.schema.json takes our configurations' configurations
 check_with "$tools/npm/has" 'the AsyncAPI parser takes asyncapi.yaml' asyncapi
+copy_types
+node=$(command -v node || echo node) go=$(command -v go || echo go)
+check_with "$node" 'the types are current' node "$root/scripts/types.mjs" --check
+check_with "$root/contract/examples" 'the examples have types' node "$root/scripts/types/examples.mjs" "$tools/types"
+check_with "$tools/npm/has" 'the types of TypeScript fit the examples' typescript
+check_with "$tools/venv/has" 'the types of Python fit the examples' python
+check_with "$go" 'the types of Go are formatted, and vet finds nothing' go_types
 
 printf 'contract: %s passed, %s failed, %s skipped\n' "$passed" "$failed" "$skipped"
 ((failed == 0))

@@ -19,7 +19,7 @@ once and each transcript, and the file every record.
 What is built lies in target/derived. Missing tools are installed with scripts/ensure.sh.
 
 Environment:
-  LIVECHAT_RELAY_BIN   the relay to run instead of target/debug/livechat-relay
+  RELAY_BIN   the relay to run instead of target/debug/livechat-relay
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.
 EOT
@@ -42,6 +42,8 @@ build() {
   rm -rf "$to"
   mkdir -p "$to"
   tar -C "$root/examples/$1" --exclude=./target -cf - . | tar -C "$to" -xf -
+  # The types are copied, as README says; Connect needs none.
+  [[ $1 == connect ]] || install -D -m 644 "$root/contract/types/LiveChat.java" "$to/src/main/java/livechat/LiveChat.java"
   say "building $1"
   (cd "$to" && mvn --batch-mode -Dstyle.color=never package) >"$scratch/$1.build" 2>&1 ||
     { grep -v '^\sat ' "$scratch/$1.build" | tail -n 40 >&2; fail "$1 does not build"; }

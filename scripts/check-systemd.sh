@@ -72,7 +72,7 @@ is_ready() { [[ $(of_unit StatusText) == ready ]]; }
 starts() { { within systemctl start livechat-relay.socket livechat-relay.service && await is_ready; } || { cat "$scratch/relay.log"; return 1; }; }
 takes_webhooks() { [[ $(post) == 200 ]] && within livechat-relay health --address 127.0.0.1:8081; }
 key_is_the_services() { within stat -c %U:%a /var/lib/private/livechat-relay/keys/default/2026-11 | grep -Fx livechat-relay:600; }
-reloads() { within systemctl reload livechat-relay.service && is_ready; }
+reloads() { within systemctl reload livechat-relay.service && await is_ready; }
 
 restarts() {
   local posts

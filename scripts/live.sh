@@ -2,7 +2,7 @@
 # What the scripts share that check examples against a real Kafka and real relays; sourced, not run. It wants `root`, and makes
 # `scratch`, a directory that is removed at the end, after everything that was started has been stopped.
 
-relay=${LIVECHAT_RELAY_BIN:-$root/target/debug/livechat-relay}
+relay=${RELAY_BIN:-$root/target/debug/livechat-relay}
 secret_key=examples-check
 
 say() { printf '%s\n' "$*" >&2; }

@@ -12,3 +12,10 @@ create table chats (
     chat_id  text primary key,
     events   bigint not null
 );
+
+-- The effect, too: what was said, of the events whose payload has a text.
+create table messages (
+    chat_id   text not null,
+    event_id  text not null,
+    text      text not null
+);

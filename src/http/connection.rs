@@ -32,6 +32,8 @@ struct State {
     opened: Instant,
     /// Requests under way: one at a time, but for HTTP/2. Their handlers have deadlines of their own.
     requests: u32,
+    /// There was a first request.
+    has_begun: bool,
     /// No request is under way, and no byte of the next one's head has come.
     is_idle: bool,
     /// Since when the connection is idle, awaits a head, or has requests.
@@ -53,6 +55,7 @@ impl State {
         Self {
             opened,
             requests: 0,
+            has_begun: false,
             is_idle: false,
             since: opened,
             is_trusted: false,
@@ -103,6 +106,7 @@ impl State {
             (self.is_idle, self.since) = (false, Instant::now());
         }
         self.requests += 1;
+        self.has_begun = true;
     }
 
     fn end(&mut self) {
@@ -147,6 +151,14 @@ impl Connection {
 
     pub fn closing(&self) -> Option<End> {
         self.state().closing
+    }
+
+    /// It is to be closed, and hyper may be told so. Before the first request hyper would not read what has come already: the system
+    /// would answer it with a reset, and a client does not try again on a connection that was new. So a first request that comes in time
+    /// is answered, and its answer ends the connection.
+    pub fn can_close(&self) -> bool {
+        let state = self.state();
+        state.closing.is_some() && state.has_begun
     }
 
     /// The order in which connections are evicted, if this one may be: strangers first, then by how long each has waited. What a new

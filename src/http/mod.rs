@@ -387,7 +387,7 @@ impl<H: Handler> Server<H> {
         let mut http = pin!(http.serve_connection(stream, service));
         let mut is_closing = false;
         loop {
-            if !is_closing && connection.closing().is_some() {
+            if !is_closing && connection.can_close() {
                 is_closing = true;
                 http.as_mut().graceful_shutdown(); // what is under way is answered first, and HTTP/2 says goodbye
             }

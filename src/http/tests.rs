@@ -133,6 +133,26 @@ async fn a_request_whose_handler_panics_is_answered_503_and_changes_nothing_for_
 }
 
 #[tokio::test]
+async fn a_connection_that_the_stop_finds_new_has_its_first_request_answered() {
+    let running = Running::start(Faulty::default()).await;
+    running.server.set(Limits { linger_timeout: Duration::from_secs(60), ..limits(2) }, client::Config::default());
+    let mut stream = running.connect().await;
+    while running.server.open() == 0 {
+        tokio::task::yield_now().await;
+    }
+    running.closing.cancel();
+    while running.server.connections().values().any(|connection| connection.closing().is_none()) {
+        tokio::task::yield_now().await;
+    }
+    ask(&mut stream, "/").await;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer, and a clean end");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+    drop(stream);
+    running.end().await;
+}
+
+#[tokio::test]
 async fn fewer_connections_are_those_that_have_waited_least_from_the_next_one_on() {
     let running = Running::start(Faulty::default()).await;
     let [mut first, mut second] = [running.connect().await, running.connect().await];

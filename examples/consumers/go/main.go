@@ -27,6 +27,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"livechat-relay.example/consumer/livechat" // contract/types
 )
 
 const pollMax = 100 // records handled between two commits
@@ -81,6 +83,20 @@ func handle(ctx context.Context, tx pgx.Tx, e *event.Event) error {
 		return nil
 	}
 	_, err := tx.Exec(ctx, "insert into chats values ($1, 1) on conflict (chat_id) do update set events = chats.events + 1", chat)
+	if err != nil || e.Type() != "com.livechat.incoming_event" {
+		return err
+	}
+	// The type says what the data is. LiveChat may change a payload: a member of another type is left out, and the others are read.
+	var data livechat.IncomingEventData
+	if err := json.Unmarshal(e.Data(), &data); err != nil && !errors.As(err, new(*json.UnmarshalTypeError)) {
+		return err
+	}
+	said := data.Payload.Event
+	if said.ID == "" || said.Text == "" {
+		return nil
+	}
+	text := strings.ReplaceAll(said.Text, "\x00", "") // PostgreSQL's texts have no NUL, and customers may write one
+	_, err = tx.Exec(ctx, "insert into messages values ($1, $2, $3)", chat, said.ID, text)
 	return err
 }
 

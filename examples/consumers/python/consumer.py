@@ -9,12 +9,15 @@ import json
 import re
 import signal
 import sys
+from typing import cast
 
 import psycopg
 from cloudevents.core.base import BaseCloudEvent
 from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka_event
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
 from jsonschema import Draft202012Validator
+
+from livechat import IncomingEventData  # contract/types
 
 
 class DeadLetters:
@@ -71,10 +74,18 @@ def take(database: psycopg.Connection, event: BaseCloudEvent) -> None:
 def handle(database: psycopg.Connection, event: BaseCloudEvent) -> None:
     """Your work, within the transaction."""
     # LiveChat's own ids are extension attributes: most events can be sorted out without a look into `data`.
-    if chat := event.get_extension("chatid"):
+    chat, chat_event = event.get_extension("chatid"), event.get_extension("eventid")
+    if chat:
         database.execute(
             "insert into chats values (%s, 1) on conflict (chat_id) do update set events = chats.events + 1", (chat,)
         )
+    # The type says what `data` is. `eventid` comes from `payload.event`, and is absent where LiveChat has sent none.
+    if event.get_type() == "com.livechat.incoming_event" and chat and chat_event:
+        data = cast(IncomingEventData, event.get_data())
+        if text := data["payload"]["event"].get("text"):
+            # PostgreSQL takes neither NUL nor half of a surrogate pair, and customers may write both.
+            text = text.replace("\0", "").encode(errors="replace").decode()
+            database.execute("insert into messages values (%s, %s, %s)", (chat, chat_event, text))
 
 
 def run(options: argparse.Namespace, reader: Reader, database: psycopg.Connection, stopping: list[int]) -> None:

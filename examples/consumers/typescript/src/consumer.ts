@@ -16,6 +16,7 @@ import { Ajv2020, type ValidateFunction } from "ajv/dist/2020.js";
 import addFormats from "ajv-formats";
 import { CloudEvent } from "cloudevents";
 import pg from "pg";
+import type { Event } from "./livechat.js"; // contract/types
 
 const CLIENT = "example-typescript";
 const COMMIT_EVERY_MS = 500;
@@ -41,10 +42,11 @@ function options() {
 //
 // The schema comes first, for the SDK makes up an id or a time where there is none. Its `Kafka.toEvent` will not do: that
 // throws where an event has no time, and LiveChat tells none for many actions.
-function parse(message: Message, isEnvelope: ValidateFunction): CloudEvent<unknown> | string {
+function parse(message: Message, isEnvelope: ValidateFunction): Event | string {
   try {
     const envelope: unknown = JSON.parse(message.value.toString());
-    if (isEnvelope(envelope)) return new CloudEvent(envelope as Partial<CloudEvent<unknown>>);
+    // The SDK's object has the attributes and `data` as members, as the types have them.
+    if (isEnvelope(envelope)) return new CloudEvent(envelope as Partial<CloudEvent<unknown>>) as unknown as Event;
     const [error] = isEnvelope.errors ?? [];
     return `${error?.instancePath} ${error?.message}`.trim();
   } catch (error) {
@@ -53,7 +55,7 @@ function parse(message: Message, isEnvelope: ValidateFunction): CloudEvent<unkno
 }
 
 // The event's effect, once. Should another member take it meanwhile, the insert waits for what becomes of that transaction.
-async function take(database: pg.Client, event: CloudEvent<unknown>): Promise<void> {
+async function take(database: pg.Client, event: Event): Promise<void> {
   await database.query("begin");
   const added = await database.query("insert into inbox (id) values ($1) on conflict do nothing", [event.id]);
   if (added.rowCount === 1) await handle(database, event); // else it is a duplicate
@@ -61,9 +63,18 @@ async function take(database: pg.Client, event: CloudEvent<unknown>): Promise<vo
 }
 
 // Your work, within the transaction: `source` says whose the event is, `subject` what it is about, `data` is LiveChat's body.
-async function handle(database: pg.Client, { chatid }: CloudEvent<unknown>): Promise<void> {
-  if (!chatid) return;
-  await database.query("insert into chats values ($1, 1) on conflict (chat_id) do update set events = chats.events + 1", [chatid]);
+async function handle(database: pg.Client, event: Event): Promise<void> {
+  // LiveChat's own ids are attributes: most events can be sorted out without a look into `data`.
+  const { chatid, eventid } = event;
+  if (chatid) {
+    await database.query("insert into chats values ($1, 1) on conflict (chat_id) do update set events = chats.events + 1", [chatid]);
+  }
+  // By `type` the compiler knows the payload. `eventid` comes from `payload.event`, and is absent where LiveChat has sent none.
+  if (event.type === "com.livechat.incoming_event" && chatid && eventid) {
+    const { text } = event.data.payload.event;
+    // PostgreSQL's texts have no NUL, and customers may write one.
+    if (text) await database.query("insert into messages values ($1, $2, $3)", [chatid, eventid, text.replaceAll("\0", "")]);
+  }
 }
 
 // Keeps what is no event, as it is, for people to look at. An alert on the topic's growth tells them.

@@ -67,15 +67,15 @@ final class Collector implements Processor<String, Event, String, Transcript> {
         switch (event.type()) {
             case Event.INCOMING_CHAT -> {
                 // Its first events stand inside it, and may come as `incoming_event` with the attribute `initial`, too.
-                for (var first : event.payload().path("chat").path("thread").path("events")) {
+                for (var first : Payload.elements(event.chat().thread().events())) {
                     changed |= store(key, Message.of(first, event, null));
                 }
                 if (thread.beginning() == null) {
-                    thread = thread.begun(ThreadState.Beginning.of(event));
+                    thread = thread.begun(ThreadState.Beginning.of(event.chat(), event.at()));
                     changed = true;
                 }
             }
-            case Event.INCOMING_EVENT -> changed = store(key, Message.of(event.payload().path("event"), event, event.authorKind()));
+            case Event.INCOMING_EVENT -> changed = store(key, Message.of(event.said(), event, event.authorKind()));
             default -> { // chat_deactivated
                 if (thread.endedAt() == null) {
                     thread = thread.ended(event.at());

@@ -1,12 +1,10 @@
 package transcripts;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import io.cloudevents.CloudEvent;
 import io.cloudevents.kafka.CloudEventDeserializer;
-import java.io.IOException;
-import java.io.UncheckedIOException;
 import java.time.Instant;
 import java.util.Set;
+import livechat.LiveChat;
 import org.apache.kafka.common.errors.SerializationException;
 import org.apache.kafka.common.header.Headers;
 import org.apache.kafka.common.serialization.Deserializer;
@@ -16,8 +14,11 @@ import org.apache.kafka.common.serialization.Deserializer;
  *
  * @param at when it happened; for events whose payload does not say, when the relay took it
  * @param authorKind `customer`, `agent`, `bot` or `system` where the relay could prove it, else null
+ * @param chat of `incoming_chat`, else null
+ * @param said of `incoming_event`, else null
  */
-record Event(String id, String type, String chatId, String threadId, Instant at, String authorKind, JsonNode payload) {
+record Event(String id, String type, String chatId, String threadId, Instant at, String authorKind, LiveChat.Chat chat,
+        LiveChat.ChatEvent said) {
     static final String INCOMING_CHAT = "com.livechat.incoming_chat";
     static final String INCOMING_EVENT = "com.livechat.incoming_event";
     static final String CHAT_DEACTIVATED = "com.livechat.chat_deactivated";
@@ -44,12 +45,39 @@ record Event(String id, String type, String chatId, String threadId, Instant at,
         @Override
         public Event deserialize(String topic, Headers headers, byte[] value) {
             CloudEvent cloudEvent = cloudEvents.deserialize(topic, headers, value);
-            var event = new Event(cloudEvent.getId(), cloudEvent.getType(), attribute(cloudEvent, "chatid"),
-                    attribute(cloudEvent, "threadid"), at(cloudEvent), attribute(cloudEvent, "authorkind"), payload(cloudEvent));
+            if (cloudEvent.getData() == null) {
+                throw new SerializationException("the event " + cloudEvent.getId() + " has no data");
+            }
+            var event = of(cloudEvent, cloudEvent.getData().toBytes());
             if (event.isPartOfTranscript() && (event.chatId == null || event.threadId == null || event.at == null)) {
                 throw new SerializationException("the event " + event.id + " has no chatid, threadid or recordedtime");
             }
             return event;
+        }
+
+        /** Which of the types in LiveChat.java the data has, the event's type says. */
+        private static Event of(CloudEvent event, byte[] data) {
+            LiveChat.Chat chat = null;
+            LiveChat.ChatEvent said = null;
+            switch (event.getType()) {
+                case INCOMING_CHAT -> {
+                    var payload = Payload.read(data, LiveChat.IncomingChatData.class).payload();
+                    if (payload == null || payload.chat() == null || payload.chat().thread() == null) {
+                        throw new SerializationException("the event " + event.getId() + " has no chat with a thread");
+                    }
+                    chat = payload.chat();
+                }
+                case INCOMING_EVENT -> {
+                    var payload = Payload.read(data, LiveChat.IncomingEventData.class).payload();
+                    if (payload == null || payload.event() == null) {
+                        throw new SerializationException("the event " + event.getId() + " has no event of a chat");
+                    }
+                    said = payload.event();
+                }
+                default -> {} // transcripts need nothing of it
+            }
+            return new Event(event.getId(), event.getType(), attribute(event, "chatid"), attribute(event, "threadid"), at(event),
+                    attribute(event, "authorkind"), chat, said);
         }
 
         private static String attribute(CloudEvent event, String name) {
@@ -58,17 +86,6 @@ record Event(String id, String type, String chatId, String threadId, Instant at,
 
         private static Instant at(CloudEvent event) {
             return event.getTime() != null ? event.getTime().toInstant() : Json.time(attribute(event, "recordedtime"));
-        }
-
-        private static JsonNode payload(CloudEvent event) {
-            if (event.getData() == null) {
-                throw new SerializationException("the event " + event.getId() + " has no data");
-            }
-            try {
-                return Json.MAPPER.readTree(event.getData().toBytes()).path("payload");
-            } catch (IOException e) {
-                throw new UncheckedIOException(e);
-            }
         }
     }
 }

@@ -3,7 +3,6 @@ package transcripts;
 import com.fasterxml.jackson.annotation.JsonInclude;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.DeserializationFeature;
-import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.PropertyNamingStrategies;
 import com.fasterxml.jackson.databind.SerializationFeature;
@@ -46,11 +45,6 @@ final class Json {
         } catch (JsonProcessingException e) {
             throw new UncheckedIOException(e);
         }
-    }
-
-    /** The text at `name`, or null. LiveChat may change a payload: a member of another type is as good as absent. */
-    static String text(JsonNode node, String name) {
-        return node.path(name).textValue();
     }
 
     /** An RFC 3339 time, or null where the text is none. */

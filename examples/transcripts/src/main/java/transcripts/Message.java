@@ -1,8 +1,9 @@
 package transcripts;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import java.time.Instant;
 import java.util.Comparator;
+import java.util.List;
+import livechat.LiveChat;
 
 /**
  * Something said or shown in a thread.
@@ -11,24 +12,22 @@ import java.util.Comparator;
  * @param internal true for what only agents see; else null
  * @param text of messages
  * @param url of files
- * @param fields of forms, as LiveChat has them
+ * @param fields of forms
  */
 record Message(String id, Instant at, String type, String authorKind, String authorId, Boolean internal, String text, String url,
-        JsonNode fields) {
+        List<LiveChat.ChatEventField> fields) {
     /** By time; what has the same time by id, which LiveChat counts upwards within a thread: `T_9` is before `T_10`. */
     static final Comparator<Message> ORDER = Comparator.comparing(Message::at)
             .thenComparing(message -> message.id.length())
             .thenComparing(Message::id);
 
     /** Of LiveChat's event. Where it lacks its id or time, which LiveChat documents as always there, `within` lends its own. */
-    static Message of(JsonNode event, Event within, String authorKind) {
-        var id = Json.text(event, "id");
-        var at = Json.time(Json.text(event, "created_at"));
+    static Message of(LiveChat.ChatEvent event, Event within, String authorKind) {
+        var at = Json.time(event.createdAt());
         // `recipients` is the name up to API 3.3.
-        boolean internal = "agents".equals(Json.text(event, "visibility")) || "agents".equals(Json.text(event, "recipients"));
-        return new Message(id != null ? id : within.id(), at != null ? at : within.at(), Json.text(event, "type"), authorKind,
-                Json.text(event, "author_id"), internal ? true : null, Json.text(event, "text"), Json.text(event, "url"),
-                event.get("fields"));
+        boolean internal = "agents".equals(event.visibility()) || "agents".equals(event.recipients());
+        return new Message(event.id() != null ? event.id() : within.id(), at != null ? at : within.at(), event.type(), authorKind,
+                event.authorId(), internal ? true : null, event.text(), event.url(), event.fields());
     }
 
     /**

@@ -1,9 +1,9 @@
 package transcripts;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import java.time.Instant;
 import java.util.ArrayList;
 import java.util.List;
+import livechat.LiveChat;
 
 /**
  * What is known of a thread but for its messages.
@@ -16,28 +16,24 @@ import java.util.List;
 record ThreadState(String chatId, String threadId, Beginning beginning, Instant endedAt, long lastChange, boolean publishing) {
 
     record Beginning(Instant startedAt, Transcript.Customer customer, List<String> agents, List<String> tags, Long queueSeconds) {
-        static Beginning of(Event event) {
-            var chat = event.payload().path("chat");
-            var thread = chat.path("thread");
+        static Beginning of(LiveChat.Chat chat, Instant at) {
             Transcript.Customer customer = null;
             var agents = new ArrayList<String>();
-            for (var user : chat.path("users")) {
-                var id = Json.text(user, "id");
-                if ("customer".equals(Json.text(user, "type"))) {
-                    customer = new Transcript.Customer(id, Json.text(user, "name"), Json.text(user, "email"));
-                } else if (id != null && id.contains("@")) { // bots are of the type `agent` here, but have no e-mail address
-                    agents.add(id);
+            for (var user : Payload.elements(chat.users())) {
+                if ("customer".equals(user.type())) {
+                    customer = new Transcript.Customer(user.id(), user.name(), user.email());
+                } else if (user.id() != null && user.id().contains("@")) { // bots are of the type `agent` here, but have no e-mail address
+                    agents.add(user.id());
                 }
             }
-            var tags = new ArrayList<String>();
-            thread.path("tags").forEach(tag -> tags.add(tag.asText()));
-            return new Beginning(event.at(), customer, agents, tags, queueSeconds(thread));
+            return new Beginning(at, customer, agents, Payload.elements(chat.thread().tags()), queueSeconds(chat.thread()));
         }
 
-        private static Long queueSeconds(JsonNode thread) {
-            JsonNode all = thread.path("queues_duration");
-            JsonNode seconds = all.isNumber() ? all : thread.path("queue").path("wait_time");
-            return seconds.isNumber() ? seconds.longValue() : null;
+        private static Long queueSeconds(LiveChat.Thread thread) {
+            if (thread.queuesDuration() != null) {
+                return thread.queuesDuration();
+            }
+            return thread.queue() == null ? null : thread.queue().waitTime();
         }
     }
 

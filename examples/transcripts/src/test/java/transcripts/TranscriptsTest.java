@@ -298,10 +298,14 @@ class TranscriptsTest {
         var noThread = new Chat("C", "T").event(new Chat("C", "T").said(1, 0, Chat.AGENT, "where?"));
         noThread.remove("threadid");
         input.pipeInput(Chat.structured(noThread, now));
+        var nothingSaid = new Chat("C", "T").event(new Chat("C", "T").said(1, 0, Chat.AGENT, "lost"));
+        ((ObjectNode) nothingSaid.at("/data/payload")).remove("event");
+        input.pipeInput(Chat.structured(nothingSaid, now));
         read(ordinary(new Chat("C", "T"))); // the rest goes on
 
         assertEquals("no event", new String(deadLetters.readValue(), StandardCharsets.UTF_8));
         assertEquals(noThread.toString(), new String(deadLetters.readValue(), StandardCharsets.UTF_8));
+        assertEquals(nothingSaid.toString(), new String(deadLetters.readValue(), StandardCharsets.UTF_8));
         assertTrue(deadLetters.isEmpty());
         assertEquals(5, transcripts().get("C/T").messages().size());
     }
@@ -336,9 +340,14 @@ class TranscriptsTest {
         ((ObjectNode) odd.at("/data/payload/event")).put("created_at", "yesterday").put("text", 7).remove("author_id");
         var begins = chat.begins();
         ((ObjectNode) begins.at("/data/payload/chat")).put("users", "none");
+        var thread = (ObjectNode) begins.at("/data/payload/chat/thread");
+        thread.put("queues_duration", "long").put("queue", "first").putObject("tags");
+        thread.putArray("events").add("odd").addArray();
         read(begins, odd, chat.ends(5));
         var transcript = transcripts().get("C/T");
         assertNull(transcript.customer());
+        assertNull(transcript.queueSeconds());
+        assertEquals(List.of(), transcript.tags());
         assertEquals(List.of("unknown"), kinds(transcript));
     }
 }

@@ -4,6 +4,7 @@ import io.cloudevents.CloudEvent;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.SQLException;
+import livechat.LiveChat;
 
 /** Event → its effect in PostgreSQL, once for each id. */
 final class Inbox implements AutoCloseable {
@@ -35,6 +36,22 @@ final class Inbox implements AutoCloseable {
                 add.setString(1, chat);
                 add.executeUpdate();
             }
+            // The type says what `data` is. `eventid` comes from `payload.event`, and is absent where LiveChat has sent none.
+            if (event.getType().equals("com.livechat.incoming_event") && event.getExtension("eventid") instanceof String chatEvent) {
+                var text = Data.of(event, LiveChat.IncomingEventData.class).payload().event().text();
+                if (text != null && !text.isEmpty()) {
+                    keep(chat, chatEvent, text);
+                }
+            }
+        }
+    }
+
+    private void keep(String chat, String chatEvent, String text) throws SQLException {
+        try (var add = database.prepareStatement("insert into messages values (?, ?, ?)")) {
+            add.setString(1, chat);
+            add.setString(2, chatEvent);
+            add.setString(3, text.replace("\0", "")); // PostgreSQL's texts have no NUL, and customers may write one
+            add.executeUpdate();
         }
     }
 
