@@ -8,7 +8,8 @@ help: ## Say what there is
 
 # Says why a first build is long, while there is no librdkafka of it yet: PROFILE MINUTES
 first_build = @ls $${CARGO_TARGET_DIR:-target}/$(1)/build/rdkafka-sys-*/out/src/librdkafka.a >/dev/null 2>&1 || \
-	printf '%s\n' 'The first build compiles OpenSSL, curl and librdkafka (C) and 250 crates: about $(2) minutes on two cores.' >&2
+	printf '%s\n' 'The first build takes about $(2) minutes on two cores: it compiles OpenSSL, curl' \
+	'and librdkafka, which are in C, and 250 crates.' >&2
 
 # Not optimized: `make test` and `make check` go on with what this has built, the C libraries above all.
 demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ctrl-C ends
