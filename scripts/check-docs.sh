@@ -47,7 +47,7 @@ while (($#)); do
   shift
 done
 if ((${#documents[@]} == 0)); then
-  mapfile -t documents < <(cd "$root" && printf "$root/%s\n" README.md CONTRIBUTING.md deploy/README.md contract/*.md docs/*.md docs/*/*.md examples/*/README.md)
+  documents=("$root"/{README,CONTRIBUTING,deploy/README}.md "$root"/{contract,docs,docs/*}/*.md "$root"/examples/*/README.md)
 fi
 relay=${LIVECHAT_RELAY_BIN:-$root/target/debug/livechat-relay}
 [[ -x $relay ]] || { say "error: there is no $relay; build it with: cargo build --locked"; exit 1; }
@@ -77,10 +77,11 @@ inside() {
       chmod 755 "$upper"
       mount -t overlay docs -o "lowerdir=$1,upperdir=$upper,workdir=$work" "$1"
     }
-    for directory in /etc /var/lib /usr/local "$HOME"; do over "$directory"; done
+    for directory in /etc /var/lib /usr/local; do over "$directory"; done
     mkdir -p /var/lib/livechat-relay
     mount --bind "$disk" /var/lib/livechat-relay
-    over "$root"
+    over "$HOME"
+    [[ $root/ == "$HOME"/* ]] || over "$root"
     mkdir "$scratch/tmp"
     export TMPDIR=$scratch/tmp
     ip link set lo up
