@@ -1,20 +1,29 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract types pages consumers kafka help
+.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract types pages consumers docs kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
 
+# Says why a first build is long, while there is no librdkafka of it yet: PROFILE MINUTES
+first_build = @ls $${CARGO_TARGET_DIR:-target}/$(1)/build/rdkafka-sys-*/out/src/librdkafka.a >/dev/null 2>&1 || \
+	printf '%s\n' 'The first build takes about $(2) minutes on two cores: it compiles OpenSSL, curl' \
+	'and librdkafka, which are in C, and 250 crates.' >&2
+
+# Not optimized: `make test` and `make check` go on with what this has built, the C libraries above all.
 demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ctrl-C ends
-	cargo run --release --locked -- demo
+	$(call first_build,debug,5)
+	cargo run --locked -- demo
 
 release: ## Build target/release/livechat-relay, as it is meant to run
+	$(call first_build,release,8)
 	cargo build --release --locked
 
 test: ## Run all tests, real Apache Kafka included
 	scripts/ensure.sh jdk maven promtool openssl curl nginx haproxy pebble
 	scripts/kafka.sh fetch
+	$(call first_build,debug,8)
 	cargo test --locked
 
 chaos: ## Kill, freeze, cut and fill everything under load; no accepted event may be lost (25 minutes)
@@ -54,6 +63,10 @@ consumers: ## The examples (consumers in four languages, Kafka Streams, Kafka Co
 	cargo test --locked --no-run
 	scripts/check-consumers.sh
 	scripts/check-derived.sh
+
+docs: ## Run every command of the documents, the slow ones too, and compare what they print (over an hour)
+	cargo build --locked
+	scripts/check-docs.sh --all
 
 contract: ## Rewrite contract/, but for contract/types, from the catalogue of actions
 	cargo build --locked

@@ -50,6 +50,8 @@ package_of() {
     promtool) echo prometheus ;;
     systemd-analyze) echo systemd ;;
     rg) echo ripgrep ;;
+    pkill) echo procps ;;
+    ip) echo iproute2 ;;
     go) echo golang-go ;;
     node) echo nodejs npm ;;
     *) echo "$1" ;;
