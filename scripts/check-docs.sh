@@ -28,7 +28,7 @@ what is different about it, with `; ` between two marks:
   <!-- check: run make kafka; until ready -->  COMMAND, which readers need not see; also in the following lines of the comment
 
 Environment:
-  LIVECHAT_RELAY_BIN   the relay to run instead of target/debug/livechat-relay
+  RELAY_BIN   the relay to run instead of target/debug/livechat-relay
 
 Exit codes: 0 all is well, 1 something is not, 2 the command line is wrong.
 EOT
@@ -49,7 +49,7 @@ done
 if ((${#documents[@]} == 0)); then
   documents=("$root"/{README,CONTRIBUTING,deploy/README}.md "$root"/{contract,docs,docs/*}/*.md "$root"/examples/*/README.md)
 fi
-relay=${LIVECHAT_RELAY_BIN:-$root/target/debug/livechat-relay}
+relay=${RELAY_BIN:-$root/target/debug/livechat-relay}
 [[ -x $relay ]] || { say "error: there is no $relay; build it with: cargo build --locked"; exit 1; }
 "$root/scripts/ensure.sh" jdk maven kcat jq curl openssl sqlite3 python3-venv pkill ip >&2
 venv=$root/target/check-docs/venv
@@ -88,7 +88,7 @@ inside() {
     mkdir -p "$root/target/release"
     [[ -z $relay ]] || ln -sf "$relay" "$root/target/release/livechat-relay"
     export PATH=$root/target/release:$root/target/check-docs/venv/bin:$PATH
-    unset LIVECHAT_RELAY_BIN
+    unset RELAY_BIN
     cd "$root"
     exec "$@"' bash "$root" "$scratch" "$disk" "$relay" "$@"
 }

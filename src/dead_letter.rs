@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::event::Record;
+use crate::event::{Attributes, Record};
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
 use crate::publish::{Failure, Publisher, Remedy};
@@ -79,31 +79,45 @@ impl DeadLetters {
         failure: Failure,
         from: Option<(Arc<str>, u64)>,
     ) -> Result<Resolved, Unresolved> {
-        let reason = failure.dead_letter_reason().label();
-        tracing::warn!(topic = &*entry.record.topic, reason, error = ?failure.code, "a record became a dead letter");
         // Alone, too: among dead letters it is likely that a batch is refused for another one.
-        match self.publisher.published_alone(self.letter(&entry.record, failure)).await {
+        let not_published = match self.publisher.published_alone(self.letter(&entry.record, failure)).await {
             Ok(()) => {
-                self.metrics.dead_letters.with_label_values(&["topic", reason]).inc();
+                self.stored(&entry.record, failure, "topic", None);
                 self.acked(from);
                 return Ok(Resolved::DeadLetter);
             }
-            Err(failure) => {
-                tracing::warn!(topic = &*self.topic, error = ?failure.code, "the dead-letter topic does not take it")
-            }
-        }
+            Err(failure) => failure,
+        };
         let Some(spool) = &self.spool else { return Err(Unresolved::Kafka(failure)) };
         let since_ms = Timestamp::now().as_millisecond();
-        let error = format!("{:?}", failure.code);
-        entry.dead_letter = Some(DeadLetter { reason: reason.to_owned(), error, since_ms });
+        let (reason, error) = (failure.dead_letter_reason().label().to_owned(), format!("{:?}", failure.code));
+        let record = entry.record.clone();
+        entry.dead_letter = Some(DeadLetter { reason, error, since_ms });
         match spool.store_dead_letter(entry, from).await {
             Ok(Ok(())) => {
-                self.metrics.dead_letters.with_label_values(&["disk", reason]).inc();
+                self.stored(&record, failure, "disk", Some(not_published));
                 Ok(Resolved::DeadLetter)
             }
             Ok(Err(refused)) => Err(Unresolved::Spool(refused.reason())),
             Err(_) => Err(Unresolved::Spool(Unavailable::SpoolFailed)), // its writer has ended
         }
+    }
+
+    /// Counts a dead letter, and says which event it is and where it is stored; if not in the dead-letter topic, why not there.
+    fn stored(&self, record: &Record, failure: Failure, stored_in: &str, not_published: Option<Failure>) {
+        let reason = failure.dead_letter_reason();
+        self.metrics.dead_letter(stored_in, reason);
+        let (topic, key, id) = (&*record.topic, &*record.key, Attributes::of(record).id);
+        tracing::error!(
+            topic,
+            key,
+            event_id = id.as_deref(),
+            reason = reason.label(),
+            code = ?failure.code,
+            stored_in,
+            dead_letter_topic_code = not_published.map(|failure| tracing::field::debug(failure.code)),
+            "a record became a dead letter"
+        );
     }
 
     /// The brokers have what stood at this place of the spool.

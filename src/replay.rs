@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use rdkafka::error::RDKafkaErrorCode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,7 +22,7 @@ use crate::event::Record;
 use crate::publish::{Failure, Remedy, Run};
 use crate::shutdown::Shutdown;
 use crate::spool::{Broken, CORRUPTED, DeadLetter, Entry, Item, Signals, Spool};
-use crate::telemetry::Throttle;
+use crate::telemetry::{Throttle, rounded};
 
 /// The part of `[spool]` that is about replay.
 #[derive(Clone, Copy, Debug)]
@@ -128,11 +129,11 @@ struct Key {
     waiting: VecDeque<(u64, Entry)>,
 }
 
-/// Why the topic takes no events.
+/// Why the topic is unavailable.
 struct Trouble {
-    failure: Failure,
     since: Instant,
-    is_logged: bool,
+    /// The codes that were logged: Kafka may give one, then another, for the same reason.
+    logged: Vec<RDKafkaErrorCode>,
 }
 
 impl Lane {
@@ -367,8 +368,8 @@ impl Lane {
                 self.common.spool.lanes(|lanes| lanes.set_troubled(&self.topic, false));
             }
         }
-        if let Some(trouble) = self.trouble.take().filter(|trouble| trouble.is_logged) {
-            tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+        if let Some(trouble) = self.trouble.take().filter(|trouble| !trouble.logged.is_empty()) {
+            tracing::info!(topic = &*self.topic, after = ?rounded(trouble.since.elapsed()), "the topic is available again");
         }
         if resolved == Resolved::DeadLetter {
             self.refused = 0; // its batch was refused for this one
@@ -434,24 +435,32 @@ impl Lane {
         }
     }
 
-    /// Logs why a topic takes no events, once, where that is its own matter: what all have in common is logged once, by others.
+    /// Logs why a topic is unavailable, once, where that is its own matter: what all have in common is logged once, by others.
     fn note(&mut self, failure: Failure) {
         let former = self.trouble.take();
-        let is_news = former.as_ref().is_none_or(|former| former.failure.code != failure.code);
-        let (since, was_logged) = former.map_or((Instant::now(), false), |former| (former.since, former.is_logged));
-        let is_logged = was_logged | (is_news && self.log(failure));
-        self.trouble = Some(Trouble { failure, since, is_logged });
+        let (since, mut logged) = former.map_or((Instant::now(), Vec::new()), |former| (former.since, former.logged));
+        if !logged.contains(&failure.code) && self.log(failure) {
+            logged.push(failure.code);
+        }
+        self.trouble = Some(Trouble { since, logged });
     }
 
     fn log(&self, failure: Failure) -> bool {
+        use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition};
         let (topic, code) = (&*self.topic, failure.code);
-        if matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
-            tracing::error!(topic, ?code, "the topic takes no events until someone fixes it: they wait in the spool");
+        // The watch creates it, or says what to do.
+        let is_missing = matches!(code, UnknownTopic | UnknownTopicId | UnknownTopicOrPartition | UnknownPartition);
+        if !is_missing && matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
+            tracing::error!(
+                topic,
+                ?code,
+                "the topic is unavailable until someone fixes it: its events wait in the spool"
+            );
             return true;
         }
-        let is_own = !self.common.dead_letters.publisher.is_away();
+        let is_own = is_missing || !self.common.dead_letters.publisher.is_away();
         if is_own {
-            tracing::warn!(topic, ?code, "the topic takes no events: they wait in the spool");
+            tracing::warn!(topic, ?code, "the topic is unavailable: its events wait in the spool");
         }
         is_own
     }

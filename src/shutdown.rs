@@ -118,7 +118,7 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = &'static str>> {
                     break signal;
                 }
             };
-            tracing::error!(signal = second, "a second signal: ending at once, without waiting for requests in flight");
+            tracing::warn!(signal = second, "a second signal: ending at once, without waiting for requests in flight");
             telemetry::flush();
             std::process::exit(128 + number);
         });

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -167,6 +168,9 @@ fn write_to(mut out: impl Write + Send + 'static) -> SyncSender<Vec<u8>> {
     queue
 }
 
+/// How many lines were not logged since the last one that was: a field that is left out where there were none.
+pub type Suppressed = Option<NonZeroU64>;
+
 /// A [`Throttle`] for each of some names, which others may have invented.
 pub struct Throttles {
     interval: Duration,
@@ -186,7 +190,7 @@ impl Throttles {
     }
 
     /// As [`Throttle::pass`], for this name.
-    pub fn pass(&self, name: &str) -> Option<u64> {
+    pub fn pass(&self, name: &str) -> Option<Suppressed> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if by_name.len() >= self.names_max && !by_name.contains_key(name) {
             self.forget_quiet(&mut by_name);
@@ -220,8 +224,8 @@ impl Throttle {
         Self { interval, state: Mutex::new((None, 0)) }
     }
 
-    /// `Some(n)`: log it now, and say that `n` before were not. `None`: do not.
-    pub fn pass(&self) -> Option<u64> {
+    /// `Some`: log it now, and say how many before were not. `None`: do not.
+    pub fn pass(&self) -> Option<Suppressed> {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.0.is_some_and(|last| now.duration_since(last) < self.interval) {
@@ -229,7 +233,7 @@ impl Throttle {
             return None;
         }
         state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
+        Some(NonZeroU64::new(std::mem::take(&mut state.1)))
     }
 
     /// Where nothing has passed for an interval: how many were held back before.
@@ -284,7 +288,7 @@ mod tests {
     #[test]
     fn each_name_has_a_throttle_of_its_own_up_to_a_number_of_them() {
         let throttles = Throttles::with_names(Duration::from_secs(3600), 64);
-        assert_eq!((throttles.pass("a"), throttles.pass("a"), throttles.pass("b")), (Some(0), None, Some(0)));
+        assert_eq!((throttles.pass("a"), throttles.pass("a"), throttles.pass("b")), (Some(None), None, Some(None)));
         let passed = (0..1000).filter(|n| throttles.pass(&n.to_string()).is_some()).count();
         assert_eq!(passed, 64 - 2 + 1);
         assert_eq!(throttles.by_name.lock().expect("no panic").len(), 64 + 1);
@@ -294,7 +298,7 @@ mod tests {
     fn names_that_are_quiet_make_room_and_what_they_held_back_is_still_counted() {
         let throttles = Throttles::with_names(Duration::ZERO, 2); // each is quiet at once
         for name in ["a", "b", "c", "d"] {
-            assert_eq!(throttles.pass(name), Some(0), "{name}");
+            assert_eq!(throttles.pass(name), Some(None), "{name}");
             throttles.by_name.lock().expect("no panic")[name].add(1);
         }
         let by_name = throttles.by_name.lock().expect("no panic");
@@ -305,8 +309,8 @@ mod tests {
     #[test]
     fn a_throttle_passes_one_an_interval_and_counts_the_rest() {
         let throttle = Throttle::new(Duration::from_secs(3600));
-        assert_eq!((throttle.pass(), throttle.pass(), throttle.pass()), (Some(0), None, None));
+        assert_eq!((throttle.pass(), throttle.pass(), throttle.pass()), (Some(None), None, None));
         let never = Throttle::new(Duration::ZERO);
-        assert_eq!((never.pass(), never.pass()), (Some(0), Some(0)));
+        assert_eq!((never.pass(), never.pass()), (Some(None), Some(None)));
     }
 }

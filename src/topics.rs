@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use tokio::sync::{Notify, watch};
 
 use crate::publish;
@@ -46,6 +47,8 @@ pub struct Present {
     pub name: Arc<str>,
     /// Replicas of the partition that has the fewest.
     pub replicas: i64,
+    /// Likewise, those that are in sync.
+    pub in_sync: i64,
 }
 
 /// How many replicas a new topic gets, as far as the brokers say.
@@ -292,14 +295,19 @@ impl Topics {
 
     fn look_for(&self, wanted: &Wanted) -> Result<Cluster, KafkaError> {
         let metadata = self.client.inner().fetch_metadata(None, self.timeout)?;
-        let replicas = |topic: &rdkafka::metadata::MetadataTopic| {
-            topic.partitions().iter().filter_map(|partition| i64::try_from(partition.replicas().len()).ok()).min()
+        let fewest = |topic: &MetadataTopic, of: fn(&MetadataPartition) -> &[i32]| {
+            topic.partitions().iter().filter_map(|partition| i64::try_from(of(partition).len()).ok()).min()
         };
+        let replicas =
+            |topic| Some((fewest(topic, MetadataPartition::replicas)?, fewest(topic, MetadataPartition::isr)?));
         let there: HashMap<_, _> = metadata.topics().iter().map(|topic| (topic.name(), replicas(topic))).collect();
         let mut cluster = Cluster { brokers: brokers(&metadata), present: Vec::new(), missing: Vec::new() };
         for name in &wanted.names {
             match there.get(&**name) {
-                Some(Some(replicas)) => cluster.present.push(Present { name: Arc::clone(name), replicas: *replicas }),
+                Some(Some((replicas, in_sync))) => {
+                    let (replicas, in_sync) = (*replicas, *in_sync);
+                    cluster.present.push(Present { name: Arc::clone(name), replicas, in_sync });
+                }
                 _ => cluster.missing.push(Arc::clone(name)),
             }
         }

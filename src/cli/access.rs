@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::{Failure, Source};
-use crate::config::{self, Config, DEAD_LETTER, Mistakes, Need};
+use crate::config::{self, Config, DEAD_LETTER, Need};
 use crate::control::{self, Answer, Control, Gone, Item, List, Listed, Request, Status};
 use crate::dead_letter::DeadLetters;
 use crate::metrics::Metrics;
@@ -94,11 +94,10 @@ impl Where {
                 let why = "without a spool there is a control socket only if control.socket is set";
                 Err(self.source.lacking(Failure::Usage(why.to_owned())))
             }
-            Err(Mistakes { socket: Some(socket), lines, may_pass }) => {
-                let mistakes = Mistakes { lines, may_pass, socket: None };
-                running(&socket).await.map_err(|_| mistakes.into())
-            }
-            Err(mistakes) => Err(mistakes.into()),
+            Err(mut mistakes) => match mistakes.socket.take() {
+                Some(socket) => running(&socket).await.map_err(|_| mistakes.into()),
+                None => Err(mistakes.into()),
+            },
         }
     }
 

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf, absolute};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::access::{running, unexpected};
+use super::items::count;
 use super::print::{self, out};
 use super::{Failure, Source, webhooks};
 use crate::acme;
@@ -65,6 +67,8 @@ struct Report {
     /// What the commands in details name.
     config_path: Option<PathBuf>,
     steps: Mutex<Steps>,
+    /// On a terminal, what is looked at: brokers may take their time.
+    spinner: ProgressBar,
 }
 
 #[derive(Default)]
@@ -80,7 +84,9 @@ struct Steps {
 impl Report {
     fn new(arguments: &Arguments) -> Self {
         let (is_json, config_path) = (arguments.json, arguments.source.config.clone());
-        Self { is_json, config_path, steps: Mutex::default() }
+        let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        Self { is_json, config_path, steps: Mutex::default(), spinner }
     }
 
     fn steps<T>(&self, act: impl FnOnce(&mut Steps) -> T) -> T {
@@ -88,6 +94,7 @@ impl Report {
     }
 
     fn begin(&self, check: &'static str) {
+        self.spinner.set_message(format!("checking: {check}"));
         self.steps(|steps| steps.current = check);
     }
 
@@ -99,7 +106,7 @@ impl Report {
             let detail = print::with_commands(self.config_path.as_deref(), &detail);
             let finding = Finding { check, status, detail };
             if !self.is_json && steps.unprinted.is_none() {
-                steps.unprinted = finding.print().err();
+                steps.unprinted = self.spinner.suspend(|| finding.print()).err();
             }
             steps.findings.push(finding);
         });
@@ -133,8 +140,12 @@ impl Finding {
 /// Where details begin.
 const INDENT: usize = 21;
 
+/// The step without which there is no other.
+const CONFIGURATION: &str = "configuration";
+
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (report, timeout) = (Arc::new(Report::new(&arguments)), arguments.timeout);
+    let checked = shown(arguments.source.config.as_deref());
     // In a task of its own, which may block: the time limit holds all the same.
     let looked = tokio::time::timeout(timeout, tokio::spawn(look(arguments, Arc::clone(&report)))).await;
     let is_usage = if let Ok(looked) = looked {
@@ -144,11 +155,14 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         report.fail("time", format!("not done within {timeout:?}, while checking: {current}; see --timeout"));
         false
     };
+    report.spinner.finish_and_clear();
     let Steps { findings, unprinted, .. } = report.steps(|steps| {
         let closed = Steps { is_closed: true, ..Steps::default() };
         std::mem::replace(steps, closed)
     });
-    let failed = findings.iter().filter(|finding| finding.status == Status::Fail).count();
+    let fails = |finding: &&Finding| finding.status == Status::Fail;
+    let failed = findings.iter().filter(fails).count();
+    let is_configuration = findings.iter().filter(fails).all(|finding| finding.check == CONFIGURATION);
     let unprinted = match unprinted {
         None if report.is_json => {
             out(format_args!("{:#}", serde_json::json!({ "ok": failed == 0, "findings": findings }))).err()
@@ -159,32 +173,35 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     if let Some(failure @ Failure::Failed(_)) = unprinted {
         return Err(failure);
     }
-    match failed {
-        0 => Ok(()),
-        n if is_usage => Err(Failure::Usage(format!("mistakes in the configuration: {n}"))),
-        n => Err(Failure::Failed(format!("{n} of {} checks failed", findings.len()))),
+    if failed == 0 {
+        return Ok(());
     }
+    let why = if is_configuration {
+        format!("{} in {checked}", count(failed as u64, "problem"))
+    } else {
+        format!("{failed} of {} failed", count(findings.len() as u64, "check"))
+    };
+    Err(if is_usage { Failure::Usage(why) } else { Failure::Failed(why) })
 }
 
 /// Whether the configuration is wrong, which is why nothing else was looked at.
 async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     let file = arguments.source.config.as_deref();
-    report.begin("configuration");
+    report.begin(CONFIGURATION);
     let config = match tokio::task::block_in_place(|| arguments.source.read(Need::Everything)) {
         Ok(config) => config,
-        Err(Mistakes { lines, may_pass, socket }) => {
-            lines.into_iter().for_each(|mistake| report.fail("configuration", mistake));
+        Err(Mistakes { lines, may_pass, socket, .. }) => {
+            lines.into_iter().for_each(|mistake| report.fail(CONFIGURATION, mistake));
             running_relay(file, socket.as_deref(), &report).await;
             return !may_pass;
         }
     };
-    let checked = file.map_or("the environment".to_owned(), |file| file.display().to_string());
-    report.ok("configuration", format!("{checked} is complete; webhooks on {}", config.server.listener.listen));
+    report.ok(CONFIGURATION, format!("{} is complete; webhooks on {}", shown(file), config.server.listener.listen));
     if arguments.request.is_given() {
         tokio::task::block_in_place(|| arguments.request.look(&config, &report));
         return false;
     }
-    config.warnings.iter().for_each(|warning| report.warn("configuration", warning));
+    config.warnings.iter().for_each(|warning| report.warn(CONFIGURATION, warning));
     webhooks::unfinished_rotations(&config, arguments.source.config.as_deref())
         .for_each(|rotation| report.warn("livechat", rotation));
     let mut apps: Vec<_> = config.policy.apps.values().collect();
@@ -247,16 +264,19 @@ async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &R
             Ok(other) => return report.warn(CHECK, unexpected(&other).to_string()),
             Err(failure) => return report.warn(CHECK, failure.to_string()),
         };
-    let shown = |file: &Option<PathBuf>| {
-        file.as_ref().map_or("the environment alone".to_owned(), |file| file.display().to_string())
-    };
     let checked = checked.map(|file| absolute(file).unwrap_or_else(|_| file.to_owned()));
     let is_other = resolved(file.clone()) != resolved(checked.clone());
     if is_other {
-        report
-            .warn(CHECK, format!("it runs with {}, and not with what was checked, {}", shown(&file), shown(&checked)));
+        report.warn(
+            CHECK,
+            format!(
+                "it runs with {}, and not with what was checked, {}",
+                shown(file.as_deref()),
+                shown(checked.as_deref())
+            ),
+        );
     }
-    let file = shown(&file);
+    let file = shown(file.as_deref());
     if !mistakes.is_empty() {
         let mistakes = mistakes.join("; ");
         return report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
@@ -273,6 +293,11 @@ async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &R
     if changed.is_empty() && needs_restart.is_empty() && !is_other {
         report.ok(CHECK, format!("runs with {file} as it is"));
     }
+}
+
+/// What the configuration comes from.
+fn shown(file: Option<&Path>) -> String {
+    file.map_or("the environment".to_owned(), |file| file.display().to_string())
 }
 
 /// The file that a path leads to, by whatever name.
@@ -338,7 +363,7 @@ const SPOOL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Whether the spool can be opened, without making one that is not there.
 async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     let Some(config) = config else {
-        return Ok("none: while Kafka is away, webhooks are answered 503 (spool.directory)".to_owned());
+        return Ok("none: while Kafka is unavailable, webhooks are answered 503 (spool.directory)".to_owned());
     };
     let config = config.spool.clone();
     let directory = config.directory.clone();
@@ -353,6 +378,9 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
 fn can_be_made(directory: &Path) -> Result<String, String> {
     let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    if !existing.is_dir() {
+        return Err(format!("{} is not a directory; see spool.directory", existing.display()));
+    }
     let writable = rustix::fs::access(existing, access);
     let cannot = |e| format!("{} cannot be written to: {e}; see spool.directory", existing.display());
     writable.map(|()| format!("{} is made by the first start", directory.display())).map_err(cannot)

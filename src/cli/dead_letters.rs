@@ -1,27 +1,18 @@
-//! `dead-letters`: the records that their topic will never take as they are, and what to do about them.
+//! `dead-letters`: the records that their topic rejects as they are, and what to do about them.
 
-use std::collections::HashSet;
+mod on_kafka;
+
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Subcommand;
-use futures_util::{Stream, StreamExt as _};
-use rdkafka::consumer::Consumer as _;
-use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::topic_partition_list::Offset;
 
+use super::Failure;
 use super::access::{Access, Where, unexpected};
 use super::items::{self, count, field, progress};
-use super::print::{JsonLines, note, out};
-use super::spool::{print_json, unfinished};
-use super::{Failure, Source, tail};
-use crate::config::{Config, DEAD_LETTER, Need};
+use super::print::{JsonLines, confirm, note, out};
+use super::spool::{ERASED, print_json, unfinished};
 use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request, Which};
-use crate::dead_letter;
-use crate::event::Record;
-use crate::spool::{self, DeadLetter, Entry};
 
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
@@ -32,7 +23,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the dead letters on the disk; those that the dead-letter topic has taken with --kafka
+    /// List the dead letters on the disk; with --kafka those in the dead-letter topic
     List {
         #[command(flatten)]
         place: Where,
@@ -69,12 +60,18 @@ enum Command {
     Replay {
         #[command(flatten)]
         chosen: Chosen,
-        /// Give up after this time: what Kafka has not taken by then stays a dead letter
+        /// Give up after this time: what Kafka has not accepted by then stays a dead letter
         #[arg(long, default_value = "30s", value_parser = super::send::duration, value_name = "TIME")]
         timeout: Duration,
     },
     /// Delete dead letters permanently
-    Drop(Chosen),
+    Drop {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -119,15 +116,15 @@ impl Chosen {
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command {
-        Command::List { place, kafka: true, limit, json } => list_on_kafka(&place.source, limit, json).await,
+        Command::List { place, kafka: true, limit, json } => on_kafka::list(&place.source, limit, json).await,
         Command::List { place, kafka: false, limit, json } => list(&place, limit, json).await,
         Command::Show { place, number: Place::OnDisk(number), json } => show(&place, number, json).await,
         Command::Show { place, number: Place::OnKafka(partition, offset), json } => {
-            show_on_kafka(&place.source, partition, offset, json).await
+            on_kafka::show(&place.source, partition, offset, json).await
         }
         Command::Export { place, output } => export(&place, output).await,
         Command::Replay { chosen, timeout } => replay(&chosen, timeout).await,
-        Command::Drop(chosen) => drop(&chosen).await,
+        Command::Drop { chosen, yes } => drop(&chosen, yes).await,
     }
 }
 
@@ -142,8 +139,7 @@ async fn list(place: &Where, limit: u64, json: bool) -> Result<(), Failure> {
     match listed.listed {
         _ if json => {}
         0 => note(format_args!("there are no dead letters on the disk")),
-        some if some < listed.of => note(format_args!("{some} shown of {}; more with --limit", listed.of)),
-        _ => {}
+        _ => items::note_limit(&listed),
     }
     Ok(())
 }
@@ -184,129 +180,6 @@ fn print(number: &str, item: &Item) -> Result<(), Failure> {
     }
 }
 
-/// A dead letter in the dead-letter topic. Its number is its offset.
-#[derive(serde::Serialize)]
-struct OnKafka {
-    partition: i32,
-    #[serde(flatten)]
-    item: Item,
-}
-
-impl OnKafka {
-    fn of(message: &BorrowedMessage<'_>, with_value: bool) -> Self {
-        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-        let headers: Vec<_> = headers.map(|header| (header.key.to_owned().into(), text(header.value).into())).collect();
-        let record = Record {
-            topic: Arc::from(""),
-            key: text(message.key()),
-            headers,
-            value: message.payload().unwrap_or_default().to_vec(),
-        };
-        let header = |name: &str| {
-            let found = record.headers.iter().find(|(found, _)| found == name);
-            found.map(|(_, value)| value.to_string()).unwrap_or_default()
-        };
-        let [topic, reason, error] = dead_letter::HEADERS.map(header);
-        let since_ms = message.timestamp().to_millis().unwrap_or_default();
-        let dead_letter = Some(DeadLetter { reason, error, since_ms });
-        let entry = Entry { dead_letter, ..Entry::new(Record { topic: topic.into(), ..record }) };
-        let number = u64::try_from(message.offset()).unwrap_or_default();
-        let found = spool::Item { number, bytes: message.payload_len(), entry: Ok(entry) };
-        // Its time of receipt stands in its value.
-        Self { partition: message.partition(), item: Item { received: None, ..Item::new(found, "", with_value) } }
-    }
-
-    fn place(&self) -> String {
-        format!("{}/{}", self.partition, self.item.number)
-    }
-}
-
-/// How long the brokers may take to give out more of a topic, or to say that there is no more.
-const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Reads the dead-letter topic from its beginning until `each` wants no more, or to its end.
-async fn read_kafka(
-    source: &Source,
-    with_values: bool,
-    mut each: impl FnMut(OnKafka) -> Result<bool, Failure>,
-) -> Result<(), Failure> {
-    let Config { kafka, topic_prefix: prefix, .. } = source.load(Need::Kafka)?;
-    let topic = format!("{prefix}{DEAD_LETTER}");
-    let mut client = kafka.client();
-    client.set("enable.partition.eof", "true");
-    let wanted = |name: &str| name == topic;
-    let consumer =
-        tokio::task::block_in_place(|| tail::consumer(client, wanted, Offset::Beginning, kafka.start_timeout))?;
-    let partitions = consumer.assignment().map_err(Failure::failed)?.count();
-    read_to_end(consumer.stream(), partitions, &kafka.brokers, |message| each(OnKafka::of(&message, with_values))).await
-}
-
-/// Hands over what comes of so many partitions until `each` wants no more, or until the end of each partition was reached. That of a
-/// partition that still grows is reported again after each message.
-async fn read_to_end<M>(
-    mut messages: impl Stream<Item = KafkaResult<M>> + Unpin,
-    partitions: usize,
-    brokers: &str,
-    mut each: impl FnMut(M) -> Result<bool, Failure>,
-) -> Result<(), Failure> {
-    let mut ended = HashSet::new();
-    while ended.len() < partitions {
-        let late = |_| Failure::Failed(format!("the brokers at {brokers} do not answer"));
-        match tokio::time::timeout(TIMEOUT, messages.next()).await.map_err(late)? {
-            Some(Ok(message)) => {
-                if !each(message)? {
-                    return Ok(());
-                }
-            }
-            Some(Err(KafkaError::PartitionEOF(partition))) => _ = ended.insert(partition),
-            Some(Err(error)) => return Err(Failure::Failed(format!("Kafka: {error}"))),
-            None => return Err(Failure::Failed("the consumer has ended".to_owned())),
-        }
-    }
-    Ok(())
-}
-
-async fn list_on_kafka(source: &Source, limit: u64, json: bool) -> Result<(), Failure> {
-    let (mut lines, mut shown) = (JsonLines::to_stdout(), 0);
-    let each = |letter: OnKafka| {
-        if shown == limit {
-            note(format_args!("{shown} shown; more with --limit"));
-            return Ok(false);
-        }
-        if json {
-            lines.write(&letter)?;
-        } else {
-            if shown == 0 {
-                items::heading(&letter.item)?;
-            }
-            items::row(&letter.place(), &letter.item)?;
-        }
-        shown += 1;
-        Ok(true)
-    };
-    read_kafka(source, false, each).await?;
-    if shown == 0 && !json {
-        note(format_args!("there are no dead letters in the topic"));
-    }
-    lines.flush()
-}
-
-async fn show_on_kafka(source: &Source, partition: i32, offset: u64, json: bool) -> Result<(), Failure> {
-    let mut found = None;
-    let each = |letter: OnKafka| {
-        let is_it = letter.partition == partition && letter.item.number == offset;
-        found = Some(letter).filter(|_| is_it);
-        Ok(!is_it)
-    };
-    read_kafka(source, true, each).await?;
-    let none = || {
-        Failure::Failed(format!("there is no dead letter {partition}/{offset}; `dead-letters list --kafka` shows all"))
-    };
-    let letter = found.ok_or_else(none)?;
-    if json { print_json(&letter) } else { print(&letter.place(), &letter.item) }
-}
-
 async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
     let access = place.open().await?;
     items::export(&access, dead_letters(0, None), output.as_ref()).await?;
@@ -314,7 +187,10 @@ async fn export(place: &Where, output: Option<PathBuf>) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn drop(chosen: &Chosen) -> Result<(), Failure> {
+async fn drop(chosen: &Chosen, yes: bool) -> Result<(), Failure> {
+    if !yes && !is_confirmed(chosen).await? {
+        return Ok(());
+    }
     let access = chosen.place.open_to_change().await?;
     let answer = access.ask(Request::DropDeadLetters { which: chosen.which() }, |_| Ok(())).await;
     access.close().await;
@@ -325,6 +201,23 @@ async fn drop(chosen: &Chosen) -> Result<(), Failure> {
         out(format_args!("{} dropped", count(dropped.dead_letters, "dead letter")))?;
     }
     unfinished(&dropped)
+}
+
+/// Says how many are meant, and asks.
+async fn is_confirmed(chosen: &Chosen) -> Result<bool, Failure> {
+    let found = if chosen.all {
+        let access = chosen.place.open().await?;
+        let status = access.status().await;
+        access.close().await;
+        status?.dead_letters
+    } else {
+        chosen.numbers.len() as u64
+    };
+    if found == 0 {
+        note(format_args!("there are no dead letters on the disk"));
+        return Ok(false);
+    }
+    confirm(&format!("Drop {}? {ERASED}", count(found, "dead letter")))
 }
 
 /// What was asked for, and what became of each.
@@ -341,17 +234,21 @@ async fn replay(chosen: &Chosen, timeout: Duration) -> Result<(), Failure> {
     let report = ask_to_replay(&access, chosen, timeout).await;
     access.close().await;
     let Report { replayed, letters } = report?;
-    let failed = replayed.refused + replayed.waiting + replayed.corrupted + replayed.unknown;
-    let published = replayed.published;
+    let of = |number: u64, what: &str| (number > 0).then(|| format!("{} {what}", items::number(number)));
+    let outcomes = [
+        of(replayed.refused, "rejected again"),
+        of(replayed.waiting, "still waiting"),
+        of(replayed.corrupted, "damaged"),
+        of(replayed.unknown, "not there"),
+    ];
+    let outcomes: Vec<_> = outcomes.into_iter().flatten().collect();
+    let published = format!("{} published", count(replayed.published, "dead letter"));
     if chosen.json {
         print_json(&Report { replayed, letters })?;
-    } else {
-        out(format_args!("{} published", count(published, "dead letter")))?;
+    } else if outcomes.is_empty() {
+        out(format_args!("{published}"))?;
     }
-    match failed {
-        0 => Ok(()),
-        some => Err(Failure::Failed(format!("{} not published", count(some, "dead letter")))),
-    }
+    if outcomes.is_empty() { Ok(()) } else { Err(Failure::Failed(format!("{published}, {}", outcomes.join(", ")))) }
 }
 
 async fn ask_to_replay(access: &Access, chosen: &Chosen, timeout: Duration) -> Result<Report, Failure> {
@@ -382,33 +279,12 @@ fn tell(Letter { number, topic, fate, error }: &Letter) -> Result<(), Failure> {
     let topic = topic.as_deref().unwrap_or("its topic");
     let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
     match fate {
-        Fate::Published => out(format_args!("{number}  on Kafka, in {topic}{error}")),
-        Fate::Refused => out(format_args!("{number}  refused again by {topic}{error}; it stays dead letter {number}")),
-        Fate::Waiting => out(format_args!(
-            "{number}  not published to {topic} in time{error}; it stays dead letter {number}: try again"
-        )),
+        Fate::Published => out(format_args!("{number}  published to {topic}{error}")),
+        Fate::Refused => out(format_args!("{number}  rejected again by {topic}{error}")),
+        Fate::Waiting => out(format_args!("{number}  still waiting: {topic} has not accepted it in time{error}")),
         Fate::Corrupted => out(format_args!(
             "{number}  is what was left of a damaged entry: it can be exported and dropped, not published"
         )),
         Fate::Unknown => out(format_args!("{number}  is not there; `dead-letters list` shows all")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_partition_that_grows_while_it_is_read_ends_no_other_one() {
-        let end = |partition| Err(KafkaError::PartitionEOF(partition));
-        let messages = [end(0), Ok("0/0"), end(0), Ok("0/1"), end(0), Ok("1/0"), end(1), Ok("too late")];
-        let mut found = Vec::new();
-        let all = |message| {
-            found.push(message);
-            Ok(true)
-        };
-        let read = read_to_end(futures_util::stream::iter(messages), 2, "", all).await;
-        assert!(read.is_ok(), "{read:?}");
-        assert_eq!(found, ["0/0", "0/1", "1/0"]);
     }
 }

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{
+    FormattedDuration, HumanCount, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
+};
 use jiff::Timestamp;
 
 use super::Failure;
@@ -62,41 +64,44 @@ pub fn second(time: Timestamp) -> Timestamp {
 /// Prints the entries of a list, a line each.
 pub async fn list(access: &Access, list: List, json: bool) -> Result<Listed, Failure> {
     // Without a filter each page has lines to show.
-    let bar = if list.filter.is_empty() { ProgressBar::hidden() } else { progress(0) };
-    let mut is_first = true;
-    let mut lines = JsonLines::to_stdout();
-    let each = |item: Item| {
-        bar.suspend(|| {
-            if json {
-                return lines.write(&item);
-            }
-            if std::mem::take(&mut is_first) {
-                heading(&item)?;
-            }
-            row(&item.number.to_string(), &item)
-        })
+    let has_filter = !list.filter.is_empty();
+    let (bar, mut lines, mut table) = (progress(0), JsonLines::to_stdout(), Table::default());
+    let each =
+        |item: Item| bar.suspend(|| if json { lines.write(&item) } else { table.row(&item.number.to_string(), &item) });
+    let read = |read, of| {
+        if has_filter {
+            show(&bar, read, of);
+        }
     };
-    let listed = access.list(list, |read, of| show(&bar, read, of), each).await?;
+    let listed = access.list(list, read, each).await?;
     bar.finish_and_clear();
     lines.flush()?;
     Ok(listed)
 }
 
-/// What stands above the lines.
-pub fn heading(item: &Item) -> Result<(), Failure> {
-    let [number, received, bytes, topic, key] = ["number", "received", "bytes", "topic", "key"];
-    let reason = item.reason.as_ref().map_or("", |_| "  reason");
-    out(format_args!("{DIM}{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}{DIM:#}"))
+/// Entries under the names of their topics. But for long keys, lines fit on 80 columns.
+#[derive(Default)]
+pub struct Table {
+    /// Of the last line.
+    topic: Option<String>,
 }
 
-/// A line; of a dead letter with its reason.
-pub fn row(number: &str, item: &Item) -> Result<(), Failure> {
-    let bytes = item.bytes;
-    let received = item.received.map_or_else(String::new, |received| format!("{received:.0}"));
-    let (topic, key) = (visible(&item.topic), visible(&item.key));
-    let error = item.error.as_deref().unwrap_or_default();
-    let reason = item.reason.as_ref().map_or_else(String::new, |reason| format!("  {reason} ({error})"));
-    out(format_args!("{number:>12}  {received:<20} {bytes:>8}  {topic:<32} {key}{reason}"))
+impl Table {
+    pub fn row(&mut self, number: &str, item: &Item) -> Result<(), Failure> {
+        let reason = |text: &str| item.reason.as_ref().map_or_else(String::new, |_| format!("{text:<11}"));
+        if self.topic.is_none() {
+            let [number, received, bytes, reason] = ["number", "received", "bytes", &reason("reason")];
+            out(format_args!("{DIM}{number:>12}  {received:<20} {bytes:>9}  {reason}key{DIM:#}"))?;
+        }
+        if self.topic.as_ref() != Some(&item.topic) {
+            out(format_args!("{}", visible(&item.topic)))?;
+            self.topic = Some(item.topic.clone());
+        }
+        let received = item.received.map_or_else(String::new, |received| format!("{received:.0}"));
+        let (bytes, key) = (self::number(item.bytes as u64), visible(&item.key));
+        let reason = reason(item.reason.as_deref().unwrap_or_default());
+        out(format_args!("{}", format!("{number:>12}  {received:<20} {bytes:>9}  {reason}{key}").trim_end()))
+    }
 }
 
 /// Writes the entries of a list to a file, or to standard output, as JSON, a line each.
@@ -107,7 +112,7 @@ pub async fn export(access: &Access, list: List, output: Option<&PathBuf>) -> Re
     lines.flush()?;
     bar.finish_and_clear();
     if let Some(path) = output {
-        note(format_args!("{} events written to {}", listed.listed, path.display()));
+        note(format_args!("{} written to {}", count(listed.listed, "event"), path.display()));
     }
     warn_of(&listed);
     Ok(())
@@ -145,21 +150,58 @@ pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
 }
 
 pub fn progress(all: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len}  {rate}  {msg}");
+    let style = ProgressStyle::with_template("{bar:20} {human_pos} of {human_len}  {rate}  {msg}");
     let rate = |state: &ProgressState, text: &mut dyn Write| {
-        let _ = write!(text, "{:.0} a second", state.per_sec()); // as indicatif does with its own
+        let rate = state.per_sec();
+        if rate >= 0.5 {
+            let _ = write!(text, "{:.0} a second, {} left", HumanFloatCount(rate), FormattedDuration(state.eta())); // as indicatif does with its own
+        }
     };
-    ProgressBar::new(all).with_style(style.expect("a valid template").with_key("rate", rate))
+    let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::hidden());
+    let bar = bar.with_style(style.expect("a valid template").with_key("rate", rate));
+    show(&bar, 0, all);
+    bar
 }
 
+/// Shows how far it is; the bar appears when it is known how much there is.
 pub fn show(bar: &ProgressBar, read: u64, of: u64) {
+    if of > 0 && bar.is_hidden() {
+        bar.set_draw_target(ProgressDrawTarget::stderr()); // which stays hidden where it is no terminal
+    }
     bar.set_length(of.max(read));
     bar.set_position(read);
 }
 
-/// `1 event`, `2 events`.
+/// `1 event`, `2,000 events`.
 pub fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    format!("{} {what}{}", self::number(number), if number == 1 { "" } else { "s" })
+}
+
+/// Events, and dead letters where there are any.
+pub fn both(events: u64, dead_letters: u64) -> String {
+    let dead_letters = match dead_letters {
+        0 => String::new(),
+        some => format!(" and {}", count(some, "dead letter")),
+    };
+    count(events, "event") + &dead_letters
+}
+
+/// `2,000`
+pub fn number(number: u64) -> String {
+    HumanCount(number).to_string()
+}
+
+/// `1.2 MiB`
+pub fn size(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// Says that a list has ended at its limit, and how to see more.
+pub fn note_limit(listed: &Listed) {
+    if listed.read < listed.of {
+        let (shown, more) = (number(listed.listed), number(listed.of - listed.read));
+        note(format_args!("{shown} shown; {more} more were not looked at: raise --limit"));
+    }
 }
 
 /// A name and what it has, of one entry.

@@ -111,10 +111,35 @@ pub fn note(line: std::fmt::Arguments<'_>) {
 }
 
 /// Asks a person on standard error; the answer comes on the same line.
-pub fn ask(question: &str) {
+fn ask(question: &str) {
     let style = Style::new().bold();
     let mut stderr = anstream::stderr();
     let _ = write!(stderr, "{style}{}{style:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
+}
+
+/// Times that an answer is asked for which is neither yes nor no.
+const QUESTIONS_MAX: usize = 3;
+
+/// Asks on the terminal whether to go on. `what` is a question.
+///
+/// # Errors
+/// [`Failure::Usage`]: there is no terminal to ask on.
+pub fn confirm(what: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::Usage(format!("{what} There is no terminal to ask on: add --yes")));
+    }
+    for _ in 0..QUESTIONS_MAX {
+        ask(&format!("{what} [y/N]"));
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
+        match answer.trim().to_lowercase().as_str() {
+            "y" | "yes" => return Ok(true),
+            "n" | "no" | "" => break,
+            _ => note(format_args!("Answer y or n; Enter alone is n.")),
+        }
+    }
+    note(format_args!("nothing was changed"));
+    Ok(false)
 }
 
 /// Prints what went wrong to standard error.

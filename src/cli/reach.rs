@@ -13,10 +13,10 @@ use crate::topics::{Broker, brokers};
 
 /// How long attempts go on after all brokers have failed. A name may have several addresses, which are tried in turn, so that the first
 /// failure says little.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_millis(1500);
 
 /// So long a request may take before it is looked what librdkafka has said meanwhile.
-const ATTEMPT: Duration = Duration::from_millis(500);
+const ATTEMPT: Duration = Duration::from_millis(200);
 
 /// Connects to `address`, in the way that `kafka` has for its own, and asks for the brokers of the cluster. Blocks up to
 /// `kafka.start_timeout`.

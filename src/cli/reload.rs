@@ -31,7 +31,7 @@ pub async fn run(Arguments { place, dry_run, json }: Arguments) -> Result<(), Fa
     }
     let Reloaded { file, changed, needs_restart, warnings, mistakes, may_pass } = reloaded;
     if !mistakes.is_empty() {
-        return Err(Mistakes { lines: mistakes, may_pass, socket: None }.into());
+        return Err(Mistakes { lines: mistakes, may_pass, ..Mistakes::default() }.into());
     }
     if json {
         return Ok(());

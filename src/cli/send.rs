@@ -1,6 +1,8 @@
 //! `send`: LiveChat-like traffic at a URL, by LiveChat's rules: 10 s for an answer, only 200 counts, a few retries. Unlike LiveChat it does
 //! not repeat what cannot succeed, and ends at once where no server is there.
 
+mod client;
+
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -9,12 +11,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use indicatif::{HumanCount, ProgressBar};
-use reqwest::header::CONTENT_TYPE;
+use indicatif::{HumanCount, HumanFloatCount, ProgressBar};
 use reqwest::{StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
+pub use self::client::Client;
+use self::client::{Posted, Unanswered};
 use super::{Failure, print};
 use crate::samples::traffic::{Sample, Traffic};
 
@@ -322,6 +325,7 @@ impl Report {
         let answers: Vec<_> =
             answers.iter().map(|(status, n)| format!("{}: {}", named(status), HumanCount(*n))).collect();
         let answers = answers.join(", ");
+        let per_second = HumanFloatCount(*per_second);
         let (good, sent, retried) = (HumanCount(*answered_200), HumanCount(*sent), HumanCount(*retried));
         print::out(format_args!(
             "{style}{good} of {sent} webhooks answered 200{style:#} in {seconds:.1} s ({per_second:.0} a second)\n  \
@@ -329,82 +333,5 @@ impl Report {
         ))?;
         let Some(Latency { p50, p90, p99, max }) = latency_ms else { return Ok(()) };
         print::out(format_args!("  latency   p50 {p50:.1} ms, p90 {p90:.1} ms, p99 {p99:.1} ms, longest {max:.1} ms"))
-    }
-}
-
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Of a server's text so much is read, and so much of that is shown.
-const TEXT_BYTES_MAX: usize = 4096;
-const TEXT_CHARS_MAX: usize = 200;
-
-type Posted = Result<Answer, Unanswered>;
-
-/// POSTs webhooks to one URL.
-pub struct Client {
-    client: reqwest::Client,
-    url: Url,
-}
-
-pub struct Answer {
-    pub status: StatusCode,
-    /// The first line of what the server says.
-    pub text: String,
-}
-
-/// There was no answer.
-pub struct Unanswered {
-    pub why: String,
-    /// No connection came about, so that nothing was sent.
-    pub is_unreachable: bool,
-}
-
-impl Client {
-    /// With `ca`, a PEM file, its authorities are trusted instead of the public ones.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`]: the URL cannot be sent to, or the file is wrong.
-    pub fn new(url: Url, ca: Option<&std::path::Path>, timeout: Duration) -> Result<Self, Failure> {
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(Failure::Usage(format!("{url}: give an http:// or https:// URL")));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(Failure::Usage("give the URL without a user and password".to_owned()));
-        }
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(super::tls::client(ca)?)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(timeout.min(CONNECT_TIMEOUT))
-            .timeout(timeout);
-        Ok(Self { client: client.build().map_err(Failure::failed)?, url })
-    }
-
-    pub async fn post(&self, body: Bytes) -> Posted {
-        let answered = async {
-            let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
-            let mut answer = request.send().await?;
-            let mut text = Vec::new();
-            while let Some(chunk) = answer.chunk().await?
-                && text.len() < TEXT_BYTES_MAX
-            {
-                text.extend_from_slice(&chunk);
-            }
-            let text = String::from_utf8_lossy(&text);
-            let line = text.trim_start().lines().next().unwrap_or_default().trim_end();
-            let text = print::visible(&line.chars().take(TEXT_CHARS_MAX).collect::<String>());
-            Ok(Answer { status: answer.status(), text })
-        };
-        answered.await.map_err(|error: reqwest::Error| {
-            let is_unreachable = error.is_connect();
-            let what = if is_unreachable { "cannot connect to" } else { "no answer from" };
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(deeper) = cause.source() {
-                cause = deeper;
-            }
-            let why = if error.is_timeout() { "it took too long".to_owned() } else { cause.to_string() };
-            Unanswered { why: format!("{what} {}: {why}", self.url), is_unreachable }
-        })
     }
 }

@@ -19,6 +19,7 @@ mod show;
 mod tls;
 mod webhooks;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -140,6 +141,8 @@ pub struct Mistakes {
     pub may_pass: bool,
     /// Where a relay that runs may be asked, if so much can be read.
     pub socket: Option<PathBuf>,
+    /// How they are to be logged, if so much can be read.
+    pub log: Option<telemetry::Config>,
 }
 
 #[cfg(test)]
@@ -164,7 +167,12 @@ impl Config {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
         need: Need,
     ) -> Result<Self, Mistakes> {
-        let mut config = Self::read(Reader::new(file, environment, need)?)?;
+        let environment: BTreeMap<_, _> = environment.into_iter().collect();
+        let without_file = |mistakes| {
+            let log = Reader::new(None, environment.clone(), need).ok().map(|mut reader| log(&mut reader));
+            Mistakes { log, ..mistakes }
+        };
+        let mut config = Self::read(Reader::new(file, environment.clone(), need).map_err(without_file)?)?;
         // Not at a reload: a disk that hangs would keep a thread each time.
         if need == Need::Everything
             && let Some(spool) = &config.spool
@@ -178,8 +186,9 @@ impl Config {
     fn read(mut reader: Reader) -> Result<Self, Mistakes> {
         let config = build(&mut reader);
         let finished = reader.finish();
-        let with_socket = |mistakes| Mistakes { socket: config.control.socket.clone(), ..mistakes };
-        let (Remarks { warnings, ignored }, sources) = finished.map_err(with_socket)?;
+        let as_far_as_read =
+            |mistakes| Mistakes { socket: config.control.socket.clone(), log: Some(config.log.clone()), ..mistakes };
+        let (Remarks { warnings, ignored }, sources) = finished.map_err(as_far_as_read)?;
         Ok(Self { warnings, sources, ignored, ..config })
     }
 }

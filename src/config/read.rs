@@ -64,7 +64,7 @@ impl Reader {
             let one = |why: String, may_pass| Mistakes {
                 lines: vec![format!("{}:{why}", path.display())],
                 may_pass,
-                socket: None,
+                ..Mistakes::default()
             };
             let text = text_of(path).map_err(|e| one(format!(" cannot be read: {e}"), may_pass(&e)))?;
             let (of_file, lines) = parse(&text, |name| declared().has_name(name)).map_err(|why| one(why, false))?;
@@ -170,7 +170,7 @@ impl Reader {
             Place::File => format!("{}: {text}", file.display()),
             Place::Environment => text,
         });
-        Err(Mistakes { lines: lines.collect(), may_pass, socket: None })
+        Err(Mistakes { lines: lines.collect(), may_pass, ..Mistakes::default() })
     }
 
     /// Whether a file was given, and not only variables.

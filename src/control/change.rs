@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Filter, Gone, Out, Scan, Which, lanes_of};
+use super::scan::{Scan, lanes_of};
+use super::{Answer, Filter, Gone, Out, Which};
 use crate::dead_letter::DeadLetters;
 use crate::event::Record;
 use crate::publish::Remedy;
-use crate::spool::{Broken, DEAD_LETTERS, Item, Refused, Spool};
+use crate::spool::{Broken, DEAD_LETTERS, Entry, Item, Refused, Spool};
 
 /// What was dropped.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Dropped {
     pub events: u64,
     pub dead_letters: u64,
+    /// The topics that they were for.
+    pub topics: BTreeSet<String>,
     /// Whether no file has their bytes any more.
     pub erased: bool,
     /// Why not.
@@ -35,7 +38,7 @@ pub struct Letter {
     pub number: u64,
     pub topic: Option<String>,
     pub fate: Fate,
-    /// What Kafka has said, by librdkafka's name; or why it could not be read.
+    /// What Kafka has said, by librdkafka's name and in its words; or why it could not be read.
     pub error: Option<String>,
 }
 
@@ -62,6 +65,8 @@ pub struct Replayed {
     pub waiting: u64,
     pub corrupted: u64,
     pub unknown: u64,
+    /// The topics that they were for, as far as they are known.
+    pub topics: BTreeSet<String>,
 }
 
 /// Drops all that matches. An event that is on its way to Kafka at that moment may still arrive there, or become a dead letter.
@@ -79,6 +84,7 @@ pub(super) fn drop_matching(spool: &Spool, filter: &Filter, out: Out<'_>) -> Dro
         let scanned = scan.lane(lane, 0, &mut out, |item, _| {
             if let Some(segment) = spool.drop_entry(lane, item.number) {
                 segments.insert(segment);
+                dropped.topics.insert(topic_of(item.entry.as_ref(), lane));
                 *(if *lane == dead_letters { &mut dropped.dead_letters } else { &mut dropped.events }) += 1;
             }
             Ok(true)
@@ -96,9 +102,12 @@ pub(super) fn drop_dead_letters(spool: &Spool, which: Which) -> Dropped {
     let (mut dropped, mut segments) = (Dropped::default(), BTreeSet::new());
     let is_all = which == Which::All;
     for number in which.numbers(spool) {
+        let found = dead_letter(spool, number);
         match spool.drop_entry(&lane, number) {
             Some(segment) => {
                 segments.insert(segment);
+                let topic = found.map(|found| topic_of(found.entry.as_ref(), &lane));
+                dropped.topics.extend(topic);
                 dropped.dead_letters += 1;
             }
             None => dropped.unknown.push(number),
@@ -109,6 +118,15 @@ pub(super) fn drop_dead_letters(spool: &Spool, which: Which) -> Dropped {
     }
     erase(spool, segments, &mut dropped);
     dropped
+}
+
+fn dead_letter(spool: &Spool, number: u64) -> Option<Item> {
+    spool.dead_letters(number, 1).into_iter().next().filter(|item| item.number == number)
+}
+
+/// The topic that an entry is for; of one that cannot be read, the name of its lane.
+fn topic_of(entry: Result<&Entry, &Broken>, lane: &str) -> String {
+    entry.map_or(lane, |entry| &*entry.record.topic).to_owned()
 }
 
 /// Writes the segments again without what was dropped, one by one, so that events are accepted in between.
@@ -155,6 +173,7 @@ pub(super) fn replay_dead_letters(
     loop {
         for letter in std::mem::take(&mut waiting) {
             let letter = if Instant::now() < until { replay(spool, to, letter.number) } else { letter };
+            replayed.topics.extend(letter.topic.clone());
             if letter.fate == Fate::Waiting {
                 waiting.push(letter);
             } else {
@@ -197,8 +216,7 @@ impl Letter {
 }
 
 fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
-    let found = spool.dead_letters(number, 1).into_iter().next().filter(|item| item.number == number);
-    let record = match found {
+    let record = match dead_letter(spool, number) {
         Some(found) => record_of(found),
         // A file that cannot be read at the moment may have it.
         None if !spool.is_acked(DEAD_LETTERS, number) => {
@@ -218,8 +236,10 @@ fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
             let dropped = spool.drop_dead_letter(number).blocking_recv().unwrap_or(Err(Refused::Failed));
             (Fate::Published, dropped.err().map(|why| format!("it is still a dead letter, too: {why}")))
         }
-        Err(failure) if failure.remedy == Remedy::DeadLetter => (Fate::Refused, Some(format!("{:?}", failure.code))),
-        Err(failure) => (Fate::Waiting, Some(format!("{:?}", failure.code))),
+        Err(failure) => {
+            let fate = if failure.remedy == Remedy::DeadLetter { Fate::Refused } else { Fate::Waiting };
+            (fate, Some(failure.code.to_string()))
+        }
     };
     Letter { number, topic, fate, error }
 }
@@ -236,7 +256,7 @@ fn record_of(found: Item) -> Result<Record, Letter> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spool::{CORRUPTED, DeadLetter, DiskError, Entry};
+    use crate::spool::{CORRUPTED, DeadLetter, DiskError};
 
     #[test]
     fn what_cannot_be_read_at_the_moment_is_not_corrupted() {

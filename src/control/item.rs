@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::event::Record;
+use crate::event::Attributes;
 use crate::spool::{self, Broken, CORRUPTED, DAMAGED, DEAD_LETTERS, Entry};
 
 /// An event in the spool, or a dead letter.
@@ -103,35 +103,6 @@ impl Filter {
     }
 }
 
-/// What an event says of itself, in either mode of CloudEvents.
-#[derive(Debug, Default, Deserialize)]
-struct Attributes<'a> {
-    #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "type")]
-    kind: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    app: Option<Cow<'a, str>>,
-}
-
-impl<'a> Attributes<'a> {
-    fn of(record: &'a Record) -> Self {
-        let header = |name: &str| {
-            let found = record.headers.iter().find(|(found, _)| found == name);
-            found.map(|(_, value)| Cow::Borrowed(&**value))
-        };
-        if header("ce_id").is_some() {
-            return Self { id: header("ce_id"), kind: header("ce_type"), app: header("ce_app") };
-        }
-        serde_json::from_slice(&record.value).unwrap_or_default() // what is no event has none
-    }
-
-    /// The action's current name.
-    fn action(&self) -> Option<&str> {
-        self.kind.as_deref()?.strip_prefix("com.livechat.")
-    }
-}
-
 impl Item {
     pub fn new(spool::Item { number, entry, .. }: spool::Item, lane: &str, with_value: bool) -> Self {
         let Entry { record, received, dead_letter } = match entry {
@@ -196,6 +167,7 @@ fn written(value: Vec<u8>) -> (Option<Box<RawValue>>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Record;
     use crate::spool::DeadLetter;
 
     #[test]

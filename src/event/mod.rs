@@ -27,6 +27,7 @@ pub mod route;
 // What they use.
 pub mod actions;
 mod archived;
+mod attributes;
 mod hash;
 pub(crate) mod json;
 mod labels;
@@ -34,6 +35,7 @@ mod pointers;
 mod traceparent;
 
 pub use archived::Archived;
+pub use attributes::Attributes;
 pub(crate) use labels::labels;
 pub use normalize::{Author, Event, Fault, Origin, Receipt, Tenant};
 pub use receive::{Delivery, explain};

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use crate::event::Rejection;
 use crate::outcome::{Refusal, Unavailable};
 use crate::relay::{APP_WEBHOOKS, Endpoint, TOKEN_BYTES_MIN};
-use crate::telemetry::Throttles;
+use crate::telemetry::{Suppressed, Throttles};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
@@ -113,7 +113,7 @@ pub struct Refusals(HashMap<&'static str, [Throttles; 3]>);
 
 impl Refusals {
     /// As [`Throttles::pass`], for a refusal with this label.
-    pub fn pass(&self, reason: &str, place: &Place<'_>) -> Option<u64> {
+    pub fn pass(&self, reason: &str, place: &Place<'_>) -> Option<Suppressed> {
         let (kind, name) = place.name();
         self.0.get(reason)?[kind].pass(name)
     }
@@ -142,11 +142,11 @@ mod tests {
         assert!(not_found("/webhook"), "a mistake in a registration");
         assert!(!not_found("/webhook"));
         assert_eq!((0..1000).filter(|n| not_found(&format!("/webhook/{n}"))).count(), 16 - 1 + 1);
-        assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/unknown")), Some(0));
+        assert_eq!(refusals.pass("unauthorized", &strange("/webhooks/unknown")), Some(None));
         for app in ["east", "west"] {
             let passed = |reason| refusals.pass(reason, &Place::App(app));
-            assert_eq!((passed("app_share"), passed("app_share")), (Some(0), None), "{app}");
-            assert_eq!((passed("unauthorized"), passed("not_json")), (Some(0), Some(0)), "{app}");
+            assert_eq!((passed("app_share"), passed("app_share")), (Some(None), None), "{app}");
+            assert_eq!((passed("unauthorized"), passed("not_json")), (Some(None), Some(None)), "{app}");
             assert_eq!((passed("unauthorized"), passed("not_json")), (None, None), "{app}");
         }
     }

@@ -1,21 +1,37 @@
-//! What the delivery reports say of topics and brokers: whether the cluster is away, and whether a producer is stuck.
+//! What the brokers and the delivery reports say: whether Kafka is unavailable, which topics are, and whether a producer is stuck.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Remedy;
+use jiff::Timestamp;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Remedy};
 
 /// So long may a topic fail, while the brokers answer, before the producer is suspected; doubled each time after that.
 const SUSPICION: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(3600));
 
-/// Written by the threads that take the reports.
-#[derive(Default)]
+/// Why Kafka, or a topic, is unavailable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// librdkafka's name for it.
+    pub code: String,
+    /// In its words, or in those that the client has heard of a connection.
+    pub message: String,
+    /// Since when nothing has succeeded.
+    pub since: Timestamp,
+}
+
+/// Written by the threads that take the reports, and by who asks the brokers.
 pub(super) struct Health {
-    /// Written under the lock of the rest, and read with each record.
+    /// Written under the lock of the topics, and read with each record.
     is_away: AtomicBool,
     topics: Mutex<Topics>,
+    brokers: Mutex<Brokers>,
 }
 
 #[derive(Default)]
@@ -27,8 +43,26 @@ struct Topics {
 }
 
 struct Failing {
+    last: Failure,
+    since: Timestamp,
     suspected_at: Instant,
     patience: Duration,
+}
+
+struct Brokers {
+    /// As long as they do not answer, or have not yet.
+    unavailable: Option<LastError>,
+    /// What the clients have said of their connections since the brokers answered.
+    heard: Option<String>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let message = "the brokers have not answered yet".to_owned();
+        let unavailable = Some(LastError { code: "NotAnswered".to_owned(), message, since: Timestamp::now() });
+        let brokers = Mutex::new(Brokers { unavailable, heard: None });
+        Self { is_away: AtomicBool::default(), topics: Mutex::default(), brokers }
+    }
 }
 
 impl Health {
@@ -40,18 +74,65 @@ impl Health {
     }
 
     /// A record that was handed over at `since` has failed. That a topic fails which has failed before says nothing of the others.
-    pub(super) fn failed(&self, topic: &str, remedy: Remedy, since: Instant) {
-        if !matches!(remedy, Remedy::Wait | Remedy::Operator | Remedy::Rebuild) {
+    pub(super) fn failed(&self, topic: &str, failure: Failure, since: Instant) {
+        if failure.is_refused() {
             return;
         }
         let mut topics = self.topics();
-        let is_news = !topics.failing.contains_key(topic);
-        if is_news && remedy == Remedy::Wait && topics.acked < Some(since) {
+        let acked = topics.acked;
+        let patience = SUSPICION.0;
+        let new = Failing { last: failure, since: Timestamp::now(), suspected_at: Instant::now() + patience, patience };
+        let is_news = match topics.failing.entry(topic.to_owned()) {
+            Entry::Occupied(mut known) if known.get().last.remedy != Remedy::Clocks => {
+                known.get_mut().last = failure;
+                false
+            }
+            // Clocks that differ are no reason to suspect the producer.
+            Entry::Occupied(mut known) => {
+                known.insert(Failing { since: known.get().since, ..new });
+                true
+            }
+            Entry::Vacant(unknown) => {
+                unknown.insert(new);
+                true
+            }
+        };
+        if is_news && failure.remedy == Remedy::Wait && acked < Some(since) {
             self.presume_away(true);
         }
-        let patience = SUSPICION.0;
-        let failing = Failing { suspected_at: Instant::now() + patience, patience };
-        topics.failing.entry(topic.to_owned()).or_insert(failing);
+    }
+
+    /// Why each topic that had nothing but failures is unavailable.
+    pub(super) fn failing(&self) -> HashMap<String, LastError> {
+        let last_error = |(topic, Failing { last: Failure { code, .. }, since, .. }): (&String, &Failing)| {
+            (topic.clone(), LastError { code: format!("{code:?}"), message: code.to_string(), since: *since })
+        };
+        self.topics().failing.iter().map(last_error).collect()
+    }
+
+    /// The brokers were asked whether they are there.
+    pub(super) fn probed(&self, answered: &Result<(), KafkaError>) {
+        let mut brokers = self.brokers();
+        let Brokers { unavailable, heard } = &mut *brokers;
+        let Err(error) = answered else {
+            (*unavailable, *heard) = (None, None);
+            return;
+        };
+        let since = unavailable.as_ref().map_or_else(Timestamp::now, |known| known.since);
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        let message = heard.clone().unwrap_or_else(|| code.to_string());
+        *unavailable = Some(LastError { code: format!("{code:?}"), message, since });
+    }
+
+    /// A client says what is wrong with a connection: more than the answer to a request does, or its absence.
+    pub(super) fn heard(&self, reason: &str) {
+        self.brokers().heard = Some(reason.to_owned());
+    }
+
+    pub(super) fn unavailable(&self) -> Option<LastError> {
+        let Brokers { unavailable, heard } = &*self.brokers();
+        let unavailable = unavailable.clone()?;
+        Some(LastError { message: heard.clone().unwrap_or(unavailable.message), ..unavailable })
     }
 
     pub(super) fn presume_away(&self, is_away: bool) {
@@ -69,7 +150,8 @@ impl Health {
         for (_, failing) in topics.failing.iter_mut().filter(|(topic, _)| is_absent(topic)) {
             failing.suspected_at = now + failing.patience;
         }
-        let (topic, failing) = topics.failing.iter_mut().find(|(_, failing)| failing.suspected_at <= now)?;
+        let is_due = |failing: &Failing| failing.suspected_at <= now && failing.last.remedy != Remedy::Clocks;
+        let (topic, failing) = topics.failing.iter_mut().find(|(_, failing)| is_due(failing))?;
         failing.patience = (failing.patience * 2).min(SUSPICION.1);
         failing.suspected_at = now + failing.patience;
         Some(topic.clone())
@@ -78,25 +160,35 @@ impl Health {
     fn topics(&self) -> MutexGuard<'_, Topics> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn brokers(&self) -> MutexGuard<'_, Brokers> {
+        self.brokers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use RDKafkaErrorCode as Code;
+
     use super::*;
+
+    const TIMED_OUT: Failure = Failure { remedy: Remedy::Wait, code: Code::MessageTimedOut };
+    const UNKNOWN_TOPIC: Failure = Failure { remedy: Remedy::Operator, code: Code::UnknownTopic };
+    const CLOCKS: Failure = Failure { remedy: Remedy::Clocks, code: Code::InvalidTimestamp };
 
     #[test]
     fn the_cluster_is_away_when_nothing_was_acked_since_a_failed_record_was_handed_over() {
         let health = Health::default();
         let earlier = Instant::now();
         health.acked("a", Instant::now());
-        health.failed("b", Remedy::Wait, earlier);
+        health.failed("b", TIMED_OUT, earlier);
         assert!(!health.is_away(), "another topic was acked meanwhile");
         let later = Instant::now() + Duration::from_millis(1);
-        health.failed("a", Remedy::Wait, later);
+        health.failed("a", TIMED_OUT, later);
         assert!(health.is_away());
         health.acked("a", Instant::now());
         assert!(!health.is_away());
-        health.failed("c", Remedy::Operator, Instant::now() + Duration::from_millis(1));
+        health.failed("c", UNKNOWN_TOPIC, Instant::now() + Duration::from_millis(1));
         assert!(!health.is_away(), "a topic's own trouble says nothing of the others");
     }
 
@@ -104,11 +196,11 @@ mod tests {
     fn a_topic_that_goes_on_failing_does_not_send_the_others_through_the_spool_again_and_again() {
         let health = Health::default();
         let later = Instant::now() + Duration::from_millis(1);
-        health.failed("a", Remedy::Wait, later);
+        health.failed("a", TIMED_OUT, later);
         health.acked("b", Instant::now());
-        health.failed("a", Remedy::Wait, later + Duration::from_secs(1));
+        health.failed("a", TIMED_OUT, later + Duration::from_secs(1));
         assert!(!health.is_away());
-        health.failed("b", Remedy::Wait, later + Duration::from_secs(1));
+        health.failed("b", TIMED_OUT, later + Duration::from_secs(1));
         assert!(health.is_away(), "nothing is acked any more");
     }
 
@@ -116,7 +208,7 @@ mod tests {
     fn a_topic_that_fails_for_long_makes_the_producer_suspect_less_and_less_often() {
         let health = Health::default();
         let now = Instant::now();
-        health.failed("a", Remedy::Wait, now);
+        health.failed("a", TIMED_OUT, now);
         let stuck = |now| health.stuck(now, |_| false);
         assert_eq!(stuck(now), None);
         let later = now + SUSPICION.0 + Duration::from_secs(1);
@@ -131,10 +223,53 @@ mod tests {
     fn a_topic_that_is_missing_is_no_reason_to_suspect_the_producer_until_it_is_there() {
         let health = Health::default();
         let now = Instant::now();
-        health.failed("a", Remedy::Operator, now);
+        health.failed("a", UNKNOWN_TOPIC, now);
         let much_later = now + 10 * SUSPICION.0;
         assert_eq!(health.stuck(much_later, |topic| topic == "a"), None);
         assert_eq!(health.stuck(much_later + SUSPICION.0 / 2, |_| false), None, "its time begins when it is there");
         assert_eq!(health.stuck(much_later + SUSPICION.0, |_| false).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn of_a_topic_the_last_error_is_known_since_the_first_one_until_an_ack() {
+        let health = Health::default();
+        let now = Instant::now();
+        health.failed("a", CLOCKS, now);
+        let first = health.failing()["a"].clone();
+        assert_eq!(
+            (&*first.code, &*first.message),
+            ("InvalidTimestamp", "InvalidTimestamp (Broker: Invalid timestamp)")
+        );
+        let much_later = now + 10 * SUSPICION.0;
+        assert_eq!(health.stuck(much_later, |_| false), None, "another producer would have the same clock");
+        health.failed("a", TIMED_OUT, now);
+        health.failed("a", UNKNOWN_TOPIC, now);
+        let last = health.failing()["a"].clone();
+        assert_eq!((&*last.code, last.since), ("UnknownTopic", first.since));
+        assert_eq!(health.stuck(much_later, |_| false).as_deref(), Some("a"));
+        let refused = Failure { remedy: Remedy::DeadLetter, code: Code::MessageSizeTooLarge };
+        health.failed("b", refused, now);
+        health.acked("a", now);
+        assert!(health.failing().is_empty(), "what is wrong with a record says nothing of its topic");
+    }
+
+    #[test]
+    fn kafka_is_unavailable_until_the_brokers_answer_for_the_reason_that_a_client_has_heard() {
+        let health = Health::default();
+        let error = || health.unavailable().map(|LastError { code, message, .. }| (code, message));
+        let text = |code: &str, message: &str| Some((code.to_owned(), message.to_owned()));
+        assert_eq!(error(), text("NotAnswered", "the brokers have not answered yet"));
+        let since = health.unavailable().map(|error| error.since);
+        let failed = Err(KafkaError::MetadataFetch(Code::BrokerTransportFailure));
+        health.probed(&failed);
+        assert!(error().is_some_and(|(code, message)| {
+            code == "BrokerTransportFailure" && message.contains("Broker transport failure")
+        }));
+        health.heard("kafka:9092: Connect failed: Connection refused");
+        assert_eq!(error(), text("BrokerTransportFailure", "kafka:9092: Connect failed: Connection refused"));
+        assert_eq!(health.unavailable().map(|error| error.since), since);
+        health.probed(&Ok(()));
+        health.heard("one of the brokers is down");
+        assert_eq!(error(), None, "another one answers");
     }
 }

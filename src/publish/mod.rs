@@ -5,15 +5,16 @@
 
 mod config;
 mod health;
+mod log;
 mod producer;
 mod remedy;
 mod report;
 mod run;
 
-use std::sync::{Arc, LazyLock};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::Producer as _;
 
@@ -24,7 +25,8 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Throttles;
 pub use config::{Config, Unusable, canonical};
 use health::Health;
-use producer::{Client, Common, Producer};
+pub use health::LastError;
+use producer::{Client, Common, Producer, REPEAT};
 pub use remedy::{REMEDIES, Remedy};
 pub use report::{Held, InFlight, Report};
 pub use run::Run;
@@ -102,7 +104,8 @@ impl Publisher {
     /// # Errors
     /// [`Unusable`]: a property in `kafka.properties` is wrong.
     pub fn new(config: Config, metrics: Arc<Metrics>, shutdown: Shutdown) -> Result<Self, Unusable> {
-        let common = Arc::new(Common { config, metrics, health: Health::default(), shutdown });
+        let (health, heard) = (Health::default(), Throttles::new(REPEAT));
+        let common = Arc::new(Common { config, metrics, health, shutdown, heard });
         let batched = Producer::new(&common, common.config.producer());
         batched.client()?;
         let alone = Producer::new(&common, common.config.producer_alone());
@@ -175,13 +178,25 @@ impl Publisher {
             }
         }
         if let Some(client) = self.batched.existing() {
-            client.client().fetch_metadata(Some(topic), timeout)?;
+            let answered = client.client().fetch_metadata(Some(topic), timeout).map(drop);
+            self.common.health.probed(&answered);
+            answered?;
         }
         if let Some(topic) = self.common.health.stuck(Instant::now(), is_absent) {
             let why = format!("the brokers answer, and yet nothing has reached the topic {topic} for long");
             [&self.batched, &self.alone].iter().for_each(|producer| producer.replace(&why));
         }
         Ok(())
+    }
+
+    /// Why Kafka is unavailable, as the last probe has found; as long as there was none, that it is not known.
+    pub fn unavailable(&self) -> Option<LastError> {
+        self.common.health.unavailable()
+    }
+
+    /// Why topics are unavailable: those of which records have failed since the last one that was acked.
+    pub fn failing(&self) -> HashMap<String, LastError> {
+        self.common.health.failing()
     }
 
     /// Whether nothing has been acked since records began to fail: another one would likely fail, too.
@@ -221,26 +236,6 @@ impl Publisher {
 
     fn clients(&self) -> impl Iterator<Item = Arc<Client>> {
         [&self.batched, &self.alone].into_iter().filter_map(Producer::existing).chain(self.in_order.client())
-    }
-}
-
-/// librdkafka's log lines in ours, one in ten seconds of each facility: it repeats some for every partition. What it calls an error is a
-/// warning here: it goes on by itself.
-pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    static BY_FACILITY: LazyLock<Throttles> = LazyLock::new(|| Throttles::new(Duration::from_secs(10)));
-    if matches!(level, RDKafkaLogLevel::Debug) {
-        tracing::debug!(target: "librdkafka", facility, message);
-        return;
-    }
-    let Some(suppressed) = BY_FACILITY.pass(facility) else { return };
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-            tracing::error!(target: "librdkafka", facility, suppressed, message);
-        }
-        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-            tracing::warn!(target: "librdkafka", facility, suppressed, message)
-        }
-        _ => tracing::info!(target: "librdkafka", facility, suppressed, message),
     }
 }
 

@@ -15,11 +15,12 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::config::{Config, Unusable};
 use super::health::Health;
+use super::log::log;
 use super::report::InFlight;
 use super::{Failure, Remedy};
 use crate::metrics::Metrics;
 use crate::shutdown::{Shutdown, Vital};
-use crate::telemetry::Throttle;
+use crate::telemetry::{Throttle, Throttles};
 
 /// What the producers of one publisher have in common.
 pub(super) struct Common {
@@ -27,7 +28,12 @@ pub(super) struct Common {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: Health,
     pub(super) shutdown: Shutdown,
+    /// By what the clients have said.
+    pub(super) heard: Throttles,
 }
+
+/// How often the same error of the clients is logged: it comes with each attempt to connect.
+pub(super) const REPEAT: Duration = Duration::from_secs(300);
 
 /// A producer, made at first need. The idempotent producer's fatal state never ends by itself: then another one takes its place.
 pub(super) struct Producer {
@@ -193,16 +199,20 @@ impl Context {
         let throttle = if is_clocks { &self.clocks_logged } else { &self.logged };
         match throttle.pass() {
             None => {}
-            Some(unlogged) if is_clocks => tracing::error!(
+            // That is logged where it is found.
+            Some(_) if !is_clocks && self.common.health.unavailable().is_some() => {}
+            Some(suppressed) if is_clocks => tracing::error!(
                 topic,
-                %error,
-                unlogged,
+                code = ?failure.code,
+                suppressed,
                 "the clocks of the relay and of the brokers differ by more than the topic allows: correct the clock, or its message.timestamp.before.max.ms and message.timestamp.after.max.ms"
             ),
-            Some(unlogged) => tracing::warn!(topic, %error, unlogged, "Kafka did not take a record"),
+            Some(suppressed) => {
+                tracing::warn!(topic, code = failure.code.to_string(), suppressed, "a record was not published");
+            }
         }
         if !failure.is_given_up() {
-            self.common.health.failed(topic, failure.remedy, since);
+            self.common.health.failed(topic, failure, since);
         }
         failure
     }
@@ -221,6 +231,11 @@ impl Context {
         let code = error.rdkafka_error_code().map_or_else(|| "unknown".to_owned(), |code| format!("{code:?}"));
         self.common.metrics.kafka_errors.with_label_values(&[&code]).inc();
     }
+}
+
+/// What a client says of a connection, without how long it took, and how often.
+fn plain(reason: &str) -> String {
+    reason.split(" (after ").next().unwrap_or_default().replacen("/bootstrap", "", 1)
 }
 
 impl ProducerContext for Context {
@@ -248,15 +263,22 @@ impl ProducerContext for Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::log(level, facility, message);
+        log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.count(&error);
-        if let Some(unlogged) = self.logged.pass() {
-            // Behind these words stands what librdkafka does not understand of "sasl.oauthbearer.config".
-            let reason = reason.split(" beginning at:").next().unwrap_or_default();
-            tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
+        // Behind these words stands what librdkafka does not understand of "sasl.oauthbearer.config".
+        let reason = reason.split(" beginning at:").next().unwrap_or_default();
+        // That says no more than that there were others.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
+        let reason = plain(reason);
+        self.common.health.heard(&reason);
+        if let Some(suppressed) = self.common.heard.pass(&reason) {
+            let code = error.rdkafka_error_code().map(tracing::field::debug);
+            tracing::warn!(code, reason, suppressed, "the Kafka client reports an error");
         }
     }
 

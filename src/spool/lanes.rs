@@ -113,7 +113,8 @@ pub(super) enum News {
 impl News {
     pub(super) fn log(&self) {
         match self {
-            Self::Spooling(topic) => tracing::warn!(topic = &**topic, "events go through the spool"),
+            // The reason is logged where it is found.
+            Self::Spooling(topic) => tracing::info!(topic = &**topic, "events go through the spool"),
             Self::Empty(events, Some(since)) => {
                 let within = rounded(since.elapsed());
                 tracing::info!(events, ?within, "the spool is empty again: new events go to Kafka directly");
@@ -132,7 +133,7 @@ impl News {
             ),
             Self::Share(topic) => tracing::error!(
                 topic = &**topic,
-                "the topic takes no events, and those that wait are half of what the spool may hold: more are answered 503, so that other topics have room"
+                "the topic is unavailable, and its events that wait are half of what the spool may hold: more are answered 503, so that other topics have room"
             ),
             Self::AppShare(app) => tracing::error!(
                 app = &**app,

@@ -293,7 +293,7 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
     let mut serve = run("serve").stderr(std::process::Stdio::piped()).spawn().expect("the relay's binary");
     let log = std::io::BufReader::new(serve.stderr.take().expect("a pipe"));
     let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("taking webhooks")), "it serves");
+    assert!(lines.any(|line| line.contains("accepting webhooks")), "it serves");
     let pid = rustix::process::Pid::from_child(&serve);
     assert!(check().contains("is in use by a relay"));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
@@ -358,6 +358,36 @@ fn a_port_that_is_taken_and_a_wrong_configuration_end_serve_with_the_reason() {
     assert_eq!(relay(&[]).status.code(), Some(64));
 }
 
+#[test]
+fn with_log_format_json_a_start_that_fails_is_json_lines_and_nothing_else() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let json = "[log]\nformat = \"json\"";
+    let port_in_use = format!("{json}\n[server]\nlisten = \"{}\"", taken.local_addr().expect("an address"));
+    let [wrong, port_in_use] = [&*format!("{json}\n[server]\nlisten = \"8080\""), &port_in_use]
+        .map(|settings| configuration("127.0.0.1:1", settings));
+    let is_logged = |file: &str, env: &[(&str, &str)], phrase: &str, code| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        let output = command.args(["serve", "--config", file]).envs(env.iter().copied()).output().expect("the binary");
+        let told = stderr(&output);
+        let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let last = lines.last().expect("a line");
+        assert!(last["level"] == "ERROR" && last["message"].as_str().is_some_and(|m| m.contains(phrase)), "{told}");
+        assert_eq!(output.status.code(), Some(code), "{told}");
+    };
+    let path = |file: &tempfile::NamedTempFile| file.path().to_str().expect("a path").to_owned();
+    is_logged(&path(&wrong), &[], "server.listen: ", 64);
+    is_logged(&path(&port_in_use), &[], "server.listen: cannot listen on 127.0.0.1:", 1);
+    let of_variable = [("LIVECHAT_RELAY__LOG__FORMAT", "json")];
+    is_logged("/nowhere/relay.toml", &of_variable, "/nowhere/relay.toml: cannot be read: ", 1);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "[server").expect("written");
+    is_logged(&path(&file), &of_variable, "unclosed table", 64);
+
+    let other = configuration("127.0.0.1:1", "[log]\nformat = \"jsn\"");
+    let told = stderr(&relay(&["serve", "--config", &path(&other)]));
+    assert!(told.starts_with("error: the configuration is wrong:\n") && told.contains("log.format"), "{told}");
+}
+
 /// Every text that `--help` prints, as it was last looked at. `UPDATE_SNAPSHOTS=1` takes the present one.
 #[test]
 fn the_help_is_as_it_was_last_read() {
@@ -409,7 +439,7 @@ fn health_says_what_the_probes_say_and_ends_with_0_or_1() {
         let output = relay(&[&["health"], arguments].concat());
         (output.status.code(), stdout(&output) + &stderr(&output))
     };
-    let not_ready = "error: not ready: Kafka does not accept events\n";
+    let not_ready = "error: not ready: Kafka is unavailable\n";
     assert_eq!(health(&["--address", &address]), (Some(1), not_ready.to_owned()));
     assert_eq!(health(&["--address", &address, "--live"]), (Some(0), "alive\n".to_owned()));
     // From the configuration, which need not be complete: no app, and a token that is not here.

@@ -50,7 +50,7 @@ impl Place {
         command.args(arguments);
         command.env("LIVECHAT_RELAY__SPOOL__DIRECTORY", &self.directory);
         command.env("LIVECHAT_RELAY__KAFKA__BROKERS", &self.brokers);
-        command.env("LIVECHAT_RELAY__KAFKA__START_TIMEOUT", "500ms");
+        command.env("LIVECHAT_RELAY__KAFKA__START_TIMEOUT", "20s");
         command.env("LIVECHAT_RELAY__APPS__0__NAME", "default");
         command.env("LIVECHAT_RELAY__APPS__0__SECRET_KEYS__0__NAME", "test");
         command.env("LIVECHAT_RELAY__APPS__0__SECRET_KEYS__0__VALUE", SECRET);
@@ -106,9 +106,13 @@ fn what_waits_is_seen_exported_and_drained_with_and_without_a_relay() {
         let text = place.prints(&["spool", "status"]);
         assert!(text.contains("events        5,") && text.contains("livechat.incoming_event"), "{text}");
         assert_eq!(text.contains("of a running relay"), is_running, "{text}");
+        assert_eq!(text.contains("\nKafka         unavailable for "), is_running, "{text}");
+        assert!(text.lines().all(|line| line.len() <= 80 || line.starts_with("spool ")), "{text}");
+        let listed = place.run(&["spool", "list", "--limit", "3"]);
+        assert!(String::from_utf8_lossy(&listed.stderr).contains("3 shown; 2 more were not looked at: raise --limit"));
         let listed = lines(&place.prints(&["spool", "list", "--json", "--limit", "3"]));
         assert!(listed.len() == 3 && listed.iter().all(|event| event["key"] == chat.as_str()), "{listed:?}");
-        assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.incoming_event"]).lines().count(), 6);
+        assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.incoming_event"]).lines().count(), 7);
         assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.unlisted"]), "");
         let file = place.directory.with_file_name(format!("export-{is_running}"));
         place.prints(&["spool", "export", "--output", file.to_str().expect("text")]);
@@ -121,12 +125,17 @@ fn what_waits_is_seen_exported_and_drained_with_and_without_a_relay() {
         let again = place.fails(&["spool", "export", "--output", file.to_str().expect("text")], 1);
         assert!(again.contains("exists"), "a file is not written over: {again}");
     };
+    await_that("the brokers are missed", || place.json(&["spool", "status", "--json"])["kafka_error"].is_object());
     looked(true);
     relay.signal(Signal::KILL);
     relay.end();
     looked(false);
 
-    assert!(place.fails(&["spool", "drain", "--timeout", "1s"], 1).contains("5 events are still in the spool"));
+    assert!(
+        place
+            .fails(&["spool", "drain", "--timeout", "1s"], 1)
+            .contains("5 events left in the spool: Kafka is unavailable: ")
+    );
     kafka.resume(0);
     assert_eq!(place.json(&["spool", "drain", "--json"])["left"], 0);
     assert!(kafka.read_all(&["livechat.incoming_event"]).len() >= 5);
@@ -159,7 +168,7 @@ fn dead_letters_are_seen_replayed_and_dropped_with_and_without_a_relay() {
         assert!(listed.iter().all(|letter| letter["reason"] == "too_large" && letter["bytes"].as_u64() > Some(4000)));
         let numbers: Vec<u64> = listed.iter().filter_map(|letter| letter["number"].as_u64()).collect();
         let text = place.prints(&["dead-letters", "list"]);
-        assert!(text.contains("too_large (MessageSizeTooLarge)"), "{text}");
+        assert!(text.contains("  too_large  "), "{text}");
         let shown = place.prints(&["dead-letters", "show", &numbers[0].to_string()]);
         assert!(shown.contains("livechat.incoming_event") && shown.contains(&filler), "{shown}");
         assert_eq!(lines(&place.prints(&["dead-letters", "export"])).len(), numbers.len());
@@ -167,27 +176,35 @@ fn dead_letters_are_seen_replayed_and_dropped_with_and_without_a_relay() {
     };
     let numbers = looked();
     assert_eq!(numbers.len(), 3);
-    assert_eq!(place.prints(&["dead-letters", "drop", &numbers[0].to_string()]), "1 dead letter dropped\n");
+    assert!(place.fails(&["dead-letters", "drop", "--all"], 64).contains("Drop 3 dead letters?"));
+    let dropped = place.prints(&["dead-letters", "drop", &numbers[0].to_string(), "--yes"]);
+    assert_eq!(dropped, "1 dead letter dropped\n");
     assert!(place.fails(&["dead-letters", "show", &numbers[0].to_string()], 1).contains("there is no dead letter"));
-    assert!(place.fails(&["dead-letters", "drop", "999999"], 1).contains("there is no dead letter 999999"));
+    assert!(place.fails(&["dead-letters", "drop", "999999", "--yes"], 1).contains("there is no dead letter 999999"));
     assert!(place.fails(&["dead-letters", "drop"], 64).contains("required"));
 
     let again = place.run(&["dead-letters", "replay", &numbers[1].to_string(), "--timeout", "10s"]);
     let told = String::from_utf8_lossy(&again.stdout).into_owned();
-    let expected =
-        format!("refused again by livechat.incoming_event: MessageSizeTooLarge; it stays dead letter {}", numbers[1]);
-    assert!(again.status.code() == Some(1) && told.contains(&expected), "{told}");
+    let reason = "MessageSizeTooLarge (Broker: Message size too large)";
+    let expected = format!("{}  rejected again by livechat.incoming_event: {reason}\n", numbers[1]);
+    assert!(again.status.code() == Some(1) && told == expected, "{told}");
+    let why = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert_eq!(why, "error: 0 dead letters published, 1 rejected again\n");
     kafka.delete_topic("livechat.incoming_event");
     kafka.create_topic("livechat.incoming_event", 1, &[("max.message.bytes", "3145728")]);
     let replayed = place.prints(&["dead-letters", "replay", &numbers[1].to_string()]);
-    assert!(replayed.contains("on Kafka, in livechat.incoming_event"), "{replayed}");
+    assert!(replayed.contains("published to livechat.incoming_event"), "{replayed}");
     assert_eq!(kafka.read_all(&["livechat.incoming_event"]).len(), 1);
-    assert!(place.fails(&["dead-letters", "replay", "7"], 1).contains("1 dead letter not published"));
+    assert!(place.fails(&["dead-letters", "replay", "7"], 1).contains("0 dead letters published, 1 not there"));
     let audit = relay.await_log("dead-letters drop");
     let audit: serde_json::Value = serde_json::from_str(&audit).expect("JSON");
     assert_eq!(audit["uid"], rustix::process::geteuid().as_raw());
     assert!(audit["pid"].as_u64() > Some(1) && audit["gid"].is_u64(), "{audit}");
-    relay.await_log("dead-letters replay");
+    let answer: serde_json::Value = serde_json::from_str(audit["answer"].as_str().expect("text")).expect("JSON");
+    let dropped = &answer["dropped"];
+    assert_eq!((&dropped["dead_letters"], &dropped["topics"][0]), (&1.into(), &"livechat.incoming_event".into()));
+    let audit = relay.await_log("dead-letters replay");
+    assert!(audit.contains("refused") && audit.contains("livechat.incoming_event"), "{audit}");
 
     relay.signal(Signal::TERM);
     assert!(relay.end().success());
@@ -230,7 +247,7 @@ fn dead_letters_in_the_topic_are_listed_and_shown() {
         assert_eq!(letter["action"], "incoming_event");
     }
     let text = place.prints(&["dead-letters", "list", "--kafka", "--limit", "1"]);
-    assert!(text.lines().count() == 2 && text.contains(" 0/0 "), "{text}");
+    assert!(text.lines().count() == 3 && text.contains(" 0/0 "), "{text}");
     assert!(place.prints(&["dead-letters", "show", "0/1"]).contains(&filler));
     assert_eq!(place.json(&["dead-letters", "show", "0/1", "--json"])["value"]["chatid"], chats[1].as_str());
     assert!(place.fails(&["dead-letters", "show", "0/9"], 1).contains("there is no dead letter 0/9"));
@@ -398,10 +415,7 @@ fn the_events_of_one_chat_are_listed_exported_and_erased_and_no_others() {
     assert_eq!(read(&["spool", "list", "--key", &first, "--json"]).len(), 3, "a dry run drops nothing");
     assert!(has_bytes_of(&place.directory, &first));
     let told = place.prints(&["spool", "drop", "--key", &first, "--yes"]);
-    assert!(
-        told.starts_with("3 events and 0 dead letters dropped\nno file of the spool has them any more\n"),
-        "{told}"
-    );
+    assert!(told.starts_with("3 events dropped\nno file of the spool has them any more\n"), "{told}");
     assert!(!has_bytes_of(&place.directory, &first) && has_bytes_of(&place.directory, &second));
     let audit: serde_json::Value = serde_json::from_str(&relay.await_log("spool drop")).expect("JSON");
     assert_eq!(audit["uid"], rustix::process::geteuid().as_raw());
@@ -462,7 +476,7 @@ fn assert_changes_fail(place: &Place, user: Option<u32>, options: &[&str], why: 
     for command in [
         &["spool", "drain"][..],
         &["spool", "drop", "--key", "x", "--yes"],
-        &["dead-letters", "drop", "--all"],
+        &["dead-letters", "drop", "--all", "--yes"],
         &["dead-letters", "replay", "--all"],
     ] {
         let output = place.command_as(user, &[command, options].concat()).output().expect("the relay's binary");
@@ -516,7 +530,7 @@ fn a_drain_or_drop_of_all_that_left_out_a_file_has_failed() {
     let (printed, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.code() == Some(1) && told.contains("not published: ") && told.contains("99.seg"), "{told}");
     assert!(printed.starts_with("{\"left\":0,"), "what could be read is on Kafka: {printed}");
-    let told = place.fails(&["dead-letters", "drop", "--all"], 1);
+    let told = place.fails(&["dead-letters", "drop", "--all", "--yes"], 1);
     assert!(told.contains("not searched: ") && told.contains("99.seg"), "{told}");
 }
 
@@ -671,7 +685,7 @@ fn damage_is_found_by_verify_and_json_has_the_documented_members() {
     let replayed: serde_json::Value = serde_json::from_slice(&replayed.stdout).expect("JSON");
     assert_eq!(replayed["corrupted"], 1);
     assert_eq!(members(&replayed), documented("dead-letters replay"));
-    assert_eq!(members(&place.json(&["dead-letters", "drop", "--all", "--json"])), documented("spool drop"));
+    assert_eq!(members(&place.json(&["dead-letters", "drop", "--all", "--yes", "--json"])), documented("spool drop"));
 }
 
 #[test]
@@ -694,7 +708,11 @@ fn the_replay_of_a_topic_is_paused_and_resumed_and_others_go_on() {
     await_that("the other topic is empty", || waiting("livechat.thread_tagged") == 0.0);
     post(&relay, &chats[1], 3..6);
     assert!(waiting("livechat.incoming_event") >= 11.0, "all but one that may have been on its way wait");
-    assert!(place.prints(&["spool", "status"]).contains("ago  paused\n"));
+    assert!(
+        place
+            .prints(&["spool", "status"])
+            .contains("\n  paused; `livechat-relay spool resume livechat.incoming_event`")
+    );
     let dropped = place.json(&["spool", "drop", "--key", &chats[2], "--yes", "--json"]);
     assert_eq!(dropped["events"], 3);
     assert!(place.prints(&["spool", "resume", "livechat.incoming_event"]).contains("goes on"));

@@ -46,7 +46,8 @@ fn kafka_killed_means_503_in_time_and_kafka_back_means_200_without_a_restart() {
     await_that("200 again", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 200);
     await_that("readiness is on", || http::get(relay.admin, "/readyz").status == 200);
     await_that("it is told", || {
-        relay.log().contains("Kafka is away: webhooks are answered 503") && relay.log().contains("Kafka is back")
+        relay.log().contains("Kafka is unavailable: webhooks are answered 503")
+            && relay.log().contains("Kafka is available again")
     });
 }
 
@@ -69,7 +70,7 @@ fn a_relay_that_started_before_kafka_serves_when_kafka_is_there() {
     let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
     kafka.kill(0);
     let relay = Relay::start(kafka.bootstrap(), &[DEADLINES, &[("kafka.start_timeout", "\"500ms\"")]].concat());
-    assert!(relay.has_logged("starting without Kafka"), "{}", relay.log());
+    assert!(relay.has_logged("Kafka is unavailable"), "{}", relay.log());
     assert_503_in_time(&post_eight(&relay));
 
     kafka.start_node(0);

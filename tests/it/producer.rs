@@ -188,7 +188,7 @@ fn what_kafka_refuses_for_its_timestamp_waits(heal: impl Fn(&Clocked)) {
     }
     assert!(eight.iter().all(|(_, status)| *status == 200), "{eight:?}");
     assert!(clocked.says_that_clocks_differ(), "{}", clocked.relay.log());
-    assert!(clocked.relay.has_logged("the topic takes no events until someone fixes it"), "{}", clocked.relay.log());
+    assert!(clocked.relay.has_logged("the topic is unavailable until someone fixes it"), "{}", clocked.relay.log());
     assert_eq!((clocked.waiting(), clocked.dead_letters()), (28.0, 0.0), "{}", clocked.relay.log());
     assert_eq!(clocked.order(&chat), [0]);
 

@@ -1,6 +1,7 @@
 //! What `check` asks of the brokers: whether each can be reached where `serve` will look for it, and whether the topics are there, with
 //! settings that keep events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use super::Report;
 use crate::cli::reach::reach;
 use crate::config::Config;
-use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Reason, Topics, names};
+use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Present, Reason, Topics, names};
 
 /// What is asked of the brokers.
 pub struct Kafka<'a> {
@@ -69,7 +70,7 @@ impl Kafka<'_> {
             self.report.fail(
                 "brokers",
                 format!(
-                    "{} answers, but {} of {count} cannot be reached at the address that it advertises to clients: {}. Set advertised.listeners of the broker to an address that the relay can reach",
+                    "{} answers, but {} of {count} cannot be reached at the address that it advertises to clients: set advertised.listeners of the broker to an address that the relay can reach. {}",
                     kafka.brokers,
                     unreachable.len(),
                     unreachable.join("; ")
@@ -103,6 +104,16 @@ impl Kafka<'_> {
                 .chain(to_create.iter().filter_map(|topic| Some((Arc::clone(topic), planned?))))
                 .collect()
         };
+        let needed: HashMap<_, _> = described.numbers(MIN_IN_SYNC).collect();
+        let is_short = |topic: &&Present| needed.get(&topic.name).is_some_and(|needed| topic.in_sync < *needed);
+        let short: Vec<_> = present.iter().filter(is_short).map(|topic| Arc::clone(&topic.name)).collect();
+        if !short.is_empty() {
+            let names = self.named(&short);
+            self.report.fail(
+                "replicas",
+                format!("fewer are in sync than min.insync.replicas wants: {names}; Kafka accepts no event for them until more brokers are back"),
+            );
+        }
         if brokers.len() > 1 {
             let planned =
                 |count: Option<i64>| to_create.iter().filter_map(move |topic| Some((Arc::clone(topic), count?)));
@@ -138,7 +149,8 @@ impl Kafka<'_> {
             }
             if !topics.is_empty() {
                 is_complete = false;
-                self.report.fail("topics", format!("missing: {} ({reason}); {}", names(&topics), reason.remedy()));
+                let detail = format!("missing: {} ({reason}); {}", self.named(&topics), reason.remedy());
+                self.report.fail("topics", detail);
             }
         }
         if is_complete {
@@ -158,7 +170,7 @@ impl Kafka<'_> {
                 "replicas",
                 format!(
                     "one, though there are {brokers} brokers: {}; their events are lost with that broker's disk. Set topics.replication = {}; topics that are there keep what they have",
-                    names(&single),
+                    self.named(&single),
                     brokers.min(3)
                 ),
             );
@@ -168,7 +180,7 @@ impl Kafka<'_> {
                 "replicas",
                 format!(
                     "min.insync.replicas is 1: {}; one broker alone may ack an event and be lost. With three replicas set it to 2: topics that are there keep what they have",
-                    names(&alone)
+                    self.named(&alone)
                 ),
             );
         }
@@ -181,6 +193,14 @@ impl Kafka<'_> {
         }
     }
 
+    /// Topics by name, but for all of them.
+    fn named<T: AsRef<str>>(&self, topics: &[T]) -> String {
+        match self.config.policy.topics().len() {
+            all if all > 1 && topics.len() == all => format!("all {all} topics"),
+            _ => names(topics),
+        }
+    }
+
     fn retention(&self, retention_ms: Settings) {
         const SHORT: Duration = Duration::from_secs(3 * 24 * 3600);
         let is_short = |ms: i64| u64::try_from(ms).is_ok_and(|ms| Duration::from_millis(ms) < SHORT);
@@ -190,7 +210,7 @@ impl Kafka<'_> {
                 "retention",
                 format!(
                     "less than three days (retention.ms): {}; consumers that are away for longer miss events",
-                    names(&short)
+                    self.named(&short)
                 ),
             );
         }

@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Parts, make_do_with_open_files};
+use super::make_do_with_open_files;
+use super::parts::{self, Parts};
 use crate::config::{Config, Digests, Mistakes, Reloaded};
 use crate::control::{self, Answer, Request, Temporary};
 use crate::deliveries::{KeyUse, Seen};
@@ -141,7 +142,7 @@ impl Reload {
     async fn read(&mut self) -> Look {
         let running = self.running.load_full();
         let most = running.reload.timeout;
-        let cannot = |why: String| Err(Mistakes { lines: vec![why], may_pass: true, socket: None });
+        let cannot = |why: String| Err(Mistakes { lines: vec![why], may_pass: true, ..Mistakes::default() });
         let too_late = || {
             cannot(format!("the files are not read within {most:?} (reload.timeout): does their file system answer?"))
         };
@@ -166,7 +167,7 @@ impl Reload {
         // TLS comes first: it is the one part that the system can refuse, and nothing is changed then.
         let look = look.and_then(|reloaded| match self.parts.tls.set(&reloaded.config) {
             Ok(()) => Ok(reloaded),
-            Err(failure) => Err(Mistakes { lines: vec![failure.to_string()], may_pass: true, socket: None }),
+            Err(failure) => Err(Mistakes { lines: vec![failure.to_string()], may_pass: true, ..Mistakes::default() }),
         });
         let found = Found::of(&look);
         let is_news = found != self.found;
@@ -241,7 +242,7 @@ impl Reload {
         relay.set_retries(policy.retries);
         relay.deliveries().retain(|app| policy.all_apps().any(|configured| configured.name == app));
         budget.set(server.budget);
-        live.store(Arc::new(super::live(&config)));
+        live.store(Arc::new(parts::live(&config)));
         self.webhooks.set(server.listener.limits.clone(), server.clients.clone());
         let (admin, probes) = &self.inside;
         admin.set(config.admin.limits.clone(), client::Config::default());

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::KafkaError;
@@ -10,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Parts;
+use super::parts::Parts;
 use crate::telemetry::rounded;
 use crate::topics::{self, Absent, Prepared, TooSmall};
 
@@ -30,8 +29,8 @@ pub struct Watch {
 /// What was found until now.
 #[derive(Default)]
 struct Known {
-    /// Since when the brokers have not answered, though they did before.
-    away_since: Option<Instant>,
+    /// Since when the brokers have not answered.
+    unavailable_since: Option<Instant>,
     /// Topics that were missing the last time; `None` before the first time.
     absent: Option<Vec<Absent>>,
     /// Topics that are large enough, or were reported.
@@ -46,8 +45,9 @@ impl Watch {
         let mut known = Known::default();
         loop {
             let timeout = if first.is_some() { self.start_timeout } else { self.interval };
+            let was_up = self.parts.is_kafka_up();
             let answered = tokio::task::block_in_place(|| self.probe(timeout));
-            self.set(&answered, first.is_some(), &mut known);
+            self.set(&answered, was_up, first.is_some(), &mut known);
             let mut found = Ok(());
             if answered.is_ok() && topics_due <= Instant::now() {
                 match self.parts.topics.prepare().await {
@@ -62,7 +62,10 @@ impl Watch {
                 Ok(()) => {}
                 Err(too_small) if first.is_some() => self.parts.shutdown.fail(too_small.to_string()),
                 Err(too_small) => {
-                    tracing::error!(%too_small, "events that are too large for their topic are answered 503");
+                    tracing::error!(
+                        why = too_small.to_string(),
+                        "events that are too large for their topic are answered 503"
+                    );
                 }
             }
             if let Some(first) = first.take() {
@@ -81,24 +84,25 @@ impl Watch {
     }
 
     /// Notes whether the brokers answer, and logs it where that has changed.
-    fn set(&self, answered: &Result<(), KafkaError>, is_first: bool, known: &mut Known) {
+    fn set(&self, answered: &Result<(), KafkaError>, was_up: bool, is_first: bool, known: &mut Known) {
         let (brokers, meanwhile) = (&self.brokers, self.parts.meanwhile());
-        let was_up = self.parts.is_kafka_up.swap(answered.is_ok(), Ordering::Relaxed);
         match answered {
             Ok(()) if !was_up => {
-                if let Some(since) = known.away_since.take() {
+                if let Some(since) = known.unavailable_since.take() {
                     let waiting = self.parts.spool.as_ref().map(|spool| spool.lanes(|lanes| lanes.total().records));
-                    tracing::info!(after = ?rounded(since.elapsed()), waiting, "Kafka is back");
+                    tracing::info!(after = ?rounded(since.elapsed()), waiting, "Kafka is available again");
                 } else {
-                    tracing::info!("ready: Kafka takes events");
+                    tracing::info!("Kafka is available");
                 }
             }
-            Err(error) if was_up => {
-                known.away_since = Some(Instant::now());
-                tracing::error!(brokers, %error, "Kafka is away: {meanwhile}");
-            }
-            Err(error) if is_first => {
-                tracing::error!(brokers, %error, "starting without Kafka: {meanwhile} until it is there");
+            Err(_) if was_up || is_first => {
+                known.unavailable_since = Some(Instant::now());
+                let why = self.parts.publisher.unavailable().map(|error| error.message);
+                if self.parts.is_spooling() {
+                    tracing::warn!(brokers, why, "Kafka is unavailable: {meanwhile}");
+                } else {
+                    tracing::error!(brokers, why, "Kafka is unavailable: {meanwhile}");
+                }
             }
             Ok(()) | Err(_) => {}
         }
@@ -118,13 +122,14 @@ impl Watch {
         for missing in now.absent.iter().filter(|missing| !before.contains(missing)) {
             tracing::error!(
                 topics = topics::names(&missing.topics),
-                reason = %missing.reason,
+                reason = missing.reason.to_string(),
                 remedy = missing.reason.remedy(),
                 "topics are missing: their {}, the others go on",
                 self.parts.meanwhile()
             );
         }
-        if is_first || !now.created.is_empty() || before != now.absent {
+        let is_complete = now.absent.is_empty();
+        if !now.created.is_empty() || is_complete && (is_first || before != now.absent) {
             tracing::info!(existing = now.present.len(), created = now.created.len(), "topics are ready");
         }
         if now.are_replicas_unknown {
@@ -148,7 +153,10 @@ impl Watch {
                 "the topics' max.message.bytes could not be read; records may be too large for them"
             ),
             Err(too_small) if self.parts.spool.is_some() => {
-                tracing::warn!(%too_small, "events that are too large for their topic become dead letters");
+                tracing::warn!(
+                    why = too_small.to_string(),
+                    "events that are too large for their topic become dead letters"
+                );
             }
             Err(too_small) => return Err(too_small),
         }

@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::relay::{Relay, knows, lock};
 use super::show::{action as column, numbered};
-use super::{Common, confirm, plan as plan_text, rotate, survey};
+use super::{Common, plan as plan_text, rotate, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
+use crate::cli::print::confirm;
 use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, note, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};

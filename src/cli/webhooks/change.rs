@@ -2,10 +2,11 @@
 
 use serde_json::json;
 
+use super::Common;
 use super::show::action as column;
-use super::{Common, confirm};
 use crate::cli::Failure;
 use crate::cli::items::count;
+use crate::cli::print::confirm;
 use crate::cli::print::{ERROR, GOOD, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::livechat::plan::{Facts, plan};

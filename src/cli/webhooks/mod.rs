@@ -12,14 +12,13 @@ mod show;
 #[cfg(test)]
 mod tests;
 
-use std::io::IsTerminal as _;
 use std::path::Path;
 
 use clap::Subcommand;
 
 use self::relay::Relay;
 pub use self::rotate::unfinished;
-use super::print::{self, WARNING, ask, note, wrapped};
+use super::print::{self, WARNING, note, wrapped};
 use super::{Failure, Source, until_interrupted};
 use crate::config::{Config as Whole, Need};
 use crate::deliveries::Seen;
@@ -190,29 +189,4 @@ async fn survey(
     };
     let (notices, delivered) = (api.notices(), delivered(app, seen));
     Ok((registered, Facts { enabled, notices, delivered, rotation, ..Facts::default() }))
-}
-
-/// Times that an answer is asked for which is neither yes nor no.
-const QUESTIONS_MAX: usize = 3;
-
-/// Asks on the terminal whether to go on. `what` is a question.
-///
-/// # Errors
-/// [`Failure::Usage`]: there is no terminal to ask on.
-pub fn confirm(what: &str) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{what} There is no terminal to ask on: add --yes")));
-    }
-    for _ in 0..QUESTIONS_MAX {
-        ask(&format!("{what} [y/N]"));
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(Failure::failed)?;
-        match answer.trim().to_lowercase().as_str() {
-            "y" | "yes" => return Ok(true),
-            "n" | "no" | "" => break,
-            _ => note(format_args!("Answer y or n; Enter alone is n.")),
-        }
-    }
-    note(format_args!("nothing was changed"));
-    Ok(false)
 }

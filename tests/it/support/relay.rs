@@ -156,13 +156,22 @@ impl Relay {
 
     /// Waits until it takes webhooks; the log of one that ends before that is the error.
     pub fn await_start(mut self) -> Result<Self, String> {
-        let started = self.await_log_or_end("taking webhooks", Duration::from_secs(60)).ok_or_else(|| self.log())?;
+        let started = self.await_log_or_end("accepting webhooks", Duration::from_secs(60)).ok_or_else(|| self.log())?;
         let line: serde_json::Value = serde_json::from_str(&started).expect("a JSON line");
         let address = |name: &str| line[name].as_str().and_then(|a| a.parse().ok());
         self.webhooks = address("webhooks").expect("an address");
         self.admin = address("admin").expect("an address");
         (self.plain, self.probes) = (address("plain"), address("probes"));
+        self.await_first_look();
         Ok(self)
+    }
+
+    /// Most brokers answer at once, and topics that are missing are created then. As long as a relay with a spool waits for that, so does a
+    /// test; where they do not answer it goes on.
+    fn await_first_look(&self) {
+        let lines = self.log.lines.lock().expect("no panic holds it");
+        let waits = |lines: &mut String| lines.contains("\"spool\":") && !lines.contains("topics are ready");
+        let _ = self.log.grown.wait_timeout_while(lines, Duration::from_millis(600), waits).expect("no panic holds it");
     }
 
     /// Waits until /readyz says so, and topics that are missing were created.
