@@ -31,9 +31,9 @@ use crate::http::failures::Failures;
 use crate::http::pages::Pages;
 use crate::http::webhook::{Live, Webhooks};
 use crate::http::{Handler, Refusals, Server};
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::publish::{self, Publisher};
-use crate::relay::{Durable, Relay};
+use crate::relay::{Durable, Relay, UNKNOWN_APP};
 use crate::replay;
 use crate::shutdown::{Shutdown, on_hangup, on_signal};
 use crate::spool::{self, Size, Spool};
@@ -380,6 +380,7 @@ impl Parts {
             live: ArcSwap::from_pointee(live(config)),
             failures: Failures::default(),
             refusals: Refusals::default(),
+            strangers: Counts::of_strangers(),
             is_proxy_noticed: AtomicBool::default(),
         };
         Server::new(handler, server.listener.limits.clone(), server.clients.clone(), self.shutdown.clone())
@@ -415,6 +416,8 @@ impl Parts {
         metrics.tls_certificates(certificates.iter().map(|c| (c.name().to_owned(), c.not_after)).collect());
         metrics.bytes_in_flight.set(signed(webhooks.handler.budget.held()));
         metrics.records_in_flight.set(signed(self.publisher.records_in_flight()));
+        let apps = config.policy.all_apps().map(|app| (&*app.name, &*app.counts));
+        metrics.apps(&apps.chain([(UNKNOWN_APP, &webhooks.handler.strangers)]).collect::<Vec<_>>());
         metrics.secret_keys(config.policy.keys());
         metrics.rules(&config.policy.rules);
         metrics.deliveries(&webhooks.handler.relay.deliveries().all());
