@@ -392,7 +392,7 @@ impl Parts {
     }
 
     fn admin(&self, webhooks: &Arc<Server<Webhooks>>, running: &Arc<ArcSwap<Config>>) -> Admin {
-        let (shutdown, parts) = (self.shutdown.clone(), self.clone());
+        let (shutdown, parts, stated) = (self.shutdown.clone(), self.clone(), self.clone());
         let token_of = Arc::clone(running);
         let unauthorized = self.metrics.scrapes_unauthorized.clone();
         let (observing, webhooks, its_running) = (self.clone(), Arc::clone(webhooks), Arc::clone(running));
@@ -400,6 +400,7 @@ impl Parts {
             metrics: Box::new(move || observing.observed(&webhooks, &its_running.load())),
             dead: Box::new(move || shutdown.failure()),
             readiness: Box::new(move || parts.readiness()),
+            states: Box::new(move || stated.states()),
             token: Box::new(move || token_of.load().admin_token.clone()),
             unauthorized: Box::new(move || unauthorized.inc()),
         }
@@ -550,6 +551,20 @@ impl Parts {
             (None, Some(warning)) => Readiness::ReadyBut(warning),
             (None, None) => Readiness::Ready,
         }
+    }
+
+    /// The state of all that events need, for `/readyz`.
+    fn states(&self) -> String {
+        let kafka = if self.is_kafka_up() { "up" } else { "down" };
+        let topics = self.topics.states().map(|(state, topics)| format!("{topics} {state}")).join(", ");
+        let spool = self.spool.as_ref().map_or_else(
+            || "none".to_owned(),
+            |spool| {
+                let records = spool.lanes(|lanes| lanes.total().records);
+                format!("{}, {records} waiting", if spool.is_accepting() { "accepting" } else { "not accepting" })
+            },
+        );
+        format!("kafka: {kafka}\nspool: {spool}\ntopics: {topics}\n")
     }
 
     /// Waits until the spool is open.
