@@ -4,6 +4,9 @@
 mod counts;
 mod register;
 
+#[cfg(test)]
+mod reference;
+
 use std::sync::Arc;
 use std::time::Duration;
 
