@@ -89,6 +89,13 @@ alerts_name_our_metrics() {
   [[ -n $known ]]
 }
 
+# Each alert has a section in docs/operations.md, which its runbook_url leads to, and each such section has an alert.
+alerts_have_sections() {
+  local alerts=$deploy/prometheus/alerts.yml
+  diff <(sed -n 's/^ *- alert: //p' "$alerts" | sort) <(sed -n 's/^### LivechatRelay/LivechatRelay/p' "$root/docs/operations.md" | sort) &&
+    diff <(sed -n 's/^ *- alert: //p' "$alerts" | tr '[:upper:]' '[:lower:]') <(sed -n 's/^ *runbook_url: "docs\/operations\.md#\(.*\)"$/\1/p' "$alerts")
+}
+
 one_kafka() {
   local tests compose
   tests=$(sed -n 's:.*<kafka\.version>\(.*\)</kafka\.version>.*:\1:p' "$root/scripts/kafka/pom.xml")
@@ -129,7 +136,10 @@ check_with systemd-analyze 'the units are those that systemd takes' units
 check_with systemd-analyze 'the unit is locked up' sandbox
 check_with promtool 'Prometheus takes its configuration and the alerts' \
   promtool check config --lint=all --lint-fatal "$deploy/prometheus/prometheus.yml"
+check_with promtool 'each alert fires when it has to, and only then' \
+  promtool test rules "$deploy/prometheus/alerts.test.yml"
 check 'the alerts name metrics that there are' alerts_name_our_metrics
+check 'each alert has a section that says what to do' alerts_have_sections
 check_with check-jsonschema 'the compose files follow their specification' \
   check-jsonschema --builtin-schema vendor.compose-spec "$deploy/compose.yaml" "$deploy/compose.https.yaml"
 check 'the compose file has the Kafka of the tests' one_kafka

@@ -62,8 +62,8 @@ impl DeadLetters {
     pub async fn resolve(&self, entry: Entry, from: Option<(Arc<str>, u64)>) -> Result<Resolved, Unresolved> {
         match self.publisher.published_alone(entry.record.clone()).await {
             Ok(()) => {
-                if from.is_some() {
-                    self.metrics.replayed.inc();
+                if let Some((topic, _)) = &from {
+                    self.count_replayed(topic);
                 }
                 self.acked(from);
                 Ok(Resolved::Published)
@@ -118,6 +118,13 @@ impl DeadLetters {
             dead_letter_topic_code = not_published.map(|failure| tracing::field::debug(failure.code)),
             "a record became a dead letter"
         );
+    }
+
+    /// Counts an event of the spool that its topic has now. A rule's dead letters are counted as dead letters alone.
+    pub fn count_replayed(&self, topic: &str) {
+        if topic != &*self.topic {
+            self.metrics.replayed.inc();
+        }
     }
 
     /// The brokers have what stood at this place of the spool.

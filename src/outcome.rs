@@ -40,16 +40,15 @@ impl Outcome {
     /// The labels of what can become of a verified webhook.
     pub const LABELS: [&str; 6] = ["published", "duplicate", "spooled", "dead_lettered", "dropped", "unavailable"];
 
-    /// The one of [`Outcome::LABELS`] that a verified webhook has.
-    pub const fn label(self) -> &'static str {
-        let [published, duplicate, spooled, dead_lettered, dropped, unavailable] = Self::LABELS;
+    /// The index of its label in [`Outcome::LABELS`].
+    pub const fn number(self) -> usize {
         match self {
-            Self::Published => published,
-            Self::Duplicate => duplicate,
-            Self::Spooled => spooled,
-            Self::DeadLettered => dead_lettered,
-            Self::Dropped => dropped,
-            Self::Rejected(_) | Self::Refused(_) | Self::Unavailable(_) => unavailable,
+            Self::Published => 0,
+            Self::Duplicate => 1,
+            Self::Spooled => 2,
+            Self::DeadLettered => 3,
+            Self::Dropped => 4,
+            Self::Rejected(_) | Self::Refused(_) | Self::Unavailable(_) => 5,
         }
     }
 }

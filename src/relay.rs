@@ -5,12 +5,13 @@ mod backend;
 mod backfill;
 mod dates;
 mod detached;
+mod line;
+mod policy;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +27,9 @@ use crate::event::initial::Initial;
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
-use crate::event::rules::Rule;
 use crate::event::verify::{Unverified, confirmed_installation, verify, verify_app_webhook};
-use crate::event::{
-    self, Key, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Routing, Rules, Validity, Verified,
-};
-use crate::metrics::Metrics;
+use crate::event::{self, Keyring, PreparedRecord, Receipt, Record, Rejection, RetryKey, Validity, Verified};
+use crate::metrics::{Counts, Metrics};
 use crate::outcome::{DeadLetterReason, Outcome, Unavailable};
 use crate::publish::{Failure, Report};
 use crate::shutdown::Shutdown;
@@ -40,176 +38,39 @@ use crate::telemetry::Throttles;
 pub use backend::{Backend, Durable};
 pub use dates::Notice;
 use detached::Detached;
-
-/// What is configured about events: the apps, where their events go, the rules, and deduplication.
-pub struct Policy {
-    pub apps: HashMap<String, Arc<App>>,
-    /// App Webhooks, where they are switched on: the token of their path, and where their events go.
-    pub app_webhooks: Option<Arc<App>>,
-    pub retries: dedup::Config,
-    /// The topic for records that their own topic will never take.
-    pub dead_letter: Arc<str>,
-    /// What goes before the routes.
-    pub rules: Rules,
-    /// Whether the events inside an `incoming_chat` become records of their own.
-    pub initial: bool,
-}
-
-/// One app: its name, which is the last part of its webhooks' path, its secret keys, and where its events go.
-#[derive(Clone)]
-pub struct App {
-    pub name: String,
-    pub keyring: Keyring,
-    pub routing: Arc<Routing>,
-}
-
-impl Policy {
-    /// What is taken at a path: `/webhooks/{app}`, `/webhooks` where there is one app, and App Webhooks where they are switched on.
-    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
-        let path = path.strip_prefix('/').filter(|path| path.len() <= PATH_BYTES_MAX)?;
-        let mut parts = path.split('/');
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some("webhooks"), None, _) if self.apps.len() == 1 => {
-                Some(Endpoint::Webhook(self.apps.values().next().cloned()))
-            }
-            (Some("webhooks"), Some(app), None) if !app.is_empty() => {
-                Some(Endpoint::Webhook(self.apps.get(app).cloned()))
-            }
-            (Some(APP_WEBHOOKS), Some(token), None) => {
-                Some(Endpoint::AppWebhook(Arc::clone(self.app_webhooks.as_ref()?), token.to_owned()))
-            }
-            _ => None,
-        }
-    }
-
-    /// The apps, App Webhooks included.
-    pub fn all_apps(&self) -> impl Iterator<Item = &Arc<App>> {
-        self.apps.values().chain(&self.app_webhooks)
-    }
-
-    /// Whether there are several apps, which must not take each other's room. App Webhooks are few.
-    pub fn has_several_apps(&self) -> bool {
-        self.apps.len() > 1
-    }
-
-    /// The rules that are not over yet.
-    fn active_rules(&self) -> impl Iterator<Item = &Rule> {
-        let now = Timestamp::now();
-        self.rules.iter().filter(move |rule| rule.is_active(now))
-    }
-
-    /// The topics that only one of several apps has, each with the app's name: by its routes, and by rules for that app alone.
-    pub fn topics_by_app(&self) -> HashMap<Arc<str>, Arc<str>> {
-        let mut by_topic: HashMap<Arc<str>, Option<Arc<str>>> = HashMap::new();
-        for app in self.all_apps().filter(|_| self.has_several_apps()) {
-            let (name, topics): (Arc<str>, BTreeSet<_>) = (Arc::from(&*app.name), app.routing.topics.names().collect());
-            for topic in topics {
-                let owner = by_topic.entry(Arc::clone(topic));
-                owner.and_modify(|owner| *owner = None).or_insert_with(|| Some(Arc::clone(&name)));
-            }
-        }
-        for rule in self.active_rules().filter(|_| self.has_several_apps()) {
-            let Some(topic) = rule.topic() else { continue };
-            let app = rule.criteria.only_app();
-            let owner = by_topic.entry(Arc::clone(topic)).or_insert_with(|| app.map(Arc::from));
-            *owner = owner.take().filter(|owner| app == Some(&**owner));
-        }
-        by_topic.into_iter().filter_map(|(topic, owner)| Some((topic, owner?))).collect()
-    }
-
-    /// The secret keys, each with the name of its app.
-    pub fn keys(&self) -> impl Iterator<Item = (&str, &Key)> {
-        self.all_apps().flat_map(|app| app.keyring.keys().map(move |key| (&*app.name, key)))
-    }
-
-    /// Whether a text is a secret key of any app, or the token of App Webhooks: then it may not be shown.
-    pub fn is_key(&self, text: &str) -> bool {
-        self.all_apps().any(|app| app.keyring.has(text))
-    }
-
-    /// Goes on with what `former` has counted. To be called before this policy takes the place of that one.
-    pub fn inherit(&mut self, former: &Self) {
-        for app in self.apps.values_mut().chain(&mut self.app_webhooks) {
-            if let Some(same) = former.all_apps().find(|same| same.name == app.name) {
-                Arc::make_mut(app).keyring.inherit(&same.keyring);
-            }
-        }
-        self.rules.inherit(&former.rules);
-    }
-
-    /// Every topic that events may go to, once, sorted.
-    pub fn topics(&self) -> Vec<Arc<str>> {
-        let names = self.all_apps().flat_map(|app| app.routing.topics.names()).chain([&self.dead_letter]);
-        let names = names.chain(self.active_rules().filter_map(Rule::topic));
-        let mut names: Vec<_> = names.cloned().collect();
-        names.sort();
-        names.dedup();
-        names
-    }
-}
-
-/// The app name of App Webhooks in metrics and attributes, and their path. No app may have it.
-pub const APP_WEBHOOKS: &str = "app-webhooks";
-
-/// The shortest token of App Webhooks that can be configured: no one guesses it by trying.
-pub const TOKEN_BYTES_MIN: usize = 32;
-
-/// The longest one.
-pub const TOKEN_BYTES_MAX: usize = 256;
-
-/// No path that is taken is longer, not counting its first `/`: the name of an app has 64 bytes at most. So what is kept of a path while
-/// a body is awaited is bounded.
-const PATH_BYTES_MAX: usize = APP_WEBHOOKS.len() + 1 + TOKEN_BYTES_MAX;
-
-/// Where a webhook is posted.
-pub enum Endpoint {
-    /// An app; none where the path names one that is unknown, which is refused as a wrong key is.
-    Webhook(Option<Arc<App>>),
-    /// The path of App Webhooks, with the token in it.
-    AppWebhook(Arc<App>, String),
-}
-
-impl Endpoint {
-    /// The app's name; a name in the path that is none of ours is a stranger's word.
-    pub fn app(&self) -> &str {
-        match self {
-            Self::Webhook(Some(app)) | Self::AppWebhook(app, _) => &app.name,
-            Self::Webhook(None) => "unknown",
-        }
-    }
-}
+use line::Line;
+pub use policy::{APP_WEBHOOKS, App, Endpoint, Policy, TOKEN_BYTES_MAX, TOKEN_BYTES_MIN, UNKNOWN_APP};
 
 /// A verified webhook, as the records that it becomes; none where it is dropped.
 pub struct Accepted {
-    records: Vec<PreparedRecord>,
+    records: Vec<(PreparedRecord, Option<Box<Line>>)>,
     /// The actions, as metrics call them, of the events that are dropped.
-    dropped: Vec<&'static str>,
-    origin: Option<Origin>,
+    dropped: Vec<(&'static str, Option<Box<Line>>)>,
+    counts: Arc<Counts>,
 }
 
-/// Where a webhook has come from, for its line in the log; none where that has no such lines.
-#[derive(Clone)]
-struct Origin {
-    app: String,
+/// Where webhooks come from.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    app: &'a App,
     /// The name of the secret key, or `installation`.
-    key: String,
+    key: &'a str,
     /// Of the body.
     bytes: usize,
-    client: Option<IpAddr>,
+    traceparent: Option<&'a str>,
 }
 
 impl Accepted {
-    /// Nothing yet, of a body of so many bytes that came with this key.
-    fn new(app: &App, key: &str, bytes: usize) -> Self {
-        let origin = || Origin { app: app.name.clone(), key: key.to_owned(), bytes, client: None };
-        let origin = tracing::enabled!(tracing::Level::DEBUG).then(origin);
-        Self { records: Vec::with_capacity(1), dropped: Vec::new(), origin }
+    /// Nothing yet, for an app.
+    fn new(app: &App) -> Self {
+        Self { records: Vec::with_capacity(1), dropped: Vec::new(), counts: Arc::clone(&app.counts) }
     }
 
-    /// Names the client, for the log.
+    /// Names the client and the other end of its connection, for the log.
     #[must_use]
-    pub fn from_client(mut self, client: IpAddr) -> Self {
-        self.origin = self.origin.map(|origin| Origin { client: Some(client), ..origin });
+    pub fn from_client(mut self, client: IpAddr, peer: SocketAddr) -> Self {
+        let lines = self.records.iter_mut().map(|(_, line)| line).chain(self.dropped.iter_mut().map(|(_, line)| line));
+        lines.flatten().for_each(|line| line.from = Some((client, peer)));
         self
     }
 
@@ -295,12 +156,13 @@ impl<B: Backend> Relay<B> {
             return Err(Rejection::Unauthorized); // not reached: the key of an unknown app is unknown to all
         };
         key.count_use(now);
-        let mut accepted = Accepted::new(app, key.name(), body.len());
+        let (source, mut accepted) =
+            (Source { app, key: key.name(), bytes: body.len(), traceparent }, Accepted::new(app));
         let initial = if policy.initial { Initial::of(&webhook) } else { Initial::default() };
         self.0.metrics.initial_events_left_out.inc_by(initial.left_out);
         // The chat before its events: where they share a topic they stand in this order.
         for webhook in [webhook].into_iter().chain(initial.webhooks()) {
-            self.prepare(policy, app, webhook, key.name(), traceparent, &mut accepted);
+            self.prepare(policy, webhook, source, &mut accepted);
         }
         Ok(accepted)
     }
@@ -310,35 +172,35 @@ impl<B: Backend> Relay<B> {
     /// # Errors
     /// The body is none: a fault of the relay.
     pub fn accept_installation(&self, policy: &Policy, app: &App, body: &[u8]) -> Result<Accepted, Rejection> {
-        const KEY: &str = "installation";
-        let mut accepted = Accepted::new(app, KEY, body.len());
-        self.prepare(policy, app, confirmed_installation(body)?, KEY, None, &mut accepted);
+        let source = Source { app, key: "installation", bytes: body.len(), traceparent: None };
+        let mut accepted = Accepted::new(app);
+        self.prepare(policy, confirmed_installation(body)?, source, &mut accepted);
         Ok(accepted)
     }
 
-    /// Makes the record of a verified webhook, or notes that it is dropped. `key` names the secret key that it came with.
-    fn prepare(
-        &self,
-        policy: &Policy,
-        app: &App,
-        webhook: Verified<'_>,
-        key: &str,
-        traceparent: Option<&str>,
-        accepted: &mut Accepted,
-    ) {
-        let now = Timestamp::now();
+    /// Makes the record of a verified webhook, or notes that it is dropped.
+    fn prepare(&self, policy: &Policy, webhook: Verified<'_>, source: Source<'_>, accepted: &mut Accepted) {
+        let (now, app) = (Timestamp::now(), source.app);
         let event = normalize(webhook, Receipt { app: &app.name, time: now, fresh_id: Uuid::now_v7 });
         event.faults.iter().for_each(|fault| self.0.metrics.fault(*fault));
         let action = event.action_label();
         if let (Some(webhook_id), event::Origin::Delivered) = (&event.webhook_id, event.origin) {
             let tenant = event.tenant.id();
-            self.0.deliveries.count(Delivery { app: &app.name, tenant, webhook_id, action, key, time: now });
+            self.0.deliveries.count(Delivery {
+                app: &app.name,
+                tenant,
+                webhook_id,
+                action,
+                key: source.key,
+                time: now,
+            });
         }
         let rule = policy.rules.find(&event, &app.routing.topics);
         rule.inspect(|rule| rule.count_match());
-        match route(event, &app.routing, rule, traceparent) {
-            Some(record) => accepted.records.push(record),
-            None => accepted.dropped.push(action),
+        let line = Line::new(&event, source);
+        match route(event, &app.routing, rule, source.traceparent) {
+            Some(record) => accepted.records.push((record, line)),
+            None => accepted.dropped.push((action, line)),
         }
     }
 
@@ -346,7 +208,7 @@ impl<B: Backend> Relay<B> {
     fn refused(&self, policy: &Policy, app: Option<&App>, unverified: Unverified<'_>) -> Rejection {
         let app = app.map(|app| &*app.name);
         let (rejection, found) = unverified.diagnose(app, policy.keys());
-        let app = app.unwrap_or("unknown");
+        let app = app.unwrap_or(UNKNOWN_APP);
         let Some((app_of_key, key)) = found else { return rejection };
         if let Some(suppressed) = self.0.misplaced.pass(&format!("{app} {app_of_key} {}", key.name())) {
             let (key, reason, Validity { not_before, not_after }) = (key.name(), rejection.label(), key.validity());
@@ -371,29 +233,28 @@ impl<B: Backend> Relay<B> {
     ///
     /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
     /// the caller waits or not: a client that hangs up cancels no publish.
-    pub fn deliver(&self, Accepted { records, dropped, origin }: Accepted, held: Held, deadline: Instant) -> Pending {
-        for action in dropped {
-            self.0.metrics.event(action, Outcome::Dropped, Duration::ZERO);
-            if let Some(Origin { app, key, bytes, client }) = &origin {
-                let client = client.map(tracing::field::display);
-                tracing::debug!(app, key, action, bytes, client, outcome = ?Outcome::Dropped, "webhook handled");
-            }
+    pub fn deliver(&self, Accepted { records, dropped, counts }: Accepted, held: Held, deadline: Instant) -> Pending {
+        for (action, line) in dropped {
+            counts.event(action, Outcome::Dropped);
+            line.iter().for_each(|line| line.log(None, Outcome::Dropped, Duration::ZERO, deadline));
         }
         let held = Arc::new(held);
-        let begin = |record| self.clone().deliver_one(record, origin.clone(), Arc::clone(&held), deadline);
+        let begin =
+            |(record, line)| self.clone().deliver_one(record, line, Arc::clone(&counts), Arc::clone(&held), deadline);
         Pending { deliveries: records.into_iter().map(begin).collect(), deadline }
     }
 
     fn deliver_one(
         self,
         prepared: PreparedRecord,
-        origin: Option<Origin>,
+        line: Option<Box<Line>>,
+        counts: Arc<Counts>,
         held: Arc<Held>,
         deadline: Instant,
     ) -> Detached<Outcome> {
-        let PreparedRecord { action, id, record, retry_key, is_dead_letter } = prepared;
+        let PreparedRecord { action, record, retry_key, is_dead_letter } = prepared;
         let began = Instant::now();
-        let line = origin.map(|origin| (origin, Arc::clone(&record.topic), record.key.clone()));
+        let line = line.map(|line| (line, Arc::clone(&record.topic), record.key.clone()));
         // Not in the future: it is handed over before anything is awaited, and a client that hangs up cancels nothing.
         let start = self.start(record, retry_key, &held);
         Detached::new(async move {
@@ -402,10 +263,11 @@ impl<B: Backend> Relay<B> {
                 self.0.metrics.dead_letter("topic", DeadLetterReason::Rule);
                 outcome = Outcome::DeadLettered;
             }
-            self.0.metrics.event(action, outcome, began.elapsed());
-            if let Some((Origin { app, key, bytes, client }, topic, record_key)) = line {
-                let (client, ms) = (client.map(tracing::field::display), began.elapsed().as_millis() as u64);
-                tracing::debug!(%id, app, key, action, %topic, record_key, bytes, client, ?outcome, ms, "webhook handled");
+            let took = began.elapsed();
+            counts.event(action, outcome);
+            self.0.metrics.durable(outcome, took);
+            if let Some((line, topic, key)) = line {
+                line.log(Some((&topic, &key)), outcome, took, deadline);
             }
             outcome
         })

@@ -484,7 +484,7 @@ impl Common {
     fn acked(&self, topic: &Arc<str>, number: u64, report: Result<(), Failure>) -> Attempt {
         report.map_err(Some)?;
         self.spool.acked(topic, number);
-        self.dead_letters.metrics.replayed.inc();
+        self.dead_letters.count_replayed(topic);
         Ok(Resolved::Published)
     }
 

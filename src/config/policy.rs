@@ -15,7 +15,8 @@ use crate::dedup;
 use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::{Route, UNLISTED};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics, actions};
-use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX, TOKEN_BYTES_MIN};
+use crate::metrics::Counts;
+use crate::relay::{APP_WEBHOOKS, App, Policy, TOKEN_BYTES_MAX, TOKEN_BYTES_MIN, UNKNOWN_APP};
 
 /// What stands after the prefix in the name of the dead letters' topic.
 pub const DEAD_LETTER: &str = "dead-letter";
@@ -136,7 +137,8 @@ fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
     // A command that does not need the token still knows the topics; without it nothing is verified.
     let keyring = Keyring::new(token.iter().map(|token| ("path".to_owned(), token)));
-    is_set.then(|| Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
+    let (routing, counts) = (routes.routing(topics, None), Arc::new(Counts::of_app_webhooks()));
+    is_set.then(|| Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing, counts }))
 }
 
 /// Why Kafka would not take this name for a topic.
@@ -186,9 +188,12 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> (App, ReadApp) {
     if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
         r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
     }
-    if name == APP_WEBHOOKS {
-        r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
-    }
+    let taken = match name.as_str() {
+        APP_WEBHOOKS => Some("is app-webhooks, the name that metrics have for [app_webhooks]; choose another"),
+        UNKNOWN_APP => Some("is unknown, the name that metrics have for requests of no app; choose another"),
+        _ => None,
+    };
+    taken.iter().for_each(|taken| r.mistake(&key("name"), taken));
     let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if !api_version.as_ref().is_none_or(version) {
         r.mistake(&key("api_version"), "must be a version of LiveChat's API, such as \"3.6\"");
@@ -199,6 +204,6 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> (App, ReadApp) {
     let keys = keys(r, &key("secret_keys"));
     let is_installable = r.has(&key("livechat.install"));
     let routing = routes.of_app(&topic_prefix, api_version.clone(), is_installable);
-    let app = App { name: name.clone(), keyring: keys.keyring(), routing };
+    let app = App { name: name.clone(), keyring: keys.keyring(), routing, counts: Arc::new(Counts::of_app()) };
     (app, ReadApp { place: place.to_owned(), name, api_version, keys })
 }

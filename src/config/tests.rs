@@ -379,8 +379,13 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     for wrong in ["t".repeat(31), "t".repeat(257), format!("{}/", "t".repeat(32))] {
         assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 to 256"));
     }
-    let twin = "[[apps]]\nname = \"app-webhooks\"\nsecret_keys = [{ name = \"a\", value = \"hunter2hunter2hunter2\" }]";
-    assert!(load(twin, &[]).err().expect("a mistake")[0].contains("is app-webhooks, the name that metrics have"));
+    for taken in ["app-webhooks", "unknown"] {
+        let twin = format!(
+            "[[apps]]\nname = \"{taken}\"\nsecret_keys = [{{ name = \"a\", value = \"hunter2hunter2hunter2\" }}]"
+        );
+        let mistake = format!("is {taken}, the name that metrics have");
+        assert!(load(&twin, &[]).err().expect("a mistake")[0].contains(&mistake));
+    }
     assert!(load(APP, &[]).expect("a configuration").policy.app_webhooks.is_none());
 }
 

@@ -141,8 +141,6 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreparedRecord {
     pub record: Record,
-    /// The event's.
-    pub id: Uuid,
     /// See [`Event::action_label`].
     pub action: &'static str,
     /// `None` if neither the payload names its event nor the body its registration: then all that comes is a new event.
@@ -202,13 +200,7 @@ pub fn route(
         headers.extend(text.map(|text| (name.into(), text.to_owned().into())));
     }
     let record = Record { topic: Arc::clone(topic), key, headers, value };
-    Some(PreparedRecord {
-        record,
-        id: event.id,
-        action: event.action_label(),
-        retry_key,
-        is_dead_letter: dead_letter.is_some(),
-    })
+    Some(PreparedRecord { record, action: event.action_label(), retry_key, is_dead_letter: dead_letter.is_some() })
 }
 
 fn retry_key(event: &Event<'_>, topic: &str, key: &str) -> Option<RetryKey> {

@@ -23,6 +23,8 @@ pub struct Admin {
     /// Why the process should be restarted, if so.
     pub dead: Box<dyn Fn() -> Option<String> + Send + Sync>,
     pub readiness: Box<dyn Fn() -> Readiness + Send + Sync>,
+    /// What that follows from, a line each.
+    pub states: Box<dyn Fn() -> String + Send + Sync>,
 }
 
 /// Whether events can be made durable, in the words of `/readyz`.
@@ -89,7 +91,7 @@ impl Handler for Admin {
                 let readiness = (self.readiness)();
                 let is_ready = !matches!(readiness, Readiness::NotReady(_));
                 let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                text(status, format!("{readiness}\n"))
+                text(status, format!("{readiness}\n{}", (self.states)()))
             }
             _ => text(StatusCode::NOT_FOUND, "not found; there are /metrics, /livez and /readyz\n"),
         }

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::event::Rejection;
 use crate::outcome::{Refusal, Unavailable};
-use crate::relay::{APP_WEBHOOKS, Endpoint, TOKEN_BYTES_MIN};
+use crate::relay::{APP_WEBHOOKS, Endpoint, TOKEN_BYTES_MIN, UNKNOWN_APP};
 use crate::telemetry::{Suppressed, Throttles};
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ impl<'a> Place<'a> {
         match self {
             Self::App(app) | Self::Page(_, app) => app,
             Self::AppWebhooks => APP_WEBHOOKS,
-            Self::Strange(_) => "unknown",
+            Self::Strange(_) => UNKNOWN_APP,
         }
     }
 

@@ -22,7 +22,7 @@ use super::{Answer, Exchange, Handler, answer_with};
 use crate::budget::{Budget, Held, SMALL_BODY_BYTES_MAX};
 use crate::event::{Archived, Rejection, explain, traceparent};
 use crate::livechat;
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::outcome::Unavailable::{AppShare, Overloaded, SlowBody};
 use crate::outcome::{Backfilled, ConnectionEnd, Outcome, Refusal};
 use crate::relay::{Endpoint, Policy, Relay};
@@ -59,6 +59,8 @@ pub struct Webhooks {
     pub failures: Failures,
     pub refusals: Refusals,
     pub pages: Arc<Pages>,
+    /// Of requests that lead to no app.
+    pub strangers: Counts,
     /// The log has it that webhooks come through a proxy that is not configured.
     pub is_proxy_noticed: AtomicBool,
 }
@@ -223,7 +225,7 @@ impl Webhooks {
         }
         let shares = policy.has_several_apps() && !accepted.is_dropped();
         let held = if shares { held.of_app(head.endpoint.app()).map_err(Outcome::Unavailable)? } else { held };
-        let accepted = accepted.from_client(sender.client);
+        let accepted = accepted.from_client(sender.client, sender.exchange.peer());
         Ok(self.relay.deliver(accepted, held, received + config.response_deadline).outcome().await)
     }
 
@@ -283,16 +285,19 @@ impl Webhooks {
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        let app = place.app();
+        if answer.status() != StatusCode::OK {
+            live.policy.counts(app).unwrap_or(&self.strangers).request(outcome);
+        }
         let reason = match outcome {
             Outcome::Rejected(rejection) => rejection.label(),
             Outcome::Refused(refusal) => refusal.label(),
             Outcome::Unavailable(reason) => {
-                self.metrics.unavailable(reason);
                 if reason == AppShare
                     && let Some(suppressed) = self.refusals.pass(reason.label(), place)
                 {
                     tracing::warn!(
-                        app = place.app(),
+                        app,
                         suppressed,
                         "the app holds as many bytes of webhooks as are free: more of them are answered 503, so that other apps have room"
                     );
@@ -301,11 +306,10 @@ impl Webhooks {
             }
             _ => return answer,
         };
-        self.metrics.refused(reason);
         if is_logged && let Some(suppressed) = self.refusals.pass(reason, place) {
             let path = place.shown(|text| live.policy.is_key(text));
             let Sender { exchange, client, .. } = sender;
-            let (app, peer, answer) = (place.app(), exchange.peer(), line.trim_end());
+            let (peer, answer) = (exchange.peer(), line.trim_end());
             tracing::warn!(app, reason, path, %client, %peer, answer, suppressed, "request refused");
         }
         answer
@@ -351,8 +355,9 @@ impl Handler for Webhooks {
     fn refuse(&self, outcome: Outcome, request: Option<&Request<Incoming>>, exchange: &Exchange) -> Answer {
         let live = self.live.load();
         let path = request.map_or("", |request| request.uri().path());
+        let endpoint = live.policy.endpoint(path);
         let sender = Sender::new(&live.config, exchange, request.map(Request::headers));
-        self.conclude(&live, outcome.into(), &Place::new(None, path), &sender)
+        self.conclude(&live, outcome.into(), &Place::new(endpoint.as_ref(), path), &sender)
     }
 
     fn answered(&self, status: StatusCode) {

@@ -1,6 +1,6 @@
 //! Events that were made of LiveChat's archive, on the way of all webhooks: the same routes, rules, lanes and dedup.
 
-use super::{Accepted, Backend, Pending, Policy, Relay};
+use super::{Accepted, Backend, Pending, Policy, Relay, Source};
 use crate::event::Archived;
 use crate::outcome::{Outcome, Unavailable};
 
@@ -14,11 +14,11 @@ impl<B: Backend> Relay<B> {
     /// There is no such app, or one of the bodies is no webhook.
     pub fn accept_archived(&self, policy: &Policy, app: &str, events: &[Archived]) -> Result<Accepted, String> {
         let app = policy.apps.get(app).ok_or_else(|| format!("the running relay has no app {app}"))?;
-        let bytes = events.iter().map(|event| event.body.len()).sum();
-        let mut accepted = Accepted::new(app, KEY, bytes);
+        let mut accepted = Accepted::new(app);
         for event in events {
             let webhook = event.webhook().map_err(|rejection| rejection.answer().1.trim_end().to_owned())?;
-            self.prepare(policy, app, webhook, KEY, None, &mut accepted);
+            let source = Source { app, key: KEY, bytes: event.body.len(), traceparent: None };
+            self.prepare(policy, webhook, source, &mut accepted);
         }
         Ok(accepted)
     }

@@ -1,6 +1,6 @@
 //! The relay's timing, with brokers and a spool that do as they are told, on a clock that goes as fast as the tests like.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 
 use futures_util::FutureExt as _;
@@ -9,8 +9,8 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::budget::{self, Budget};
-use crate::event::rules::{Criteria, Effect};
-use crate::event::{Keys, Mode, Topics};
+use crate::event::rules::{Criteria, Effect, Rule};
+use crate::event::{Keys, Mode, Routing, Rules, Topics};
 use crate::publish::{InFlight as Reporter, Remedy};
 
 const REPORT_TIMEOUT: Duration = Duration::from_millis(5200);
@@ -110,7 +110,8 @@ fn policy() -> Policy {
             api_version: None,
         };
         let keyring = Keyring::new([("k".to_owned(), &key)]);
-        (name.to_owned(), Arc::new(App { name: name.to_owned(), keyring, routing: Arc::new(routing) }))
+        let counts = Arc::new(Counts::of_app());
+        (name.to_owned(), Arc::new(App { name: name.to_owned(), keyring, routing: Arc::new(routing), counts }))
     };
     Policy {
         apps: HashMap::from([app("staging", "staging.livechat."), app("production", "livechat.")]),
@@ -434,6 +435,11 @@ async fn the_next_policy_goes_on_counting_what_it_has_in_common_with_the_former(
     // A request that is still under way with the former policy is counted, too.
     assert_eq!(stage.post_to("staging", 4).outcome().await, Outcome::Dropped);
     assert_eq!(next.rules.iter().map(Rule::matches).collect::<Vec<_>>(), [4]);
+    let dropped =
+        |counts: &Counts| counts.events().map(|([_, outcome], n)| if outcome == "dropped" { n } else { 0 }).sum();
+    let counted: Vec<Option<u64>> =
+        ["staging", "production", "unknown"].map(|app| next.counts(app).map(dropped)).to_vec();
+    assert_eq!(counted, [Some(4), Some(0), None]);
     drop(stage);
     assert_eq!(next.keys().map(|(_, key)| key.uses()).sum::<u64>(), 4);
 }

@@ -293,6 +293,17 @@ async fn when_the_middle_of_a_run_fails_nothing_behind_it_is_published_before_it
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rules_dead_letters_are_not_counted_as_events_that_their_topic_has() {
+    let (_mock, mut stage) = Stage::new();
+    stage.append(stage.record(0, 0)).await;
+    stage.dead_letters.topic = Arc::clone(&stage.topic);
+    let replaying = stage.replay();
+    stage.is_direct().await;
+    assert_eq!(stage.dead_letters.metrics.replayed.get(), 0);
+    stage.end(replaying).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_down_for_longer_than_a_record_may_take_breaks_no_order() {
     const NUMBERS: usize = 60;
     let (mock, stage) = Stage::new();

@@ -35,6 +35,30 @@ fn begin(relay: &Relay, app: &str, chat: &str, n: u64) -> TcpStream {
 }
 
 #[test]
+fn each_app_has_counters_of_its_own_and_no_path_of_a_stranger_becomes_a_label() {
+    let mock = Mock::start();
+    let relay = start(&mock, &[]);
+    let of = |name: &str, labels: &str| relay.metric(&format!("livechat_relay_{name}{{{labels}}}"));
+    assert_eq!(of("unavailable_total", r#"app="quiet",reason="spool_full""#), 0.0, "there from the start");
+    assert_eq!(http::post_to(relay.webhooks, "/webhooks/flood", webhook(&chat_id(), 1)).status, 200);
+    let wrong = with_secret(&data("C", 1), "no-key-of-ours");
+    assert_eq!(http::post_to(relay.webhooks, "/webhooks/quiet", &wrong).status, 401);
+    assert_eq!(http::post_to(relay.webhooks, "/webhooks/invented", &wrong).status, 401);
+    assert_eq!(http::post_to(relay.webhooks, "/invented", &wrong).status, 404);
+    let published = |app| of("events_total", &format!(r#"app="{app}",outcome="published""#));
+    assert_eq!((published("flood"), published("quiet")), (1.0, 0.0));
+    for (app, refused) in [("flood", [0.0; 3]), ("quiet", [1.0, 0.0, 0.0]), ("unknown", [0.0, 1.0, 1.0])] {
+        let of_reason = |reason| of("rejected_total", &format!(r#"app="{app}",reason="{reason}""#));
+        assert_eq!(["unauthorized", "unknown_app", "not_found"].map(of_reason), refused, "{app}");
+    }
+    let metrics = http::get(relay.admin, "/metrics").body;
+    let has_app =
+        |app: &str| metrics.contains(&format!("livechat_relay_events_total{{action=\"unlisted\",app=\"{app}\""));
+    assert_eq!(["flood", "quiet", "unknown"].map(has_app), [true, true, false]);
+    assert!(!metrics.contains("invented"), "{metrics}");
+}
+
+#[test]
 fn an_app_whose_webhooks_wait_for_kafka_leaves_memory_to_the_others() {
     let mock = Mock::start();
     let relay = start(&mock, &[("server.bytes_in_flight_max", "\"64KiB\""), ("server.body_bytes_max", "\"4KiB\"")]);

@@ -439,7 +439,7 @@ fn health_says_what_the_probes_say_and_ends_with_0_or_1() {
         let output = relay(&[&["health"], arguments].concat());
         (output.status.code(), stdout(&output) + &stderr(&output))
     };
-    let not_ready = "error: not ready: Kafka is unavailable\n";
+    let not_ready = "error: not ready: Kafka is unavailable\nkafka: down\nspool: none\ntopics: 0 ready, 0 missing, 0 refused\n";
     assert_eq!(health(&["--address", &address]), (Some(1), not_ready.to_owned()));
     assert_eq!(health(&["--address", &address, "--live"]), (Some(0), "alive\n".to_owned()));
     // From the configuration, which need not be complete: no app, and a token that is not here.

@@ -204,13 +204,16 @@ fn at_debug_each_webhook_has_a_line_that_identifies_it() {
         ("key", "test"),
         ("action", "incoming_event"),
         ("topic", "livechat.incoming_event"),
+        ("chat", &*chat),
+        ("webhook_id", "7b2f"),
         ("record_key", &*chat),
         ("client", "127.0.0.1"),
         ("outcome", "Published"),
     ] {
         assert_eq!(line[field], expected, "{line}");
     }
-    assert_eq!(line["bytes"], body.len());
+    assert_eq!((&line["bytes"], &line["status"]), (&body.len().into(), &200.into()));
+    assert!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{line}");
     let value = &mock.read("livechat.incoming_event")[0].value;
     let event: serde_json::Value = serde_json::from_slice(value).expect("JSON");
     assert_eq!(line["id"], event["id"]);

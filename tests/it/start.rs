@@ -25,7 +25,8 @@ fn while_another_relay_has_the_spool_a_new_one_is_alive_and_what_is_posted_to_it
     let second = Relay::start_logging_to(Stdio::null(), NOWHERE, settings);
     assert_eq!(http::get(second.admin, "/livez").status, 200);
     let readiness = http::get(second.admin, "/readyz");
-    assert_eq!((readiness.status, &*readiness.body), (503, "not ready: the spool is not open yet\n"));
+    let states = "not ready: the spool is not open yet\nkafka: down\nspool: not accepting, 0 waiting\ntopics: 0 ready, 0 missing, 0 refused\n";
+    assert_eq!((readiness.status, &*readiness.body), (503, states));
     std::thread::scope(|scope| {
         let posted = scope.spawn(|| http::post(second.webhooks, incoming_event(&chat, 1)).status);
         await_that("it is in flight", || second.metric("livechat_relay_bytes_in_flight") > 0.0);

@@ -27,9 +27,9 @@ use crate::http::failures::Failures;
 use crate::http::pages::Pages;
 use crate::http::webhook::{Live, Webhooks};
 use crate::http::{Handler, Refusals, Server};
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::publish::{self, Publisher};
-use crate::relay::{Durable, Relay};
+use crate::relay::{Durable, Relay, UNKNOWN_APP};
 use crate::replay;
 use crate::shutdown::Shutdown;
 use crate::spool::{self, Size, Spool};
@@ -72,6 +72,7 @@ impl Parts {
             live: ArcSwap::from_pointee(live(config)),
             failures: Failures::default(),
             refusals: Refusals::default(),
+            strangers: Counts::of_strangers(),
             is_proxy_noticed: AtomicBool::default(),
         };
         Server::new(handler, server.listener.limits.clone(), server.clients.clone(), self.shutdown.clone())
@@ -83,7 +84,7 @@ impl Parts {
     }
 
     pub fn admin(&self, webhooks: &Arc<Server<Webhooks>>, running: &Arc<ArcSwap<Config>>) -> Admin {
-        let (shutdown, parts) = (self.shutdown.clone(), self.clone());
+        let (shutdown, parts, stated) = (self.shutdown.clone(), self.clone(), self.clone());
         let token_of = Arc::clone(running);
         let unauthorized = self.metrics.scrapes_unauthorized.clone();
         let (observing, webhooks, its_running) = (self.clone(), Arc::clone(webhooks), Arc::clone(running));
@@ -91,6 +92,7 @@ impl Parts {
             metrics: Box::new(move || observing.observed(&webhooks, &its_running.load())),
             dead: Box::new(move || shutdown.failure()),
             readiness: Box::new(move || parts.readiness()),
+            states: Box::new(move || stated.states()),
             token: Box::new(move || token_of.load().admin_token.clone()),
             unauthorized: Box::new(move || unauthorized.inc()),
         }
@@ -107,6 +109,8 @@ impl Parts {
         metrics.tls_certificates(certificates.iter().map(|c| (c.name().to_owned(), c.not_after)).collect());
         metrics.bytes_in_flight.set(signed(webhooks.handler.budget.held()));
         metrics.records_in_flight.set(signed(self.publisher.records_in_flight()));
+        let apps = config.policy.all_apps().map(|app| (&*app.name, &*app.counts));
+        metrics.apps(&apps.chain([(UNKNOWN_APP, &webhooks.handler.strangers)]).collect::<Vec<_>>());
         metrics.secret_keys(config.policy.keys());
         metrics.rules(&config.policy.rules);
         metrics.deliveries(&webhooks.handler.relay.deliveries().all());
@@ -240,6 +244,20 @@ impl Parts {
             (None, Some(warning)) => Readiness::ReadyBut(warning),
             (None, None) => Readiness::Ready,
         }
+    }
+
+    /// The state of all that events need, for `/readyz`.
+    fn states(&self) -> String {
+        let kafka = if self.is_kafka_up() { "up" } else { "down" };
+        let topics = self.topics.states().map(|(state, topics)| format!("{topics} {state}")).join(", ");
+        let spool = self.spool.as_ref().map_or_else(
+            || "none".to_owned(),
+            |spool| {
+                let records = spool.lanes(|lanes| lanes.total().records);
+                format!("{}, {records} waiting", if spool.is_accepting() { "accepting" } else { "not accepting" })
+            },
+        );
+        format!("kafka: {kafka}\nspool: {spool}\ntopics: {topics}\n")
     }
 
     /// Waits until the spool is open.

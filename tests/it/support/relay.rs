@@ -236,16 +236,26 @@ impl Relay {
         status.expect("it has ended")
     }
 
-    /// The value of a metric, such as `livechat_relay_ready` or `livechat_relay_requests_total{code="200"}`.
+    /// See [`metric`].
     pub fn metric(&self, series: &str) -> f64 {
         metric(&super::http::get(self.admin, "/metrics").body, series)
     }
 }
 
-/// The value of a metric in the text of `/metrics`.
+/// The value of a metric in the text of `/metrics`, such as `livechat_relay_ready` or `livechat_relay_requests_total{code="200"}`: the sum
+/// over all series that have these labels.
 pub fn metric(text: &str, series: &str) -> f64 {
-    let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no {series} in:\n{text}"))
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let wanted: Vec<_> = labels.trim_end_matches('}').split(',').collect();
+    let values = text.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, labels) = series.split_once('{').unwrap_or((series, "}"));
+        let is_meant = found == name && wanted.iter().all(|label| labels.contains(label));
+        is_meant.then(|| value.parse::<f64>().expect("a number"))
+    });
+    let values: Vec<_> = values.collect();
+    assert!(!values.is_empty(), "no {series} in:\n{text}");
+    values.iter().sum()
 }
 
 /// An address of this machine that nobody listens on.
