@@ -16,7 +16,8 @@ use super::access::{Access, Where, unexpected};
 use super::items::{self, count, field, progress};
 use super::print::{JsonLines, note, out};
 use super::spool::{print_json, unfinished};
-use super::{Failure, Source, tail};
+use super::tail::{self, Topics};
+use super::{Failure, Source};
 use crate::config::{Config, DEAD_LETTER, Need};
 use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request, Which};
 use crate::dead_letter;
@@ -235,9 +236,9 @@ async fn read_kafka(
     let topic = format!("{prefix}{DEAD_LETTER}");
     let mut client = kafka.client();
     client.set("enable.partition.eof", "true");
-    let wanted = |name: &str| name == topic;
-    let consumer =
-        tokio::task::block_in_place(|| tail::consumer(client, wanted, Offset::Beginning, kafka.start_timeout))?;
+    let consumer = tokio::task::block_in_place(|| {
+        tail::consumer(client, Topics::Named(&[topic]), Offset::Beginning, kafka.start_timeout)
+    })?;
     let partitions = consumer.assignment().map_err(Failure::failed)?.count();
     read_to_end(consumer.stream(), partitions, &kafka.brokers, |message| each(OnKafka::of(&message, with_values))).await
 }

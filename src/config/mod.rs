@@ -32,6 +32,7 @@ use crate::event::Token;
 use crate::relay::Policy;
 use crate::telemetry::Format;
 use crate::{acme, budget, control, http, publish, replay, spool, telemetry, topics};
+pub use flat::nearest;
 use kafka::{kafka, topics};
 use livechat::livechat;
 pub use policy::DEAD_LETTER;
