@@ -62,7 +62,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         let json = serde_json::to_value(listed).map_err(Failure::failed)?;
         styles::out(format_args!("{json:#}"))
     } else {
-        styles::out(format_args!("{}", table(&listed).trim_end_matches('\n')))
+        let columns = styles::columns().unwrap_or(WIDE);
+        styles::out(format_args!("{}", table(&listed, columns).trim_end_matches('\n')))
     }
 }
 
@@ -121,22 +122,27 @@ fn attribute(slot: Slot) -> &'static str {
     Slot::ATTRIBUTES.iter().find(|(known, _)| *known == slot).map_or("time", |(_, name)| name)
 }
 
-const HEADER: Style = Style::new().bold();
 const NONE: &str = "–";
 
-/// At most 120 columns wide.
-fn table(listed: &[Listed]) -> String {
-    let dim = styles::DIM;
+/// So many columns the whole table has at most.
+const WIDE: usize = 120;
+
+/// Not wider than `columns`, if these are 80 or more: the older names and the times are only in the wide table.
+fn table(listed: &[Listed], columns: usize) -> String {
+    let (dim, bold, is_wide) = (styles::DIM, styles::BOLD, columns >= WIDE);
     let mut text = String::new();
     let mut line = |style: Style, soft: Style, cells: [&str; 5]| {
         let [action, older, key, time, identity] = cells;
         let last = if identity == FRESH { soft } else { style };
-        text += &format!(
-            "{style}{action:<31}{style:#}  {soft}{older:<30}{soft:#}  {style}{key:<17}  {time:<10}{style:#}  "
-        );
+        text += &format!("{style}{action:<31}{style:#}  ");
+        if is_wide {
+            text += &format!("{soft}{older:<30}{soft:#}  {style}{key:<17}  {time:<10}{style:#}  ");
+        } else {
+            text += &format!("{style}{key:<17}{style:#}  ");
+        }
         text += &format!("{last}{identity}{last:#}\n");
     };
-    line(HEADER, HEADER, ["ACTION", "OLDER NAMES", "KEY", "TIME", "IDENTITY"]);
+    line(bold, bold, ["ACTION", "OLDER NAMES", "KEY", "TIME", "IDENTITY"]);
     for l in listed {
         let time = l.time.first().and_then(|pointer| pointer.rsplit('/').next());
         let identity = match &l.identity {
@@ -147,18 +153,23 @@ fn table(listed: &[Listed]) -> String {
         let older = if l.older_names.is_empty() { NONE.to_owned() } else { l.older_names.join(" ") };
         line(Style::new(), dim, [l.action, &older, &key, time.unwrap_or(NONE), &identity]);
     }
+    let time = if is_wide {
+        "Time: the member of the payload that tells when it happened; else there is only the time of receipt."
+            .to_owned()
+    } else {
+        format!("A terminal of {WIDE} columns shows older names and times, too, and --json shows all.")
+    };
     let legend = [
         format!("The topic is {TOPIC_PREFIX}<action> by default; `{UNLISTED}` stands for actions that are not listed."),
         format!("Key: the first of these attributes that the event has, else {}.", KEY_OF_ALL.join(", else ")),
-        "Time: the member of the payload that tells when it happened; else there is only the time of receipt."
-            .to_owned(),
         format!(
             "Identity: the id is derived from these, the action and the organization; {FRESH}: each delivery has its own id."
         ),
+        time,
     ];
     text.push('\n');
     for sentence in legend {
-        text += &format!("{dim}{sentence}{dim:#}\n");
+        text += &format!("{}\n", styles::wrapped(&sentence, 0));
     }
     text
 }
@@ -170,12 +181,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_every_action_within_120_columns() {
+    fn the_table_has_every_action_within_the_columns_of_the_terminal() {
         let listed: Vec<_> = listed().collect();
-        let text = anstream::adapter::strip_str(&table(&listed)).to_string();
-        assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
-        let starts_a_line = |name: &str| text.lines().any(|line| line.split(' ').next() == Some(name));
-        assert!(actions::names().chain([UNLISTED]).all(starts_a_line), "{text}");
+        for columns in [80, 119, 120] {
+            let text = anstream::adapter::strip_str(&table(&listed, columns)).to_string();
+            assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+            let starts_a_line = |name: &str| text.lines().any(|line| line.split(' ').next() == Some(name));
+            assert!(actions::names().chain([UNLISTED]).all(starts_a_line), "{text}");
+            assert_eq!(text.contains("customer_created"), columns == 120, "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod contract;
 mod dead_letters;
 mod demo;
 mod examples;
+mod found;
 mod health;
 mod items;
 mod log_level;

@@ -1,22 +1,17 @@
-//! How an event looks to a person: one line, or the JSON as it is on Kafka. What a stranger has written is shown, and never acts on the
-//! terminal.
+//! What commands print, for people and for programs. What a stranger has written is shown, and never acts on the terminal.
 
-use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 
 use anstyle::{AnsiColor, Color, Style};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use serde_json::value::RawValue;
 
 use super::Failure;
 
 pub const ERROR: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Red)));
 pub const GOOD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Green)));
 pub const WARNING: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
+pub const BOLD: Style = Style::new().bold();
 pub const DIM: Style = Style::new().dimmed();
-const TOPIC: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Cyan)));
-const KEY: Style = Style::new().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
 
 /// Characters that a terminal acts on instead of showing them: controls, and what turns the direction of writing.
 fn is_active(c: char) -> bool {
@@ -38,7 +33,7 @@ pub fn command(config_path: Option<&Path>, command: &str) -> String {
 }
 
 /// As a shell takes it for one word.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:@%,".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()
@@ -67,6 +62,12 @@ pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
 
 /// Where text is broken.
 pub const WIDTH: usize = 80;
+
+/// How many columns standard output has, if it is a terminal.
+pub fn columns() -> Option<usize> {
+    let stdout = console::Term::stdout();
+    stdout.is_term().then(|| stdout.size_checked().map_or(WIDTH, |(_, columns)| columns.into()))
+}
 
 /// Lines of words, all but the first indented. The first begins at that column, too. What stands in backticks is to be copied: it is one
 /// word where it fits on a line.
@@ -112,9 +113,8 @@ pub fn note(line: std::fmt::Arguments<'_>) {
 
 /// Asks a person on standard error; the answer comes on the same line.
 fn ask(question: &str) {
-    let style = Style::new().bold();
     let mut stderr = anstream::stderr();
-    let _ = write!(stderr, "{style}{}{style:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
+    let _ = write!(stderr, "{BOLD}{}{BOLD:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
 }
 
 /// Times that an answer is asked for which is neither yes nor no.
@@ -215,88 +215,6 @@ fn escaped(json: &str) -> String {
         }
     }
     text
-}
-
-/// An event as it was found on Kafka, in either mode.
-#[derive(Debug, serde::Serialize)]
-pub struct Found {
-    pub topic: String,
-    pub partition: i32,
-    pub offset: i64,
-    pub key: Option<String>,
-    /// CloudEvents attributes, without `ce_`.
-    pub attributes: BTreeMap<String, String>,
-    pub data: Box<RawValue>,
-}
-
-impl Found {
-    /// `None` for a record that the relay did not write.
-    pub fn read(message: &BorrowedMessage<'_>) -> Option<Self> {
-        let value = std::str::from_utf8(message.payload()?).ok()?;
-        let (attributes, data) = binary(message, value).or_else(|| structured(value))?;
-        Some(Self {
-            topic: message.topic().to_owned(),
-            partition: message.partition(),
-            offset: message.offset(),
-            key: message.key().map(|key| String::from_utf8_lossy(key).into_owned()),
-            attributes,
-            data,
-        })
-    }
-
-    pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.get(name).map(String::as_str)
-    }
-
-    /// The action's current name, out of the type.
-    pub fn action(&self) -> &str {
-        self.attribute("type").and_then(|t| t.strip_prefix("com.livechat.")).unwrap_or_default()
-    }
-
-    /// When, where, about what, and the beginning of what was said.
-    pub fn line(&self) -> String {
-        let time = visible(self.attribute("recordedtime").and_then(|t| t.get(11..23)).unwrap_or_default());
-        let subject = visible(self.attribute("subject").or(self.attribute("source")).unwrap_or_default());
-        let place = format!("{}/{}", self.partition, self.offset);
-        let (topic, subject) = (&self.topic, clipped(&subject, 40));
-        let excerpt = excerpt(self.data.get());
-        format!(
-            "{DIM}{time}{DIM:#}  {TOPIC}{topic:<40}{TOPIC:#} {DIM}{place:<7}{DIM:#} {KEY}{subject:<40}{KEY:#} {DIM}{excerpt}{DIM:#}"
-        )
-    }
-}
-
-fn binary(message: &BorrowedMessage<'_>, value: &str) -> Option<(BTreeMap<String, String>, Box<RawValue>)> {
-    let headers = message.headers()?;
-    let attributes: BTreeMap<_, _> = headers
-        .iter()
-        .filter_map(|h| Some((h.key.strip_prefix("ce_")?.to_owned(), std::str::from_utf8(h.value?).ok()?.to_owned())))
-        .collect();
-    attributes.contains_key("specversion").then_some(())?;
-    Some((attributes, RawValue::from_string(value.to_owned()).ok()?))
-}
-
-fn structured(value: &str) -> Option<(BTreeMap<String, String>, Box<RawValue>)> {
-    let mut members: BTreeMap<String, Box<RawValue>> = serde_json::from_str(value).ok()?;
-    let data = members.remove("data")?;
-    let text = |(name, raw): (String, Box<RawValue>)| Some((name, serde_json::from_str(raw.get()).ok()?));
-    let attributes: BTreeMap<String, String> = members.into_iter().filter_map(text).collect();
-    attributes.contains_key("specversion").then_some((attributes, data))
-}
-
-/// The words of a message, else the beginning of the payload.
-fn excerpt(data: &str) -> String {
-    let data: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
-    let payload = &data["payload"];
-    let text = payload["event"]["text"].as_str().map_or_else(|| payload.to_string(), |text| format!("“{text}”"));
-    clipped(&visible(&text.replace(['\n', '\r', '\t'], " ")), 56)
-}
-
-fn clipped(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Failure;
 use super::health::reachable;
-use super::print::{DIM, out};
+use super::print::out;
 use super::send::duration;
 use crate::livechat::is_loopback;
 use crate::simulate::{Setup, Simulator};
@@ -135,7 +135,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
 fn introduce(url: &str, public_url: &str, setup: &Setup) -> Result<(), Failure> {
     out(format_args!("A simulated LiveChat listens at {url} (Ctrl-C ends it)."))?;
     if let Some(configuration) = configuration(url, public_url, setup) {
-        out(format_args!("\n{DIM}# for the relay's configuration file{DIM:#}\n{configuration}"))?;
+        out(format_args!("\n# for the relay's configuration file\n{configuration}"))?;
     }
     for (from, to) in &setup.routes {
         out(format_args!("What is for {from} is sent to {to}.\n"))?;

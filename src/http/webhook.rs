@@ -306,11 +306,17 @@ impl Webhooks {
             }
             _ => return answer,
         };
-        if is_logged && let Some(suppressed) = self.refusals.pass(reason, place) {
-            let path = place.shown(|text| live.policy.is_key(text));
-            let Sender { exchange, client, .. } = sender;
-            let (peer, answer) = (exchange.peer(), line.trim_end());
-            tracing::warn!(app, reason, path, %client, %peer, answer, suppressed, "request refused");
+        let Sender { exchange, client, .. } = sender;
+        let (peer, line) = (exchange.peer(), line.trim_end());
+        let (status, path) = (answer.status().as_u16(), || place.shown(|text| live.policy.is_key(text)));
+        match is_logged.then(|| self.refusals.pass(reason, place)).flatten() {
+            Some(suppressed) => {
+                let path = path();
+                tracing::warn!(app, reason, status, path, %client, %peer, answer = line, suppressed, "request refused");
+            }
+            None => {
+                tracing::debug!(app, reason, status, path = path(), %client, %peer, answer = line, "request refused");
+            }
         }
         answer
     }

@@ -10,20 +10,20 @@ use crate::support::relay::{Relay, SECRET, Settings};
 use crate::support::tls::Authority;
 use crate::support::{chat_id, http, incoming_event, kafka};
 
-fn relay(arguments: &[&str]) -> Output {
+pub fn relay(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
     command.args(arguments).env("LIVECHAT_SECRET_KEY", SECRET).output().expect("the relay's binary")
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn configuration(brokers: &str, more: &str) -> tempfile::NamedTempFile {
+pub fn configuration(brokers: &str, more: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let app = format!("[[apps]]\nname = \"default\"\nsecret_keys = [{{ name = \"k\", value = \"{SECRET}\" }}]\n");
     let kafka = format!("[kafka]\nbrokers = \"{brokers}\"\nstart_timeout = \"2s\"\n");
@@ -36,7 +36,7 @@ fn demo_and_check_end_quietly_when_their_output_is_closed_and_with_an_error_when
     let file = configuration("localhost:1", "");
     let config = file.path().to_str().expect("text");
     for arguments in [
-        &["demo", "--once", "--port", "0"][..],
+        &["demo", "--once", "--port", "0", "--metrics-port", "0"][..],
         &["check", "--offline", "--config", config],
         &["check", "--offline", "--json", "--config", config],
     ] {
@@ -59,20 +59,6 @@ fn demo_and_check_end_quietly_when_their_output_is_closed_and_with_an_error_when
     drop(reader);
     let output = wrong.args(["check", "--offline"]).stdout(writer).output().expect("the relay's binary");
     assert_eq!(output.status.code(), Some(64), "what is wrong is still the exit code");
-}
-
-#[test]
-fn the_demo_sends_all_and_finds_all() {
-    let output = relay(&["demo", "--once", "--port", "0"]);
-    let text = stdout(&output);
-    assert!(output.status.success(), "{text}{}", stderr(&output));
-    let sent = livechat_relay::samples::traffic::actions().count();
-    assert!(
-        text.contains(&format!("{sent} webhooks sent, {sent} answered 200, {sent} events on 46 topics,")),
-        "{text}"
-    );
-    assert!(text.contains(&format!("{sent} of them byte for byte what was sent, less the secret key.")), "{text}");
-    assert!(text.contains("livechat.incoming_chat ") && !text.contains('\x1b'), "no colours where nobody sees them");
 }
 
 #[test]
@@ -220,45 +206,6 @@ fn a_command_that_needs_a_configuration_and_got_none_says_how_to_give_it() {
         let told = stderr(&output);
         assert!(output.status.code() == Some(64) && told.contains("add -c FILE"), "{arguments:?}: {told}");
     }
-}
-
-#[test]
-fn tail_prints_what_it_is_asked_for() {
-    let Some(kafka) = kafka::shared_or_skip() else { return };
-    let source = Relay::start(kafka.bootstrap(), &[]);
-    let chat = chat_id();
-    for n in 0..3 {
-        assert_eq!(http::post(source.webhooks, incoming_event(&chat, n)).status, 200);
-    }
-    let tail = ["tail", "--brokers", kafka.bootstrap(), "--from-beginning", "--count", "3", "--chat", &chat];
-
-    let output = relay(&[&tail[..], &["--json"]].concat());
-    assert!(output.status.success(), "{}", stderr(&output));
-    let events: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(events.len(), 3);
-    assert_eq!(events[0]["topic"], "livechat.incoming_event");
-    assert_eq!(
-        (&events[0]["key"], &events[0]["attributes"]["chatid"]),
-        (&Value::from(chat.clone()), &Value::from(chat.clone()))
-    );
-    assert_eq!(events[2]["data"]["payload"]["event"]["text"], "Grüße \"2\" 🚀");
-
-    let only = ["--topic", "livechat.incoming_event", "--action", "incoming_event"];
-    let text = stdout(&relay(&[&tail[..], &only[..]].concat()));
-    assert_eq!(text.lines().count(), 3);
-    assert!(text.contains(&format!("chats/{chat}")) && text.contains("“Grüße \"1\" 🚀”"), "{text}");
-}
-
-#[test]
-fn tail_says_what_is_wrong() {
-    let Some(kafka) = kafka::shared_or_skip() else { return };
-    let nowhere = relay(&["tail", "--brokers", kafka.bootstrap(), "--topic", "no.such.topic"]);
-    assert_eq!(nowhere.status.code(), Some(1));
-    assert!(stderr(&nowhere).contains("no such topic"), "{}", stderr(&nowhere));
-    let file = configuration("127.0.0.1:1", "");
-    let away = relay(&["tail", "--config", file.path().to_str().expect("a path")]);
-    assert_eq!(away.status.code(), Some(1));
-    assert!(stderr(&away).contains("no broker answers at 127.0.0.1:1"), "{}", stderr(&away));
 }
 
 /// README's own configuration file.
@@ -439,7 +386,8 @@ fn health_says_what_the_probes_say_and_ends_with_0_or_1() {
         let output = relay(&[&["health"], arguments].concat());
         (output.status.code(), stdout(&output) + &stderr(&output))
     };
-    let not_ready = "error: not ready: Kafka is unavailable\nkafka: down\nspool: none\ntopics: 0 ready, 0 missing, 0 refused\n";
+    let not_ready =
+        "error: not ready: Kafka is unavailable\nkafka: down\nspool: none\ntopics: 0 ready, 0 missing, 0 refused\n";
     assert_eq!(health(&["--address", &address]), (Some(1), not_ready.to_owned()));
     assert_eq!(health(&["--address", &address, "--live"]), (Some(0), "alive\n".to_owned()));
     // From the configuration, which need not be complete: no app, and a token that is not here.

@@ -41,6 +41,7 @@ mod remedies;
 mod retries;
 mod rules;
 mod samples;
+mod screens;
 mod security;
 // The shifted clock of tests/chaos.
 #[allow(dead_code, reason = "tests/chaos uses the rest")]

@@ -9,6 +9,7 @@ use crate::cli::actions::TOPIC_PREFIX;
 use crate::config::Config;
 use crate::event::route::Route;
 use crate::event::{Keyring, Keys, Mode, Routing, Topics};
+use crate::metrics::Counts;
 use crate::relay::{APP_WEBHOOKS, App};
 
 pub struct Setup {
@@ -23,7 +24,8 @@ impl Setup {
     pub fn of_defaults() -> Self {
         let app = |name: &str, topics| {
             let routing = Routing { topics, mode: Mode::Structured, keys: Keys::Plain, api_version: None };
-            Arc::new(App { name: name.to_owned(), keyring: Keyring::new([]), routing: Arc::new(routing) })
+            let counts = Arc::new(Counts::of_app());
+            Arc::new(App { name: name.to_owned(), keyring: Keyring::new([]), routing: Arc::new(routing), counts })
         };
         let none = |_: &str| None;
         let topics = Topics::new(TOPIC_PREFIX, none).with_installations(TOPIC_PREFIX, none);

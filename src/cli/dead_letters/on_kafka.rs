@@ -14,7 +14,8 @@ use super::print;
 use crate::cli::items::{Table, number};
 use crate::cli::print::{JsonLines, note};
 use crate::cli::spool::print_json;
-use crate::cli::{Failure, Source, tail};
+use crate::cli::tail::{self, Topics};
+use crate::cli::{Failure, Source};
 use crate::config::{Config, DEAD_LETTER, Need};
 use crate::control::Item;
 use crate::dead_letter;
@@ -72,9 +73,9 @@ async fn read_kafka(
     let topic = format!("{prefix}{DEAD_LETTER}");
     let mut client = kafka.client();
     client.set("enable.partition.eof", "true");
-    let wanted = |name: &str| name == topic;
-    let consumer =
-        tokio::task::block_in_place(|| tail::consumer(client, wanted, Offset::Beginning, kafka.start_timeout))?;
+    let consumer = tokio::task::block_in_place(|| {
+        tail::consumer(client, Topics::Named(&[topic]), Offset::Beginning, kafka.start_timeout)
+    })?;
     let partitions = consumer.assignment().map_err(Failure::failed)?.count();
     read_to_end(consumer.stream(), partitions, &kafka.brokers, |message| each(OnKafka::of(&message, with_values))).await
 }
