@@ -111,7 +111,7 @@ fn the_demo_shows_what_to_try_and_all_that_is_refused_and_ends_with_a_sum() {
     for _ in 0..2 {
         assert_eq!(http::post(webhooks, body.replace("demo-secret-key", "x")).status, 401);
     }
-    demo.wait_for("refused 401  /webhooks/default: unauthorized", 2);
+    demo.wait_for("refused 401  /webhooks/default: unauthorized; is there a secret_key", 2);
     assert_eq!(http::post_to(webhooks, "/webhook", &body).status, 404);
     demo.wait_for("refused 404  /webhook: not found; POST webhooks to", 1);
     assert_eq!(http::get(webhooks, "/webhooks").status, 405);

@@ -24,14 +24,14 @@ pub struct Refused {
     status: String,
     path: String,
     answer: String,
-    /// As the metric `rejected_total` has it.
-    reason: String,
 }
 
 impl Refused {
     pub fn lines(&self, now: Timestamp) -> String {
-        let Self { status, path, answer, reason } = self;
-        let why = wrapped(&visible(&format!("{path}: {answer} ({reason})")), 23);
+        let Self { status, path, answer } = self;
+        // The answer tells a stranger nothing about keys.
+        let hint = if status == "401" { "; is there a secret_key, and is it the right one?" } else { "" };
+        let why = wrapped(&visible(&format!("{path}: {answer}{hint}")), 23);
         format!("{DIM}{}{DIM:#}  {ERROR}refused {status}{ERROR:#}  {why}", now.strftime("%T"))
     }
 }
@@ -54,8 +54,8 @@ impl<S: tracing::Subscriber> Layer<S> for Refusals {
         event.record(&mut fields);
         let mut field = |name| fields.0.remove(name).unwrap_or_default();
         if field("message") == "request refused" {
-            let [status, path, answer, reason] = ["status", "path", "answer", "reason"].map(field);
-            let _ = self.0.try_send(Refused { status, path, answer, reason }); // too many, or the demo has ended
+            let [status, path, answer] = ["status", "path", "answer"].map(field);
+            let _ = self.0.try_send(Refused { status, path, answer }); // too many, or the demo has ended
         }
     }
 }
@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn a_refusal_says_what_was_answered_on_lines_of_80_columns() {
         let answer = "Content-Type is text/plain; send Content-Type: application/json (in UTF-8)";
-        let [status, path, answer, reason] = ["415", "/webhooks", answer, "content_type"].map(str::to_owned);
-        let lines = Refused { status, path, answer, reason }.lines(Timestamp::UNIX_EPOCH);
+        let [status, path, answer] = ["415", "/webhooks", answer].map(str::to_owned);
+        let lines = Refused { status, path, answer }.lines(Timestamp::UNIX_EPOCH);
         let lines = anstream::adapter::strip_str(&lines).to_string();
-        let expected = "00:00:00  refused 415  /webhooks: Content-Type is text/plain; send Content-Type:\n                       application/json (in UTF-8) (content_type)";
+        let expected = "00:00:00  refused 415  /webhooks: Content-Type is text/plain; send Content-Type:\n                       application/json (in UTF-8)";
         assert_eq!(lines, expected);
     }
 
@@ -92,15 +92,9 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(1);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(Refusals(sender)), || {
             tracing::warn!(status = 1, "something else");
-            tracing::debug!(
-                status = 401_u16,
-                path = "/webhooks",
-                answer = String::from("no"),
-                reason = "x",
-                "request refused"
-            );
+            tracing::debug!(status = 401_u16, path = "/webhooks", answer = String::from("no"), "request refused");
         });
-        let [status, path, answer, reason] = ["401", "/webhooks", "no", "x"].map(str::to_owned);
-        assert_eq!(receiver.try_recv(), Ok(Refused { status, path, answer, reason }));
+        let [status, path, answer] = ["401", "/webhooks", "no"].map(str::to_owned);
+        assert_eq!(receiver.try_recv(), Ok(Refused { status, path, answer }));
     }
 }
