@@ -30,7 +30,7 @@ pub struct Config {
     pub records_max: usize,
     /// Their bytes, of all lanes together.
     pub bytes_max: usize,
-    /// Records of all lanes that are sent in a second; 0: as many as Kafka takes.
+    /// Records of all lanes that are sent in a second; 0: as many as Kafka accepts.
     pub rate: u32,
     /// Between two records that ask whether a topic takes events; it doubles from the first to the second.
     pub retry_min: Duration,
@@ -76,7 +76,7 @@ pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, shutdo
     common.lanes.wait().await;
 }
 
-/// What became of an attempt; or why Kafka has not taken it, where Kafka is to blame.
+/// What became of an attempt; or why Kafka has not accepted it, where Kafka is to blame.
 type Attempt = Result<Resolved, Option<Failure>>;
 
 /// One lane's replay.
@@ -128,7 +128,7 @@ struct Key {
     waiting: VecDeque<(u64, Entry)>,
 }
 
-/// Why the topic takes no events.
+/// Why the topic accepts no events.
 struct Trouble {
     failure: Failure,
     since: Instant,
@@ -260,14 +260,14 @@ impl Lane {
         if let Some(error) = unread
             && self.unread.pass().is_some()
         {
-            tracing::warn!(topic = &*self.topic, %error, "some of the spool cannot be read at the moment: it is tried again, and the rest goes on");
+            tracing::warn!(topic = &*self.topic, %error, "part of the spool cannot be read at the moment: it is tried again, and the rest continues");
         }
     }
 
     /// A damaged entry becomes a dead letter on the disk. Where the disk does not take it, that is tried again later.
     async fn set_aside(&mut self, number: u64, value: Vec<u8>) {
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
-        let error = "its checksum does not fit: the disk has changed it".to_owned();
+        let error = "its checksum does not match: the disk has altered it".to_owned();
         let since_ms = jiff::Timestamp::now().as_millisecond();
         let dead_letter = Some(DeadLetter { reason: CORRUPTED.to_owned(), error, since_ms });
         let entry = Entry { dead_letter, ..Entry::new(record) };
@@ -368,7 +368,7 @@ impl Lane {
             }
         }
         if let Some(trouble) = self.trouble.take().filter(|trouble| trouble.is_logged) {
-            tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic takes events again");
+            tracing::info!(topic = &*self.topic, after = ?trouble.since.elapsed(), "the topic accepts events again");
         }
         if resolved == Resolved::DeadLetter {
             self.refused = 0; // its batch was refused for this one
@@ -383,7 +383,7 @@ impl Lane {
         self.at_once.refused(std::mem::take(&mut self.refused));
         match self.common.dead_letters.publisher.run() {
             Ok(run) => self.mode = Mode::Running { run, too_long_at: self.common.too_long_at() },
-            Err(error) => tracing::warn!(topic = &*self.topic, %error, "records of the spool go one by one"),
+            Err(error) => tracing::warn!(topic = &*self.topic, %error, "records of the spool are published one by one"),
         }
     }
 
@@ -434,7 +434,7 @@ impl Lane {
         }
     }
 
-    /// Logs why a topic takes no events, once, where that is its own matter: what all have in common is logged once, by others.
+    /// Logs why a topic accepts no events, once, where that is its own matter: what all have in common is logged once, by others.
     fn note(&mut self, failure: Failure) {
         let former = self.trouble.take();
         let is_news = former.as_ref().is_none_or(|former| former.failure.code != failure.code);
@@ -446,12 +446,16 @@ impl Lane {
     fn log(&self, failure: Failure) -> bool {
         let (topic, code) = (&*self.topic, failure.code);
         if matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
-            tracing::error!(topic, ?code, "the topic takes no events until someone fixes it: they wait in the spool");
+            tracing::error!(
+                topic,
+                ?code,
+                "the topic is unavailable until someone fixes it: its events wait in the spool"
+            );
             return true;
         }
         let is_own = !self.common.dead_letters.publisher.is_away();
         if is_own {
-            tracing::warn!(topic, ?code, "the topic takes no events: they wait in the spool");
+            tracing::warn!(topic, ?code, "the topic is unavailable: its events wait in the spool");
         }
         is_own
     }

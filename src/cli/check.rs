@@ -1,4 +1,4 @@
-//! `check`: everything that `serve` would stumble over, found before it does, step by step.
+//! `check`: checks everything that `serve` needs, step by step.
 
 mod kafka;
 mod livechat;
@@ -29,12 +29,12 @@ use kafka::Kafka;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// Check the configuration, the secrets and the spool only, without Kafka
+    /// Check only the configuration, the secrets and the spool, without Kafka
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     request: request::Request,
-    /// How long all of it may take
+    /// Time limit for all checks together
     #[arg(long, default_value = "30s", value_parser = super::send::duration, value_name = "TIME")]
     timeout: Duration,
     /// Print JSON instead of text
@@ -338,7 +338,7 @@ const SPOOL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Whether the spool can be opened, without making one that is not there.
 async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     let Some(config) = config else {
-        return Ok("none: while Kafka is away, webhooks are answered 503 (spool.directory)".to_owned());
+        return Ok("none: while Kafka is unreachable, webhooks are answered 503 (spool.directory)".to_owned());
     };
     let config = config.spool.clone();
     let directory = config.directory.clone();

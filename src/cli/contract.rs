@@ -19,7 +19,7 @@ use crate::livechat::backfill;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The directory to write to; it is made where it is not there
+    /// Directory to write to; created if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

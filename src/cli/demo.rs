@@ -23,10 +23,10 @@ use crate::telemetry;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// End after the summary; 0 only if all that was sent has arrived
+    /// End after the summary; the exit code is 0 only if every webhook has arrived
     #[arg(long)]
     once: bool,
-    /// The port for webhooks; a free one if it is taken
+    /// Port for webhooks; a free one if it is in use
     #[arg(long, default_value_t = 8080)]
     port: u16,
 }

@@ -49,7 +49,7 @@ use watch::Watch;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// At the end, publish what is in the spool first, for up to spool.drain_timeout
+    /// After SIGTERM, publish what is in the spool before ending; at most spool.drain_timeout
     #[arg(long)]
     drain: bool,
 }
@@ -57,7 +57,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut config = arguments.source.read(Need::Everything)?;
     telemetry::start(&config.log);
-    config.warnings.iter().for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
+    config.warnings.iter().for_each(|warning| tracing::warn!(warning, "the configuration may contain a mistake"));
     let cannot = |e| Failure::Failed(format!("signals cannot be handled: {e}"));
     let (signal, hangup) = (on_signal().map_err(cannot)?, on_hangup().map_err(cannot)?);
     tokio::pin!(signal);
@@ -126,7 +126,7 @@ fn make_do_with_open_files(config: &mut Config) {
             limit,
             needed = needed + OTHER_FILES,
             connections_max,
-            "too few open files for server.connections_max and the spool's files: so many connections are accepted; raise the hard limit (LimitNOFILE=)"
+            "too few open files for server.connections_max and the spool's files: only connections_max connections are accepted; raise the hard limit (LimitNOFILE=)"
         );
     }
 }
@@ -185,7 +185,7 @@ struct Replay {
 
 impl Daemon {
     /// Starts in this order: ports, producer, spool, listeners, control socket, brokers and topics, replay. Webhooks are taken from the
-    /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Brokers that are away are no reason not
+    /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Unreachable brokers are no reason not
     /// to start: until they are back, events are spooled, or answered 503 where there is no spool. From then on
     /// each `hangup` has the configuration read again.
     ///
@@ -253,7 +253,7 @@ impl Daemon {
         let replay = config.spool.clone();
         let replay = replay.and_then(|spool| parts.replay(spool, dead_letters, brokers_answered));
         let [plain, probes] = [plain.address, probes.address].map(|address| address.map(tracing::field::display));
-        tracing::info!(%webhooks, %admin, plain, probes, "taking webhooks");
+        tracing::info!(%webhooks, %admin, plain, probes, "accepting webhooks");
         Ok(Self {
             webhooks,
             admin,
@@ -269,7 +269,7 @@ impl Daemon {
 
     /// Stops as `[server]` says: accepts requests for a little while, finishes those in flight, and ends. What no broker has
     /// acked by then goes to the spool; without one it was answered 503, so that it is no failure of ours. With `drain` the
-    /// spool is emptied first. The admin listener is there to the end.
+    /// spool is emptied first. The admin listener stays to the end.
     pub async fn stop(self, drain: bool) {
         let config::Server { drain_delay, drain_timeout, .. } = self.running.load().server;
         let drained = self.replay.as_ref().filter(|_| drain).map_or(Duration::ZERO, |replay| replay.drain_timeout);
@@ -300,12 +300,12 @@ impl Daemon {
                 tracing::warn!(
                     records,
                     bytes,
-                    "stopped: the spool has events, which are published after the next start"
+                    "stopped: events remain in the spool and are published after the next start"
                 );
             }
-            Ok(Ok(())) => tracing::info!("stopped: nothing is left"),
+            Ok(Ok(())) => tracing::info!("stopped: no events are left"),
             _ => {
-                tracing::warn!("stopped: records are left that Kafka did not take; their senders were not answered 200")
+                tracing::warn!("stopped: Kafka did not accept some records; their senders were not answered 200")
             }
         }
     }
@@ -331,7 +331,7 @@ impl Replay {
     /// Ends the replay and closes the spool; what is left in it.
     async fn end(self, publisher: &Arc<Publisher>) -> Size {
         self.stop.cancel();
-        // What is in flight has its report soon, or is published again after the next start. While Kafka is away none will come.
+        // What is in flight has its report soon, or is published again after the next start. While Kafka is unreachable none will come.
         let patience = if publisher.is_away() { Duration::ZERO } else { Duration::from_secs(1) };
         let mut task = self.task;
         let stopped = async {
@@ -557,14 +557,14 @@ impl Parts {
         let Size { records, bytes } = spool.lanes(|lanes| lanes.total());
         let directory = spool.config().directory.display();
         if records > 0 {
-            tracing::info!(%directory, records, bytes, "the spool has events from before: they are published when Kafka takes them");
+            tracing::info!(%directory, records, bytes, "the spool has events from an earlier run: they are published when Kafka accepts them");
         } else if spool.lanes(|lanes| lanes.is_known()) {
             tracing::info!(%directory, "the spool is empty");
         }
         Ok(())
     }
 
-    /// What becomes of events while Kafka, or their topic, is away.
+    /// What happens to events while Kafka, or their topic, is unavailable.
     fn meanwhile(&self) -> &'static str {
         if self.spool.is_some() { "events are spooled" } else { "webhooks are answered 503" }
     }

@@ -78,7 +78,7 @@ fn routes(r: &mut Reader) -> Routes {
         if !known().any(|name| name == action) {
             let meant = actions::find(&action).map(|action| action.name).or_else(|| nearest(&action, known()));
             let meant = meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-            let why = "is no action of LiveChat; `unlisted` stands for those that the relay does not know";
+            let why = "is not one of LiveChat's actions; use `unlisted` for those that the relay does not know";
             r.mistake(&key, &format!("{why}{meant}"));
         }
         match r.optional_text(&key) {
@@ -111,7 +111,8 @@ fn record_keys(r: &mut Reader) -> Keys {
         Some(secret) if secret.len() >= 16 => Keys::hashed(secret.as_bytes()),
         None if is_set => Keys::Plain, // what is wrong with it was noted, or this command does not need it
         _ => {
-            let why = "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed";
+            let why =
+                "is required for topics.key = \"hashed\": 16 bytes or more, otherwise the hashed ids can be guessed";
             r.mistake("topics.key_secret", why);
             Keys::Plain
         }
@@ -125,7 +126,7 @@ fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     if !length.contains(&token.expose_secret().len()) || !token.expose_secret().bytes().all(legal) {
         r.mistake(
             "app_webhooks.token",
-            "must be 32 to 256 of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
+            "must be 32 to 256 characters of a-z A-Z 0-9 - . _ ~: it is part of a path, and the only protection",
         );
     }
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
@@ -133,14 +134,14 @@ fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     Some(Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing: routes.routing(topics, None) }))
 }
 
-/// Why Kafka would not take this name for a topic.
+/// Why Kafka would not accept this as the name of a topic.
 pub fn bad_topic(name: &str) -> Option<&'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     match name {
-        "" | "." | ".." => Some("is no name for a topic"),
-        _ if name.len() > 249 => Some("is too long for a topic: 249 bytes at most"),
+        "" | "." | ".." => Some("is not a topic name"),
+        _ if name.len() > 249 => Some("is too long for a topic name: 249 bytes at most"),
         _ if !name.bytes().all(legal) => {
-            Some("has characters that Kafka does not take in topics; take a-z A-Z 0-9 . _ -")
+            Some("has characters that Kafka does not allow in topic names; use a-z A-Z 0-9 . _ -")
         }
         _ => None,
     }
@@ -157,14 +158,14 @@ fn apps(r: &mut Reader, routes: &Routes) -> (HashMap<String, Arc<App>>, Vec<Read
     let (mut apps, mut all_read) = (HashMap::new(), Vec::new());
     const EXAMPLE: &str = "[[apps]] with a name and secret_keys";
     let no_file = " (no configuration file is given: add -c FILE, or set LIVECHAT_RELAY_CONFIG)";
-    let none = format!("is empty{}: give {EXAMPLE}", if r.has_file() { "" } else { no_file });
+    let none = format!("is empty{}: add {EXAMPLE}", if r.has_file() { "" } else { no_file });
     let is_needed = r.needs("apps");
     let count = r.count("apps", EXAMPLE, is_needed.then_some(&*none));
     for place in (0..count).map(|i| format!("apps[{i}]")) {
         let (app, read) = app(r, routes, &place);
         let name = app.name.clone();
         if apps.insert(name.clone(), Arc::new(app)).is_some() && !name.is_empty() {
-            r.mistake(&format!("{place}.name"), "is the name of an app before it");
+            r.mistake(&format!("{place}.name"), "is already the name of another app");
         }
         all_read.push(read);
     }
@@ -178,10 +179,10 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> (App, ReadApp) {
     let api_version = r.optional_text(&key("api_version"));
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
-        r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+        r.mistake(&key("name"), "must be 1 to 64 characters of a-z A-Z 0-9 - _: it is part of a path");
     }
     if name == APP_WEBHOOKS {
-        r.mistake(&key("name"), "is app-webhooks, the name that metrics have for [app_webhooks]; choose another");
+        r.mistake(&key("name"), "must not be app-webhooks: in metrics that is [app_webhooks]");
     }
     let version = |v: &String| (1..=8).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if !api_version.as_ref().is_none_or(version) {

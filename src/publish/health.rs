@@ -1,4 +1,4 @@
-//! What the delivery reports say of topics and brokers: whether the cluster is away, and whether a producer is stuck.
+//! What the delivery reports say of topics and brokers: whether the cluster is unreachable, and whether a producer is stuck.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

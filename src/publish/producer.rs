@@ -74,7 +74,7 @@ impl Producer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "a Kafka producer cannot be made");
+                tracing::error!(%error, "a Kafka producer cannot be created");
                 in_flight.report(Err(Failure::gone()));
             }
         }
@@ -93,7 +93,7 @@ impl Producer {
                 drop(current);
                 self.common.metrics.producer_rebuilds.inc();
                 if let Some(Err(error)) = old.map(|old| thread::Builder::new().spawn(move || old.end())) {
-                    tracing::error!(%error, "no thread can be started: records of the old Kafka producer are lost to their report");
+                    tracing::error!(%error, "no thread can be started: delivery reports of the old Kafka producer are lost");
                 }
             }
             Err(error) => tracing::error!(%error, "the Kafka producer cannot be replaced"),
@@ -193,13 +193,13 @@ impl Context {
         let throttle = if is_clocks { &self.clocks_logged } else { &self.logged };
         match throttle.pass() {
             None => {}
-            Some(unlogged) if is_clocks => tracing::error!(
+            Some(suppressed) if is_clocks => tracing::error!(
                 topic,
                 %error,
-                unlogged,
+                suppressed,
                 "the clocks of the relay and of the brokers differ by more than the topic allows: correct the clock, or its message.timestamp.before.max.ms and message.timestamp.after.max.ms"
             ),
-            Some(unlogged) => tracing::warn!(topic, %error, unlogged, "Kafka did not take a record"),
+            Some(suppressed) => tracing::warn!(topic, %error, suppressed, "Kafka did not accept a record"),
         }
         if !failure.is_given_up() {
             self.common.health.failed(topic, failure.remedy, since);
@@ -207,7 +207,7 @@ impl Context {
         failure
     }
 
-    /// The producer did not take a record: nothing was or will be sent.
+    /// The producer did not accept a record: nothing was or will be sent.
     fn refused(&self, error: &KafkaError, in_flight: InFlight) {
         self.count(error);
         let failure = Failure::of(error);
@@ -253,10 +253,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.count(&error);
-        if let Some(unlogged) = self.logged.pass() {
+        if let Some(suppressed) = self.logged.pass() {
             // Behind these words stands what librdkafka does not understand of "sasl.oauthbearer.config".
             let reason = reason.split(" beginning at:").next().unwrap_or_default();
-            tracing::warn!(%error, reason, unlogged, "the Kafka client reports trouble");
+            tracing::warn!(%error, reason, suppressed, "the Kafka client reports a problem");
         }
     }
 

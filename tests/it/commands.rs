@@ -293,7 +293,7 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
     let mut serve = run("serve").stderr(std::process::Stdio::piped()).spawn().expect("the relay's binary");
     let log = std::io::BufReader::new(serve.stderr.take().expect("a pipe"));
     let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("taking webhooks")), "it serves");
+    assert!(lines.any(|line| line.contains("accepting webhooks")), "it serves");
     let pid = rustix::process::Pid::from_child(&serve);
     assert!(check().contains("is in use by a relay"));
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
@@ -543,7 +543,7 @@ fn check_warns_of_what_works_and_may_lose_events_and_that_is_no_failure() {
         "set topics.replication = 3",
         "warn replicas min.insync.replicas is 1: one.thread_tagged;",
         "warn retention less than three days (retention.ms): one.thread_tagged;",
-        "warn sizes one.incoming_event takes records of 20001 bytes, one.thread_tagged takes records of 20000 bytes;",
+        "warn sizes one.incoming_event accepts records of 20001 bytes at most, one.thread_tagged accepts records of 20000 bytes at most;",
     ] {
         assert!(text.to_lowercase().contains(&warning.to_lowercase()), "no `{warning}` in {text}");
     }

@@ -46,7 +46,7 @@ fn kafka_killed_means_503_in_time_and_kafka_back_means_200_without_a_restart() {
     await_that("200 again", || http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status == 200);
     await_that("readiness is on", || http::get(relay.admin, "/readyz").status == 200);
     await_that("it is told", || {
-        relay.log().contains("Kafka is away: webhooks are answered 503") && relay.log().contains("Kafka is back")
+        relay.log().contains("Kafka is unreachable: webhooks are answered 503") && relay.log().contains("Kafka is back")
     });
 }
 

@@ -397,7 +397,7 @@ fn a_topic_that_may_not_be_written_holds_back_only_itself() {
     stage.mock.0.topic_error(TOPIC, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED).expect("a topic");
     stage.answer(Code::TopicAuthorizationFailed, 1);
     assert_eq!(stage.post(&chat), "spooled");
-    await_that("an operator is asked", || stage.relay.log().contains("takes no events until someone fixes it"));
+    await_that("an operator is asked", || stage.relay.log().contains("is unavailable until someone fixes it"));
     assert_eq!(stage.post_other(&chat_id()), "published");
     assert_eq!(spooled(&stage.relay), 1.0);
 

@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0.0)
     }
 
-    /// Events of another topic are published directly. The first one may find out that not all of Kafka is away.
+    /// Events of another topic are published directly. The first one may find out that not all of Kafka is unreachable.
     fn others_go_on(&self) {
         let post = || assert_eq!(http::post(self.relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
         post();
@@ -170,7 +170,7 @@ fn a_topic_that_may_not_be_written_holds_back_only_itself_until_it_may() {
     stage.forbid();
     stage.post(5);
     assert_eq!(stage.spooled(&stage.topic()), 5.0);
-    assert!(stage.relay.has_logged("takes no events until someone fixes it"), "{}", stage.relay.log());
+    assert!(stage.relay.has_logged("is unavailable until someone fixes it"), "{}", stage.relay.log());
     stage.others_go_on();
 
     stage.allow();

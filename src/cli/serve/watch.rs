@@ -14,7 +14,7 @@ use super::Parts;
 use crate::telemetry::rounded;
 use crate::topics::{self, Absent, Prepared, TooSmall};
 
-/// Asks again and again whether the brokers are there, and, less often, whether the topics are.
+/// Asks again and again whether the brokers answer, and, less often, whether the topics exist.
 pub struct Watch {
     pub parts: Parts,
     /// Cancelled when they have for the first time: the replay waits for it.
@@ -39,7 +39,7 @@ struct Known {
 }
 
 impl Watch {
-    /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
+    /// Never ends. When it has found out for the first time whether the brokers answer, and has created the topics if so, it tells who
     /// starts the relay. Topics that are too small are then a reason to end, where no spool could take dead letters.
     pub async fn run(self, first: oneshot::Sender<()>) {
         let (mut first, mut topics_due, mut looking) = (Some(first), Instant::now(), None);
@@ -90,15 +90,15 @@ impl Watch {
                     let waiting = self.parts.spool.as_ref().map(|spool| spool.lanes(|lanes| lanes.total().records));
                     tracing::info!(after = ?rounded(since.elapsed()), waiting, "Kafka is back");
                 } else {
-                    tracing::info!("ready: Kafka takes events");
+                    tracing::info!("ready: Kafka accepts events");
                 }
             }
             Err(error) if was_up => {
                 known.away_since = Some(Instant::now());
-                tracing::error!(brokers, %error, "Kafka is away: {meanwhile}");
+                tracing::error!(brokers, %error, "Kafka is unreachable: {meanwhile}");
             }
             Err(error) if is_first => {
-                tracing::error!(brokers, %error, "starting without Kafka: {meanwhile} until it is there");
+                tracing::error!(brokers, %error, "starting without Kafka: {meanwhile} until it is reachable");
             }
             Ok(()) | Err(_) => {}
         }
@@ -120,7 +120,7 @@ impl Watch {
                 topics = topics::names(&missing.topics),
                 reason = %missing.reason,
                 remedy = missing.reason.remedy(),
-                "topics are missing: their {}, the others go on",
+                "topics are missing: their {}; other topics are not affected",
                 self.parts.meanwhile()
             );
         }
@@ -130,7 +130,7 @@ impl Watch {
         if now.are_replicas_unknown {
             tracing::warn!(
                 topics = topics::names(&now.created),
-                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): see that they have three replicas, with min.insync.replicas = 2"
+                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): make sure that they have three replicas, and min.insync.replicas = 2"
             );
         }
         // Those that the relay has just created are as `[topics]` says, and brokers may not know them yet.

@@ -5,19 +5,25 @@ use super::*;
 #[test]
 fn apps_need_names_and_keys() {
     let only = |text: &str| load(text, &[]).err().expect("mistakes").join("\n");
-    assert!(only("").contains("apps: is empty: give [[apps]]"));
-    assert!(only("[[apps]]\nname = \"a/b\"\nsecret_keys = []").contains("apps[0].name: must be 1 to 64 of"));
+    assert!(only("").contains("apps: is empty: add [[apps]]"));
+    assert!(only("[[apps]]\nname = \"a/b\"\nsecret_keys = []").contains("apps[0].name: must be 1 to 64 characters of"));
     assert!(only("[[apps]]\nname = \"a\"").contains("apps[0].secret_keys: needs at least one key"));
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\" }]").contains("needs one of file, env or value")
     );
+    assert_eq!(
+        only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", env = \"K\", file = \"k\" }]"),
+        "apps[0].secret_keys[0]: has more than one of file, env and value; keep one"
+    );
+    let misspelt = only("[[apps]]\nname = \"a\"\nsecret_key = \"hunter2hunter2\"");
+    assert!(misspelt.contains("unknown key `apps[0].secret_key`; did you mean `apps[0].secret_keys`?"), "{misspelt}");
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", file = \"/no/such/file\" }]")
             .contains("apps[0].secret_keys[0].file: the file cannot be read: No such file")
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", env = \"NO_SUCH_VARIABLE\" }]")
-            .contains("apps[0].secret_keys[0].env: the environment has no such variable")
+            .contains("apps[0].secret_keys[0].env: no environment variable of this name is set")
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_key = 1\nsecret_keys = [{ name = \"k\", value = \"v\" }]")
@@ -29,11 +35,11 @@ fn apps_need_names_and_keys() {
     assert!(only(a_key).starts_with("apps[0].secret_keys: must be an array of tables, such as [{ name"));
     assert_eq!(only(a_key).lines().count(), 1, "{}", only(a_key));
     let twice = format!("{APP}{APP}");
-    assert!(only(&twice).contains("apps[1].name: is the name of an app before it"));
+    assert!(only(&twice).contains("apps[1].name: is already the name of another app"));
     let same = "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"the same\" }, { name = \"k\", value = \"the same\" }]";
     assert!(
-        only(same).contains("is the name of a key before it")
-            && only(same).contains("is the same key as one before it")
+        only(same).contains("is already the name of another key")
+            && only(same).contains("is the same key as an earlier one")
     );
 }
 
@@ -145,17 +151,17 @@ fn who_says_who_the_client_is_must_be_named() {
             "server.trusted_proxies: is empty, but server.client_address is not \"peer\"",
         ),
         ("client_address = \"header\"", "server.client_address: must be one of \"peer\", \"proxy-protocol\""),
-        ("trusted_proxies = [\"10.0.0.0/8\", \"example.com\"]", "server.trusted_proxies: its entry 2 is no network"),
+        ("trusted_proxies = [\"10.0.0.0/8\", \"example.com\"]", "server.trusted_proxies: its entry 2 is not a network"),
         (
             "trusted_proxies = \"10.0.0.0/8\"",
             "server.trusted_proxies: must be a list of networks, such as [\"10.0.0.0/8\"",
         ),
-        ("client_networks = [8]", "server.client_networks: its entry 1 is no network"),
+        ("client_networks = [8]", "server.client_networks: its entry 1 is not a network"),
         ("proxy_header_bytes_max = \"231B\"", "server.proxy_header_bytes_max: must be a size"),
         ("proxy_header_bytes_max = \"65552B\"", "server.proxy_header_bytes_max: must be a size"),
         (
             "client_address = \"forwarded\"\ntrusted_proxies = [\"10.0.0.0/33\"]",
-            "server.trusted_proxies: its entry 1 is no network",
+            "server.trusted_proxies: its entry 1 is not a network",
         ),
     ] {
         let found = server(wrong);
@@ -168,7 +174,7 @@ fn who_says_who_the_client_is_must_be_named() {
         ("trusted_proxies = [\"10.0.0.0/8\"]", "server.trusted_proxies: is not used"),
         (
             "client_address = \"forwarded\"\ntrusted_proxies = [\"::/0\"]",
-            "server.trusted_proxies: has a network of all addresses",
+            "server.trusted_proxies: contains all addresses",
         ),
     ] {
         let warnings = load(&format!("[server]\n{file}\n{APP}"), &[]).expect("a configuration").warnings;

@@ -17,7 +17,7 @@ fn a_directory_has_a_key_a_file_and_what_else_is_in_it_is_left_out_and_remarked(
     let directory = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
     let load = |more: &str| load(&with_directory(directory.path(), more), &[]);
-    assert!(load("").err().expect("a mistake")[0].starts_with("apps[0].secret_keys.directory: has no keys"));
+    assert!(load("").err().expect("a mistake")[0].starts_with("apps[0].secret_keys.directory: contains no keys"));
     // As Kubernetes mounts a secret.
     std::fs::create_dir(directory.path().join("..2026_11")).expect("a directory");
     std::os::unix::fs::symlink("..2026_11", directory.path().join("..data")).expect("a link");
@@ -32,7 +32,8 @@ fn a_directory_has_a_key_a_file_and_what_else_is_in_it_is_left_out_and_remarked(
     assert_eq!(key_names(&config), ["2026-10", "2026-11"]);
     assert!(accepts(&config, "the key of october") && accepts(&config, "the key of november"));
     assert!(!accepts(&config, "no key"));
-    let expected = "apps[0].secret_keys.directory: these are not read as keys: ..2026_11, ..data, .hidden, 2026-11.swp, 2026-11~, old";
+    let expected =
+        "apps[0].secret_keys.directory: these are ignored: ..2026_11, ..data, .hidden, 2026-11.swp, 2026-11~, old";
     assert_eq!((config.ignored, config.warnings), (vec![expected.to_owned()], vec![]));
 
     for (name, text, expected) in [
@@ -51,7 +52,7 @@ fn a_directory_has_a_key_a_file_and_what_else_is_in_it_is_left_out_and_remarked(
     assert!(load("").err().expect("a mistake")[0].contains("directory: broken: the file cannot be read: No such file"));
     std::fs::remove_file(directory.path().join("broken")).expect("removed");
     std::os::unix::fs::symlink("/dev/zero", directory.path().join("device")).expect("a link");
-    assert!(load("").err().expect("a mistake")[0].contains("directory: device is no file"));
+    assert!(load("").err().expect("a mistake")[0].contains("directory: device is not a regular file"));
     std::fs::remove_file(directory.path().join("device")).expect("removed");
     assert!(load(", value = \"x\"").err().expect("a mistake")[0].contains("unknown key `apps[0].secret_keys.value`"));
 }
@@ -121,7 +122,7 @@ fn keys_have_dates_in_their_table_or_beside_their_directory() {
     assert_eq!(left.warnings, [expected]);
     let both = "[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", value = \"0123456789abcdef\" }]";
     let mixed = [("APPS__0__SECRET_KEYS__DIRECTORY", directory.path().to_str().expect("text"))];
-    assert!(load(both, &mixed).err().expect("a mistake")[0].contains("has keys and a directory; keep one"));
+    assert!(load(both, &mixed).err().expect("a mistake")[0].contains("has both keys and a directory; keep one"));
 }
 
 #[test]
@@ -144,13 +145,10 @@ fn what_the_dates_bring_is_noticed() {
     let (ended, soon, late) =
         (after("2026-11-30T00:00:00Z"), after("2026-12-14T00:00:00Z"), after("2026-12-15T00:00:01Z"));
     assert_eq!(notices(&[&late]), [""; 0]);
-    assert_eq!(
-        notices(&[&ended, ""]),
-        ["warn app a: the secret key k0 has expired on 2026-11-30T00:00:00Z; remove it"]
-    );
-    let expires = "warn app a: the secret key k0 expires on 2026-12-14T00:00:00Z; replace the registrations at LiveChat that have it";
+    assert_eq!(notices(&[&ended, ""]), ["warn app a: the secret key k0 expired on 2026-11-30T00:00:00Z; remove it"]);
+    let expires = "warn app a: the secret key k0 expires on 2026-12-14T00:00:00Z; replace the registrations at LiveChat that use it";
     assert_eq!(notices(&[&soon, &late]), [expires]);
-    let gap = "FAIL app a: no secret key will be valid on 2026-12-14T00:00:00Z; add one before";
+    let gap = "FAIL app a: no secret key will be valid from 2026-12-14T00:00:00Z on; add one before then";
     assert_eq!(notices(&[&soon]), [expires, gap]);
     assert!(
         notices(&[&ended])[1]

@@ -32,10 +32,10 @@ filter = "livechat_relay=loud"
         "server.connections_max: must be a whole number from 1 to 1000000, such as 4096, not 0",
         "unknown key `server.lisen`; did you mean `server.listen`?",
         "kafka.compression: must be one of \"none\", \"gzip\", \"snappy\", \"lz4\", \"zstd\", such as \"lz4\"",
-        "kafka.properties.\"acks\": may not be set: 200 is only sent when all in-sync replicas have the event",
-        "kafka.properties.\"enable.idempotence\": may not be set: ",
-        "topics.prefix: has characters that Kafka does not take in topics",
-        "topics.actions.incoming_evnt: is no action of LiveChat",
+        "kafka.properties.\"acks\": cannot be set: it is always `all`: 200 is only sent when all in-sync replicas",
+        "kafka.properties.\"enable.idempotence\": cannot be set: ",
+        "topics.prefix: has characters that Kafka does not allow in topic names",
+        "topics.actions.incoming_evnt: is not one of LiveChat's actions",
         "log.filter: ",
     ] {
         assert!(found.iter().any(|mistake| mistake.starts_with(expected)), "no `{expected}` in {found:#?}");
@@ -109,12 +109,18 @@ fn types_are_strict_and_a_mistake_says_what_to_write() {
         ("server.connections_max = \"5\"", "such as 4096, not \"5\""),
         ("server.body_bytes_max = 1000", "such as \"2MiB\", not 1000"),
         ("server.body_timeout = 3", "such as \"3s\", not 3"),
-        ("server.listen = \":8080\"", "server.listen: must be an IP address and a port, such as \"0.0.0.0:8080\""),
+        (
+            "server.listen = \":8080\"",
+            "server.listen: must be an IP address and a port, such as \"0.0.0.0:8080\", not \":8080\"",
+        ),
         ("server.listen = \"localhost:8080\"", "must be an IP address and a port"),
         ("server.listen = 8080", "an IP address and a port, such as \"0.0.0.0:8080\", not 8080"),
         ("topics.create = \"yes\"", "topics.create: must be true or false, such as true, not \"yes\""),
-        ("kafka.brokers = [\"a\", \"b\"]", "kafka.brokers: must be a text of host:port, several separated by commas"),
-        ("kafka.brokers = \"kafka://a:9092\"", "without kafka:// before them"),
+        (
+            "kafka.brokers = [\"a\", \"b\"]",
+            "kafka.brokers: must be a text of host:port, several separated by commas (\"a:9092,b:9092\")",
+        ),
+        ("kafka.brokers = \"kafka://a:9092\"", "without kafka://"),
         ("kafka.brokers = \"a:9092,,b\"", "kafka.brokers: "),
         ("kafka.brokers = \"a:90920\"", "kafka.brokers: "),
         ("kafka.brokers = \"\"", "kafka.brokers: "),
@@ -167,7 +173,13 @@ fn a_file_that_is_no_toml_is_reported_by_line_and_column() {
     let load = |path: &str| Config::load(Some(Path::new(path)), [], Need::Everything).err().expect("mistakes");
     let missing = load("/no/such/file");
     assert!(missing.may_pass && missing.lines[0].starts_with("/no/such/file: cannot be read"), "{missing:?}");
-    assert!(!load("/").may_pass, "a directory does not become a file");
+    let directory = load("/");
+    assert!(!directory.may_pass, "a directory does not become a file");
+    assert_eq!(directory.lines, ["/: cannot be read: it is a directory; name a file in it"]);
+    let mut latin = tempfile::NamedTempFile::new().expect("a file");
+    latin.write_all(b"# caf\xe9").expect("written");
+    let latin = load(latin.path().to_str().expect("a path"));
+    assert!(!latin.may_pass && latin.lines[0].ends_with(": cannot be read: it is not UTF-8"), "{latin:?}");
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn a_rule_says_which_events_and_what_becomes_of_them() {
     let config = load(&format!("{file}{APP}"), &[]).expect("a configuration");
     let rules: Vec<_> = config.policy.rules.iter().map(|rule| format!("{}: {rule}", rule.name)).collect();
     let expected = [
-        "the bot that floods: events of app default and action app.payment_collected, incoming_event are kept one in 100 until 2026-12-01T00:00:00Z",
+        "the bot that floods: events of app default and action app.payment_collected, incoming_event are sampled: one in 100 is kept until 2026-12-01T00:00:00Z",
         "quarantine: events of organization o-1 go to the topic quarantine",
         "poison: events of chat PJ0MRSHTDG go to the dead letters",
     ];
@@ -34,7 +34,8 @@ fn a_rule_says_which_events_and_what_becomes_of_them() {
     assert!(config.policy.topics().iter().any(|topic| &**topic == "quarantine"), "it is created as the routes' are");
     let ended = config.policy.notices("2026-12-01T00:00:00Z".parse().expect("a time"));
     assert!(
-        ended.len() == 1 && ended[0].text.starts_with("rule the bot that floods: it has ended, and can be removed")
+        ended.len() == 1
+            && ended[0].text.starts_with("rule the bot that floods: its `until` has passed, so it can be removed")
     );
     assert_eq!(config.policy.notices("2026-11-30T00:00:00Z".parse().expect("a time")), []);
 }
@@ -43,30 +44,30 @@ fn a_rule_says_which_events_and_what_becomes_of_them() {
 fn what_is_wrong_with_a_rule_is_said_with_its_key() {
     let with = |rule: &str| mistakes(&format!("[[rules]]\nname = \"r\"\n{rule}"));
     for (rule, expected) in [
-        ("do = \"drop\"", "rules[0]: needs one of app, action, organization and chat"),
+        ("do = \"drop\"", "rules[0]: needs at least one of app, action, organization and chat"),
         ("chat = \"C\"", "rules[0].do: is missing: one of \"drop\", \"topic\", \"dead-letter\", \"sample\""),
         ("chat = \"C\"\ndo = \"dorp\"", "rules[0].do: must be one of"),
         ("chat = []\ndo = \"drop\"", "rules[0].chat: must be a text in quotes, or several in an array"),
         ("chat = [\"C\", \"\"]\ndo = \"drop\"", "rules[0].chat: must be a text"),
         ("chat = 5\ndo = \"drop\"", "rules[0].chat: must be a text"),
-        ("app = \"defualt\"\ndo = \"drop\"", "rules[0].app: there is no app of such a name; did you mean \"default\"?"),
+        ("app = \"defualt\"\ndo = \"drop\"", "rules[0].app: no app has this name; did you mean \"default\"?"),
         (
             "action = \"incoming_evnt\"\ndo = \"drop\"",
-            "rules[0].action: is no action of LiveChat; `unlisted` stands for those that the relay does not know; did you mean \"incoming_event\"?",
+            "rules[0].action: is not one of LiveChat's actions; use `unlisted` for those that the relay does not know; did you mean \"incoming_event\"?",
         ),
         (
             "action = \"thread_closed\"\ndo = \"drop\"",
-            "rules[0].action: is no action of LiveChat; `unlisted` stands for those that the relay does not know; did you mean \"chat_deactivated\"?",
+            "rules[0].action: is not one of LiveChat's actions; use `unlisted` for those that the relay does not know; did you mean \"chat_deactivated\"?",
         ),
-        ("chat = \"C\"\ndo = \"topic\"", "rules[0].topic: is no name for a topic"),
-        ("chat = \"C\"\ndo = \"topic\"\ntopic = \"a b\"", "rules[0].topic: has characters that Kafka does not take"),
+        ("chat = \"C\"\ndo = \"topic\"", "rules[0].topic: is not a topic name"),
+        ("chat = \"C\"\ndo = \"topic\"\ntopic = \"a b\"", "rules[0].topic: has characters that Kafka does not allow"),
         (
             "chat = \"C\"\ndo = \"topic\"\ntopic = \"livechat_incoming_event\"",
             "topics: livechat.incoming_event and livechat_incoming_event collide",
         ),
-        ("chat = \"C\"\ndo = \"drop\"\ntopic = \"a\"", "rules[0].topic: is for rules with do = \"topic\" only"),
-        ("chat = \"C\"\ndo = \"drop\"\nrate = 5", "rules[0].rate: is for rules with do = \"sample\" only"),
-        ("chat = \"C\"\ndo = \"sample\"", "rules[0].rate: is needed"),
+        ("chat = \"C\"\ndo = \"drop\"\ntopic = \"a\"", "rules[0].topic: is only for rules with do = \"topic\""),
+        ("chat = \"C\"\ndo = \"drop\"\nrate = 5", "rules[0].rate: is only for rules with do = \"sample\""),
+        ("chat = \"C\"\ndo = \"sample\"", "rules[0].rate: is missing"),
         (
             "chat = \"C\"\ndo = \"sample\"\nrate = 5\nby = \"agent\"",
             "rules[0].by: must be one of \"chat\", \"event\", not \"agent\"",
@@ -75,7 +76,7 @@ fn what_is_wrong_with_a_rule_is_said_with_its_key() {
         ("chat = \"C\"\ndo = \"drop\"\nuntl = 5", "unknown key `rules[0].untl`; did you mean `rules[0].until`?"),
         (
             "chat = \"C\"\ndo = \"drop\"\n[[rules]]\nname = \"r\"\nchat = \"D\"\ndo = \"drop\"",
-            "rules[1].name: is the name of a rule before it",
+            "rules[1].name: is already the name of another rule",
         ),
     ] {
         let found = with(rule);

@@ -69,7 +69,7 @@ fn a_token_of_the_admin_listener_fits_into_a_header_and_has_a_length() {
     let with = |token: &str| with_app(&format!("[admin]\ntoken = {{ value = \"{token}\" }}"));
     for wrong in ["short-7", "two words long", "fünf und zwanzig", &"x".repeat(1025)] {
         let lines = refused(&with(wrong), &[]).without_places();
-        assert!(lines.len() == 1 && lines[0].starts_with("admin.token: must be 8 to 1024 of"), "{lines:?}");
+        assert!(lines.len() == 1 && lines[0].starts_with("admin.token: must be 8 to 1024 characters of"), "{lines:?}");
     }
     for (bytes, warnings) in [(8, 1), (15, 1), (16, 0), (1024, 0)] {
         let config = load(&with(&"x".repeat(bytes)), &[]).expect("a configuration");
@@ -83,8 +83,8 @@ fn a_token_of_the_admin_listener_fits_into_a_header_and_has_a_length() {
 fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     let hashed = |secret: &str| mistakes(&format!("[topics]\nkey = \"hashed\"\n{secret}"));
     assert_eq!(hashed("key_secret = \"0123456789abcdef\""), Vec::<String>::new());
-    assert!(hashed("key_secret = \"0123456789abcde\"")[0].starts_with("topics.key_secret: is needed"));
-    assert!(hashed("")[0].starts_with("topics.key_secret: is needed"));
+    assert!(hashed("key_secret = \"0123456789abcde\"")[0].starts_with("topics.key_secret: is required"));
+    assert!(hashed("")[0].starts_with("topics.key_secret: is required"));
     assert!(mistakes("[topics]\nkey = \"secret\"")[0].contains("must be one of \"plain\", \"hashed\""));
 
     let token = |token: &str| load(&format!("[app_webhooks]\ntoken = \"{token}\"\n{APP}"), &[]);
@@ -92,9 +92,11 @@ fn hashed_keys_and_app_webhooks_need_secrets_that_cannot_be_guessed() {
     assert_eq!(config.policy.topics().len(), 54);
     assert!(token(&"t".repeat(256)).is_ok());
     for wrong in ["t".repeat(31), "t".repeat(257), format!("{}/", "t".repeat(32))] {
-        assert!(token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 to 256"));
+        assert!(
+            token(&wrong).err().expect("mistakes")[0].starts_with("app_webhooks.token: must be 32 to 256 characters")
+        );
     }
     let twin = "[[apps]]\nname = \"app-webhooks\"\nsecret_keys = [{ name = \"a\", value = \"hunter2hunter2hunter2\" }]";
-    assert!(load(twin, &[]).err().expect("a mistake")[0].contains("is app-webhooks, the name that metrics have"));
+    assert!(load(twin, &[]).err().expect("a mistake")[0].contains("must not be app-webhooks: in metrics"));
     assert!(load(APP, &[]).expect("a configuration").policy.app_webhooks.is_none());
 }

@@ -54,7 +54,7 @@ fn every_property_and_setting_of_the_environment_counts_beside_those_of_the_file
 
     let refused = load(APP, &[("KAFKA__PROPERTIES__ACKS", "1"), ("KAFKA__PROPERTIES__RETRIES", "7")]);
     let refused = refused.err().expect("a mistake");
-    assert!(refused[0].contains("\"acks\" (LIVECHAT_RELAY__KAFKA__PROPERTIES__ACKS): may not be set"), "{refused:?}");
+    assert!(refused[0].contains("\"acks\" (LIVECHAT_RELAY__KAFKA__PROPERTIES__ACKS): cannot be set"), "{refused:?}");
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn what_the_environment_sets_twice_is_a_mistake_that_names_both_variables() {
         ["SERVER__LISTEN", "SERVER__listen"],
     ] {
         let found = load(APP, &[(one, "1"), (other, "1")]).err().expect("mistakes").join("\n");
-        let both = format!("LIVECHAT_RELAY__{other}: and LIVECHAT_RELAY__{one} set the same key");
+        let both = format!("LIVECHAT_RELAY__{other}: sets the same key as LIVECHAT_RELAY__{one}");
         assert!(found.contains(&both), "{found}");
     }
 }
@@ -102,7 +102,7 @@ fn a_variable_that_is_no_text_is_a_mistake_only_where_it_is_ours() {
     let ours = refused(APP, &[("LIVECHAT_RELAY__KAFKA__BROKERS", b"hunter2\xff")]);
     assert_eq!(ours.without_places(), ["LIVECHAT_RELAY__KAFKA__BROKERS: is not UTF-8"]);
     let named = refused(&with_key("env = \"KEY\""), &[("KEY", b"hunter2\xff")]);
-    assert_eq!(named.without_places(), ["apps[0].secret_keys[0].env: the variable is not UTF-8"]);
+    assert_eq!(named.without_places(), ["apps[0].secret_keys[0].env: the environment variable is not UTF-8"]);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn variables_that_set_nothing_are_warned_of_with_what_was_meant() {
         ("LIVECHAT_RELAY_KAFKA_BROKERS", "did you mean LIVECHAT_RELAY__KAFKA__BROKERS?"),
         ("LIVECHAT_RELAY_SPOOL__DIRECTORY", "did you mean LIVECHAT_RELAY__SPOOL__DIRECTORY?"),
         ("LIVECHAT_RELAY_CONFG", "did you mean LIVECHAT_RELAY_CONFIG?"),
-        ("LIVECHAT_RELAY_NOTHING_OF_OURS", "the relay reads no such variable"),
+        ("LIVECHAT_RELAY_NOTHING_OF_OURS", "the relay does not read this variable"),
         ("RUST_LOG", "set log.filter"),
     ] {
         assert!(of(name).contains(name) && of(name).contains(meant), "{name}: {}", of(name));

@@ -156,7 +156,7 @@ impl Relay {
 
     /// Waits until it takes webhooks; the log of one that ends before that is the error.
     pub fn await_start(mut self) -> Result<Self, String> {
-        let started = self.await_log_or_end("taking webhooks", Duration::from_secs(60)).ok_or_else(|| self.log())?;
+        let started = self.await_log_or_end("accepting webhooks", Duration::from_secs(60)).ok_or_else(|| self.log())?;
         let line: serde_json::Value = serde_json::from_str(&started).expect("a JSON line");
         let address = |name: &str| line[name].as_str().and_then(|a| a.parse().ok());
         self.webhooks = address("webhooks").expect("an address");
