@@ -76,7 +76,7 @@ page = true
 install = { scopes = ["webhooks.state:rw"], enable_webhooks = true }
 `);
   const relay = start(relayPath, ["serve", "--config", join(work, "relay.toml")], { stdio: ["ignore", "ignore", "pipe"] });
-  await line(relay.stderr, (text) => text.includes("taking webhooks"));
+  await line(relay.stderr, (text) => text.includes("accepting webhooks"));
   return `http://127.0.0.1:${port}`;
 };
 

@@ -177,7 +177,7 @@ pub struct Held {
 
 impl Held {
     /// Counts it for an app, one of several, that has verified it. An app may hold more only while it holds less than is free: so there is
-    /// room for the others, however fast its webhooks come and however slowly Kafka takes them.
+    /// room for the others, however fast its webhooks come and however slowly Kafka accepts them.
     ///
     /// # Errors
     /// [`AppShare`]: the app holds as much as is free.

@@ -30,14 +30,14 @@ pub struct DeadLetters {
 pub enum Resolved {
     /// Another record of its batch was to blame, or the batch was too large: its topic has it.
     Published,
-    /// Its topic will never take it: it is a dead letter.
+    /// Its topic will never accept it: it is a dead letter.
     DeadLetter,
 }
 
 /// Why a record that was refused is nowhere yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unresolved {
-    /// It was not its own fault that the brokers did not take it; or it was, and there is no disk to keep it on.
+    /// It was not its own fault that the brokers did not accept it; or it was, and there is no disk to keep it on.
     Kafka(Failure),
     /// Neither the dead-letter topic nor the disk takes it.
     Spool(Unavailable),

@@ -30,7 +30,7 @@ pub struct Registered<'a> {
     /// How many are in which state.
     pub states: Vec<(&'static str, usize)>,
     pub is_enabled: Option<bool>,
-    /// When its API version comes to its end.
+    /// When its API version is discontinued.
     pub ends: [(&'static str, Option<Date>); 2],
 }
 

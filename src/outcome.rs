@@ -24,7 +24,7 @@ pub enum Outcome {
     Duplicate,
     /// The disk has it, and the brokers get it when they can.
     Spooled,
-    /// Its topic will never take it, or a rule says so: it is among the dead letters.
+    /// Its topic will never accept it, or a rule says so: it is among the dead letters.
     DeadLettered,
     /// Its action is configured to be dropped, or a rule says so.
     Dropped,
@@ -98,7 +98,7 @@ labels! {
         Declined => "declined",
         /// The code of a login was used before.
         CodeUsed => "code_used",
-        /// LiveChat does not take the code.
+        /// LiveChat does not accept the code.
         CodeRefused => "code_refused",
         /// The token is none, or has expired.
         Unauthorized => "unauthorized",
@@ -183,8 +183,8 @@ impl Outcome {
             Self::Refused(refusal) => match refusal {
                 Refusal::NotFound => (
                     404,
-                    "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured; an app whose configuration has \
-                     pages has them at /install/<app> and /app/<app>\n",
+                    "not found; POST webhooks to /webhooks/<app>, or to /webhooks if only one app is configured; apps that have pages \
+                     have them at /install/<app> and /app/<app>\n",
                 ),
                 Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
                 Refusal::ContentType => (415, "send Content-Type: application/json (in UTF-8)\n"),
@@ -193,10 +193,10 @@ impl Outcome {
                 Refusal::BodyTooSlow => (408, "the body took longer than server.body_timeout\n"),
                 Refusal::BodyIncomplete => (400, "the body ended early\n"),
                 Refusal::BadHost => (400, "send one valid Host header\n"),
-                Refusal::TransferCoding => (400, "the only Transfer-Encoding is chunked\n"),
+                Refusal::TransferCoding => (400, "the only supported Transfer-Encoding is chunked\n"),
                 Refusal::HeadTooLarge => (431, "the headers are larger than server.header_bytes_max\n"),
                 Refusal::PlainHttp => (400, "this port speaks HTTPS; use https://\n"),
-                Refusal::ClientNetwork => (403, "your address is in none of the relay's server.client_networks\n"),
+                Refusal::ClientNetwork => (403, "your address is not in the relay's server.client_networks\n"),
                 Refusal::TooManyFailures => (429, "too many webhooks with a wrong secret key; try again later\n"),
             },
         }
@@ -246,7 +246,7 @@ impl Backfilled {
 labels! {
     /// Why an event could not be made durable.
     Unavailable {
-        /// The brokers did not take it in time.
+        /// The brokers did not ack it in time.
         Kafka => "kafka",
         /// The response deadline came first.
         Deadline => "deadline",
@@ -295,7 +295,7 @@ labels! {
         HeaderTimeout => "header_timeout",
         /// There was no request for long.
         KeepaliveTimeout => "keepalive_timeout",
-        /// The client did not take its answers.
+        /// The client did not read its answers.
         WriteTimeout => "write_timeout",
         /// It has lasted as long as it may.
         Lifetime => "lifetime",

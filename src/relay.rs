@@ -215,7 +215,7 @@ impl<B: Backend> Relay<B> {
             let [not_before, not_after] = [not_before, not_after].map(|date| date.map(tracing::field::display));
             let what = match rejection {
                 Rejection::UnknownApp => {
-                    "a webhook has the secret key of an app, and its path names another one that is unknown: it is answered 401; correct the URL of its registration"
+                    "a webhook has the secret key of an app, but its path names an unknown app: it is answered 401; correct the URL of its registration"
                 }
                 Rejection::OtherApp => {
                     "a webhook has the secret key of another app than its path: it is answered 401; correct the URL of its registration, or its key"
@@ -229,7 +229,7 @@ impl<B: Backend> Relay<B> {
         rejection
     }
 
-    /// Begins to make a webhook's records durable; the outcome is there by `deadline`.
+    /// Begins to make a webhook's records durable; the outcome is known by `deadline`.
     ///
     /// What can go to the brokers at once is handed over before this returns, and what is in flight is followed to its end whether
     /// the caller waits or not: a client that hangs up cancels no publish.
@@ -376,7 +376,7 @@ enum Start {
     Join(FirstOutcome, Record),
     /// The record was handed over to the brokers.
     Publish(Report, Option<Claim>),
-    /// Its topic has something in the spool, or Kafka is away.
+    /// Its topic has something in the spool, or Kafka is unavailable.
     Spool(Record, Option<Claim>),
 }
 

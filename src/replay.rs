@@ -31,7 +31,7 @@ pub struct Config {
     pub records_max: usize,
     /// Their bytes, of all lanes together.
     pub bytes_max: usize,
-    /// Records of all lanes that are sent in a second; 0: as many as Kafka takes.
+    /// Records of all lanes that are sent in a second; 0: as many as Kafka accepts.
     pub rate: u32,
     /// Between two records that ask whether a topic takes events; it doubles from the first to the second.
     pub retry_min: Duration,
@@ -77,7 +77,7 @@ pub async fn run(config: Config, spool: Spool, dead_letters: DeadLetters, shutdo
     common.lanes.wait().await;
 }
 
-/// What became of an attempt; or why Kafka has not taken it, where Kafka is to blame.
+/// What became of an attempt; or why Kafka has not accepted it, where Kafka is to blame.
 type Attempt = Result<Resolved, Option<Failure>>;
 
 /// One lane's replay.
@@ -261,14 +261,14 @@ impl Lane {
         if let Some(error) = unread
             && self.unread.pass().is_some()
         {
-            tracing::warn!(topic = &*self.topic, %error, "some of the spool cannot be read at the moment: it is tried again, and the rest goes on");
+            tracing::warn!(topic = &*self.topic, %error, "part of the spool cannot be read at the moment: it is tried again, and the rest continues");
         }
     }
 
     /// A damaged entry becomes a dead letter on the disk. Where the disk does not take it, that is tried again later.
     async fn set_aside(&mut self, number: u64, value: Vec<u8>) {
         let record = Record { topic: Arc::clone(&self.topic), key: String::new(), headers: Vec::new(), value };
-        let error = "its checksum does not fit: the disk has changed it".to_owned();
+        let error = "its checksum does not match: the disk has altered it".to_owned();
         let since_ms = jiff::Timestamp::now().as_millisecond();
         let dead_letter = Some(DeadLetter { reason: CORRUPTED.to_owned(), error, since_ms });
         let entry = Entry { dead_letter, ..Entry::new(record) };
@@ -384,7 +384,7 @@ impl Lane {
         self.at_once.refused(std::mem::take(&mut self.refused));
         match self.common.dead_letters.publisher.run() {
             Ok(run) => self.mode = Mode::Running { run, too_long_at: self.common.too_long_at() },
-            Err(error) => tracing::warn!(topic = &*self.topic, %error, "records of the spool go one by one"),
+            Err(error) => tracing::warn!(topic = &*self.topic, %error, "records of the spool are published one by one"),
         }
     }
 

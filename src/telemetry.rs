@@ -51,8 +51,7 @@ pub struct Config {
 
 impl Config {
     /// What [`Config::is_filter`] finds right.
-    pub const FILTERS: &str =
-        "error, warn, info, debug or trace, perhaps with levels of modules (\"info,livechat_relay::publish=debug\")";
+    pub const FILTERS: &str = "error, warn, info, debug or trace, optionally with levels of single modules (\"info,livechat_relay::publish=debug\")";
 
     /// Whether this is a filter that lets errors pass: a level for all, and perhaps others for some modules. To tracing a word that
     /// is no level is a module's name, and all other modules are silent.
@@ -81,12 +80,7 @@ pub fn start(config: &Config) {
         let message =
             text.downcast_ref::<&str>().copied().or_else(|| text.downcast_ref::<String>().map(String::as_str));
         let location = panic.location().map(ToString::to_string);
-        tracing::error!(
-            message,
-            location,
-            thread = std::thread::current().name(),
-            "panic: this is a fault of the relay"
-        );
+        tracing::error!(message, location, thread = std::thread::current().name(), "panic: this is a bug of the relay");
     }));
 }
 

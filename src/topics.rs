@@ -1,4 +1,4 @@
-//! The topics that the routes need: which of them are there, why the others are not, and which are too small.
+//! The topics that the routes need: which of them exist, why the others do not, and which are too small.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -41,7 +41,7 @@ pub struct Broker {
     pub address: String,
 }
 
-/// A topic that is there.
+/// A topic that exists.
 #[derive(Clone, Debug)]
 pub struct Present {
     pub name: Arc<str>,
@@ -132,16 +132,16 @@ impl Reason {
         use RDKafkaErrorCode as Code;
         match self {
             Self::CreateIsOff => "create them, or set topics.create = true",
-            Self::Refused(Code::InvalidReplicationFactor) => "set topics.replication to the number of brokers at most",
+            Self::Refused(Code::InvalidReplicationFactor) => "set topics.replication to at most the number of brokers",
             Self::Refused(Code::InvalidPartitions) => "change topics.partitions",
             Self::Refused(Code::InvalidConfig) => {
                 "change topics.settings; with three replicas or more the relay adds min.insync.replicas = 2 where they do not have it"
             }
             Self::Refused(Code::InvalidTopic) => {
-                "the name collides with that of another topic, as Kafka takes `.` and `_` for one: change topics.prefix or topics.actions"
+                "the name collides with another topic's, as Kafka's metrics do not distinguish `.` and `_`: change topics.prefix or topics.actions"
             }
             Self::Refused(Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed) => {
-                "give the relay Create on them, or create them yourself and give it Write"
+                "grant the relay Create on them, or create them yourself and grant it Write"
             }
             Self::Refused(Code::PolicyViolation) => {
                 "the cluster has a policy for new topics: change topics.partitions, topics.replication or topics.settings, or create them yourself"
@@ -193,7 +193,7 @@ fn number(config: &ConfigResource, setting: &str) -> Option<i64> {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{}; the relay may send records of {needed} bytes: raise max.message.bytes of these topics, or lower server.body_bytes_max",
-    .topics.iter().map(|(topic, max)| format!("{topic} takes records of {max} bytes")).collect::<Vec<_>>().join(", ")
+    .topics.iter().map(|(topic, max)| format!("{topic} accepts records of {max} bytes at most")).collect::<Vec<_>>().join(", ")
 )]
 pub struct TooSmall {
     pub topics: Vec<(Arc<str>, i64)>,
@@ -385,7 +385,7 @@ impl Topics {
         for result in results {
             match result {
                 Ok(name) => created.push(name),
-                // Another replica was quicker; or it is there, and we may not see it.
+                // Another replica was quicker; or it exists, and we may not see it.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((name, code)) => {
                     let (name, reason) = (Arc::from(name), Reason::Refused(code));
@@ -399,7 +399,7 @@ impl Topics {
         (created, refused)
     }
 
-    /// Reads the settings of topics that are there.
+    /// Reads the settings of topics that exist.
     pub async fn describe(&self, topics: &[Arc<str>]) -> Described {
         let mut found = Described::default();
         if topics.is_empty() {
@@ -413,8 +413,9 @@ impl Topics {
                     match described {
                         // A broker that refuses to show them gives none, and rdkafka (0.39) does not say why.
                         Ok(config) if config.entries.is_empty() => {
-                            found.unread =
-                                Some(format!("of {topic} the brokers give none; may the relay DescribeConfigs?"));
+                            found.unread = Some(format!(
+                                "the brokers show none for {topic}; does the relay have DescribeConfigs?"
+                            ));
                         }
                         Ok(config) => found.settings.push((Arc::clone(topic), config)),
                         Err(code) => found.unread = Some(format!("{topic}: {code}")),
@@ -437,7 +438,7 @@ impl Topics {
         if topics.is_empty() { Ok(()) } else { Err(TooSmall { topics, needed }) }
     }
 
-    /// As [`Topics::check_sizes`], of topics that are there; why the brokers do not show them, where they do not.
+    /// As [`Topics::check_sizes`], of topics that exist; why the brokers do not show them, where they do not.
     ///
     /// # Errors
     /// [`TooSmall`], with all topics that are.

@@ -71,7 +71,7 @@ impl Cache {
     /// Key and chain, where they are kept.
     ///
     /// # Errors
-    /// They are there, and cannot be read.
+    /// They exist, and cannot be read.
     pub fn certificate(&self) -> Result<Option<Vec<u8>>, String> {
         read(&self.certificate)
     }
@@ -83,7 +83,7 @@ impl Cache {
     }
 
     /// # Errors
-    /// It is there, and cannot be read, or is none.
+    /// It exists, and cannot be read, or is none.
     pub fn account(&self) -> Result<Option<AccountCredentials>, String> {
         let Some(json) = read(&self.account)? else { return Ok(None) };
         let unusable =

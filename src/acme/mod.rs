@@ -157,7 +157,7 @@ impl Acme {
             Err(wrong) => {
                 let damaged = Some(Sha256::digest(&pem).into());
                 if self.damaged != damaged {
-                    tracing::warn!(?wrong, "the certificate in the ACME cache is damaged: it counts as none");
+                    tracing::warn!(?wrong, "the certificate in the ACME cache is damaged and is ignored");
                 }
                 self.damaged = damaged;
                 return Ok(());
@@ -166,7 +166,7 @@ impl Acme {
         let is_new = self.issued.certificate().is_none_or(|served| served.not_after < certificate.not_after);
         if is_new {
             let (name, not_after) = (certificate.name(), certificate.not_after);
-            tracing::info!(name, %not_after, "TLS certificate taken from the ACME cache");
+            tracing::info!(name, %not_after, "TLS certificate loaded from the ACME cache");
             self.issued.replace(Arc::new(certificate));
             if !self.until_due().is_zero() {
                 self.succeeded();
@@ -183,13 +183,13 @@ impl Acme {
         let is_other_ordering = self.lock.is_none();
         if is_other_ordering && !self.is_other_ordering {
             let cache = self.config.cache.display();
-            tracing::info!(%cache, "another relay with this ACME cache orders the certificate: it is taken from there");
+            tracing::info!(%cache, "another relay with this ACME cache orders the certificate: this one loads it from the cache");
         }
         self.is_other_ordering = is_other_ordering;
         Ok(!is_other_ordering)
     }
 
-    /// Serves a certificate that was just issued, and keeps it. One that cannot be kept serves on until the relay ends.
+    /// Serves a certificate that was just issued, and keeps it. One that cannot be saved is served until the relay ends.
     async fn take_issued(&mut self, pem: String) {
         match Certificate::read(&self.cache.source(), pem.as_bytes(), pem.as_bytes()) {
             Ok(certificate) => {
@@ -197,7 +197,9 @@ impl Acme {
                 tracing::info!(name, %not_after, "TLS certificate issued");
                 self.issued.replace(Arc::new(certificate));
             }
-            Err(wrong) => return self.failed(&format!("the certificate issued is no good: {wrong:?}"), None),
+            Err(wrong) => {
+                return self.failed(&format!("the certificate that was issued cannot be used: {wrong:?}"), None);
+            }
         }
         if self.until_due().is_zero() {
             self.failed(ALREADY_DUE, None);
@@ -206,7 +208,7 @@ impl Acme {
             self.succeeded();
         }
         if let Err(why) = self.on_disk(move |cache| cache.keep_certificate(pem.as_bytes())).await {
-            tracing::error!(why, "the TLS certificate cannot be kept: the next start orders another one");
+            tracing::error!(why, "the TLS certificate cannot be saved: the next start orders another one");
         }
     }
 
@@ -232,7 +234,7 @@ impl Acme {
         if days_left < URGENT_DAYS {
             tracing::error!(domains, why, failures, %not_after, days_left, next_order_in = ?pause, "the TLS certificate expires soon and was not renewed");
         } else {
-            tracing::warn!(domains, why, failures, %not_after, days_left, next_order_in = ?pause, "the TLS certificate was not renewed: the old one serves on");
+            tracing::warn!(domains, why, failures, %not_after, days_left, next_order_in = ?pause, "the TLS certificate was not renewed: the old one stays in use");
         }
     }
 
@@ -292,7 +294,7 @@ impl Acme {
             builder.create(&new, self.config.directory.clone(), None).await.map_err(|e| said(&e))?;
         let cache = self.cache.clone();
         blocking(move || cache.keep_account(&credentials)).await?;
-        tracing::info!(directory = self.config.directory, id = account.id(), "ACME account made");
+        tracing::info!(directory = self.config.directory, id = account.id(), "ACME account created");
         Ok(account)
     }
 
@@ -349,7 +351,7 @@ fn proof(domain: &str, digest: &[u8]) -> Result<Arc<CertifiedKey>, String> {
     Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key)))
 }
 
-/// Why the authority does not take the order: what it says of each challenge.
+/// Why the authority does not accept the order: what it says of each challenge.
 async fn refusal(order: &mut Order) -> Option<String> {
     let mut reasons = Vec::new();
     let mut authorizations = order.authorizations();

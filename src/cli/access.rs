@@ -23,7 +23,7 @@ use crate::spool::{self, Spool, Unusable};
 pub struct Where {
     #[command(flatten)]
     pub source: Source,
-    /// The control socket of the running relay, instead of the one that the configuration leads to
+    /// Control socket of the running relay [default: as configured]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
@@ -277,8 +277,7 @@ impl Answers {
         match self {
             Self::Local(answers) => {
                 let answer = answers.recv().await;
-                answer
-                    .ok_or_else(|| Failure::Failed("the spool cannot be read: this is a fault of the relay".to_owned()))
+                answer.ok_or_else(|| Failure::Failed("the spool cannot be read: this is a bug of the relay".to_owned()))
             }
             Self::Lines { socket, stream, timeout } => {
                 let mut line = String::new();

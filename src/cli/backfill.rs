@@ -28,28 +28,28 @@ use reading::Reading;
 pub struct Arguments {
     #[command(flatten)]
     place: Where,
-    /// The app whose events are missing; needed where several apps have [apps.livechat]
+    /// App whose events are missing; required if several apps have [apps.livechat]
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// From this time on: 2026-11-22T14:00:00Z, or 2h for two hours ago
+    /// Start of the time span: 2026-11-22T14:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = time)]
     from: Timestamp,
-    /// Before this time; now, or where an earlier run that goes on ended
+    /// End of the time span [default: now, or that of the run that is continued]
     #[arg(long, value_name = "TIME", value_parser = time)]
     to: Option<Timestamp>,
-    /// How long before --from a thread may have begun that has events after it. Archives are asked by a thread's beginning
+    /// Also read threads that began up to this long before --from: archives are searched by the beginning of a thread
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = send::duration)]
     max_thread_age: Duration,
-    /// The organization whose archives are read, as webhooks have it in organization_id; needed with a personal access token
+    /// Organization whose archives are read (organization_id in webhooks); required with a personal access token
     #[arg(long, value_name = "ID", value_parser = not_blank)]
     organization: Option<String>,
-    /// With API 3.3: the license of the events, as webhooks have it in license_id
+    /// With API 3.3: license of the events (license_id in webhooks)
     #[arg(long, value_name = "NUMBER", conflicts_with = "organization")]
     license: Option<u64>,
-    /// The file that says how far it is, to go on there [default: backfill-<app>.json in spool.directory]
+    /// File with the progress, from which the next run continues [default: backfill-<app>.json in spool.directory]
     #[arg(long, value_name = "FILE")]
     cursor: Option<PathBuf>,
-    /// Check all that is needed, and say how much there is, and how many calls that takes; two calls
+    /// Check everything, and show how much there is to read and how many calls that takes; makes two calls
     #[arg(long)]
     dry_run: bool,
     /// Print JSON instead of text
@@ -87,8 +87,8 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         let Cursor { from, to, step, .. } = &reading.cursor;
         let goes_on = match step {
-            Step::RunningChats => "begins again, with the running chats",
-            Step::Archive { .. } | Step::Done => "goes on where this one has ended",
+            Step::RunningChats => "starts again, with the running chats",
+            Step::Archive { .. } | Step::Done => "continues where this one has ended",
         };
         remark(&format!("the same command {goes_on}: --from {from} --to {to}"));
     }
@@ -115,7 +115,9 @@ impl Arguments {
     fn cursor_path(&self, config: &Config, app: &App) -> Result<PathBuf, Failure> {
         let in_spool = || Some(config.spool.as_ref()?.spool.directory.join(format!("backfill-{}.json", app.name)));
         self.cursor.clone().or_else(in_spool).ok_or_else(|| {
-            Failure::Usage("without spool.directory, --cursor FILE says where to note how far it is".to_owned())
+            Failure::Usage(
+                "without spool.directory, --cursor FILE is required: the progress is written there".to_owned(),
+            )
         })
     }
 
@@ -134,7 +136,7 @@ impl Arguments {
             }
             Some(cursor) if is_this(&cursor) => Ok(cursor),
             Some(other) if other.step != Step::Done => Err(Failure::Usage(format!(
-                "{shown} is of another backfill, which is not complete: {}. Go on with that one by these options, remove the file to begin again, or name another one with --cursor",
+                "{shown} belongs to another backfill, which is not complete: {}. Continue that one with these options, remove the file to start again, or name another file with --cursor",
                 other.options()
             ))),
             // One that is complete has nothing to go on with.

@@ -1,4 +1,4 @@
-//! `check`: everything that `serve` would stumble over, found before it does, step by step.
+//! `check`: checks everything that `serve` needs, step by step.
 
 mod kafka;
 mod livechat;
@@ -31,12 +31,12 @@ use kafka::Kafka;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// Check the configuration, the secrets and the spool only, without Kafka
+    /// Check only the configuration, the secrets and the spool, without Kafka
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     request: request::Request,
-    /// How long all of it may take
+    /// Time limit for all checks together
     #[arg(long, default_value = "30s", value_parser = super::send::duration, value_name = "TIME")]
     timeout: Duration,
     /// Print JSON instead of text

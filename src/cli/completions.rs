@@ -23,7 +23,7 @@ fn script(shell: Shell) -> String {
 
 #[derive(clap::Args)]
 pub struct Man {
-    /// The directory to write to; it is made where it is not there
+    /// Directory to write to; created if missing
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }

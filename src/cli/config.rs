@@ -1,4 +1,4 @@
-//! `config`: the reference, the configuration in force, and the schema for editors.
+//! `config`: the reference, the effective configuration, and the schema for editors.
 
 use super::print::{out, visible};
 use super::spool::print_json;
@@ -13,9 +13,9 @@ pub struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// Print every key with its default and its reason: a file to begin with, or to look things up in
+    /// Print every key with its default and its explanation: a file to start from
     Default,
-    /// Print the configuration in force, each value with its source; secrets are masked
+    /// Print the effective configuration, each value with its source; secrets are masked
     Show(Show),
     /// Print a JSON Schema of the configuration file, for editors that complete and check it
     Schema,
@@ -23,8 +23,8 @@ enum Command {
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "What is printed is a configuration file itself, but for secrets: those that stand in files and variables are named, \
-    and others are \"***\". No secret is read, and no file that the configuration names."
+    after_help = "The output is a configuration file, except for secrets: those in files and variables are named, others are \"***\". No secret \
+    is read, and no file that the configuration names."
 )]
 struct Show {
     #[command(flatten)]
@@ -58,7 +58,7 @@ fn show(Show { source, json }: &Show) -> Result<(), Failure> {
     let file = shown.file.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
     let version = env!("CARGO_PKG_VERSION");
     out(format_args!(
-        "# The configuration in force of livechat-relay {version}: the defaults, {}, the environment.",
+        "# The effective configuration of livechat-relay {version}: the defaults, {}, the environment.",
         visible(&file)
     ))?;
     shown.toml().lines().try_for_each(|line| out(format_args!("{}", visible(line))))

@@ -28,7 +28,7 @@ use setup::Setup;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// The directory to write to; it is made where it is not there
+    /// Directory to write to; created if missing
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }

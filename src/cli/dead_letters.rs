@@ -23,17 +23,17 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the dead letters on the disk; with --kafka those in the dead-letter topic
+    /// List the dead letters on disk; with --kafka, those in the dead-letter topic
     List {
         #[command(flatten)]
         place: Where,
-        /// Those in the dead-letter topic on Kafka, oldest first of each partition
+        /// List those in the dead-letter topic in Kafka, the oldest of each partition first
         #[arg(long)]
         kafka: bool,
-        /// So many at most
+        /// At most this many
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
-        /// Print JSON, one a line
+        /// Print JSON, one per line
         #[arg(long)]
         json: bool,
     },
@@ -41,26 +41,26 @@ enum Command {
     Show {
         #[command(flatten)]
         place: Where,
-        /// Its number, as `list` shows it: partition/offset of one on Kafka
+        /// Its number, as `list` shows it; for one in Kafka PARTITION/OFFSET
         #[arg(value_parser = place)]
         number: Place,
         /// Print JSON on one line
         #[arg(long)]
         json: bool,
     },
-    /// Write all as JSON, one a line, values included; they stay where they are
+    /// Export all as JSON, one per line, values included; they are kept
     Export {
         #[command(flatten)]
         place: Where,
-        /// A new file, which only you can read; else standard output
+        /// Write to this new file, which only you can read [default: standard output]
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Publish to their own topics again, as when a topic's max.message.bytes was raised
+    /// Publish again to their own topics, for example after max.message.bytes was raised
     Replay {
         #[command(flatten)]
         chosen: Chosen,
-        /// Give up after this time: what Kafka has not accepted by then stays a dead letter
+        /// Stop after this time; what Kafka has not accepted by then stays a dead letter
         #[arg(long, default_value = "30s", value_parser = super::send::duration, value_name = "TIME")]
         timeout: Duration,
     },

@@ -33,13 +33,13 @@ use refused::Refused;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// End after the summary; 0 only if all that was sent has arrived
+    /// End after the summary; the exit code is 0 only if every webhook has arrived
     #[arg(long)]
     once: bool,
-    /// The port for webhooks [default: 8080, or a free one if that is taken]
+    /// Port for webhooks [default: 8080, or a free one if that is taken]
     #[arg(long)]
     port: Option<u16>,
-    /// The port for metrics [default: 8081, or a free one if that is taken]
+    /// Port for metrics [default: 8081, or a free one if that is taken]
     #[arg(long, value_name = "PORT")]
     metrics_port: Option<u16>,
 }

@@ -8,9 +8,9 @@ use super::Arguments;
 /// How a command ends, for the programs that have started it. The first line that standard error has says why it was not with 0.
 pub const EXIT_CODES: [(u8, &str); 4] = [
     (DONE, "done"),
-    (FAILED, "failed; standard error says why. Another try may help"),
-    (PENDING, "done, and something is left to do (only with --exit-code)"),
-    (USAGE, "the command line or the configuration is wrong. Another try does not help"),
+    (FAILED, "failed, for the reason on standard error; a retry may succeed"),
+    (PENDING, "done, and something is to be changed (only with --exit-code)"),
+    (USAGE, "the command line or the configuration is wrong; a retry cannot succeed"),
 ];
 
 pub const DONE: u8 = 0;

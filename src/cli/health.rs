@@ -18,13 +18,13 @@ use crate::config::{Listener, Need};
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// Ask whether the process should go on (/livez), not whether events can be made durable (/readyz)
+    /// Ask whether the process is alive (/livez), not whether it can store events (/readyz)
     #[arg(long)]
     live: bool,
-    /// Where the probes are answered, if not on admin.probes_listen or admin.listen but a socket that systemd passes on
+    /// Address of the probes, if systemd passes their socket [default: admin.probes_listen or admin.listen]
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
-    /// How long to wait for the answer
+    /// How long to wait for an answer
     #[arg(long, default_value = "5s", value_parser = send::duration, value_name = "TIME")]
     timeout: Duration,
 }

@@ -20,7 +20,7 @@ pub struct Filters {
     /// Only this topic
     #[arg(long, value_name = "NAME")]
     topic: Option<String>,
-    /// Only this record key, which is mostly the chat's id
+    /// Only this record key, usually the chat's id
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Only the event with this id
@@ -32,7 +32,7 @@ pub struct Filters {
     /// Only this app
     #[arg(long, value_name = "APP")]
     app: Option<String>,
-    /// Received at this time or later: 2026-11-22T14:00:00Z, or 2h for two hours ago
+    /// Received at or after this time: 2026-11-22T14:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
     /// Received before this time

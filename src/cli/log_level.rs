@@ -16,9 +16,9 @@ const RESET: &str = "reset";
 pub struct Arguments {
     #[command(flatten)]
     place: Where,
-    /// What log.filter may be, such as debug or "info,livechat_relay::publish=debug"; or reset, for the configured one
+    /// A filter like log.filter, such as debug or "info,livechat_relay::publish=debug"; or reset, to return to the configured one
     filter: String,
-    /// After this time the configured filter is back; at most log.temporary_max
+    /// Return to the configured filter after this time; at most log.temporary_max
     #[arg(long = "for", default_value = "10m", value_parser = super::send::duration, value_name = "TIME")]
     time: Duration,
     /// Print JSON

@@ -35,7 +35,7 @@ use crate::config::{Config, Mistakes, Need};
 use crate::publish::Unusable;
 use crate::telemetry;
 
-/// LiveChat webhooks, verified, on Kafka. 200 is sent only when the brokers or the disk have the event.
+/// Receive LiveChat webhooks, verify them, and publish them to Kafka. A webhook is answered 200 only when its event is stored in Kafka or on disk.
 #[derive(Parser)]
 #[command(name = "livechat-relay", version, arg_required_else_help = true, max_term_width = 100)]
 struct Arguments {
@@ -45,43 +45,43 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take webhooks and publish them until SIGTERM
+    /// Receive webhooks and publish them to Kafka until SIGTERM
     Serve(serve::Arguments),
-    /// Say whether the configuration, the secrets, the brokers and the topics are as `serve` needs them
+    /// Check the configuration, secrets, spool, brokers and topics before starting
     Check(check::Arguments),
-    /// Ask a running relay whether it is ready: exit code 0 or 1
+    /// Ask a running relay whether it is ready; the exit code is 0 or 1
     Health(health::Arguments),
-    /// Show it all on this machine: a mock Kafka, the real relay, and webhooks sent to it
+    /// Run everything on this machine: a mock Kafka, the relay, and webhooks sent to it
     Demo(demo::Arguments),
-    /// Send webhooks as LiveChat would, to try a relay or to load it
+    /// Send webhooks as LiveChat does, to try or to load a relay
     Send(send::Arguments),
-    /// Be LiveChat on this machine: its APIs, and the webhooks that it sends
+    /// Simulate LiveChat on this machine: its APIs, and the webhooks that it sends
     Simulate(simulate::Arguments),
-    /// Apply the changed configuration to the running relay
+    /// Apply a changed configuration to the running relay
     Reload(reload::Arguments),
-    /// Give the running relay's log another filter for a time
+    /// Change the running relay's log filter for a limited time
     LogLevel(log_level::Arguments),
     /// Print events as they arrive on Kafka
     Tail(tail::Arguments),
-    /// See what waits for Kafka on the disk, export it, or wait until it is published
+    /// Show events that wait on disk for Kafka; export, delete or publish them
     Spool(spool::Arguments),
-    /// See the events that their topic will never take, publish them again, or drop them
+    /// Show events that their topic rejected; publish them again, or delete them
     DeadLetters(dead_letters::Arguments),
-    /// See which webhooks are registered at LiveChat, and bring them into line with the configuration
+    /// Show which webhooks are registered at LiveChat, and change them as configured
     Webhooks(webhooks::Arguments),
-    /// Let the relay act for an app at LiveChat: log in, see what it may do, log out
+    /// Authorize the relay at LiveChat: log in, show what it may do, log out
     Auth(auth::Arguments),
-    /// After downtime, read what was missed from LiveChat's archives, and hand it to the running relay
+    /// After downtime, read missed events from LiveChat's archives and publish them
     Backfill(backfill::Arguments),
-    /// List LiveChat's actions, and what becomes of each
+    /// List LiveChat's actions, and where the relay publishes each
     Actions(actions::Arguments),
-    /// Write what consumers may rely on: JSON Schemas, example events, AsyncAPI, the table of actions
+    /// Write the contract for consumers: JSON Schemas, example events, AsyncAPI, a table of actions
     Contract(contract::Arguments),
-    /// Print the reference of the configuration, the one in force, or its schema
+    /// Print the configuration: its reference, the effective one, or its schema
     Config(config::Arguments),
-    /// Print the script by which a shell completes commands and options
+    /// Print a completion script for a shell
     Completions(completions::Arguments),
-    /// Write a manual page of each command
+    /// Write a manual page for each command
     #[command(hide = true)]
     Man(completions::Man),
 }
@@ -89,7 +89,7 @@ enum Command {
 /// Where the configuration comes from.
 #[derive(clap::Args)]
 struct Source {
-    /// The configuration file (TOML); defaults and LIVECHAT_RELAY__… variables go around it
+    /// Configuration file (TOML). LIVECHAT_RELAY__SECTION__KEY variables override it; missing keys have their defaults
     #[arg(long, short, value_name = "FILE", env = "LIVECHAT_RELAY_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }

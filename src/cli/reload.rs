@@ -9,13 +9,13 @@ use crate::control::{Answer, Reloaded, Request};
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "The relay reads its own file, in its own environment. Where that is wrong, it goes on with the former configuration. A key \
-    that needs a restart is named, and is no failure."
+    after_help = "The relay reads its own file, in its own environment. If that has mistakes, it keeps the former configuration. Keys that need a \
+    restart are listed; they are not a failure."
 )]
 pub struct Arguments {
     #[command(flatten)]
     place: Where,
-    /// Say what would change, and change nothing
+    /// Show what would change; change nothing
     #[arg(long)]
     dry_run: bool,
     /// Print JSON
@@ -47,7 +47,7 @@ pub async fn run(Arguments { place, dry_run, json }: Arguments) -> Result<(), Fa
         out(format_args!("{WARNING}warning{WARNING:#}: {}", visible(warning)))?;
     }
     if !needs_restart.is_empty() {
-        out(format_args!("{WARNING}changed, but in force only after a restart{WARNING:#}:{}", list(&needs_restart)))?;
+        out(format_args!("{WARNING}changed, but effective only after a restart{WARNING:#}:{}", list(&needs_restart)))?;
     }
     Ok(())
 }

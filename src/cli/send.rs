@@ -23,21 +23,21 @@ use crate::samples::traffic::{Sample, Traffic};
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where to send the webhooks, such as http://localhost:8080/webhooks
+    /// URL of the relay, such as http://localhost:8080/webhooks
     url: Url,
-    /// The secret key that the relay expects [default: the variable LIVECHAT_SECRET_KEY; other users see what an option says]
+    /// Secret key that the relay expects [default: the variable LIVECHAT_SECRET_KEY, which other users cannot see, unlike options]
     #[arg(long, value_name = "KEY", env = "LIVECHAT_SECRET_KEY", hide_env = true)]
     secret_key: Option<SecretString>,
-    /// A file that holds the secret key; it counts before the other two
+    /// File with the secret key; takes precedence over --secret-key and the variable
     #[arg(long, value_name = "FILE")]
     secret_key_file: Option<PathBuf>,
-    /// For https://: a PEM file of the certificate authority that signed the relay's certificate [default: the public ones]
+    /// For https://: PEM file of the certificate authority that signed the relay's certificate [default: public authorities]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// How many webhooks
     #[arg(long, short = 'n', default_value_t = 100)]
     count: u64,
-    /// Webhooks a second; 0: as fast as they are answered
+    /// Webhooks per second; 0 for as fast as they are answered
     #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND")]
     rate: f64,
     /// Connections, each with one webhook at a time
@@ -49,16 +49,16 @@ pub struct Arguments {
     /// How long to wait for an answer
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     timeout: Duration,
-    /// How often to try again where that can help: after no answer, 408, 429 and 5xx. Where no server is there at the start, send ends
+    /// How often to retry after no answer, 408, 429 and 5xx. If nothing listens at the start, send ends at once
     #[arg(long, default_value_t = 3)]
     retries: u32,
-    /// How long to wait before trying again
+    /// How long to wait before a retry
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     retry_wait: Duration,
     /// Seed of the generated chats: the same seed gives the same chats [default: random]
     #[arg(long)]
     seed: Option<u64>,
-    /// Write what was answered 200 to this new file, without the secret key, a line each
+    /// Write the webhooks that were answered 200 to this new file, one per line, without the secret key
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Print the report as JSON

@@ -42,7 +42,7 @@ use replay::Replay;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// At the end, publish what is in the spool first, for up to spool.drain_timeout
+    /// After SIGTERM, publish what is in the spool before ending; at most spool.drain_timeout
     #[arg(long)]
     drain: bool,
 }
@@ -50,7 +50,7 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut config = arguments.source.read(Need::Everything).map_err(logged)?;
     telemetry::start(&config.log);
-    config.warnings.iter().for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
+    config.warnings.iter().for_each(|warning| tracing::warn!(warning, "the configuration may contain a mistake"));
     let cannot = |e| Failure::Failed(format!("signals cannot be handled: {e}"));
     let (signal, hangup) = (on_signal().map_err(cannot)?, on_hangup().map_err(cannot)?);
     tokio::pin!(signal);
@@ -125,7 +125,7 @@ fn make_do_with_open_files(config: &mut Config) {
             limit,
             needed = needed + OTHER_FILES,
             connections_max,
-            "too few open files for server.connections_max and the spool's files: so many connections are accepted; raise the hard limit (LimitNOFILE=)"
+            "too few open files for server.connections_max and the spool's files: only connections_max connections are accepted; raise the hard limit (LimitNOFILE=)"
         );
     }
 }
@@ -164,7 +164,7 @@ const CLOSING: Duration = Duration::from_secs(15);
 
 impl Daemon {
     /// Starts in this order: ports, producer, spool, listeners, control socket, brokers and topics, replay. Webhooks are accepted from the
-    /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Brokers that are away are no reason not
+    /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Unreachable brokers are no reason not
     /// to start: until they are back, events are spooled, or answered 503 where there is no spool. From then on
     /// each `hangup` has the configuration read again.
     ///
@@ -248,7 +248,7 @@ impl Daemon {
 
     /// Stops as `[server]` says: accepts requests for a little while, finishes those in flight, and ends. What no broker has
     /// acked by then goes to the spool; without one it was answered 503, so that it is no failure of ours. With `drain` the
-    /// spool is emptied first. The admin listener is there to the end.
+    /// spool is emptied first. The admin listener stays to the end.
     pub async fn stop(self, drain: bool) {
         let config::Server { drain_delay, drain_timeout, .. } = self.running.load().server;
         let drained = self.replay.as_ref().filter(|_| drain).map_or(Duration::ZERO, |replay| replay.drain_timeout);
@@ -279,14 +279,12 @@ impl Daemon {
                 tracing::warn!(
                     records,
                     bytes,
-                    "stopped: the spool has events, which are published after the next start"
+                    "stopped: events remain in the spool and are published after the next start"
                 );
             }
-            Ok(Ok(())) => tracing::info!("stopped: nothing is left"),
+            Ok(Ok(())) => tracing::info!("stopped: no events are left"),
             _ => {
-                tracing::warn!(
-                    "stopped: records are left that Kafka has not accepted; their senders were not answered 200"
-                )
+                tracing::warn!("stopped: Kafka did not accept some records; their senders were not answered 200")
             }
         }
     }

@@ -27,25 +27,25 @@ const LISTEN_PORT: u16 = 8080;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Where to listen; port 0 is a free one
+    /// Address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:7414", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Listen elsewhere than on loopback, where others can make it send webhooks
+    /// Allow an address other than loopback; others can then make it send webhooks
     #[arg(long)]
     allow_remote: bool,
-    /// Organizations, accounts, clients, tokens, switches (TOML or JSON), instead of one of each
+    /// Organizations, accounts, clients, tokens and switches (TOML or JSON) [default: one of each]
     #[arg(long, value_name = "FILE")]
     setup: Option<PathBuf>,
-    /// Where the relay is: the app's webhooks, installation and page
+    /// URL of the relay, for the app's webhooks, installation and page
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL", value_parser = public_url)]
     public_url: String,
-    /// Send what is for this URL there instead: https://relay.example=http://127.0.0.1:8080
+    /// Send what is for the first URL to the second: https://relay.example=http://127.0.0.1:8080
     #[arg(long, value_name = "URL=URL", value_parser = route)]
     route: Vec<(String, String)>,
-    /// How long a change needs to take effect; LiveChat's takes up to two minutes
+    /// How long a change takes to have effect; at LiveChat up to two minutes
     #[arg(long, value_name = "TIME", value_parser = duration)]
     propagation: Option<Duration>,
-    /// Pauses between attempts of a delivery, as a factor: 0.1 makes 5 s half a second
+    /// Factor for the pauses between attempts of a delivery: 0.1 turns 5 s into 0.5 s
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     time_scale: Option<f64>,
     /// A certificate chain (PEM): https instead of http
@@ -54,10 +54,10 @@ pub struct Arguments {
     /// Its private key (PEM)
     #[arg(long, value_name = "FILE", requires = "certificate")]
     key: Option<PathBuf>,
-    /// Certificates (PEM) that the receiver's is signed by, instead of the roots that browsers have
+    /// Certificate authorities (PEM) of the receiver's certificate [default: public ones]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Print one line of JSON: the addresses, and what was set up
+    /// Print the addresses and the setup as one line of JSON
     #[arg(long)]
     json: bool,
 }

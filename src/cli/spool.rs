@@ -35,34 +35,34 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the events that wait, the oldest of each topic first
+    /// List the waiting events, the oldest of each topic first
     List {
         #[command(flatten)]
         place: Where,
         #[command(flatten)]
         filters: Filters,
-        /// So many in all at most
+        /// At most this many in all
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
-        /// Print JSON, one event a line
+        /// Print JSON, one event per line
         #[arg(long)]
         json: bool,
     },
-    /// Write the events that wait as JSON, one a line, values included; they stay in the spool
+    /// Export the waiting events as JSON, one per line, values included; they stay in the spool
     Export {
         #[command(flatten)]
         place: Where,
         #[command(flatten)]
         filters: Filters,
-        /// A new file, which only you can read; else standard output
+        /// Write to this new file, which only you can read [default: standard output]
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Erase events that wait, and dead letters: for example all of one chat
+    /// Delete waiting events and dead letters, for example all of one chat
     #[command(after_help = "Needs at least one of --topic, --key, --id, --action, --app, --since and --until; \
-        what matches all of them is dropped. Copies that are on Kafka remain there.")]
+        events that match all of them are deleted. Copies in Kafka remain.")]
     Drop(Drop),
-    /// Wait until the spool is empty; where no relay runs, publish what is in it
+    /// Wait until the spool is empty; if no relay runs, publish what is in it
     Drain {
         #[command(flatten)]
         place: Where,
@@ -73,7 +73,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Read every event that waits, and say of each file how many are good, damaged and unreadable
+    /// Read all waiting events, and report how many of each file are good, damaged and unreadable
     Verify {
         #[command(flatten)]
         place: Where,
@@ -81,10 +81,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Pause publishing what waits of a topic; its new events wait, too
-    #[command(after_help = "Of a running relay. It lasts until `spool resume`, or until the relay restarts.")]
+    /// Pause publishing a topic's waiting events; its new events wait, too
+    #[command(after_help = "Needs a running relay. The pause lasts until `spool resume`, or until the relay restarts.")]
     Pause(Topic),
-    /// Go on with publishing what waits of a topic
+    /// Resume publishing a topic's waiting events
     Resume(Topic),
 }
 

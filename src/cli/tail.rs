@@ -26,26 +26,26 @@ use crate::publish::Unusable;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// The brokers, instead of the configuration's kafka.brokers
+    /// Brokers [default: kafka.brokers of the configuration]
     #[arg(long, value_name = "HOST:PORT,…")]
     brokers: Option<String>,
-    /// Only this topic (may be repeated) [default: all that begin with topics.prefix]
+    /// Only this topic (can be repeated) [default: all that start with topics.prefix]
     #[arg(long, value_name = "NAME")]
     topic: Vec<String>,
-    /// Only this action (may be repeated)
+    /// Only this action (can be repeated)
     #[arg(long, value_name = "ACTION")]
     action: Vec<String>,
     /// Only this chat
     #[arg(long, value_name = "CHAT_ID")]
     chat: Option<String>,
-    /// Begin with the oldest events that Kafka still has. Kafka orders the events of a partition; those of different partitions come
-    /// in any order, so that times may jump back
+    /// Begin with the oldest events that Kafka has, instead of the next new one. Kafka orders the events of a partition; those of
+    /// different partitions come in any order, so times may jump back
     #[arg(long)]
     from_beginning: bool,
     /// End after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Print JSON, one event a line: topic, partition, offset, key, attributes (the id is one), data
+    /// Print JSON, one event per line: topic, partition, offset, key, attributes (the id is one), data
     #[arg(long)]
     json: bool,
 }

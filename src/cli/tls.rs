@@ -33,5 +33,5 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure
     let wrong = |error: &dyn std::fmt::Display| Failure::Usage(format!("{}: {error}", path.display()));
     let found = CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))?;
     let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| wrong(&error))?;
-    if found.is_empty() { Err(wrong(&"no certificate is in it")) } else { Ok(found) }
+    if found.is_empty() { Err(wrong(&"it contains no certificate")) } else { Ok(found) }
 }

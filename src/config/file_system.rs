@@ -10,13 +10,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// By the magic numbers of linux/magic.h.
 const UNSUITABLE: [(i64, &str); 7] = [
-    (0x0102_1994, "is on tmpfs, which is memory: what is in it is lost when the machine restarts"),
-    (0x8584_58f6, "is on ramfs, which is memory: what is in it is lost when the machine restarts"),
-    (0x794c_7630, "is on overlayfs, as a container's own layer is: it is lost with the container; mount a volume"),
-    (0x6969, "is on NFS: locks and fsync depend on the server and the network; take a local disk"),
-    (0xff53_4d42, "is on SMB: locks and fsync depend on the server and the network; take a local disk"),
-    (0xfe53_4d42, "is on SMB: locks and fsync depend on the server and the network; take a local disk"),
-    (0x6573_5546, "is on FUSE: whether an fsync reaches a disk depends on its driver; take a local disk"),
+    (0x0102_1994, "is on tmpfs: its content is in memory and lost when the machine restarts"),
+    (0x8584_58f6, "is on ramfs: its content is in memory and lost when the machine restarts"),
+    (0x794c_7630, "is on overlayfs (a container's own layer), which is lost with the container; mount a volume"),
+    (0x6969, "is on NFS: locks and fsync depend on the server and the network; use a local disk"),
+    (0xff53_4d42, "is on SMB: locks and fsync depend on the server and the network; use a local disk"),
+    (0xfe53_4d42, "is on SMB: locks and fsync depend on the server and the network; use a local disk"),
+    (0x6573_5546, "is on FUSE: whether an fsync reaches a disk depends on its driver; use a local disk"),
 ];
 
 /// What is probably not meant, each with its key. A disk that does not answer is waited for only for a while.
@@ -38,10 +38,11 @@ fn of(config: &spool::Config, kind: i64, bytes: u64) -> Vec<(&'static str, Strin
     let kinds = UNSUITABLE.iter().filter(|(magic, _)| *magic == kind);
     let mut warnings: Vec<_> = kinds.map(|(_, why)| ("spool.directory", (*why).to_owned())).collect();
     if bytes < config.free_min.saturating_add(u64::from(config.segment_bytes)) {
-        let why = "and spool.segment_bytes are more than the whole file system has: the spool will take no event";
+        let why =
+            "plus spool.segment_bytes is more than the size of the file system: the spool cannot accept any event";
         warnings.push(("spool.free_min", why.to_owned()));
     } else if bytes < config.bytes_max {
-        let why = "is more than the whole file system has: the spool will be full before it is reached";
+        let why = "is more than the size of the file system: the disk will be full before this limit is reached";
         warnings.push(("spool.bytes_max", why.to_owned()));
     }
     warnings

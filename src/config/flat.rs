@@ -40,7 +40,7 @@ pub fn parse(text: &str, is_read: impl Fn(&str) -> bool) -> Result<(Values, Line
             name.map(|name| format!(": the value of `{name}`; a text needs quotes on both sides")).unwrap_or_default();
         format!("{line}:{}: {why}{hint}", before.chars().count() + 1)
     };
-    let first = |error: toml::de::Error| mistake(&error, error.message().lines().next().unwrap_or("is no TOML"));
+    let first = |error: toml::de::Error| mistake(&error, error.message().lines().next().unwrap_or("is not valid TOML"));
     let table = DeTable::parse(text).map_err(first)?;
     let mut lines = Lines::new();
     note_lines("", table.get_ref(), &line_at, &mut lines);

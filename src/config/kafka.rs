@@ -14,7 +14,7 @@ use crate::event::route::ENVELOPE_BYTES_MAX;
 use crate::{publish, topics};
 
 pub fn kafka(r: &mut Reader) -> publish::Config {
-    let brokers = "a text of host:port, several separated by commas and without kafka:// before them";
+    let brokers = "a text of host:port, several separated by commas (\"a:9092,b:9092\"), without kafka://";
     publish::Config {
         brokers: r.text_that("kafka.brokers", brokers, |text| text.split(',').all(is_broker)),
         client_id: r.text("kafka.client_id"),
@@ -45,9 +45,9 @@ fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
     for (name, key) in r.names(PROPERTIES) {
         let is_same = |other: &&String| publish::canonical(other) == publish::canonical(&name);
         if let Some(other) = names.iter().find(is_same) {
-            r.mistake(&key, &format!("and \"{other}\" are two names of one property; keep one of them"));
+            r.mistake(&key, &format!("is another name of \"{other}\"; keep one of them"));
         } else if let Some(why) = publish::Config::refusal(&name) {
-            r.mistake(&key, &format!("may not be set: {why}"));
+            r.mistake(&key, &format!("cannot be set: {why}"));
         } else if let Some(value) = r.secret(&key) {
             check_property(r, &key, &name, &value);
             properties.push((name.clone(), value));

@@ -64,7 +64,7 @@ fn listed(r: &mut Reader, place: &str) -> Keys {
         if let Some(why) = bad_name(&name) {
             r.mistake(&name_key, why);
         } else if names.contains(&name) {
-            r.mistake(&name_key, "is the name of a key before it");
+            r.mistake(&name_key, "is already the name of another key");
         }
         names.push(name.clone());
         let [not_before, not_after] = ["not_before", "not_after"].map(|date| format!("{key}.{date}"));
@@ -90,7 +90,7 @@ fn whereabouts(r: &Reader, key: &str) -> String {
 /// stand there, by name.
 fn in_directory(r: &mut Reader, place: &str, directory: &str) -> Keys {
     if r.has(&format!("{place}[0]")) {
-        r.mistake(place, "has keys and a directory; keep one of them");
+        r.mistake(place, "has both keys and a directory; keep one of them");
     }
     let [not_before, not_after] = ["not_before", "not_after"].map(|table| dates(r, &format!("{place}.{table}")));
     let mut keys = Keys::default();
@@ -101,7 +101,7 @@ fn in_directory(r: &mut Reader, place: &str, directory: &str) -> Keys {
     }
     let Some(files) = r.files_in(directory, Path::new(&path), KEYS_MAX) else { return keys };
     if files.is_empty() {
-        let why = "has no keys: give it a file for each, named as metrics should call the key";
+        let why = "contains no keys: add a file for each; its name is the key's name in metrics";
         r.note(directory, why, true); // its volume may not be mounted yet
     }
     for (name, path) in &files {
@@ -139,7 +139,7 @@ fn check_order(r: &mut Reader, key: &str, Validity { not_before, not_after }: Va
 
 fn bad_name(name: &str) -> Option<&'static str> {
     let is_right = (1..=64).contains(&name.len()) && !name.contains(char::is_control);
-    (!is_right).then_some("must be a text of 1 to 64 bytes: metrics tell the keys apart by it")
+    (!is_right).then_some("must be a text of 1 to 64 bytes; metrics and the log show it")
 }
 
 impl Keys {
@@ -148,12 +148,12 @@ impl Keys {
         let secret = key.1.expose_secret();
         let (least, enough) = KEY_BYTES;
         if secret.len() < least {
-            r.mistake(place, &format!("{file}has fewer than {least} bytes: strangers could guess it"));
+            r.mistake(place, &format!("{file}has fewer than {least} bytes and could be guessed"));
         } else if secret.len() < enough {
             r.warn(place, &format!("{file}has fewer than {enough} bytes; a longer key is harder to guess"));
         }
         if let Some((other, ..)) = self.secrets.iter().find(|(_, other, _)| other.expose_secret() == secret) {
-            let other = if file.is_empty() { "one before it".to_owned() } else { other.clone() };
+            let other = if file.is_empty() { "an earlier one".to_owned() } else { other.clone() };
             r.mistake(place, &format!("{file}is the same key as {other}"));
         }
         self.secrets.push(key);

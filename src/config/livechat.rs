@@ -64,7 +64,8 @@ pub fn livechat(r: &mut Reader, apps: &[ReadApp]) -> Config {
         }
         let app = app(r, read, &place, &config);
         if let Some(other) = places.insert(app.client_id.clone(), &read.place).filter(|_| !app.client_id.is_empty()) {
-            let why = format!("is that of {other}, too: a plan of the one would remove the webhooks of the other");
+            let why =
+                format!("is also that of {other}: `webhooks apply` for one app would remove the webhooks of the other");
             r.mistake(&format!("{place}.client_id"), &why);
         }
         found.push(app);
@@ -93,14 +94,14 @@ fn app(r: &mut Reader, read: &ReadApp, place: &str, livechat: &Config) -> App {
     let (install, page) = (install(r, &key("install")), r.optional_flag(&key("page")).unwrap_or(false));
     for (is_on, name) in [(install.is_some(), "install"), (page, "page")] {
         if is_on && !r.has(&key("organizations")) {
-            let why = format!("is needed for {name}: the ids of the organizations that may use it, such as yours");
+            let why = format!("is required for {name}: the ids of the organizations that may use it, such as your own");
             r.mistake(&key("organizations"), &why);
         }
     }
     if install.is_some() && !r.has(&key("client_secret")) {
         r.mistake(
             &key("client_secret"),
-            "is needed for install: LiveChat gives no token for an installation without it",
+            "is required for install: without it LiveChat issues no token for an installation",
         );
     }
     let credential = credential(r, place, is_watched);
@@ -122,8 +123,9 @@ fn app(r: &mut Reader, read: &ReadApp, place: &str, livechat: &Config) -> App {
     let longest =
         [app.webhook_url(), app.install_url(), app.page_url()].map(|url| url.chars().count()).into_iter().max();
     if longest.is_some_and(|longest| longest > URL_CHARACTERS_MAX) {
-        let why =
-            format!("is too long: LiveChat takes {URL_CHARACTERS_MAX} characters, with /webhooks/ and the app's name");
+        let why = format!(
+            "is too long: LiveChat allows {URL_CHARACTERS_MAX} characters, /webhooks/ and the app's name included"
+        );
         r.mistake(&key("public_url"), &why);
     }
     let place = key("webhooks");
@@ -151,10 +153,10 @@ fn public_url(r: &mut Reader, key: &str, is_simulated: bool) -> String {
         }
     };
     if url.path().trim_end_matches('/').rsplit('/').take(2).any(|part| part == "webhooks") {
-        r.mistake(key, "ends in /webhooks/…, which the relay adds itself: leave it out");
+        r.mistake(key, "ends in /webhooks/…, which the relay adds by itself: remove that part");
     }
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
-        r.mistake(key, "has a query, a fragment, or a user: the relay would not see it; leave it out");
+        r.mistake(key, "has a query, a fragment, or a user, which the relay would not see: remove it");
     }
     let is_local = is_loopback(&url);
     if url.scheme() != "https" && !(url.scheme() == "http" && is_local && is_simulated) {
@@ -175,14 +177,17 @@ fn credential(r: &mut Reader, place: &str, is_watched: bool) -> Option<Credentia
     let account_id = r.optional_text(&account);
     let file = r.optional_text(&tokens);
     if is_personal && r.has(&tokens) {
-        r.mistake(&tokens, &format!("is one credential too many; keep one of {CREDENTIALS}"));
+        r.mistake(&tokens, &format!("is a second credential; keep one of {CREDENTIALS}"));
     }
     if !is_personal && !r.has(&tokens) && is_watched {
         r.mistake(place, &format!("has no credentials, which livechat.watch needs: {CREDENTIALS}"));
     }
     if let Some(path) = file {
         if path.is_empty() {
-            r.mistake(&tokens, "is empty; name a file that stays, such as \"/var/lib/livechat-relay/tokens.json\"");
+            r.mistake(
+                &tokens,
+                "is empty; name a file on persistent storage, such as \"/var/lib/livechat-relay/tokens.json\"",
+            );
         }
         return Some(Credential::Tokens(PathBuf::from(path)));
     }
@@ -212,7 +217,7 @@ fn needed(r: &mut Reader, key: &str, what: &str) -> String {
     if !r.has(key) || text.is_empty() && !r.is_mistaken(key) {
         r.mistake(key, &format!("is missing: {what}"));
     } else if text.contains(char::is_whitespace) || text.contains(char::is_control) {
-        r.mistake(key, &format!("has a blank in it; give {what}"));
+        r.mistake(key, &format!("contains white space or a control character; expected {what}"));
     }
     text
 }

@@ -56,7 +56,7 @@ pub struct Config {
     pub control: control::Config,
     pub kafka: publish::Config,
     pub topics: topics::Config,
-    /// Absent: events are answered 503 while Kafka is away.
+    /// Absent: events are answered 503 while Kafka is unavailable.
     pub spool: Option<Spool>,
     pub log: telemetry::Config,
     pub reload: Reload,
@@ -79,7 +79,7 @@ pub enum Need {
     Settings,
     /// What clients of Kafka need.
     Kafka,
-    /// What calls of LiveChat need: credentials.
+    /// What calls to LiveChat need: credentials.
     LiveChat,
     /// What registering webhooks needs: the secret keys, too.
     Registration,
@@ -238,10 +238,10 @@ fn check_times_and_sizes(r: &mut Reader, Config { server, kafka, .. }: &Config) 
         ("server.bytes_in_flight_max", server.budget.bytes_in_flight_max)
     };
     if body_bytes_max + REQUEST_BYTES > max {
-        r.mistake(key, "is less than server.body_bytes_max and 1 KiB: the largest body would never be accepted");
+        r.mistake(key, "is less than server.body_bytes_max plus 1 KiB: the largest body would never be accepted");
     }
     if kafka.record_bytes_max > kafka.queue_bytes_max {
-        r.mistake("kafka.queue_bytes_max", "is less than one record of server.body_bytes_max");
+        r.mistake("kafka.queue_bytes_max", "is less than the largest record: server.body_bytes_max plus 16 KiB");
     }
     if (kafka.publish_deadline..=LINGER_MAX).contains(&kafka.linger) {
         r.mistake("kafka.linger", "is not shorter than kafka.publish_deadline: no record would be sent in time");
@@ -259,12 +259,13 @@ fn check_topics(r: &mut Reader, Config { topics, kafka, spool, policy, .. }: &Co
         r.mistake(
             "topics.settings",
             &format!(
-                "max.message.bytes must be {needed} or more for server.body_bytes_max and the envelope, or have a spool.directory for dead letters"
+                "max.message.bytes must be {needed} or more (server.body_bytes_max plus 16 KiB), unless spool.directory is set, which stores dead letters"
             ),
         );
     }
     for [one, other] in colliding(policy.topics()) {
-        let why = format!("{one} and {other} collide: Kafka's metrics take `.` and `_` for one; use one of them");
+        let why =
+            format!("{one} and {other} collide: Kafka's metrics do not distinguish `.` and `_`; rename one of them");
         r.mistake("topics", &why);
     }
 }
@@ -279,11 +280,11 @@ fn check_spool(r: &mut Reader, Config { spool, kafka, .. }: &Config) {
     ];
     for (key, max) in budgets {
         if max < kafka.record_bytes_max {
-            r.mistake(key, "is less than one event of server.body_bytes_max and its envelope (16 KiB)");
+            r.mistake(key, "is less than the largest event: server.body_bytes_max plus 16 KiB");
         }
     }
     if u64::from(spool.segment_bytes) > spool.bytes_max {
-        r.mistake("spool.segment_bytes", "is more than spool.bytes_max: the first file would be larger than all");
+        r.mistake("spool.segment_bytes", "is more than spool.bytes_max: the first file would exceed it");
     }
     if replay.retry_max < replay.retry_min {
         r.mistake("spool.retry_max", "is less than spool.retry_min");
@@ -326,7 +327,7 @@ fn spool(r: &mut Reader) -> Option<Spool> {
 fn spool_directory(r: &mut Reader) -> Option<PathBuf> {
     let directory = r.optional_text("spool.directory")?;
     let absolute = std::path::absolute(&directory);
-    absolute.map_err(|_| r.mistake("spool.directory", "is empty; leave it out for no spool")).ok()
+    absolute.map_err(|_| r.mistake("spool.directory", "is empty; remove it to run without a spool")).ok()
 }
 
 fn log(r: &mut Reader) -> telemetry::Config {

@@ -79,7 +79,7 @@ fn routes(r: &mut Reader) -> Routes {
         if !known().any(|name| name == action) {
             let meant = actions::find(&action).map(|action| action.name).or_else(|| nearest(&action, known()));
             let meant = meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-            let why = "is no action of LiveChat; `unlisted` stands for those that the relay does not know";
+            let why = "is not one of LiveChat's actions; use `unlisted` for those that the relay does not know";
             r.mistake(&key, &format!("{why}{meant}"));
         }
         match r.optional_text(&key) {
@@ -113,7 +113,8 @@ fn record_keys(r: &mut Reader) -> Keys {
         // What is wrong with it was noted, or this command only has to know that keys are hashed.
         None if is_set => Keys::hashed(&[]),
         _ => {
-            let why = "is needed for topics.key = \"hashed\": 16 bytes or more, or the hashes can be guessed";
+            let why =
+                "is required for topics.key = \"hashed\": 16 bytes or more, otherwise the hashed ids can be guessed";
             r.mistake("topics.key_secret", why);
             Keys::Plain
         }
@@ -131,7 +132,7 @@ fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     if token.as_ref().is_some_and(|token| !is_legal(token.expose_secret())) {
         r.mistake(
             TOKEN,
-            "must be 32 to 256 of a-z A-Z 0-9 - . _ ~: it is part of a path, and all the protection there is",
+            "must be 32 to 256 characters of a-z A-Z 0-9 - . _ ~: it is part of a path, and the only protection",
         );
     }
     let topics = Topics::of_app_webhooks(&routes.prefix, |name| routes.own.get(name).cloned());
@@ -141,14 +142,14 @@ fn app_webhooks(r: &mut Reader, routes: &Routes) -> Option<Arc<App>> {
     is_set.then(|| Arc::new(App { name: APP_WEBHOOKS.to_owned(), keyring, routing, counts }))
 }
 
-/// Why Kafka would not take this name for a topic.
+/// Why Kafka would not accept this as the name of a topic.
 pub fn bad_topic(name: &str) -> Option<&'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     match name {
-        "" | "." | ".." => Some("is no name for a topic"),
-        _ if name.len() > 249 => Some("is too long for a topic: 249 bytes at most"),
+        "" | "." | ".." => Some("is not a topic name"),
+        _ if name.len() > 249 => Some("is too long for a topic name: 249 bytes at most"),
         _ if !name.bytes().all(legal) => {
-            Some("has characters that Kafka does not take in topics; take a-z A-Z 0-9 . _ -")
+            Some("has characters that Kafka does not allow in topic names; use a-z A-Z 0-9 . _ -")
         }
         _ => None,
     }
@@ -165,14 +166,14 @@ fn apps(r: &mut Reader, routes: &Routes) -> (HashMap<String, Arc<App>>, Vec<Read
     let (mut apps, mut all_read) = (HashMap::new(), Vec::new());
     const EXAMPLE: &str = "[[apps]] with a name and secret_keys";
     let no_file = " (no configuration file is given: add -c FILE, or set LIVECHAT_RELAY_CONFIG)";
-    let none = format!("is empty{}: give {EXAMPLE}", if r.has_file() { "" } else { no_file });
+    let none = format!("is empty{}: add {EXAMPLE}", if r.has_file() { "" } else { no_file });
     let is_needed = r.needs("apps");
     let count = r.count("apps", EXAMPLE, is_needed.then_some(&*none));
     for place in (0..count).map(|i| format!("apps[{i}]")) {
         let (app, read) = app(r, routes, &place);
         let name = app.name.clone();
         if apps.insert(name.clone(), Arc::new(app)).is_some() && !name.is_empty() {
-            r.mistake(&format!("{place}.name"), "is the name of an app before it");
+            r.mistake(&format!("{place}.name"), "is already the name of another app");
         }
         all_read.push(read);
     }
@@ -186,11 +187,11 @@ fn app(r: &mut Reader, routes: &Routes, place: &str) -> (App, ReadApp) {
     let api_version = r.optional_text(&key("api_version"));
     let legal = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
-        r.mistake(&key("name"), "must be 1 to 64 of a-z A-Z 0-9 - _: it is part of a path");
+        r.mistake(&key("name"), "must be 1 to 64 characters of a-z A-Z 0-9 - _: it is part of a path");
     }
     let taken = match name.as_str() {
-        APP_WEBHOOKS => Some("is app-webhooks, the name that metrics have for [app_webhooks]; choose another"),
-        UNKNOWN_APP => Some("is unknown, the name that metrics have for requests of no app; choose another"),
+        APP_WEBHOOKS => Some("must not be app-webhooks: metrics use that name for [app_webhooks]"),
+        UNKNOWN_APP => Some("must not be unknown: metrics use that name for requests to no app"),
         _ => None,
     };
     taken.iter().for_each(|taken| r.mistake(&key("name"), taken));

@@ -52,7 +52,7 @@ impl Reader {
     /// Merges the sources.
     ///
     /// # Errors
-    /// When there is no sense in reading on: the file cannot be read, or is no TOML.
+    /// When there is no sense in reading on: the file cannot be read, or is not valid TOML.
     pub fn new(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -104,7 +104,7 @@ impl Reader {
         &self.asked
     }
 
-    /// Sets what variables set. Those of others are none of our business, whatever is in them.
+    /// Sets what variables set. Those of other programs do not matter, whatever is in them.
     fn take_variables(&mut self) {
         let mut set: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in self.environment.clone() {
@@ -116,12 +116,12 @@ impl Reader {
                 continue;
             };
             let Some(key) = key_of(rest) else {
-                mistake("names no key: sections and keys are separated by two underscores");
+                mistake("is not the name of a key; separate sections and keys by two underscores");
                 continue;
             };
             let identity = identity(&key);
             if let Some(other) = set.insert(identity.clone(), name.clone()) {
-                mistake(&format!("and {other} set the same key; keep one of them"));
+                mistake(&format!("sets the same key as {other}; keep one of them"));
             }
             self.values.retain(|known, _| self::identity(known) != identity);
             let shape = declared().shape(&key).cloned().unwrap_or_else(Shape::text);

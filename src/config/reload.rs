@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_reference_names_each_key_that_needs_a_restart_and_no_other() {
-        let (_, rest) = DEFAULTS.split_once("but for these keys:").expect("the sentence");
+        let (_, rest) = DEFAULTS.split_once("except for these keys:").expect("the sentence");
         let (sentence, _) = rest.split_once("; and whether").expect("its end");
         let words = sentence.split(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)));
         let named: BTreeSet<_> = words.filter(|word| !["", "and", "all", "of"].contains(word)).collect();

@@ -32,7 +32,7 @@ pub fn rules(r: &mut Reader, apps: &HashMap<String, Arc<App>>, dead_letter: &Arc
     for place in (0..count).map(|i| format!("rules[{i}]")) {
         let rule = rule(r, &place, apps, dead_letter);
         if rules.iter().any(|other| other.name == rule.name) && !rule.name.is_empty() {
-            r.mistake(&format!("{place}.name"), "is the name of a rule before it");
+            r.mistake(&format!("{place}.name"), "is already the name of another rule");
         }
         rules.push(rule);
     }
@@ -43,7 +43,7 @@ fn rule(r: &mut Reader, place: &str, apps: &HashMap<String, Arc<App>>, dead_lett
     let key = |name: &str| format!("{place}.{name}");
     let name = r.optional_text(&key("name")).unwrap_or_default();
     if !(1..=64).contains(&name.len()) || name.contains(char::is_control) {
-        r.mistake(&key("name"), "must be a text of 1 to 64 bytes: metrics tell the rules apart by it");
+        r.mistake(&key("name"), "must be a text of 1 to 64 bytes; metrics and the log show it");
     }
     let mut values = |name: &str| values(r, &key(name));
     let criteria = Criteria {
@@ -54,11 +54,14 @@ fn rule(r: &mut Reader, place: &str, apps: &HashMap<String, Arc<App>>, dead_lett
     };
     let has_criteria = ["app", "action", "organization", "chat"].iter().any(|name| r.has(&key(name)));
     if !has_criteria {
-        r.mistake(place, "needs one of app, action, organization and chat: it would be there for every event");
+        r.mistake(
+            place,
+            "needs at least one of app, action, organization and chat; without any it would match every event",
+        );
     }
     let known = || apps.keys().map(String::as_str).chain([APP_WEBHOOKS]);
     for app in criteria.app.iter().flatten().filter(|app| !known().any(|name| name == *app)) {
-        r.mistake(&key("app"), &format!("there is no app of such a name{}", meant(nearest(app, known()))));
+        r.mistake(&key("app"), &format!("no app has this name{}", meant(nearest(app, known()))));
     }
     let known = || actions::names().chain(APP_EVENTS).chain([APP_INSTALLED, UNLISTED]);
     for action in criteria.action.iter().flatten().filter(|action| !known().any(|name| name == *action)) {
@@ -66,7 +69,7 @@ fn rule(r: &mut Reader, place: &str, apps: &HashMap<String, Arc<App>>, dead_lett
         r.mistake(
             &key("action"),
             &format!(
-                "is no action of LiveChat; `unlisted` stands for those that the relay does not know{}",
+                "is not one of LiveChat's actions; use `unlisted` for those that the relay does not know{}",
                 meant(current)
             ),
         );
@@ -113,7 +116,7 @@ fn effect(r: &mut Reader, place: &str, dead_letter: &Arc<str>) -> Effect {
         [("topic", Do::Topic, "topic"), ("rate", Do::Sample, "sample"), ("by", Do::Sample, "sample")]
     {
         if chosen.is_some_and(|chosen| chosen != of) && r.has(&key(name)) {
-            r.mistake(&key(name), &format!("is for rules with do = {value:?} only"));
+            r.mistake(&key(name), &format!("is only for rules with do = {value:?}"));
         }
     }
     match chosen {
@@ -127,7 +130,7 @@ fn effect(r: &mut Reader, place: &str, dead_letter: &Arc<str>) -> Effect {
         Some(Do::DeadLetter) => Effect::DeadLetter(Arc::clone(dead_letter)),
         Some(Do::Sample) => {
             if !r.has(&key("rate")) {
-                r.mistake(&key("rate"), "is needed: of so many, one goes its way, such as 100");
+                r.mistake(&key("rate"), "is missing; rate = 100 keeps one in 100");
             }
             let one_in = rate.and_then(NonZeroU64::new).unwrap_or(NonZeroU64::MIN);
             Effect::Sample { one_in, by: by.unwrap_or(SampleBy::Chat) }

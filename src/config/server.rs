@@ -30,17 +30,17 @@ pub fn check_listeners(r: &mut Reader, Config { server, admin, .. }: &Config) {
             listen.port() != 0 && listen.port() == other.port() && is_same_ip
         };
         if let Some((other, _)) = listeners[..n].iter().find(|(_, other)| is_same(other)) {
-            r.mistake(key, &format!("has the port of {other}; give it another one"));
+            r.mistake(key, &format!("uses the same port as {other}; choose another one"));
         }
     }
     if server.listener.plain.is_some() && server.listener.tls.is_none() {
         r.mistake(
             "server.plain_listen",
-            "is for a relay with [server.tls]: without it server.listen is plain; leave it out",
+            "is only for a relay with [server.tls]; without it, server.listen has no TLS either: remove this key",
         );
     }
     if admin.tls.as_ref().is_some_and(|tls| tls.client_roots.is_some()) && admin.plain.is_none() {
-        let why = "is not set: probes for /livez and /readyz then need a client certificate (admin.tls.client_ca), too";
+        let why = "is not set, so probes of /livez and /readyz need a client certificate, too (admin.tls.client_ca)";
         r.warn("admin.probes_listen", why);
     }
 }
@@ -112,16 +112,16 @@ fn clients(r: &mut Reader) -> client::Config {
     let proxies = &clients.trusted_proxies;
     match clients.source {
         Source::Peer if !proxies.is_empty() => {
-            r.warn(key, "is not used: server.client_address is \"peer\", so the proxies count as the clients");
+            r.warn(key, "is not used: server.client_address is \"peer\", so the proxies are taken for the clients");
         }
         Source::Peer => {}
         _ if proxies.is_empty() && !r.is_mistaken(key) => {
             r.mistake(
                 key,
-                "is empty, but server.client_address is not \"peer\": name the networks of the proxies, such as [\"10.0.0.0/8\"]",
+                "is empty, but server.client_address is not \"peer\": list the networks of the proxies, such as [\"10.0.0.0/8\"]",
             );
         }
-        _ if proxies.has_everyone() => r.warn(key, "has a network of all addresses: anyone can say who the client is"),
+        _ if proxies.has_everyone() => r.warn(key, "contains all addresses: anyone can forge the client's address"),
         _ => {}
     }
     clients
@@ -152,7 +152,7 @@ pub fn admin_token(r: &mut Reader) -> Option<Token> {
     let text = token.expose_secret();
     let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b); // RFC 6750, section 2.1
     if !(KEY_BYTES.0..=BYTES_MAX).contains(&text.len()) || !text.bytes().all(legal) {
-        r.mistake(KEY, "must be 8 to 1024 of a-z A-Z 0-9 - . _ ~ + / =: it is sent in an HTTP header");
+        r.mistake(KEY, "must be 8 to 1024 characters of a-z A-Z 0-9 - . _ ~ + / =: it is sent in an HTTP header");
     } else if text.len() < KEY_BYTES.1 {
         r.warn(KEY, &format!("has fewer than {} bytes; a longer token is harder to guess", KEY_BYTES.1));
     }
@@ -173,7 +173,7 @@ pub fn control(r: &mut Reader, spool: Option<&Spool>) -> control::Config {
         let most = control::SOCKET_PATH_BYTES_MAX;
         r.mistake(
             "control.socket",
-            &format!("has a path of {length} bytes, where the system takes {most}: set a shorter one, such as \"/run/livechat-relay/control.sock\""),
+            &format!("has {length} bytes, and the operating system allows {most}: set a shorter path, such as \"/run/livechat-relay/control.sock\""),
         );
     }
     control::Config {

@@ -56,7 +56,7 @@ fn certificate_of(r: &mut Reader, table: &str, is_needed: bool) -> Option<Arc<Ce
     let [chain, key] = names.each_ref().map(|name| r.optional_text(name));
     for (name, path) in names.iter().zip([&chain, &key]) {
         if path.is_none() && is_needed && !r.has(name) {
-            r.mistake(name, "is missing: a certificate and its key belong together; both may be one file");
+            r.mistake(name, "is missing: certificate and key are both required; both may name the same file");
         }
     }
     let (chain, key) = (chain?, key?);
@@ -102,15 +102,15 @@ fn acme(r: &mut Reader) -> Option<acme::Config> {
         if domain.starts_with("*.") {
             r.mistake(
                 &key("domains"),
-                "has a wildcard, which this kind of challenge (TLS-ALPN-01) cannot prove; name each domain",
+                "has a wildcard, which the challenge TLS-ALPN-01 does not support; list each domain",
             );
         } else if DnsName::try_from(domain.as_str()).is_err() || domain.parse::<std::net::IpAddr>().is_ok() {
-            r.mistake(&key("domains"), "has a name that is no DNS name, such as \"hooks.example.com\"");
+            r.mistake(&key("domains"), "must be DNS names, such as \"hooks.example.com\"");
         }
     }
     let cache = r.optional_text(&key("cache")).filter(|path| !path.is_empty()).map(PathBuf::from);
     if is_on && cache.is_none() {
-        let why = "is missing: the account and the certificate are kept there; name a directory that stays, such as \"/var/lib/livechat-relay/acme\"";
+        let why = "is missing: it stores the account and the certificate; name a directory on persistent storage, such as \"/var/lib/livechat-relay/acme\"";
         r.mistake(&key("cache"), why);
     }
     let ca = r.optional_text(&key("ca"));
@@ -169,12 +169,9 @@ mod tests {
             ("domains = [\"*.example.com\"]\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: has a wildcard"),
             (
                 "domains = [\"https://example.com\"]\ncache = \"/a\"".to_owned(),
-                "server.tls.acme.domains: has a name that is no DNS name",
+                "server.tls.acme.domains: must be DNS names",
             ),
-            (
-                "domains = [\"192.0.2.1\"]\ncache = \"/a\"".to_owned(),
-                "server.tls.acme.domains: has a name that is no DNS name",
-            ),
+            ("domains = [\"192.0.2.1\"]\ncache = \"/a\"".to_owned(), "server.tls.acme.domains: must be DNS names"),
             (
                 "domains = [1]\ncache = \"/a\"".to_owned(),
                 "server.tls.acme.domains: must be a text in quotes, or several",
@@ -199,10 +196,10 @@ mod tests {
         let (listen, plain) = ("server.listen = \"0.0.0.0:443\"", "server.plain_listen = \"127.0.0.1:443\"");
         let acme = "server.tls.acme = { domains = [\"a.example\"], cache = \"/a\" }";
         for (settings, mistake) in [
-            (format!("{listen}\n{plain}\n{acme}"), "server.plain_listen: has the port of server.listen"),
+            (format!("{listen}\n{plain}\n{acme}"), "server.plain_listen: uses the same port as server.listen"),
             (
                 "admin.probes_listen = \"127.0.0.1:8081\"".to_owned(),
-                "admin.probes_listen: has the port of admin.listen",
+                "admin.probes_listen: uses the same port as admin.listen",
             ),
             ("admin.probes_listen = 1".to_owned(), "admin.probes_listen: must be an IP address and a port, such as"),
             ("admin.tls.client_ca = \"/no\"".to_owned(), "admin.tls.certificate: is missing"),

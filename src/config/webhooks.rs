@@ -37,7 +37,7 @@ pub fn webhooks(r: &mut Reader, place: &str, version: Version, url: &str) -> Vec
             match owners.get(action.name) {
                 Some((other, _)) if *other > closeness => {}
                 Some((other, at)) if *other == closeness && *at != n => {
-                    let why = format!("has {}, as {place}[{at}] has: each event would come twice", action.name);
+                    let why = format!("has {}, which {place}[{at}] has, too: each event would come twice", action.name);
                     r.mistake(&format!("{place}[{n}].actions"), &why);
                 }
                 _ => drop(owners.insert(action.name, (closeness, n))),
@@ -89,7 +89,7 @@ fn chosen(r: &mut Reader, key: &str, version: Version) -> Vec<(&'static Action, 
 fn unknown(n: usize, word: &str, version: Version) -> String {
     if let Some(action) = find(word) {
         let (name, span) = (action.name, action.span());
-        return format!("has {name}, which LiveChat's API has in {span} only; the app's api_version is {version}");
+        return format!("has {name}, which only LiveChat's API {span} has; the app's api_version is {version}");
     }
     let current = event::actions::find(word)
         .map(|action| action.name)
@@ -118,7 +118,7 @@ fn entry(r: &mut Reader, place: &str, version: Version, own: &[&Action]) -> Want
     }
     let without = names(own.iter().filter(|action| !additional_data.is_empty() && !action.has_additional_data()));
     if let Some(without) = without {
-        let why = format!("{without} cannot have additional_data; give what cannot an entry of its own");
+        let why = format!("{without} cannot have additional_data; move these actions to an entry of their own");
         r.mistake(&key("additional_data"), &why);
     }
     let description = r.optional_text(&key("description")).unwrap_or_else(|| DESCRIPTION.to_owned());
@@ -134,7 +134,7 @@ fn filters(r: &mut Reader, place: &str, version: Version, own: &[&Action]) -> Fi
         let without = names(own.iter().filter(|action| !action.has_filter(filter, version)));
         if let (true, Some(without)) = (r.has(&key(filter.name())), without) {
             let why = format!(
-                "in LiveChat's API {version} {without} cannot be filtered so; give what can an entry of its own"
+                "{without} cannot have this filter in LiveChat's API {version}; move the actions that can to an entry of their own"
             );
             r.mistake(&key(filter.name()), &why);
         }
@@ -172,7 +172,7 @@ fn users(r: &mut Reader, place: &str) -> Option<Users> {
         }
         (false, false) => None,
         (true, true) => {
-            r.mistake(place, "has values and exclude_values; LiveChat takes one of them");
+            r.mistake(place, "has values and exclude_values; LiveChat accepts only one of them");
             None
         }
         (true, false) => Some(Users::Values(users[0].clone())),

@@ -49,7 +49,7 @@ pub enum Fate {
     Published,
     /// Its topic has refused it again: it is a dead letter as before.
     Refused,
-    /// Kafka has not taken it in time, or it could not be read: it is a dead letter as before.
+    /// Kafka has not accepted it in time, or it could not be read: it is a dead letter as before.
     Waiting,
     /// It is what was left of a damaged entry: nothing to be published.
     Corrupted,
@@ -155,7 +155,7 @@ impl Which {
     }
 }
 
-/// Publishes dead letters one by one. Those that Kafka does not take are tried again until the time is over, or the client has left.
+/// Publishes dead letters one by one. Those that Kafka does not accept are tried again until the time is over, or the client has left.
 pub(super) fn replay_dead_letters(
     spool: &Spool,
     to: &DeadLetters,

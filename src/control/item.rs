@@ -135,7 +135,7 @@ impl Item {
     /// What is damaged has no more than its bytes; what cannot be read not even those.
     fn broken(number: u64, lane: &str, broken: Broken, with_value: bool) -> Self {
         let (raw, error) = match broken {
-            Broken::Damaged(raw) => (raw, "its checksum does not fit: the disk has changed it".to_owned()),
+            Broken::Damaged(raw) => (raw, "its checksum does not match: the disk has altered it".to_owned()),
             Broken::Unread(error) => (Vec::new(), error.to_string()),
         };
         let bytes = raw.len();

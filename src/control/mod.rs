@@ -174,7 +174,7 @@ impl Control {
 fn pause(spool: &Spool, topic: String, paused: bool) -> Answer {
     let (events, is_paused) = spool.lanes(|lanes| (lanes.waiting(&topic), lanes.is_paused(&topic)));
     if paused && events == 0 {
-        return Answer::Error(format!("nothing waits of topic {topic}; `spool status` shows what does"));
+        return Answer::Error(format!("no event of topic {topic} waits; `spool status` shows which do"));
     }
     if !paused && !is_paused {
         return Answer::Error(format!("the replay of topic {topic} is not paused; `spool status` shows what is"));

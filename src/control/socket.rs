@@ -27,7 +27,7 @@ pub async fn serve(path: PathBuf, control: Control, config: Config, ended: Cance
         if control.may_have_socket(&path) {
             match Socket::bind(path.clone(), config.clone()).await {
                 Ok(socket) => {
-                    tracing::info!(socket = %path.display(), "the control socket answers");
+                    tracing::info!(socket = %path.display(), "the control socket is ready");
                     was_told = false;
                     socket.serve(&control, &ended).await;
                 }

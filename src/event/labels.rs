@@ -1,6 +1,6 @@
 //! Closed sets of reasons, each of which is the value of a metric's label.
 
-/// Makes an enum of unit variants with `ALL`, so that each label is there before its first event, and `label`.
+/// Makes an enum of unit variants with `ALL`, so that each label exists before its first event, and `label`.
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident => $label:literal,)+ }) => {
         $(#[$doc])*

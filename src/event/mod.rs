@@ -80,9 +80,9 @@ impl Rejection {
             Self::NotUtf8 => (400, "the body is not UTF-8\n"),
             Self::NotJson => (400, "the body is not JSON\n"),
             Self::NotAnObject => (400, "the body is not a JSON object\n"),
-            Self::MemberTwice => (400, "the body has a member twice\n"),
+            Self::MemberTwice => (400, "duplicate key in the JSON object\n"),
             Self::TooManyMembers => (400, "the body has more than 64 members\n"),
-            Self::NoAction => (400, "the body has no text as its member \"action\" (\"event\" in an App Webhook)\n"),
+            Self::NoAction => (400, "the body has no string \"action\" (\"event\" in an App Webhook)\n"),
             Self::NoPayload => (400, "the body has no member \"payload\"\n"),
             Self::Unauthorized
             | Self::NoSecretKey

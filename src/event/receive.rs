@@ -111,7 +111,7 @@ pub fn explain(rejection: Rejection, body: &[u8]) -> Option<String> {
         }
         Rejection::NotJson => {
             let error = serde_json::from_slice::<IgnoredAny>(body).err()?;
-            let what = if error.is_eof() { "ends within its JSON" } else { "is not JSON" };
+            let what = if error.is_eof() { "ends before its JSON is complete" } else { "is not JSON" };
             Some(format!("the body {what}: see line {}, column {}\n", error.line(), error.column()))
         }
         Rejection::MemberTwice => {
@@ -122,8 +122,8 @@ pub fn explain(rejection: Rejection, body: &[u8]) -> Option<String> {
             let (line, last) = before.split('\n').enumerate().last()?;
             let (line, column) = (line + 1, last.len() + 1);
             let name = DOCUMENTED.iter().find(|name| **name == member.name);
-            let name = name.map_or("a member".to_owned(), |name| format!("the member \"{name}\""));
-            Some(format!("the body has {name} twice: see line {line}, column {column}\n"))
+            let name = name.map_or(String::new(), |name| format!(" \"{name}\""));
+            Some(format!("duplicate key{name} in the JSON object: see line {line}, column {column}\n"))
         }
         _ => None,
     }
@@ -348,16 +348,19 @@ mod tests {
             (b"{\"action\":\"\xff\"}", Some("the body is not UTF-8: see byte 12")),
             (b"\xef\xbb\xbf{}", Some("the body is not JSON: see line 1, column 1")),
             (br#"{"action":hunter2}"#, Some("the body is not JSON: see line 1, column 11")),
-            (b"{\n \"action\":\"a\",\n \"payload\":{}", Some("the body ends within its JSON: see line 3, column 13")),
+            (
+                b"{\n \"action\":\"a\",\n \"payload\":{}",
+                Some("the body ends before its JSON is complete: see line 3, column 13"),
+            ),
             (
                 br#"{"payload":{},"action":"a","payload":{}}"#,
-                Some("the body has the member \"payload\" twice: see line 1, column 28"),
+                Some("duplicate key \"payload\" in the JSON object: see line 1, column 28"),
             ),
             (
                 b"\n{\"action\":1,\n  \"\\u0061ction\":2}",
-                Some("the body has the member \"action\" twice: see line 3, column 3"),
+                Some("duplicate key \"action\" in the JSON object: see line 3, column 3"),
             ),
-            (br#"{"hunter2":1,"hunter2":2}"#, Some("the body has a member twice: see line 1, column 14")),
+            (br#"{"hunter2":1,"hunter2":2}"#, Some("duplicate key in the JSON object: see line 1, column 14")),
             (b"[]", None),
             (br#"{"payload":{}}"#, None),
         ] {

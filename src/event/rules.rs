@@ -29,7 +29,7 @@ pub struct Rule {
     matches: Arc<AtomicU64>,
 }
 
-/// What an event must have: of each criterion that is there, one of its values.
+/// What an event must have: of each criterion that is set, one of its values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Criteria {
     pub app: Option<BTreeSet<String>>,
@@ -49,7 +49,7 @@ pub enum Effect {
     Topic(Arc<str>),
     /// Published to this topic as a dead letter.
     DeadLetter(Arc<str>),
-    /// One in so many goes its way, the others are dropped.
+    /// One in so many takes its usual route, the others are dropped.
     Sample { one_in: NonZeroU64, by: SampleBy },
 }
 
@@ -71,7 +71,7 @@ impl Rules {
         self.0.iter()
     }
 
-    /// The first rule that is there for an event, at the time of its receipt.
+    /// The first rule that matches an event, at the time of its receipt.
     pub fn find(&self, event: &Event<'_>, topics: &Topics) -> Option<&Rule> {
         self.0.iter().find(|rule| rule.is_active(event.recorded) && rule.criteria.hold(event, topics))
     }
@@ -162,8 +162,8 @@ impl fmt::Display for Rule {
             Effect::Drop => write!(f, " are dropped")?,
             Effect::Topic(topic) => write!(f, " go to the topic {topic}")?,
             Effect::DeadLetter(_) => write!(f, " go to the dead letters")?,
-            Effect::Sample { one_in, by: SampleBy::Chat } => write!(f, " are kept of one chat in {one_in}")?,
-            Effect::Sample { one_in, by: SampleBy::Event } => write!(f, " are kept one in {one_in}")?,
+            Effect::Sample { one_in, by: SampleBy::Chat } => write!(f, " are kept for one chat in {one_in}")?,
+            Effect::Sample { one_in, by: SampleBy::Event } => write!(f, " are sampled: one in {one_in} is kept")?,
         }
         self.until.map_or(Ok(()), |until| write!(f, " until {until}"))
     }
@@ -322,7 +322,7 @@ mod tests {
         let expected = "events of app default and chat A, B, C and 2 more are dropped until 1970-01-01T00:00:00Z";
         assert_eq!(rule.to_string(), expected);
         rule.effect = Effect::Sample { one_in: NonZeroU64::new(100).expect("a number"), by: SampleBy::Event };
-        assert!(rule.to_string().ends_with(" and 2 more are kept one in 100 until 1970-01-01T00:00:00Z"));
+        assert!(rule.to_string().ends_with(" and 2 more are sampled: one in 100 is kept until 1970-01-01T00:00:00Z"));
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Admin {
         if let Some(suppressed) = REFUSED.pass() {
             tracing::warn!(peer = %exchange.peer(), suppressed, "scrape refused: admin.token is missing or wrong");
         }
-        let mut answer = text(StatusCode::UNAUTHORIZED, "unauthorized; send the bearer token of admin.token\n");
+        let mut answer =
+            text(StatusCode::UNAUTHORIZED, "unauthorized; send the token of admin.token as a bearer token\n");
         answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         answer
     }

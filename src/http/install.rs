@@ -191,12 +191,16 @@ async fn publish(visit: &Visit, installation: Arc<Installation>) -> End {
                 tracing::warn!(
                     app = name,
                     organization,
-                    "the event of an installation could not be stored; the page says that it is to be reloaded"
+                    "the event of an installation could not be stored; the page asks to be reloaded"
                 );
                 Err(PageEnd::NotDurable)
             }
             Err(outcome) => {
-                tracing::error!(app = name, ?outcome, "the event of an installation is none: a fault of the relay");
+                tracing::error!(
+                    app = name,
+                    ?outcome,
+                    "an installation did not lead to an event: this is a bug of the relay"
+                );
                 Err(PageEnd::Panic)
             }
             Ok(_) => {

@@ -330,7 +330,7 @@ impl<H: Handler> Server<H> {
             }
             Ok(Handshake::Challenge) => {
                 if let Some(suppressed) = self.complaints.pass("ACME challenge") {
-                    tracing::info!(%client, suppressed, "an ACME challenge was looked at: the authority does so, and anyone can");
+                    tracing::info!(%client, suppressed, "an ACME challenge was requested: the authority does that, and anyone can");
                 }
                 End::Client
             }

@@ -299,7 +299,7 @@ impl Webhooks {
                     tracing::warn!(
                         app,
                         suppressed,
-                        "the app holds as many bytes of webhooks as are free: more of them are answered 503, so that other apps have room"
+                        "the app's webhooks have used up their share of the memory: more are answered 503, so that other apps have room"
                     );
                 }
                 return answer;

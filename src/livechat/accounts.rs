@@ -102,7 +102,7 @@ impl Accounts {
     /// Tokens for a [`code`], which is good for once. `redirect_uri` is that of the login; a direct installation has no verifier.
     ///
     /// # Errors
-    /// LiveChat does not take the code, the client or its secret, or cannot be reached.
+    /// LiveChat does not accept the code, the client or its secret, or cannot be reached.
     pub async fn exchange(
         &self,
         app: &App,
@@ -128,10 +128,10 @@ impl Accounts {
     /// before it is used.
     ///
     /// # Errors
-    /// LiveChat does not take it, or cannot be reached.
+    /// LiveChat does not accept it, or cannot be reached.
     pub(super) async fn refreshed(&self, app: &App, pair: &TokenPair) -> Result<TokenPair, FailedAttempt> {
         let Some(refresh_token) = &pair.refresh_token else {
-            let what = "the access token has ended, and LiveChat gave no refresh token with it".to_owned();
+            let what = "the access token has expired, and LiveChat gave no refresh token with it".to_owned();
             return Err(FailedAttempt::undone(Kind::Authentication, what, log_in_again(&app.name)));
         };
         let client = self.client(app);
@@ -188,10 +188,9 @@ impl Accounts {
         let remedy = |refusal: &Refusal| match refusal.kind {
             _ if refusal.name.is_empty() => None,
             Kind::Authentication => Some("log in again: `livechat-relay auth login`".to_owned()),
-            Kind::Authorization | Kind::Validation | Kind::NotFound => Some(
-                "try again later; if LiveChat says the same again, log in again: `livechat-relay auth login`"
-                    .to_owned(),
-            ),
+            Kind::Authorization | Kind::Validation | Kind::NotFound => {
+                Some("try again later; if the error comes again, log in again: `livechat-relay auth login`".to_owned())
+            }
             _ => None,
         };
         let sent = self.http.tried(true, async || {
@@ -251,7 +250,7 @@ impl Endpoint<'_> {
     }
 
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
-        const CODE: &str = "a code is good for some minutes and for once: begin again";
+        const CODE: &str = "a code is valid for a few minutes and can be used once: start again";
         let App { client_id, name, .. } = self.app;
         let place = format!("App Authorization of the app in {CONSOLE}");
         let secret = match &self.app.client_secret {
@@ -270,7 +269,7 @@ impl Endpoint<'_> {
                 format!("client_id {client_id} of {name} is not the one in {place}: copy it from there")
             }
             (Kind::Validation, _) => format!(
-                "begin again; if LiveChat says the same again, compare client_id {client_id} of {name}, its secret and the Redirect URI whitelist with {place}"
+                "start again; if the error comes again, compare client_id {client_id} of {name}, its secret and the Redirect URI whitelist with {place}"
             ),
             (Kind::Authorization, _) => {
                 format!("add the scopes in {place}, and log in with an account that is an administrator")
@@ -280,7 +279,7 @@ impl Endpoint<'_> {
             (Kind::Authentication, TokenRequest::Refresh) => log_in_again(name),
             // And here it is the code.
             (Kind::Authentication, _) if refusal.name == "invalid_grant" => CODE.to_owned(),
-            (Kind::Authentication, _) => format!("{CODE}; if LiveChat says the same again, {secret}"),
+            (Kind::Authentication, _) => format!("{CODE}; if the error comes again, {secret}"),
             _ => return None,
         })
     }

@@ -108,7 +108,7 @@ impl Api {
             let Failure { kind, what, remedy } = failed.failure;
             if let Some(tell) = self.unclear.filter(|_| !is_second) {
                 let most = self.propagation * if kind == Kind::Unavailable { 2 } else { 1 };
-                tell(&format!("{what}; whether {} is registered is not known", wanted.action), most);
+                tell(&format!("{what}; it is unknown whether {} is registered", wanted.action), most);
             }
             let unknown = match self.look_for(wanted, known).await {
                 Ok(Some(id)) => return Ok(id),
@@ -116,10 +116,10 @@ impl Api {
                     is_second = true;
                     continue;
                 }
-                Ok(None) => format!("{what}; no listing has {} since then", wanted.action),
+                Ok(None) => format!("{what}; LiveChat has not listed {} since then", wanted.action),
                 Err(listing) => {
                     let why = listing.failure.what;
-                    format!("{what}; whether {} is registered is not known, because {why}", wanted.action)
+                    format!("{what}; it is unknown whether {} is registered, because {why}", wanted.action)
                 }
             };
             let remedy = format!("{remedy}, and see `livechat-relay webhooks plan`");

@@ -31,7 +31,7 @@ pub fn to_apply(
 ) -> Result<Vec<Change>, String> {
     if app.wanted.is_none() {
         return Err(format!(
-            "the table [apps.livechat] of the app {} has no `webhooks`, which does not mean that all are to go: take over what is registered (`livechat-relay webhooks adopt`), or write `webhooks = []`",
+            "the table [apps.livechat] of the app {} has no `webhooks`, which does not mean that all are to be removed: adopt what is registered (`livechat-relay webhooks adopt`), or write `webhooks = []`",
             app.name
         ));
     }
@@ -278,14 +278,14 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             if let Some(loss) = changes.iter().find(|change| !is_agreed(change, agreed)) {
                 let lost = if loss.has_gap { ", and its events would be lost meanwhile" } else { "" };
                 return Err(Stopped::Changed(format!(
-                    "what is registered has changed since the plan was made: a registration of {} would now have to go before its new one comes{lost}",
+                    "what is registered has changed since the plan was made: a registration of {} would now have to be removed before its new one is registered{lost}",
                     loss.action
                 )));
             }
             self.pass(&changes, &listed).await?;
             listed = self.settled_listing().await?;
         }
-        let why = "LiveChat's list differs from what was done each time; does another `apply` run? Run it again later";
+        let why = "LiveChat's list did not match what was done; is another `apply` running? Run it again later";
         Err(Stopped::Unsettled(why.to_owned()))
     }
 
@@ -333,7 +333,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                             later.push(one);
                         } else {
                             let action = &one.change.action;
-                            let why = "what takes the place of the others is not in LiveChat's list: another run may have removed it. The others stay; run it again";
+                            let why = "what replaces the others is not in LiveChat's list: another run may have removed it. The others stay; run it again";
                             self.refused.insert(action.clone(), format!("{action}: {why}"));
                         }
                     }
@@ -386,7 +386,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                 return Ok(None);
             }
             // It counts what was removed still, and takes no other one.
-            self.tell_waiting(format!("for LiveChat to take another registration of {}", wanted.action), left);
+            self.tell_waiting(format!("for LiveChat to accept another registration of {}", wanted.action), left);
             pause(self.stop, left.min(self.propagation / LISTINGS)).await?;
         }
     }
@@ -447,7 +447,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
             return Verdict::Wait;
         }
         Verdict::Doubtful(format!(
-            "{}: {} delivers, and {id}, which is to replace it, has delivered nothing: it may have a wrong secret key or URL (`livechat-relay check --request` tries the way), or filters that little passes. Nothing of this action was removed; where it should be, `livechat-relay webhooks unregister {}`",
+            "{}: {} delivers, and {id}, which is to replace it, has delivered nothing: it may have a wrong secret key or URL (`livechat-relay check --request` tests them), or filters that few events pass. Nothing of this action was removed; where it should be, `livechat-relay webhooks unregister {}`",
             change.action, old.webhook_id, old.webhook_id
         ))
     }
@@ -494,7 +494,7 @@ impl<'a, L: LiveChat, R: Relay, P: FnMut(Progress)> Run<'a, L, R, P> {
                 pause(self.stop, self.propagation / LISTINGS).await?;
             }
         }
-        let why = "LiveChat took each step, but its list does not show them all; look at it with `livechat-relay webhooks plan` in some minutes";
+        let why = "LiveChat accepted each step, but its list does not show them all; see `livechat-relay webhooks plan` in some minutes";
         Err(Stopped::Unsettled(why.to_owned()))
     }
 }

@@ -1,4 +1,4 @@
-//! One call of LiveChat's Configuration API or Agent Chat API: who calls, in which region, what a refusal means, and whether there is
+//! One call to LiveChat's Configuration API or Agent Chat API: who calls, in which region, what a refusal means, and whether there is
 //! another try.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -210,10 +210,10 @@ impl Caller {
             Kind::Authorization => self.more_rights(action, refusal),
             Kind::Validation if refusal.name == "already_exists" => "see `livechat-relay webhooks list`".to_owned(),
             Kind::Validation => format!(
-                "correct the member that it names in [apps.livechat]; `livechat-relay webhooks names` says what version {} takes",
+                "correct the member that it names in [apps.livechat]; `livechat-relay webhooks names` shows what version {} has",
                 self.app.version
             ),
-            Kind::NotFound => format!("look at what is there: `livechat-relay webhooks list`, or the app in {CONSOLE}"),
+            Kind::NotFound => format!("see what exists: `livechat-relay webhooks list`, or the app in {CONSOLE}"),
             _ => return None,
         })
     }
@@ -247,7 +247,7 @@ impl Caller {
                     .to_owned();
             }
             _ => {
-                return "LiveChat does not let the account of the credential do this: use that of an administrator, or ask LiveChat's support"
+                return "LiveChat does not allow this to the account of the credential: use that of an administrator, or ask LiveChat's support"
                     .to_owned();
             }
         }

@@ -1,4 +1,4 @@
-//! Why a call of LiveChat did not succeed, sorted by what helps; and what LiveChat says when it refuses.
+//! Why a call to LiveChat did not succeed, sorted by what helps; and what LiveChat says when it refuses.
 
 use reqwest::StatusCode;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -55,12 +55,12 @@ impl Kind {
         Some(match self {
             Self::Version => "LiveChat does not offer this version: set api_version of the app to \"3.6\"".to_owned(),
             Self::LimitReached => format!(
-                "LiveChat takes 3 webhooks for one action: remove one, by `livechat-relay webhooks unregister` or in Chat Webhooks of the app in {CONSOLE}"
+                "LiveChat allows 3 webhooks for one action: remove one, by `livechat-relay webhooks unregister` or in Chat Webhooks of the app in {CONSOLE}"
             ),
             Self::LicenseExpired => "renew the subscription of LiveChat's account: see Billing in LiveChat".to_owned(),
             Self::Region(_) => "LiveChat sends the call from one region to another: try again later".to_owned(),
             Self::TooManyRequests => "wait some minutes: LiveChat unblocks by itself".to_owned(),
-            Self::Unavailable => "LiveChat has trouble: try again later".to_owned(),
+            Self::Unavailable => "LiveChat has a problem: try again later".to_owned(),
             _ => return None,
         })
     }

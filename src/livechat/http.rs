@@ -165,7 +165,8 @@ impl Http {
         secrets: &[&SecretString],
     ) -> Result<Answer, FailedAttempt> {
         let request = request.build().map_err(|_| {
-            let remedy = "a token or an account_id of the configuration has characters that no header takes";
+            let remedy =
+                "a token or an account_id of the configuration has characters that are not allowed in a header";
             FailedAttempt::undone(Kind::Local, format!("{name}: the request cannot be made"), remedy)
         })?;
         let (method, path, began) = (request.method().clone(), request.url().path().to_owned(), Instant::now());
@@ -238,7 +239,7 @@ impl Http {
 
     /// An answer that is no refusal, and not what was asked for either.
     pub fn unintelligible(&self, name: &str, detail: &str) -> FailedAttempt {
-        let what = format!("{name}: the answer of {} is not what it should be{detail}", self.host());
+        let what = format!("{name}: the answer of {} has an unexpected form{detail}", self.host());
         FailedAttempt::unclear(Kind::Unintelligible, what, self.other_server())
     }
 
@@ -250,7 +251,7 @@ impl Http {
     /// The remedy where another program than LiveChat answers.
     fn other_server(&self) -> String {
         format!(
-            "something else than LiveChat answers: check the [livechat] addresses, and proxies on the way to {}",
+            "what answers is not LiveChat: check the addresses in [livechat], and proxies on the way to {}",
             self.host()
         )
     }
@@ -259,7 +260,8 @@ impl Http {
         let error = error.without_url();
         if let Some(certificate) = certificate_error(&error) {
             let what = format!("{name}: the certificate of {} is not trusted: {certificate}", self.host());
-            let remedy = "a proxy that opens TLS may stand between: set livechat.ca to the certificate of its CA, or of a simulated LiveChat's";
+            let remedy =
+                "a proxy may intercept TLS: set livechat.ca to the certificate of its CA, or of a simulated LiveChat's";
             return FailedAttempt::undone(Kind::Unintelligible, what, remedy);
         }
         let why = if error.is_timeout() { "does not answer in time" } else { "gives no answer" };
@@ -302,7 +304,7 @@ impl Http {
             let is_too_late = DEADLINE.try_with(|deadline| Instant::now() + pause >= *deadline).unwrap_or(false);
             if is_too_late || pause > self.retry_after_max.max(self.retry_max) {
                 if pause == wanted {
-                    let _ = write!(failed.failure.what, ", and wants no call for {} s", wanted.as_secs()); // a String takes all
+                    let _ = write!(failed.failure.what, ", and asks for a pause of {} s", wanted.as_secs()); // a String takes all
                 }
                 return Err(failed);
             }
@@ -398,9 +400,9 @@ mod tests {
         let config = Config { retry_min: seconds(1), retry_max: seconds(1), ..times };
         let http = Http::new(&config, &config.api);
         for (retry_after, deadline, tries, what) in [
-            (Some(30), Some(5), 1, "busy, and wants no call for 30 s"),
+            (Some(30), Some(5), 1, "busy, and asks for a pause of 30 s"),
             (Some(2), Some(5), 3, "busy"),
-            (Some(2), Some(3), 2, "busy, and wants no call for 2 s"),
+            (Some(2), Some(3), 2, "busy, and asks for a pause of 2 s"),
             (None, Some(0), 1, "busy"),
             (Some(30), None, 3, "busy"),
         ] {

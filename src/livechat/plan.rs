@@ -87,7 +87,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// What there is to say where LiveChat takes no further registration of the action.
+    /// What there is to say where LiveChat accepts no further registration of the action.
     pub fn full(&self) -> Option<Warning> {
         let first = self.first.as_ref().map(|first| first.id.clone());
         let is_full = first.is_some() || self.is_blocked;
@@ -121,7 +121,7 @@ pub enum Warning {
     Unknown { action: String, id: String },
     /// The secret key is sent without TLS.
     Http { action: String, id: String },
-    /// LiveChat takes no further registration of the action. `first` has to go before, if one is the relay's to remove; `has_gap` where
+    /// LiveChat accepts no further registration of the action. `first` must be removed before, if one is the relay's to remove; `has_gap` where
     /// no other one is known to deliver the same meanwhile.
     Full { action: String, first: Option<String>, has_gap: bool },
     /// LiveChat has a date for the version's end.
@@ -354,17 +354,17 @@ impl fmt::Display for Warning {
             }
             Self::Full { action, first: None, .. } => write!(
                 f,
-                "{action} cannot be registered: LiveChat takes {REGISTRATIONS_MAX} of an action, and those that stand are not this relay's to remove: see `livechat-relay webhooks list`, and unregister one"
+                "{action} cannot be registered: LiveChat allows {REGISTRATIONS_MAX} of an action, and the existing ones are not this relay's to remove: see `livechat-relay webhooks list`, and unregister one"
             ),
             Self::Full { action, first: Some(id), has_gap } => write!(
                 f,
-                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat takes: {id} has to go before the new one comes{}",
+                "{action} has {REGISTRATIONS_MAX} registrations, which is all that LiveChat allows: {id} must be removed before the new one is registered{}",
                 if *has_gap { ", and events in between are lost" } else { "" }
             ),
             Self::Ends { version, notices: Notices { legacy, deprecation } } => {
                 let date = |header: &str, date: Option<&Date>| date.map(|date| format!("{header}: {date}"));
                 let dates: Vec<_> = [date("Legacy", legacy.as_ref()), date("Deprecation", deprecation.as_ref())].into_iter().flatten().collect();
-                write!(f, "LiveChat's API {version} comes to its end ({}); a newer api_version changes what bodies look like", dates.join(", "))
+                write!(f, "LiveChat's API {version} ends soon ({}); a newer api_version changes the bodies of webhooks", dates.join(", "))
             }
         }
     }

@@ -19,7 +19,7 @@ pub enum Redirect {
     Foreign,
     /// There is no code, and no error either.
     NoCode,
-    /// Its code is none of LiveChat's, or the code or the state is there twice.
+    /// Its code is none of LiveChat's, or the code or the state occurs twice.
     Malformed,
 }
 
@@ -94,7 +94,7 @@ impl Redirect {
     }
 }
 
-/// What a parameter has, each time that it is there. The others are not looked at: texts for people may be long, and encoded in any way. A
+/// What a parameter has, each time that it occurs. The others are not looked at: texts for people may be long, and encoded in any way. A
 /// `+` is one: no value that counts has blanks. What is not encoded as it should be is like none that is expected.
 fn values<'a>(query: &'a str, name: &'static str) -> impl Iterator<Item = Cow<'a, str>> {
     let parameters = query.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));

@@ -48,9 +48,9 @@ impl FromStr for Version {
         let known = Self::ALL.into_iter().find(|version| version.name() == text);
         known.ok_or_else(|| match text {
             "3.0" | "3.1" | "3.2" => {
-                format!("LiveChat took its API {text} out of service; take 3.6, which is the stable one")
+                format!("LiveChat has discontinued its API {text}; use 3.6, the stable version")
             }
-            _ => "is no version of LiveChat's Configuration API that the relay knows: 3.3 to 3.7".to_owned(),
+            _ => "is not a version of LiveChat's Configuration API that the relay supports: 3.3 to 3.7".to_owned(),
         })
     }
 }

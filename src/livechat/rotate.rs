@@ -125,7 +125,7 @@ pub fn to_rotate(
     if !ids.is_empty() || app.wanted().is_empty() {
         let which = if ids.is_empty() { String::new() } else { format!(" ({})", ids.join(", ")) };
         return Err(format!(
-            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: take it over (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
+            "rotate registers what the configuration of the app {} has in `webhooks`, and that is {}{which}: adopt what is registered (`livechat-relay webhooks adopt`), or run `livechat-relay webhooks apply` first",
             app.name,
             if ids.is_empty() { "nothing" } else { "not all that is registered here" }
         ));

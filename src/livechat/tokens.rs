@@ -98,7 +98,7 @@ impl TokenFile {
         };
         let stored: Stored = serde_json::from_slice(&bytes).map_err(|_| Failure {
             kind: Kind::Local,
-            what: format!("{} is no file of tokens, or is damaged", self.path.display()),
+            what: format!("{} is not a file of tokens, or is damaged", self.path.display()),
             remedy: "remove it, and log in again: `livechat-relay auth login`".to_owned(),
         })?;
         Ok(Some(TokenPair {
@@ -120,7 +120,7 @@ impl TokenFile {
                 "the app {name} is not logged in: {path} has tokens of another app than client_id {client_id}"
             );
         }
-        format!("the app {name} is not logged in: {path} is not there")
+        format!("the app {name} is not logged in: {path} does not exist")
     }
 
     /// Whether others than its owner may read it, as after a copy.
@@ -152,7 +152,7 @@ impl TokenFile {
             Err(Failure {
                 kind: Kind::Local,
                 what: format!("{} has been locked by another process for {LOCK_WAIT_MAX:?}", path.display()),
-                remedy: "end the process of livechat-relay that hangs".to_owned(),
+                remedy: "end the livechat-relay process that hangs".to_owned(),
             })
         })?;
         Ok(LockedFile { path: self.path.clone(), _lock: file })
@@ -268,8 +268,8 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
 
 fn cannot(path: &Path, what: &str, error: &io::Error) -> Failure {
     let what = format!("{} cannot be {what}: {error}", path.display());
-    let remedy = "the directory of apps.livechat.tokens has to be there, with room, and to belong to the relay's user"
-        .to_owned();
+    let remedy =
+        "the directory of apps.livechat.tokens must exist, have free space, and belong to the relay's user".to_owned();
     Failure { kind: Kind::Local, what, remedy }
 }
 
@@ -302,7 +302,7 @@ impl Session {
         read(&self.file, &self.app).map(|pair| pair.scopes).unwrap_or_default()
     }
 
-    /// What LiveChat says of the access token; of a new one, where it does not take the old one.
+    /// What LiveChat says of the access token; of a new one, where it does not accept the old one.
     ///
     /// # Errors
     /// There is none, it cannot be refreshed, or LiveChat cannot be reached.
@@ -316,7 +316,7 @@ impl Session {
         }
     }
 
-    /// The pair in place of a token that has ended, or that LiveChat does not take: a new one, unless another task or process has got it.
+    /// The pair in place of a token that has ended, or that LiveChat does not accept: a new one, unless another task or process has got it.
     ///
     /// In a task of its own: who does not wait for it any longer ends no refresh half way, of which the new pair would be lost.
     ///

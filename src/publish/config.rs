@@ -28,7 +28,7 @@ pub struct Config {
 /// Why there can be no Kafka client.
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
-    /// librdkafka does not take a property. Its value is not repeated: it may be a password.
+    /// librdkafka does not accept a property. Its value is not repeated: it may be a password.
     #[error("\"{name}\": {why}")]
     Property { name: String, why: String },
     /// What carries a guarantee is not what the relay has set.
@@ -79,20 +79,17 @@ const ALIASES: [(&str, &str); 11] = [
 
 /// Properties that would break a guarantee, and why each is refused.
 const REFUSED: [(&str, &str); 12] = [
-    ("acks", "200 is only sent when all in-sync replicas have the event; it is always `all`"),
-    ("enable.idempotence", "without it a retry could duplicate or reorder events; it is always on"),
-    ("partitioner", "Java consumers and producers must agree on partitions; it is always `murmur2_random`"),
-    ("transactional.id", "each event stands for itself; the relay uses no transactions"),
+    ("acks", "it is always `all`: 200 is only sent when all in-sync replicas have the event"),
+    ("enable.idempotence", "it is always on: without it a retry could duplicate or reorder events"),
+    ("partitioner", "it is always `murmur2_random`, so that Java consumers and producers agree on partitions"),
+    ("transactional.id", "the relay does not use transactions"),
     ("bootstrap.servers", "set kafka.brokers instead"),
     ("client.id", "set kafka.client_id instead"),
     ("message.timeout.ms", "the answer to LiveChat depends on it; set kafka.publish_deadline instead"),
-    ("message.max.bytes", "it follows from server.body_bytes_max"),
-    ("test.mock.num.brokers", "it would swap your brokers for a mock; `livechat-relay demo` has one"),
-    ("delivery.report.only.error", "200 waits for the report of every event"),
-    (
-        "allow.auto.create.topics",
-        "topics are created as `[topics]` says, and by nothing else; set topics.create instead",
-    ),
+    ("message.max.bytes", "it is derived from server.body_bytes_max"),
+    ("test.mock.num.brokers", "it would replace your brokers by a mock; `livechat-relay demo` has one"),
+    ("delivery.report.only.error", "the relay needs the delivery report of every record"),
+    ("allow.auto.create.topics", "topics are created only as [topics] says; set topics.create instead"),
     ("plugin.library.paths", "a plugin can change every other property"),
 ];
 
@@ -106,12 +103,12 @@ pub fn canonical(name: &str) -> &str {
 }
 
 impl Config {
-    /// Why a property may not be set, if so.
+    /// Why a property cannot be set, if so.
     pub fn refusal(property: &str) -> Option<&'static str> {
         REFUSED.iter().find(|(name, _)| *name == canonical(property)).map(|(_, why)| *why)
     }
 
-    /// Whether librdkafka takes a property.
+    /// Whether librdkafka accepts a property.
     ///
     /// # Errors
     /// Why not, without the value.
@@ -119,7 +116,7 @@ impl Config {
         const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
         let value = value.expose_secret();
         if canonical(name) == "sasl.mechanism" && !MECHANISMS.contains(&value) {
-            return Err(format!("must be one of {}: others are not built in", MECHANISMS.join(", ")));
+            return Err(format!("must be one of {}; others are not built in", MECHANISMS.join(", ")));
         }
         let set = ClientConfig::new().set(canonical(name), value).create_native_config();
         set.map(drop).map_err(|error| match Unusable::from(error) {
@@ -176,7 +173,7 @@ impl Config {
     }
 
     /// A topic that the brokers do not know may be a new one of which they have not heard. librdkafka waits for that, 30 s by default: a
-    /// record for a missing topic would time out first, as all do while Kafka is away.
+    /// record for a missing topic would time out first, as all do while Kafka is unavailable.
     fn topic_propagation(&self) -> String {
         (self.publish_deadline.as_millis() / 2).to_string()
     }

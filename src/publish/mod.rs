@@ -34,7 +34,7 @@ use run::Runs;
 
 /// Why a record is not on the brokers, and what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("Kafka did not take the record: {code:?}")]
+#[error("Kafka did not accept the record: {code:?}")]
 pub struct Failure {
     pub remedy: Remedy,
     /// librdkafka's name for it.
@@ -66,7 +66,7 @@ impl Failure {
         matches!(self.remedy, Remedy::Alone | Remedy::DeadLetter)
     }
 
-    /// Its request failed once, and librdkafka took a later one's ack for its own: the brokers are there, and may not have it.
+    /// Its request failed once, and librdkafka took a later one's ack for its own: the brokers answer, and may not have it.
     pub fn is_lost(&self) -> bool {
         self.code == RDKafkaErrorCode::NoOffset
     }
@@ -113,7 +113,7 @@ impl Publisher {
         Ok(Self { common, batched, alone, in_order, in_flight: Arc::default() })
     }
 
-    /// Hands `record` over; the report says what becomes of it. `held` is kept until the report is there, whether a task waits for it
+    /// Hands `record` over; the report says what becomes of it. `held` is kept until the report arrives, whether a task waits for it
     /// or not.
     pub fn publish(&self, record: Record, held: Option<Held>) -> Report {
         self.hand_over(&self.batched, record, held)
@@ -166,7 +166,7 @@ impl Publisher {
         Arc::strong_count(&self.in_flight) - 1
     }
 
-    /// Asks the brokers for their metadata, which tells whether they are there. Blocks up to `timeout`. Of a topic that `is_absent` from
+    /// Asks the brokers for their metadata, which tells whether they are reachable. Blocks up to `timeout`. Of a topic that `is_absent` from
     /// the cluster it is no wonder that it takes nothing.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl Publisher {
             answered?;
         }
         if let Some(topic) = self.common.health.stuck(Instant::now(), is_absent) {
-            let why = format!("the brokers answer, and yet nothing has reached the topic {topic} for long");
+            let why = format!("the brokers answer, but nothing has reached the topic {topic} for a long time");
             [&self.batched, &self.alone].iter().for_each(|producer| producer.replace(&why));
         }
         Ok(())
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(shutdown.failed().now_or_never(), None, "threads that are needed no longer may end");
     }
 
-    /// The thread runs what is done when a record's report is there.
+    /// The thread runs what is done when a record's report arrives.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_of_the_thread_that_takes_the_reports_is_a_reason_to_end() {
         struct Bomb;

@@ -80,7 +80,7 @@ impl Producer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "a Kafka producer cannot be made");
+                tracing::error!(%error, "a Kafka producer cannot be created");
                 in_flight.report(Err(Failure::gone()));
             }
         }
@@ -99,7 +99,7 @@ impl Producer {
                 drop(current);
                 self.common.metrics.producer_rebuilds.inc();
                 if let Some(Err(error)) = old.map(|old| thread::Builder::new().spawn(move || old.end())) {
-                    tracing::error!(%error, "no thread can be started: records of the old Kafka producer are lost to their report");
+                    tracing::error!(%error, "no thread can be started: delivery reports of the old Kafka producer are lost");
                 }
             }
             Err(error) => tracing::error!(%error, "the Kafka producer cannot be replaced"),
@@ -217,7 +217,7 @@ impl Context {
         failure
     }
 
-    /// The producer did not take a record: nothing was or will be sent.
+    /// The producer did not accept a record: nothing was or will be sent.
     fn refused(&self, error: &KafkaError, in_flight: InFlight) {
         self.count(error);
         let failure = Failure::of(error);

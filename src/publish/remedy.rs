@@ -6,7 +6,7 @@ use rdkafka::types::RDKafkaErrorCode;
 /// What helps against an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Remedy {
-    /// It passes by itself: the cluster is away, slow, or electing. The event is spooled and published again.
+    /// It passes by itself: the cluster is unreachable, slow, or electing a leader. The event is spooled and published again.
     Wait,
     /// An operator has to act: on the topic, the permissions, or the brokers. The topic's lane waits in the spool; others go on.
     Operator,
@@ -16,7 +16,7 @@ pub enum Remedy {
     /// The record is not to blame, but another one of its batch. It is sent again, alone.
     Alone,
     /// The record is refused; or its batch is, whole, for the sake of another record in it. It is sent again, alone; what is refused
-    /// then, its topic will never take: it becomes a dead letter. Others go on.
+    /// then, its topic will never accept: it becomes a dead letter. Others go on.
     DeadLetter,
     /// The producer's state is fatal: another one takes its place, and publishes the event, which is spooled meanwhile.
     Rebuild,

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Failure;
 use crate::event::Record;
 
-/// What a caller holds for a record until its report is there, such as its part of a budget of memory.
+/// What a caller holds for a record until its report arrives, such as its part of a budget of memory.
 pub type Held = Arc<dyn Any + Send + Sync>;
 
 /// Goes through librdkafka with a record, and ends with librdkafka's copy of that. Until then the record counts as in flight, and what is
@@ -33,7 +33,7 @@ impl InFlight {
         (Self { record, since: Instant::now(), reporter, counted: Arc::clone(counted), held }, report)
     }
 
-    /// The report is there; it reaches the task that waits after all else was released.
+    /// The report has arrived; it reaches the task that waits after all else was released.
     pub fn report(self, outcome: Result<(), Failure>) {
         drop((self.counted, self.held));
         let _ = self.reporter.send(outcome); // the task may wait no longer

@@ -38,7 +38,7 @@ impl Run {
         self.common.metrics.replay_runs_ended.inc();
         let client = Arc::clone(&self.client);
         if let Err(error) = thread::Builder::new().spawn(move || client.end()) {
-            tracing::error!(%error, "no thread can be started: records of a replay are lost to their report");
+            tracing::error!(%error, "no thread can be started: delivery reports of a replay are lost");
         }
     }
 

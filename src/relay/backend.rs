@@ -19,7 +19,7 @@ pub trait Backend: Send + Sync + 'static {
 
     fn has_spool(&self) -> bool;
 
-    /// Whether Kafka takes nothing at the moment while the spool does: then no record needs to find that out for itself.
+    /// Whether Kafka accepts nothing at the moment while the spool does: then no record needs to find that out for itself.
     fn skips_kafka(&self) -> bool;
 
     /// Which way the next record of a topic goes; `None` while that is about to change.

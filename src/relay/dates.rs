@@ -28,12 +28,12 @@ impl Policy {
                 let (app, name) = (&app.name, key.name());
                 match key.validity().not_after {
                     Some(end) if end <= now => {
-                        add(false, format!("app {app}: the secret key {name} has expired on {end}; remove it"));
+                        add(false, format!("app {app}: the secret key {name} expired on {end}; remove it"));
                     }
                     Some(end) if end <= soon => add(
                         false,
                         format!(
-                            "app {app}: the secret key {name} expires on {end}; replace the registrations at LiveChat that have it"
+                            "app {app}: the secret key {name} expires on {end}; replace the registrations at LiveChat that use it"
                         ),
                     ),
                     _ => {}
@@ -48,13 +48,16 @@ impl Policy {
                     ),
                 ),
                 Some(time) => {
-                    add(true, format!("app {app_name}: no secret key will be valid on {time}; add one before"));
+                    add(
+                        true,
+                        format!("app {app_name}: no secret key will be valid from {time} on; add one before then"),
+                    );
                 }
                 None => {}
             }
         }
         for rule in self.rules.iter().filter(|rule| !rule.is_active(now)) {
-            let text = format!("rule {}: it has ended, and can be removed: {rule}", rule.name);
+            let text = format!("rule {}: its `until` has passed, so it can be removed: {rule}", rule.name);
             notices.push(Notice { text, is_failure: false });
         }
         notices

@@ -16,7 +16,7 @@ pub struct Policy {
     /// App Webhooks, where they are switched on: the token of their path, and where their events go.
     pub app_webhooks: Option<Arc<App>>,
     pub retries: dedup::Config,
-    /// The topic for records that their own topic will never take.
+    /// The topic for records that their own topic will never accept.
     pub dead_letter: Arc<str>,
     /// What goes before the routes.
     pub rules: Rules,

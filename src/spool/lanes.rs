@@ -125,7 +125,7 @@ impl News {
             }
             Self::Health { now: Health::Full(why), was_full: true } => tracing::debug!(why, "the spool is still full"),
             Self::Health { now: Health::Full(why), .. } => {
-                tracing::error!(why, "the spool is full: events that Kafka does not take are answered 503");
+                tracing::error!(why, "the spool is full: events that Kafka does not accept are answered 503");
             }
             Self::Health { now: Health::Accepting, .. } => tracing::info!("the spool accepts events"),
             Self::Failover(true) => tracing::error!(
@@ -133,16 +133,16 @@ impl News {
             ),
             Self::Share(topic) => tracing::error!(
                 topic = &**topic,
-                "the topic is unavailable, and its events that wait are half of what the spool may hold: more are answered 503, so that other topics have room"
+                "the topic is unavailable, and its events have used up their share of the spool: more are answered 503, so that other topics have room"
             ),
             Self::AppShare(app) => tracing::error!(
                 app = &**app,
-                "the app's events that wait are half of what the spool may hold: more are answered 503, so that other apps have room"
+                "the app's waiting events have used up their share of the spool: more are answered 503, so that other apps have room"
             ),
             Self::DeadLettersFull => tracing::error!(
-                "the dead letters on the disk use up spool.dead_letters_bytes_max: what its topic refuses stays in the spool, or is answered 503"
+                "the dead letters on disk use up spool.dead_letters_bytes_max: events that their topic rejects stay in the spool, or are answered 503"
             ),
-            Self::Failover(false) => tracing::info!("new events wait again for those in the spool"),
+            Self::Failover(false) => tracing::info!("the failover has ended: new events wait for those in the spool"),
         }
     }
 }
@@ -371,7 +371,7 @@ impl Lanes {
         self.apps = apps;
     }
 
-    /// Whose share of the budget a topic's events use, where they are one app's alone. What Kafka does not take, or an operator has paused,
+    /// Whose share of the budget a topic's events use, where they are one app's alone. What Kafka does not accept, or an operator has paused,
     /// has a share of its own, so that it takes no room from the app's other topics.
     fn share(&self, topic: &str) -> Option<Share> {
         let app = self.apps.get(topic)?;
@@ -393,7 +393,7 @@ impl Lanes {
     }
 
     /// Adds an entry of a topic to its app's share, if that may grow while so many bytes of the budget are free: it leaves as much to the
-    /// others as it has, whether Kafka takes events or not.
+    /// others as it has, whether Kafka accepts events or not.
     pub(super) fn add_to_share(
         &mut self,
         topic: &str,

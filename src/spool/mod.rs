@@ -60,7 +60,7 @@ impl Config {
     }
 }
 
-/// Why the spool has not taken an entry.
+/// Why the spool has not accepted an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The byte budget is used up, the disk is nearly full, or too many wait for the writer.

@@ -87,7 +87,7 @@ impl Writer {
             }
         }
         if let Some(Err(error)) = self.log.take().map(Log::close) {
-            tracing::warn!(%error, "the spool was not closed as it should be: the next start may publish some events again");
+            tracing::warn!(%error, "the spool could not be closed: the next start may publish some events again");
         }
     }
 
@@ -203,7 +203,7 @@ impl Writer {
     fn erase(&mut self, segment: u64) -> Result<(), Refused> {
         let Some(log) = &mut self.log else { return Err(Refused::Failed) };
         log.erase(segment).map_err(|error| {
-            tracing::warn!(%error, segment, "what was dropped of a segment of the spool cannot be erased at the moment");
+            tracing::warn!(%error, segment, "dropped events cannot be erased from a segment of the spool at the moment");
             if error.kind() == Kind::Full { Refused::Full } else { Refused::Failed }
         })
     }
@@ -212,7 +212,7 @@ impl Writer {
     fn failed(&mut self, error: &DiskError) {
         let kind = error.kind();
         let hint = if kind == Kind::Gone && self.log.is_some() {
-            "; its directory was removed or replaced: what is in it is published first, then another is begun"
+            "; its directory was removed or replaced: its events are published first, then a new spool is created"
         } else {
             ""
         };
@@ -321,13 +321,13 @@ impl Writer {
             tracing::error!(segments = ?missing, "segments of the spool are missing: events in them were answered 200 and are not published");
         }
         if !aside.is_empty() {
-            tracing::error!(files = ?aside, "files of the spool are broken: they are kept in its directory aside; events in them were answered 200 and are not published");
+            tracing::error!(files = ?aside, "files of the spool are broken, and were moved to its directory aside; events in them were answered 200 and are not published");
         }
         if damaged + absent > 0 {
             tracing::error!(
                 damaged,
                 absent,
-                "events of the spool are damaged, which become dead letters, or are absent"
+                "events of the spool are damaged, and become dead letters, or are missing"
             );
         }
         if *has_lost_state {
@@ -352,7 +352,7 @@ impl Writer {
         if let Err(error) = tidied.as_ref()
             && self.untidy != kind
         {
-            tracing::warn!(%error, "the spool cannot save what was published, or give room back, at the moment");
+            tracing::warn!(%error, "the spool cannot save its state or free disk space at the moment");
         }
         self.untidy = kind;
         if self.retried.elapsed() >= RETRY_INTERVAL {

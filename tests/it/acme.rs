@@ -92,7 +92,7 @@ fn of_two_relays_with_one_cache_one_orders_and_the_other_takes_over() {
     let client = pebble.client();
     let shown = |relay: &Relay| tls::shown(&tls::connect(&client, relay.webhooks, NAME).expect("a handshake"));
     assert_eq!(shown(&first), shown(&second));
-    assert!(second.has_logged("TLS certificate taken from the ACME cache"), "{}", second.log());
+    assert!(second.has_logged("TLS certificate loaded from the ACME cache"), "{}", second.log());
     second.await_log("another relay with this ACME cache orders the certificate");
     // The one that orders renews; the other finds that.
     let before = second.metric(NOT_AFTER);

@@ -229,8 +229,11 @@ fn apply_that_is_interrupted_says_what_is_done_and_how_it_goes_on() {
     let file = place.file(FILTERED);
     let (code, text) = interrupted(&place, &file, &["apply", "--yes"], 6);
     assert!(code == Some(1) && text.contains("3 registered and 0 unregistered before that"), "{code:?} {text}");
-    let again = format!("`livechat-relay webhooks apply -c {}` goes on from here", file.display());
-    assert!(text.contains("of 3 actions the old webhook and the new one stand") && text.contains(&again), "{text}");
+    let again = format!("`livechat-relay webhooks apply -c {}` continues from here", file.display());
+    assert!(
+        text.contains("of 3 actions the old webhook and the new one are registered") && text.contains(&again),
+        "{text}"
+    );
     let (code, text) = run(&file, &["apply", "--yes"]);
     assert_eq!((code, place.registered()), (Some(0), wanted(true, SECRET)), "{text}");
 }

@@ -102,7 +102,7 @@ fn an_app_whose_events_fill_the_spool_leaves_half_of_what_is_free_to_the_others(
     let post = |app: &str, n: u64| http::post_to(relay.webhooks, &format!("/webhooks/{app}"), large(n)).status;
     let taken = (0..200).take_while(|n| post("flood", *n) == 200).count();
     assert!((30..45).contains(&taken), "half of 1 MiB: {taken}");
-    assert!(relay.has_logged("the app's events that wait are half of what the spool may hold"));
+    assert!(relay.has_logged("the app's waiting events have used up their share of the spool"));
     assert_eq!(relay.metric("livechat_relay_spool_accepting"), 1.0);
     let of_other = (0..10).filter(|n| post("quiet", *n) == 200).count();
     assert_eq!(of_other, 10);

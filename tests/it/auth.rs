@@ -282,7 +282,7 @@ fn a_second_login_ends_the_tokens_of_the_first_or_says_that_it_could_not() {
     assert!(!scene.log_in().contains("has tokens"));
     let [first, _] = scene.secrets();
     let told = scene.log_in();
-    assert!(!told.contains("may still be good"), "{told}");
+    assert!(!told.contains("may still be valid"), "{told}");
     let former =
         format!("has tokens of the account {ACCOUNT} of the organization {ORGANIZATION}. This login replaces them");
     assert!(unwrapped(told.as_bytes()).contains(&former) && !told.contains(&first), "{told}");
@@ -293,7 +293,7 @@ fn a_second_login_ends_the_tokens_of_the_first_or_says_that_it_could_not() {
     let told = scene.log_in();
     let [third, _] = scene.secrets();
     let said = unwrapped(told.as_bytes());
-    assert!(said.contains("login before this one may still be good") && !told.contains(&second), "{told}");
+    assert!(said.contains("login before this one may still be valid") && !told.contains(&second), "{told}");
     assert_eq!([list(&second), list(&third)], [200, 200]);
 }
 
@@ -383,7 +383,7 @@ fn a_logout_that_a_proxy_answers_revokes_nothing_and_keeps_the_file() {
     let output = scene.run(&["logout"]);
     let told = unwrapped(&output.stderr);
     assert!(output.status.code() == Some(1) && told.contains("the tokens are not revoked"), "{output:?}");
-    assert!(told.contains("something else than LiveChat answers"), "{output:?}");
+    assert!(told.contains("what answers is not LiveChat"), "{output:?}");
     assert!(scene.tokens().exists());
 
     scene.livechat.delete("faults");
@@ -424,7 +424,7 @@ fn a_refusal_ends_the_login_on_the_page_and_in_the_terminal() {
     let page = scene.visit(&format!("http://localhost:{}/?error=access_denied&state={state}", scene.port));
     assert!(page.status == 400 && !page.body.contains("access_denied"), "{page:?}");
     let output = login.end();
-    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("the account has refused"), "{output:?}");
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("access was refused"), "{output:?}");
     assert!(!scene.tokens().exists());
 
     // A code of another client, or a used one.
@@ -435,7 +435,7 @@ fn a_refusal_ends_the_login_on_the_page_and_in_the_terminal() {
     let output = login.end();
     let told = text(&output.stderr);
     assert!(
-        output.status.code() == Some(1) && told.contains("unauthorized_client") && told.contains("begin again"),
+        output.status.code() == Some(1) && told.contains("unauthorized_client") && told.contains("start again"),
         "{told}"
     );
     assert!(!told.contains("used&") && !told.contains("dal:used"), "{told}");

@@ -168,7 +168,7 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
         [(ORGANIZATION, &["--to", &at(31)][..]), (ORGANIZATION, &["--max-thread-age", "72h"]), (OTHER, &[])]
     {
         let other = place.backfill_of(organization, options);
-        let expected = format!("--to {} --max-thread-age 24h --organization {ORGANIZATION}. Go on with", at(30));
+        let expected = format!("--to {} --max-thread-age 24h --organization {ORGANIZATION}. Continue that one", at(30));
         assert!(other.status.code() == Some(64) && text(&other).contains(&expected), "{}", text(&other));
     }
 
@@ -209,7 +209,7 @@ fn without_a_relay_or_a_right_it_says_so_and_calls_nothing_more() {
     // The cursor is there before the first call, and has what was called.
     let refused = place.backfill(&[]);
     assert!(refused.status.code() == Some(1) && text(&refused).contains("authorization"), "{}", text(&refused));
-    assert!(text(&refused).contains("the same command begins again, with the running chats"), "{}", text(&refused));
+    assert!(text(&refused).contains("the same command starts again, with the running chats"), "{}", text(&refused));
     let file = std::fs::read(place.spool.path().join("backfill-default.json")).expect("the cursor");
     let cursor: Value = serde_json::from_slice(&file).expect("JSON");
     assert_eq!((&cursor["step"], &cursor["counts"]["calls"]), (&json!("running_chats"), &json!(1)));

@@ -55,10 +55,14 @@ fn it_names_the_key_that_fits_or_says_why_none_does_and_prints_no_key() {
         (&["--path", "/webhook"], body(SECRET), Err("answered 404")),
         (&["--app", "esat"], body(SECRET), Err("there is no app esat")),
         (&["--app", "east"], body("s3cr3t-of-a-stranger"), Err("no key of any app fits")),
-        (&["--app", "east"], data("C1", 1), Err("no text as its member \\\"secret_key\\\"")),
-        (&[], data("C1", 1), Err("no text as its member \\\"secret_key\\\"")),
-        (&["--path", "/webhooks/esat"], data("C1", 1), Err("no text as its member \\\"secret_key\\\"")),
-        (&[], "{".to_owned(), Err("the body ends within its JSON: see line 1, column 1: it is answered 400")),
+        (&["--app", "east"], data("C1", 1), Err("no string \\\"secret_key\\\"")),
+        (&[], data("C1", 1), Err("no string \\\"secret_key\\\"")),
+        (&["--path", "/webhooks/esat"], data("C1", 1), Err("no string \\\"secret_key\\\"")),
+        (
+            &[],
+            "{".to_owned(),
+            Err("the body ends before its JSON is complete: see line 1, column 1: it is answered 400"),
+        ),
     ] {
         let (code, said) = check(arguments, &body);
         match expected {

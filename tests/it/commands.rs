@@ -521,7 +521,7 @@ fn check_warns_of_what_works_and_may_lose_events_and_that_is_no_failure() {
         "set topics.replication = 3",
         "warn replicas min.insync.replicas is 1: one.thread_tagged;",
         "warn retention less than three days (retention.ms): one.thread_tagged;",
-        "warn sizes one.incoming_event takes records of 20001 bytes, one.thread_tagged takes records of 20000 bytes;",
+        "warn sizes one.incoming_event accepts records of 20001 bytes at most, one.thread_tagged accepts records of 20000 bytes at most;",
     ] {
         assert!(text.to_lowercase().contains(&warning.to_lowercase()), "no `{warning}` in {text}");
     }

@@ -198,8 +198,9 @@ fn what_is_probably_not_meant_is_a_warning() {
     for command in LOOKERS {
         let (_, printed) = Place::new("").run(command, &[misspelt]);
         assert!(
-            printed
-                .contains(&format!("warning: LIVECHAT_RELAY_KAFKA_BROKERS: the relay reads no such variable; {hint}")),
+            printed.contains(&format!(
+                "warning: LIVECHAT_RELAY_KAFKA_BROKERS: the relay does not read this variable; {hint}"
+            )),
             "{printed}"
         );
         assert!(!printed.contains(CANARY), "{printed}");

@@ -500,7 +500,7 @@ fn who_stops_with_events_in_the_spool_says_how_many_and_drain_publishes_them_fir
     let mut answered: Vec<_> = (0..20).map(|_| post_200(&relay)).collect();
     relay.signal(Signal::TERM);
     assert_eq!(relay.end().code(), Some(0));
-    let line = relay.await_log("stopped: the spool has events, which are published after the next start");
+    let line = relay.await_log("stopped: events remain in the spool and are published after the next start");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&line).expect("JSON")["records"], 20);
 
     let drain = |settings: Settings<'_>| Relay::start_with(&mock.bootstrap(), settings, &["--drain"]);
@@ -510,7 +510,7 @@ fn who_stops_with_events_in_the_spool_says_how_many_and_drain_publishes_them_fir
     relay.await_log("the spool is emptied first");
     mock.thaw();
     assert_eq!(relay.end().code(), Some(0));
-    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: no events are left"), "{}", relay.log());
     let found: Vec<_> = mock.read(TOPIC).into_iter().filter_map(|message| message.key).collect();
     assert!(answered.iter().all(|chat| found.iter().any(|key| key == chat.as_bytes())));
 }

@@ -133,7 +133,7 @@ fn a_topic_that_is_too_small_for_the_largest_event_ends_the_start() {
     let routes = format!(r#"{{ incoming_event = "{small}" }}"#);
     let mut relay = Relay::spawn(kafka.bootstrap(), &[("topics.actions", &routes)], &[], &[]);
     assert_eq!(relay.end().code(), Some(1), "{}", relay.log());
-    let why = format!("{small} takes records of 2113535 bytes; the relay may send records of 2113536 bytes");
+    let why = format!("{small} accepts records of 2113535 bytes at most; the relay may send records of 2113536 bytes");
     assert!(relay.has_logged(&why), "{}", relay.log());
 }
 

@@ -119,7 +119,7 @@ fn check_shows_the_dates_warns_of_an_end_and_fails_where_no_key_is_left() {
     let (text, code) = check(&format!("[{}, {}]", key("near", 13), key("far", 15)));
     assert!(code == Some(0) && text.contains("warn dates app default: the secret key near expires on"), "{text}");
     let (text, code) = check(&format!("[{}]", key("near", 13)));
-    assert!(code == Some(1) && text.contains("FAIL dates app default: no secret key will be valid on"), "{text}");
+    assert!(code == Some(1) && text.contains("FAIL dates app default: no secret key will be valid from"), "{text}");
     let (text, code) = check(&format!("[{}]", key("past", -1)));
     assert!(code == Some(1) && text.contains("FAIL dates app default: no secret key is valid now"), "{text}");
 
@@ -127,10 +127,10 @@ fn check_shows_the_dates_warns_of_an_end_and_fails_where_no_key_is_left() {
     std::fs::write(keys.path().join("2026-11"), SECRET).expect("written");
     std::fs::write(keys.path().join("2026-11~"), OLD).expect("written");
     let (text, code) = check(&format!("{{ directory = {:?} }}", keys.path()));
-    assert!(code == Some(0) && text.contains("these are not read as keys: 2026-11~"), "{text}");
+    assert!(code == Some(0) && text.contains("these are ignored: 2026-11~"), "{text}");
     std::fs::remove_file(keys.path().join("2026-11")).expect("removed");
     let (text, code) = check(&format!("{{ directory = {:?} }}", keys.path()));
-    assert!(code == Some(1) && text.contains("has no keys: give it a file for each"), "{text}");
+    assert!(code == Some(1) && text.contains("contains no keys: add a file for each"), "{text}");
 }
 
 /// What an operator waits for before a key is removed.

@@ -280,7 +280,7 @@ fn pages_that_are_off_are_no_paths_and_other_methods_are_told_which() {
     let relay = start(&mock, &livechat, "page = false", &[]);
     let body = |answer: Answer| (answer.status, answer.body);
     let unknown = body(get(relay.webhooks, "/nothing"));
-    assert!(unknown.0 == 404 && unknown.1.contains("pages has them at /install/<app>"), "{}", unknown.1);
+    assert!(unknown.0 == 404 && unknown.1.contains("pages have them at /install/<app>"), "{}", unknown.1);
     for path in
         ["/install/default?code=x", "/app/default", "/app/default/facts", "/app/default/token", "/install", "/app"]
     {
@@ -551,7 +551,7 @@ fn a_pause_that_livechat_wants_is_not_waited_for_where_a_person_waits() {
     let bearer = format!("Bearer {}", token(&relay, &code(&livechat, ACCOUNT)));
     livechat.switch(json!({ "rate_limit": { "calls": 0, "seconds": 3600, "retry_after": 30 } }));
     assert_eq!(facts(&relay, &bearer), (503, error("unreachable")));
-    assert!(relay.has_logged("wants no call for 30 s"), "the log has LiveChat's own reason");
+    assert!(relay.has_logged("asks for a pause of 30 s"), "the log has LiveChat's own reason");
     assert_eq!(calls(&livechat, ["get_license_webhooks_state"]), [1]);
 }
 

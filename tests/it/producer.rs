@@ -34,7 +34,7 @@ fn a_guarantee_cannot_be_configured_away_under_any_name() {
             let output = run(command, "127.0.0.1:1", &format!("properties = {setting}"));
             let text = text(&output);
             assert_eq!(output.status.code(), Some(64), "{text}");
-            assert!(text.contains(&format!("kafka.properties.\"{property}\": may not be set: ")), "{text}");
+            assert!(text.contains(&format!("kafka.properties.\"{property}\": cannot be set: ")), "{text}");
         }
     }
     for command in ["serve", "check"] {

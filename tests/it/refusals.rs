@@ -74,25 +74,21 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
         (
             with_headers("POST", "/webhook", ""),
             404,
-            "not found; POST webhooks to /webhooks/<app>, or to /webhooks where one app is configured; an app whose configuration has pages has them at /install/<app> and /app/<app>",
+            "not found; POST webhooks to /webhooks/<app>, or to /webhooks if only one app is configured; apps that have pages have them at /install/<app> and /app/<app>",
         ),
         (of_body(&" ".repeat(1025)), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
         (chunked.into_bytes(), 413, "the body is larger than server.body_bytes_max, 1024 bytes"),
         (late.into(), 408, "the body was not complete within server.body_timeout, 3s"),
         (of_body(""), 400, "the body is empty; send the webhook as JSON"),
         (of_body("{\n\"action\":}"), 400, "the body is not JSON: see line 2, column 10"),
-        (of_body("{\"action\":\"a\""), 400, "the body ends within its JSON: see line 1, column 13"),
+        (of_body("{\"action\":\"a\""), 400, "the body ends before its JSON is complete: see line 1, column 13"),
         (
             of_body(r#"{"secret_key":"k","secret_key":"l"}"#),
             400,
-            "the body has the member \"secret_key\" twice: see line 1, column 19",
+            "duplicate key \"secret_key\" in the JSON object: see line 1, column 19",
         ),
         (of_body("[]"), 400, "the body is not a JSON object"),
-        (
-            of_body(r#"{"payload":{}}"#),
-            400,
-            "the body has no text as its member \"action\" (\"event\" in an App Webhook)",
-        ),
+        (of_body(r#"{"payload":{}}"#), 400, "the body has no string \"action\" (\"event\" in an App Webhook)"),
         (of_body(r#"{"action":"a"}"#), 400, "the body has no member \"payload\""),
         (of_body(&wrong_key()), 401, "unauthorized"),
         (request("/webhooks", "host: twice\r\n", "{}"), 400, "send one valid Host header"),
@@ -142,7 +138,7 @@ fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_anot
         (&line["client"], &line["app"], &line["suppressed"]),
         (&"127.0.0.1".into(), &"default".into(), &0.into())
     );
-    assert_eq!(line["answer"], "the body ends within its JSON: see line 1, column 1");
+    assert_eq!(line["answer"], "the body ends before its JSON is complete: see line 1, column 1");
     assert!(!relay.log().contains(SECRET));
 }
 

@@ -207,7 +207,7 @@ fn an_invalid_configuration_changes_nothing_and_says_so_everywhere_until_it_is_r
     place.configure(&[]);
     let (answer, code) = place.reload(&[]);
     assert_eq!((answer["changed"].as_array().map(Vec::len), code), (Some(0), Some(0)));
-    place.relay.await_log("the configuration is right again");
+    place.relay.await_log("the configuration is valid again");
     assert_eq!(place.relay.metric(SUCCESSFUL), 1.0);
 }
 
@@ -253,7 +253,7 @@ fn a_changed_secret_is_taken_without_being_told_and_a_mount_that_is_gone_costs_n
     assert_eq!(place.post("default", "the second one").status, 200);
 
     std::os::unix::fs::symlink("2", &data).expect("mounted");
-    place.relay.await_log("the configuration is right again");
+    place.relay.await_log("the configuration is valid again");
     assert_eq!(
         (place.reloads("unreadable"), place.reloads("applied")),
         (1.0, 1.0),
@@ -381,10 +381,10 @@ fn the_log_has_another_filter_for_a_time_which_a_reload_does_not_end() {
 
     // Its end is that of the time, or of who has set it; and then the filter is what is configured now.
     assert_eq!(place.run(&["log-level", "info", "--for", "1s"]).status.code(), Some(0));
-    place.relay.await_log("the log has another filter for a time");
+    place.relay.await_log("the log filter is changed for a limited time");
     place.configure(&[("log.filter", "\"debug\"")]);
     assert_eq!(place.reload(&[]).1, Some(0));
-    place.relay.await_log("the log has its configured filter again");
+    place.relay.await_log("the log filter is the configured one again");
     let before = handled(&place);
     assert_eq!(place.post("default", SECRET).status, 200);
     await_that("it is logged", || handled(&place) > before);
@@ -417,7 +417,10 @@ fn check_says_whether_the_running_relay_has_the_configuration_as_it_is() {
     command.args(["check", "--offline", "--config"]).arg(place.relay.file()).env("ONLY_HERE", "a secret key of 16");
     let output = command.output().expect("the relay's binary");
     let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(text.contains("FAIL running relay it cannot load") && text.contains("no such variable"), "{text}");
+    assert!(
+        text.contains("FAIL running relay it cannot load") && text.contains("no environment variable of this name"),
+        "{text}"
+    );
     assert_eq!(output.status.code(), Some(1));
 }
 

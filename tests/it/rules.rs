@@ -133,6 +133,6 @@ fn check_shows_the_rules_and_warns_of_one_that_has_ended() {
         command.args(["check", "--offline", "--config"]).arg(file.path()).output().expect("the relay's binary");
     let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(text.contains("ok rule now: events of chat C are dropped") && !text.contains("ok rule past"), "{text}");
-    assert!(text.contains("warn dates rule past: it has ended, and can be removed"), "{text}");
+    assert!(text.contains("warn dates rule past: its `until` has passed, so it can be removed"), "{text}");
     assert_eq!(output.status.code(), Some(0));
 }

@@ -72,7 +72,7 @@ fn an_event_that_kafka_does_not_take_is_answered_200_after_an_fsync_and_publishe
     post_all(&relay, 60..70);
     relay.signal(Signal::TERM);
     assert!(relay.end().success());
-    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: no events are left"), "{}", relay.log());
 
     let orders = orders(kafka.read_all(&[TOPIC]));
     for chat in &chats {

@@ -53,7 +53,7 @@ fn under_load_every_request_is_answered_and_each_200_is_in_kafka() {
         senders.into_iter().map(|sender| sender.join().expect("a sender")).collect()
     });
     assert!(relay.end().success(), "{}", relay.log());
-    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: no events are left"), "{}", relay.log());
 
     assert_eq!(seen.iter().map(|s| s.unanswered).sum::<usize>(), 0);
     assert!(seen.iter().all(|s| s.statuses == HashSet::from([200])));
@@ -118,7 +118,7 @@ fn with_a_spool_and_without_kafka_nothing_is_waited_for_in_vain_at_the_end() {
     assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
     relay.signal(Signal::TERM);
     assert!(relay.end().success());
-    relay.await_log("stopped: the spool has events");
+    relay.await_log("stopped: events remain in the spool");
     assert!(!relay.log().contains("the replay has not ended in time"), "{}", relay.log());
 }
 
@@ -140,7 +140,7 @@ fn the_admin_listener_answers_while_the_spool_is_drained_at_the_end() {
     assert!(relay.metric(waiting) >= 1.0);
     kafka.resume(0);
     assert!(relay.end().success());
-    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: no events are left"), "{}", relay.log());
 }
 
 /// GNU `timeout`, for one, signals the process and then its group.
@@ -152,7 +152,7 @@ fn signals_that_follow_the_first_within_a_second_are_one_with_it() {
         relay.signal(signal);
     }
     assert_eq!(relay.end().code(), Some(0), "{}", relay.log());
-    assert!(relay.has_logged("stopped: nothing is left"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: no events are left"), "{}", relay.log());
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn a_stop_that_follows_ready_at_once_answers_what_was_taken() {
     relay.signal(Signal::TERM);
     assert_eq!(http::read(&mut connection).expect("an answer").status, 200, "{}", relay.log());
     assert!(relay.end().success(), "{}", relay.log());
-    assert!(relay.has_logged("stopped: the spool has events"), "{}", relay.log());
+    assert!(relay.has_logged("stopped: events remain in the spool"), "{}", relay.log());
 }
 
 #[test]

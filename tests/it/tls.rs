@@ -281,12 +281,12 @@ fn check_says_for_whom_a_certificate_is_and_until_when_and_what_is_wrong() {
     };
     for (files, code, said) in [
         (certificates(&[&good]), 0, "ok certificate hooks.example.com, *.example.org: "),
-        (certificates(&[&expired]), 1, "it has expired on 2001-01-01T00:00:00Z: clients refuse it; renew it"),
+        (certificates(&[&expired]), 1, "it expired on 2001-01-01T00:00:00Z: clients refuse it; renew it"),
         (certificates(&[&early]), 1, "it is not valid before 2996-01-01T00:00:00Z"),
         (
             pair(&good.certificate, &expired.key),
             64,
-            "expired-key.pem is not the key of the certificate for hooks.example.com",
+            "expired-key.pem does not belong to the certificate for hooks.example.com",
         ),
         (pair(&good.key, &good.certificate), 64, "are certificate and key swapped?"),
         (pair(&empty, &good.key), 64, "server.tls.certificates[0].certificate: "),
@@ -302,5 +302,5 @@ fn check_says_for_whom_a_certificate_is_and_until_when_and_what_is_wrong() {
     }
     let unused = SocketAddr::from(([127, 0, 0, 1], 1));
     let (printed, _) = check(&[("server.plain_listen", &format!("\"{unused}\""))]);
-    assert!(printed.contains("server.plain_listen: is for a relay with [server.tls]"), "{printed}");
+    assert!(printed.contains("server.plain_listen: is only for a relay with [server.tls]"), "{printed}");
 }

@@ -79,7 +79,7 @@ impl<'a> Stage<'a> {
         text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok()).unwrap_or(0.0)
     }
 
-    /// Events of another topic are published directly. The first one may find out that not all of Kafka is away.
+    /// Events of another topic are published directly. The first one may find out that not all of Kafka is unreachable.
     fn others_go_on(&self) {
         let post = || assert_eq!(http::post(self.relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
         post();

@@ -135,7 +135,7 @@ fn a_state_that_is_not_known_is_not_taken_for_the_wanted_one() {
     }
     let relay = start(&livechat, &mock);
     await_that("it is compared", || value(&relay, ENABLED) == Some(1.0));
-    assert!(relay.has_logged("what is registered at LiveChat is as it is wanted"), "{}", relay.log());
+    assert!(relay.has_logged("the registrations at LiveChat match the configuration"), "{}", relay.log());
     let owner = || json!({ "owner_client_id": CLIENT });
     assert_eq!(livechat.call("disable_license_webhooks", owner()).status, 200);
     compare_again(&relay, 11);
@@ -167,7 +167,7 @@ fn a_state_that_is_not_known_is_not_taken_for_the_wanted_one() {
     assert_eq!(livechat.call("enable_license_webhooks", owner()).status, 200);
     compare_again(&relay, 16);
     await_that("LiveChat sends them", || value(&relay, ENABLED) == Some(1.0));
-    assert!(relay.has_logged("what is registered at LiveChat is as it is wanted again"), "{}", relay.log());
+    assert!(relay.has_logged("the registrations at LiveChat match the configuration again"), "{}", relay.log());
 
     // Of an app that is no longer there nothing is shown.
     let text = std::fs::read_to_string(relay.file()).expect("a file");

@@ -262,5 +262,5 @@ fn a_refusal_is_exit_code_1_with_a_remedy_and_a_wrong_configuration_64() {
     assert!(code == 64 && why.contains("these have: default"), "{why}");
     operator.configure(&simulator::apps("webhooks = [{ actions = \"incoming_customer\" }]"));
     let (code, _, why) = operator.run("plan");
-    assert!(code == 64 && why.contains("has incoming_customer, which LiveChat's API has in 3.3 to 3.5 only"), "{why}");
+    assert!(code == 64 && why.contains("has incoming_customer, which only LiveChat's API 3.3 to 3.5 has"), "{why}");
 }

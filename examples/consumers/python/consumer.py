@@ -1,7 +1,7 @@
 """Reads the events of livechat-relay from Kafka, and handles each once in PostgreSQL: take each record, then commit its offset.
 
 A crash between the two brings records again, and loses none; the inbox knows the ids that are done. Where the database or Kafka
-does not take something, the program ends: its supervisor starts it again, and it goes on with what is not committed.
+does not accept something, the program ends: its supervisor starts it again, and it goes on with what is not committed.
 """
 
 import argparse

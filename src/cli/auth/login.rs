@@ -21,7 +21,7 @@ use crate::livechat::{self, Accounts, App, CONSOLE, Login, Reason, Redirect, Tok
 pub struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// The browser is on another machine: read the address that it ends at from standard input
+    /// For a browser on another machine: read the address that it is redirected to from standard input
     #[arg(long)]
     paste: bool,
 }
@@ -81,7 +81,7 @@ fn introduce(login: &Login, redirect_uri: &str, is_pasted: bool, timeout: Durati
          Authorization of the app in {CONSOLE}"
     );
     anstream::eprintln!(
-        "Open this address in a browser, and let the app in:\n\n  {}\n\n{}\n\n{}\n",
+        "Open this address in a browser, and grant the app access:\n\n  {}\n\n{}\n\n{}\n",
         login.url,
         wrapped(&waits, 0),
         wrapped(&errors, 0)
@@ -148,7 +148,7 @@ impl Pending {
                 other => told = unusable(&other),
             }
             let wanted = format!(
-                "{told}. Paste the whole address that the browser ends at: it begins with {}?",
+                "{told}. Paste the whole address that the browser was redirected to: it begins with {}?",
                 self.redirect_uri
             );
             note(format_args!("{}", wrapped(&wanted, 0)));
@@ -171,7 +171,7 @@ impl Pending {
                 let ended = revoke(&self.accounts, &pair).await;
                 let ended = ended
                     .map_or_else(|e| format!("they could not be revoked: {e}"), |()| "they were revoked".to_owned());
-                Err(Failure::Failed(format!("the new tokens are not kept, and {ended}: {failure}")))
+                Err(Failure::Failed(format!("the new tokens are not saved, and {ended}: {failure}")))
             }
         }
     }
@@ -183,7 +183,7 @@ impl Pending {
             former => former.map(drop),
         };
         if let Err(failure) = ended {
-            let told = format!("the tokens of the login before this one may still be good: {}", failure.what);
+            let told = format!("the tokens of the login before this one may still be valid: {}", failure.what);
             note(format_args!("{}", wrapped(&visible(&told), 0)));
         }
     }
@@ -213,19 +213,21 @@ const fn unusable(redirect: &Redirect) -> &'static str {
 
 fn refused(reason: Reason) -> Failure {
     let why = match reason {
-        Reason::Denied => "the account has refused, or may not let it in; log in again, and allow it in the browser",
+        Reason::Denied => {
+            "access was refused, or the account may not grant it; log in again, and allow it in the browser"
+        }
         Reason::Scope => {
             "the account may not grant the app's scopes; log in again, with an account that is an administrator"
         }
         Reason::Client => {
             "it does not know the Client ID, or the Redirect URI; compare both with App Authorization of the app in Developer Console"
         }
-        Reason::TooManyRedirects => "the browser was sent there too often; wait a minute, and log in again",
+        Reason::TooManyRedirects => "the browser was redirected too often; wait a minute, and log in again",
         Reason::SignIn => "the account has to sign in; sign in at LiveChat, and log in again",
-        Reason::Server => "LiveChat has trouble; log in again later",
+        Reason::Server => "LiveChat has a problem; log in again later",
         Reason::Unknown => "it does not say why; log in again",
     };
-    Failure::Failed(format!("LiveChat did not let the app in: {why}"))
+    Failure::Failed(format!("LiveChat did not grant the app access: {why}"))
 }
 
 fn report(pending: &Pending, pair: &TokenPair, config_path: Option<&Path>, is_json: bool) -> Result<(), Failure> {
@@ -238,7 +240,7 @@ fn report(pending: &Pending, pair: &TokenPair, config_path: Option<&Path>, is_js
     }
     let whose =
         format!("the app {app} acts for the account {} of the organization {}", pair.account_id, pair.organization_id);
-    let more = format!("`livechat-relay auth status --app {app}` says what they are good for");
+    let more = format!("`livechat-relay auth status --app {app}` shows what they allow");
     out(format_args!(
         "{GOOD}logged in{GOOD:#}\n{}\nscopes: {}\n{}",
         wrapped(&visible(&whose), 0),

@@ -25,11 +25,11 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Get tokens for an app: a person lets it in on LiveChat's page, in a browser
+    /// Get tokens for an app: a person grants access on LiveChat's page, in a browser
     Login(login::Arguments),
-    /// Say for whom the relay acts at LiveChat, what it may do, and what is missing
+    /// Show as whom the relay calls LiveChat, what it may do, and what is missing
     Status(Common),
-    /// End the tokens of an app at LiveChat, and remove their file
+    /// Revoke the tokens of an app at LiveChat, and remove their file
     Logout(Common),
 }
 
@@ -46,7 +46,7 @@ fn tokens(app: &App) -> Result<&Path, Failure> {
     match &app.credential {
         Some(Credential::Tokens(path)) => Ok(path),
         Some(Credential::Personal { .. }) => Err(Failure::Usage(format!(
-            "the app {} has a personal access token, which needs no login, and is ended where it was made: {PERSONAL_ACCESS_TOKENS}",
+            "the app {} has a personal access token, which needs no login, and is revoked where it was created: {PERSONAL_ACCESS_TOKENS}",
             app.name
         ))),
         None => Err(Failure::Usage(format!(

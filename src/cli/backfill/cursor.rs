@@ -84,8 +84,9 @@ impl Cursor {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(|error| cannot(path, "read", &error))?,
         };
-        let damaged =
-            |_| Failure::Failed(format!("{} is no cursor of a backfill; remove it to begin again", path.display()));
+        let damaged = |_| {
+            Failure::Failed(format!("{} is not the cursor of a backfill; remove it to start again", path.display()))
+        };
         let cursor: Self = serde_json::from_slice(&bytes).map_err(damaged)?;
         Ok(Some(Self { path: path.to_owned(), ..cursor }))
     }

@@ -209,7 +209,7 @@ impl Kafka<'_> {
             self.report.warn(
                 "retention",
                 format!(
-                    "less than three days (retention.ms): {}; consumers that are away for longer miss events",
+                    "less than three days (retention.ms): {}; consumers that are stopped for longer miss events",
                     self.named(&short)
                 ),
             );

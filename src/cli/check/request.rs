@@ -18,13 +18,13 @@ use crate::relay::{App, Endpoint, Policy};
 
 #[derive(clap::Args)]
 pub struct Request {
-    /// Look at the body of a webhook in a file (-: standard input): which secret key it has, or why none fits, and where it would go
+    /// Check the body of a webhook in a file (- for standard input): which secret key it has, or why none matches, and where it would be published
     #[arg(long, value_name = "FILE")]
     request: Option<PathBuf>,
-    /// The app that the webhook was sent to; without it, the app that has its key
+    /// App that the webhook was sent to [default: the app that has its key]
     #[arg(long, value_name = "NAME", requires = "request", conflicts_with = "path")]
     app: Option<String>,
-    /// The path that the webhook was sent to, such as /webhooks/default
+    /// Path that the webhook was sent to, such as /webhooks/default
     #[arg(long, value_name = "PATH", requires = "request")]
     path: Option<String>,
 }
@@ -129,10 +129,14 @@ fn why(rejection: Rejection, found: Option<(&str, &Key)>, endpoint: &Endpoint) -
     match (rejection, found, endpoint) {
         (_, _, Endpoint::AppWebhook(..)) => "the path does not end in the token of [app_webhooks]".to_owned(),
         (Rejection::NoSecretKey, ..) => {
-            "the body has no text as its member \"secret_key\". LiveChat sends the key there, and no signature in any header".to_owned()
+            "the body has no string \"secret_key\". LiveChat sends the key there, and no signature in any header"
+                .to_owned()
         }
         (Rejection::OtherApp, Some((app, key)), _) => {
-            format!("it is {key} of app {app}, and the webhook was sent to app {}; correct the URL of its registration, or its key", endpoint.app())
+            format!(
+                "it is {key} of app {app}, and the webhook was sent to app {}; correct the URL of its registration, or its key",
+                endpoint.app()
+            )
         }
         (Rejection::UnknownApp, Some((app, key)), _) => {
             format!("it is {key} of app {app}, and the path names no app; register /webhooks/{app}")
@@ -141,7 +145,8 @@ fn why(rejection: Rejection, found: Option<(&str, &Key)>, endpoint: &Endpoint) -
             format!("{key} of app {app} fits, and has ended; register the webhook with another key")
         }
         (Rejection::NotYetValid, Some((app, key)), _) => format!("{key} of app {app} fits, and is not valid yet"),
-        _ => "no key of any app fits: the webhook is registered with a key that the configuration does not have".to_owned(),
+        _ => "no key of any app fits: the webhook is registered with a key that the configuration does not have"
+            .to_owned(),
     }
 }
 

@@ -268,7 +268,7 @@ impl Parts {
         let Size { records, bytes } = spool.lanes(|lanes| lanes.total());
         let directory = spool.config().directory.display();
         if records > 0 {
-            tracing::info!(%directory, records, bytes, "the spool has events from before: they are published when Kafka is available");
+            tracing::info!(%directory, records, bytes, "the spool has events from an earlier run: they are published when Kafka is available");
         } else if spool.lanes(|lanes| lanes.is_known()) {
             tracing::info!(%directory, "the spool is empty");
         }

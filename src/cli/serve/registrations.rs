@@ -84,7 +84,7 @@ impl Registrations {
                 Err(failure) => {
                     self.metrics.registrations_compared(false);
                     if let Some(suppressed) = failures.pass(&format!("{} {:?}", app.name, failure.kind)) {
-                        tracing::warn!(app = app.name, %failure, suppressed, "what is registered at LiveChat could not be compared with what is wanted");
+                        tracing::warn!(app = app.name, %failure, suppressed, "the registrations at LiveChat could not be compared with the configuration");
                     }
                 }
             }
@@ -168,9 +168,9 @@ impl Found {
         if is_right && self.is_enabled != Some(false) && legacy.is_none() && deprecation.is_none() {
             let webhooks = self.of(AsWanted).len();
             if was_found_before {
-                tracing::info!(app, webhooks, "what is registered at LiveChat is as it is wanted again");
+                tracing::info!(app, webhooks, "the registrations at LiveChat match the configuration again");
             } else {
-                tracing::info!(app, webhooks, "what is registered at LiveChat is as it is wanted");
+                tracing::info!(app, webhooks, "the registrations at LiveChat match the configuration");
             }
             return;
         }
@@ -185,7 +185,7 @@ impl Found {
             rotation_unfinished = self.rotation.is_some().then_some(true),
             legacy = legacy.map(tracing::field::display),
             deprecation = deprecation.map(tracing::field::display),
-            "what is registered at LiveChat is not as it is wanted, or LiveChat's API comes to an end: see `livechat-relay webhooks plan`"
+            "the registrations at LiveChat differ from the configuration, or an API version ends soon: see `livechat-relay webhooks plan`"
         );
     }
 }

@@ -144,7 +144,7 @@ impl Reload {
         let most = running.reload.timeout;
         let cannot = |why: String| Err(Mistakes { lines: vec![why], may_pass: true, ..Mistakes::default() });
         let too_late = || {
-            cannot(format!("the files are not read within {most:?} (reload.timeout): does their file system answer?"))
+            cannot(format!("the files were not read within {most:?} (reload.timeout): does their file system answer?"))
         };
         if let Some(late) = &mut self.late {
             if timeout(most, late).await.is_err() {
@@ -155,8 +155,9 @@ impl Reload {
         let mut look = tokio::task::spawn_blocking(move || running.reload());
         if let Ok(look) = timeout(most, &mut look).await {
             // The log has the panic; its text would differ each time.
-            return look
-                .unwrap_or_else(|_| cannot("reading the configuration has failed: a fault of the relay".to_owned()));
+            return look.unwrap_or_else(|_| {
+                cannot("reading the configuration has failed: this is a bug of the relay".to_owned())
+            });
         }
         self.late = Some(look);
         too_late()
@@ -184,13 +185,13 @@ impl Reload {
                 if result == outcome::Reload::Applied {
                     tracing::info!(changed = changed.join(", "), "configuration reloaded");
                 } else if was_wrong {
-                    tracing::info!("the configuration is right again, and as the relay runs with it");
+                    tracing::info!("the configuration is valid again, and is the running one");
                 } else if is_asked {
                     tracing::info!("the configuration has not changed");
                 }
                 if !needs_restart.is_empty() && (is_news || is_asked) {
                     let needs_restart = needs_restart.join(", ");
-                    tracing::warn!(needs_restart, "changes of the configuration take effect with the next start only");
+                    tracing::warn!(needs_restart, "some changes of the configuration need a restart");
                 }
                 result
             }
@@ -223,7 +224,7 @@ impl Reload {
         config
             .new_warnings(&before)
             .iter()
-            .for_each(|warning| tracing::warn!(warning, "the configuration may not be as it was meant"));
+            .for_each(|warning| tracing::warn!(warning, "the configuration may contain a mistake"));
         if changed.iter().any(|key| key == CONNECTIONS_MAX) {
             make_do_with_open_files(&mut config);
         } else {
@@ -276,11 +277,11 @@ impl Reload {
         let Some((filter, time)) = temporary else {
             telemetry::set_filter(&configured);
             if self.temporary.take().is_some() {
-                tracing::info!(filter = configured, "the log has its configured filter again");
+                tracing::info!(filter = configured, "the log filter is the configured one again");
             }
             return configured;
         };
-        tracing::info!(filter, configured, for_time = ?time, "the log has another filter for a time");
+        tracing::info!(filter, configured, for_time = ?time, "the log filter is changed for a limited time");
         telemetry::set_filter(&filter);
         self.temporary = Some(Instant::now() + time);
         filter

@@ -38,7 +38,7 @@ impl Replay {
     /// Ends the replay and closes the spool; what is left in it.
     pub async fn end(self, publisher: &Arc<Publisher>) -> Size {
         self.stop.cancel();
-        // What is in flight has its report soon, or is published again after the next start. While Kafka is away none will come.
+        // What is in flight has its report soon, or is published again after the next start. While Kafka is unavailable none will come.
         let patience = if publisher.is_away() { Duration::ZERO } else { Duration::from_secs(1) };
         let mut task = self.task;
         let stopped = async {

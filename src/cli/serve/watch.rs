@@ -13,7 +13,7 @@ use super::parts::Parts;
 use crate::telemetry::rounded;
 use crate::topics::{self, Absent, Prepared, TooSmall};
 
-/// Asks again and again whether the brokers are there, and, less often, whether the topics are.
+/// Asks again and again whether the brokers answer, and, less often, whether the topics exist.
 pub struct Watch {
     pub parts: Parts,
     /// Cancelled when they have for the first time: the replay waits for it.
@@ -38,7 +38,7 @@ struct Known {
 }
 
 impl Watch {
-    /// Never ends. When it has found out for the first time whether the brokers are there, and has created the topics if so, it tells who
+    /// Never ends. When it has found out for the first time whether the brokers answer, and has created the topics if so, it tells who
     /// starts the relay. Topics that are too small are then a reason to end, where no spool could take dead letters.
     pub async fn run(self, first: oneshot::Sender<()>) {
         let (mut first, mut topics_due, mut looking) = (Some(first), Instant::now(), None);
@@ -124,7 +124,7 @@ impl Watch {
                 topics = topics::names(&missing.topics),
                 reason = missing.reason.to_string(),
                 remedy = missing.reason.remedy(),
-                "topics are missing: their {}, the others go on",
+                "topics are missing: their {}; other topics are not affected",
                 self.parts.meanwhile()
             );
         }
@@ -135,7 +135,7 @@ impl Watch {
         if now.are_replicas_unknown {
             tracing::warn!(
                 topics = topics::names(&now.created),
-                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): see that they have three replicas, with min.insync.replicas = 2"
+                "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): make sure that they have three replicas, and min.insync.replicas = 2"
             );
         }
         // Those that the relay has just created are as `[topics]` says, and brokers may not know them yet.

@@ -65,11 +65,11 @@ impl<'a> Adopted<'a> {
             }
             adopted.add(registration);
             if let Some(unknown) = &registration.unknown_filters {
-                let why = "the configuration cannot say these filters, and leaves them out";
+                let why = "these filters cannot be configured, and are left out";
                 adopted.remarks.push(format!("{id}: {why}: {unknown}"));
             }
             if !is_sayable(&registration.description) {
-                adopted.remarks.push(format!("{id}: the configuration cannot say its description, and leaves it out"));
+                adopted.remarks.push(format!("{id}: its description cannot be configured, and is left out"));
             }
             if registration.url != app.webhook_url() {
                 adopted.remarks.push(format!(
@@ -89,7 +89,7 @@ impl<'a> Adopted<'a> {
         adopted.remarks.extend(plan.warnings.iter().filter(is_remark).map(ToString::to_string));
         let others = plan.foreign.len();
         if others > 0 {
-            adopted.remarks.push(format!("{others} of the same Client ID are left out; `webhooks list` has them"));
+            adopted.remarks.push(format!("{others} of the same Client ID are left out; `webhooks list` shows them"));
         }
         adopted
     }

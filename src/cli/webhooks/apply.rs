@@ -28,13 +28,13 @@ use crate::shutdown::on_signal;
 pub struct Arguments {
     #[command(flatten)]
     pub common: Common,
-    /// The control socket of the running relay, instead of the one that the configuration leads to
+    /// Control socket of the running relay [default: as configured]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-    /// Say what would be done, step by step, and do nothing
+    /// Show each step; change nothing
     #[arg(long, conflicts_with = "yes")]
     pub dry_run: bool,
 }
@@ -50,7 +50,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let seen = relay.seen().await;
     if seen.is_none() && relay.is_running() {
         let why =
-            "a relay runs, and does not say what it has seen: it may be starting, or of another version; try again";
+            "a relay runs, but does not report its deliveries: it may be starting, or of another version; try again";
         return Err(Failure::Failed(why.to_owned()));
     }
     if relay.is_running() && relay.has_other_keys().await? {
@@ -145,19 +145,20 @@ impl Work<'_> {
         if !gaps.is_empty() {
             let most = self.propagation * 2;
             let what = format!(
-                "Three registrations stand, so the old one has to go first, and events are lost for up to {most:?}:"
+                "There are three registrations, so the old one must be removed first, and events are lost for up to {most:?}:"
             );
             warn(&wrapped(&what, 0), &gaps.join(", "));
         }
         if !self.relay.is_running() && changes.iter().any(|change| change.register.is_some()) {
             let serve = command(self.arguments.common.config(), "serve");
-            let more = format!("where none runs elsewhere, what LiveChat sends is lost until `{serve}` runs.");
+            let more = format!("if none runs elsewhere, what LiveChat sends is lost until `{serve}` runs.");
             warn("No relay answers on this machine:", &wrapped(&more, 34));
         }
         if !self.relay.is_running() && changes.iter().any(waits) {
             let time = patience(self.propagation);
-            let what =
-                format!("No relay answers, so each old registration stays for {time:?} after its successor was made.");
+            let what = format!(
+                "No relay answers, so each old registration stays for {time:?} after its successor was registered."
+            );
             note(format_args!("{}", wrapped(&what, 0)));
         }
         if self.arguments.yes {
@@ -174,7 +175,7 @@ impl Work<'_> {
         let new = changes.iter().filter(|change| change.register.is_some() && !change.is_blocked).count();
         let old: usize = changes.iter().map(|change| change.then.len()).sum();
         let steps = [
-            (first, format!("unregister {} first, because LiveChat takes three of an action", webhooks(first))),
+            (first, format!("unregister {} first, because LiveChat allows three of an action", webhooks(first))),
             (new, format!("register {}", webhooks(new))),
             (
                 changes.iter().filter(|change| waits(change)).count(),
@@ -225,7 +226,7 @@ impl Work<'_> {
     /// Why it ended early, how things stand, and how it goes on.
     pub fn stopped(&self, why: &dyn std::fmt::Display, standing: &str) -> Failure {
         let (keys, again) = (self.keys.as_deref().unwrap_or_default(), self.arguments.common.command(self.again));
-        Failure::Failed(format!("{why}\n  {standing}{keys}`{again}` goes on from here"))
+        Failure::Failed(format!("{why}\n  {standing}{keys}`{again}` continues from here"))
     }
 
     /// For programs: what is to be done, and what was done of it.
@@ -254,9 +255,9 @@ fn standing(changes: &[Change], done: &[Progress]) -> String {
     let is_old = |one: &Registration| !unregistered.contains(&one.id);
     let both = changes.iter().filter(|change| is_new(&change.action) && change.then.iter().any(is_old)).count();
     let rest = match count(both as u64, "action") {
-        _ if both == 0 => "the rest is as it was".to_owned(),
+        _ if both == 0 => "the rest is unchanged".to_owned(),
         both => format!(
-            "of {both} the old webhook and the new one stand, and the relay drops the copies that it recognizes"
+            "of {both} the old webhook and the new one are registered, and the relay drops the copies that it recognizes"
         ),
     };
     let lost: Vec<_> = done.iter().filter_map(Progress::lost).collect();
@@ -297,7 +298,7 @@ fn tell_waiting(what: &str, most: Duration) {
 
 /// Says why nothing seems to happen.
 pub fn tell_unclear(what: &str, most: Duration) {
-    tell_waiting(&format!("{what}: LiveChat's list is looked at"), most);
+    tell_waiting(&format!("{what}: checking LiveChat's list"), most);
 }
 
 #[cfg(test)]
@@ -317,7 +318,7 @@ mod tests {
         ];
         assert_eq!(
             standing(&[], &done),
-            "1 registered and 1 unregistered before that; the rest is as it was. Events of incoming_event are lost: the former webhook is removed, or may be, and no new one is registered. "
+            "1 registered and 1 unregistered before that; the rest is unchanged. Events of incoming_event are lost: the former webhook is removed, or may be, and no new one is registered. "
         );
         assert!(!standing(&[], &done[..2]).contains("lost"));
     }

@@ -28,7 +28,7 @@ pub struct Unregister {
     /// Their ids, as `webhooks list` shows them
     #[arg(value_name = "ID")]
     ids: Vec<String>,
-    /// All that come to this relay. Others of the same Client ID stay, unless their ids are given
+    /// Remove all that deliver to this relay; others of the same Client ID only by their ids
     #[arg(long, conflicts_with = "ids")]
     all: bool,
     /// Do not ask

@@ -17,11 +17,11 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
         format!("{number:>2}. {}\n", wrapped(what, 4))
     };
     text += &step(&format!(
-        "In {CONSOLE} open Apps, the app with this Client ID, and its building block Chat Webhooks (add it where it is not there)."
+        "In {CONSOLE} open Apps, the app with this Client ID, and its building block Chat Webhooks (add it if it is missing)."
     ));
     if !plan.remove.is_empty() {
         text += &step(
-            "Delete these webhooks. Where one is listed below, too, add the new one first, and delete the old one when the new one has delivered.",
+            "Delete these webhooks. If one is listed below, too, add the new one first, and delete the old one when the new one has delivered.",
         );
         for removal in &plan.remove {
             let registration = &removal.registration;
@@ -46,7 +46,7 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
             text += &format!("          {}\n", visible(&line));
         }
     }
-    text += &step("Private installation: install the app, unless it is.");
+    text += &step("Private installation: install the app, if it is not installed.");
     text + &step(&format!("Cause an event, such as a message in a chat: `{}` shows it.", command(config_path, "tail")))
 }
 

@@ -35,28 +35,27 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List what is registered for the app's Client ID
+    /// List what is registered under the app's Client ID
     List(Common),
-    /// List what LiveChat offers, and compare it with what this version of the relay knows
+    /// Compare the actions that LiveChat offers with those that this version of the relay knows
     Names(Common),
-    /// Compare what is registered with the configuration; changes nothing
+    /// Compare the registrations with the configuration; changes nothing
     Plan(plan::Arguments),
-    /// Do what `plan` says: register what is missing, and unregister what it replaces when the new one delivers
+    /// Carry out the plan: register what is missing; unregister what it replaces once the new one delivers
     Apply(apply::Arguments),
-    /// Replace the secret key: a new one for all webhooks, and the old one deleted when nothing uses it
+    /// Replace the secret key of all webhooks, and delete the old one once nothing uses it
     #[command(
-        after_help = "It runs where the relay runs: it writes the new key into the directory of secret_keys, and waits until the relay has \
-        read it. Several relays must share that directory. Stopped in the middle and run again, it goes on; two keys in the directory are \
-        what tells that."
+        after_help = "Run it on the relay's machine: it writes the new key into the directory of secret_keys, and waits until the relay has \
+        read it. Several relays must share that directory. If it is stopped, run it again: it continues if the directory has two keys."
     )]
     Rotate(apply::Arguments),
-    /// Print what is registered for the relay as configuration, such as what was made in Developer Console
+    /// Print the registrations as configuration, for example those made in Developer Console
     Adopt(Common),
-    /// Say whether LiveChat sends the app's webhooks for the license of the credentials
+    /// Show whether LiveChat sends the app's webhooks for the license of the credentials
     State(Common),
-    /// Have LiveChat send the app's webhooks again, where they were disabled
+    /// Enable the app's webhooks at LiveChat
     Enable(Common),
-    /// Have LiveChat send none of the app's webhooks; what is registered stays
+    /// Disable the app's webhooks at LiveChat; registrations are kept
     Disable(change::Disable),
     /// Remove registrations
     Unregister(change::Unregister),
@@ -67,7 +66,7 @@ enum Command {
 pub struct Common {
     #[command(flatten)]
     pub source: Source,
-    /// The app; needed where several have a table [apps.livechat]
+    /// App; required if several apps have [apps.livechat]
     #[arg(long, value_name = "NAME")]
     pub app: Option<String>,
     /// Print JSON instead of text

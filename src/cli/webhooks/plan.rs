@@ -16,10 +16,10 @@ use crate::livechat::{Api, App, Wanted};
 pub struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Print what to click and to type in Developer Console instead
+    /// Print the steps for Developer Console instead
     #[arg(long, conflicts_with = "json")]
     console: bool,
-    /// End with exit code 2 where there is something to do, for `apply` or another command
+    /// Exit with code 2 if something is to be changed, by `apply` or another command
     #[arg(long)]
     exit_code: bool,
 }
@@ -75,7 +75,7 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
             text += &indented(&changes(removal, wanted), 10);
         }
         if others.iter().chain([&first]).any(|removal| removal.why == Why::Unclear) {
-            text += &format!("{:10}{DIM}alike, and no delivery tells which has the right secret key{DIM:#}\n", "");
+            text += &format!("{:10}{DIM}equal, and no delivery shows which has the right secret key{DIM:#}\n", "");
         }
     }
     let is_added = |removal: &&Removal| plan.add.iter().any(|wanted| wanted.action == removal.registration.action);

@@ -91,7 +91,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let mut shown = Ok(());
     if !common.json {
-        let what = if keys.secret_key.is_some() { "An unfinished rotation goes on" } else { "A rotation" };
+        let what = if keys.secret_key.is_some() { "Continuing an unfinished rotation" } else { "A rotation" };
         let what = format!("{what}: the app {} gets the secret key {new} in place of {}.", app.name, old.join(", "));
         let steps = [vec![keys.first_step()], work.steps(&changes), vec![keys.last_step(livechat.propagation)]];
         let calls: usize = changes.iter().map(Change::calls).sum();
@@ -113,7 +113,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut done = Vec::new();
     let ended = keys.rotate(&work, &stop, config.reload.check_interval, &changes, &mut done).await;
     if ended.is_ok() {
-        note(format_args!("{GOOD}rotated{GOOD:#}: the app {} has the secret key {new} alone", app.name));
+        note(format_args!("{GOOD}rotated{GOOD:#}: the app {} now has only the secret key {new}", app.name));
     }
     work.finish(&changes, &done, ended)
 }

@@ -98,7 +98,7 @@ fn what_livechat_would_refuse_is_a_mistake_with_its_key() {
     for (more, livechat, mistake) in [
         ("", "public_url = \"https://a.example\"".to_owned(), "client_id: is missing: what LiveChat's"),
         ("", "client_id = \"\"\npublic_url = \"https://a.example\"".to_owned(), "client_id: is missing"),
-        ("", "client_id = \"a b\"\npublic_url = \"https://a.example\"".to_owned(), "client_id: has a blank"),
+        ("", "client_id = \"a b\"\npublic_url = \"https://a.example\"".to_owned(), "client_id: contains white space"),
         ("", app(""), "public_url: is missing: where LiveChat reaches"),
         ("", url("http://hooks.example.com"), "public_url: must begin with https://"),
         ("", url("http://localhost:8080"), "public_url: must begin with https://"),
@@ -117,13 +117,13 @@ fn what_livechat_would_refuse_is_a_mistake_with_its_key() {
         (
             "",
             right("personal_access_token = \"p\"\naccount_id = \"u\"\ntokens = \"t\""),
-            "tokens: is one credential too many",
+            "tokens: is a second credential",
         ),
         ("", right("tokens = \"\""), "tokens: is empty"),
         ("", right("page = \"yes\""), "page: must be true or false"),
-        ("", right("page = true"), "organizations: is needed for page"),
-        ("", right("install = {}\norganizations = \"o\""), "client_secret: is needed for install"),
-        ("", right("install = {}\nclient_secret = \"s\""), "organizations: is needed for install"),
+        ("", right("page = true"), "organizations: is required for page"),
+        ("", right("install = {}\norganizations = \"o\""), "client_secret: is required for install"),
+        ("", right("install = {}\nclient_secret = \"s\""), "organizations: is required for install"),
         ("", right("install = true\nclient_secret = \"s\"\norganizations = \"o\""), "install: must be a table"),
         ("livechat.watch = \"6h\"", right(""), "apps[0].livechat: has no credentials"),
         ("livechat.watch = \"599s\"", right("tokens = \"t\""), "livechat.watch: must be a duration"),
@@ -175,12 +175,12 @@ fn versions_that_are_gone_and_client_ids_of_two_apps_are_mistakes() {
     assert_eq!(two(["3.3", "3.7"], ["c", "d"]), Vec::<String>::new());
     let gone = two(["3.2", "3.8"], ["c", "d"]);
     assert!(
-        gone.len() == 2 && gone[0].starts_with("apps[0].api_version: LiveChat took its API 3.2 out of service"),
+        gone.len() == 2 && gone[0].starts_with("apps[0].api_version: LiveChat has discontinued its API 3.2"),
         "{gone:?}"
     );
-    assert!(gone[1].starts_with("apps[1].api_version: is no version of LiveChat's Configuration API"), "{gone:?}");
+    assert!(gone[1].starts_with("apps[1].api_version: is not a version of LiveChat's Configuration API"), "{gone:?}");
     let same = two(["3.6", "3.6"], ["c", "c"]);
-    assert!(same.len() == 1 && same[0].starts_with("apps[1].livechat.client_id: is that of apps[0], too"), "{same:?}");
+    assert!(same.len() == 1 && same[0].starts_with("apps[1].livechat.client_id: is also that of apps[0]"), "{same:?}");
 }
 
 #[test]

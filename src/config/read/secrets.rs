@@ -53,7 +53,7 @@ impl Reader {
         let (place, another) = (found.next(), found.next());
         let Some(place) = place.filter(|_| another.is_none()) else {
             let why = if another.is_some() {
-                "has several of file, env and value"
+                "has more than one of file, env and value; keep one"
             } else {
                 "needs one of file, env or value"
             };
@@ -69,7 +69,7 @@ impl Reader {
         Some((place, text?))
     }
 
-    /// As [`Reader::optional_secret`], for one that calls of LiveChat need. A relay that runs makes some of them: whether it `is_used` there.
+    /// As [`Reader::optional_secret`], for one that calls to LiveChat need. A relay that runs makes some of them: whether it `is_used` there.
     pub fn secret_for_livechat(&mut self, key: &str, is_used: bool) -> Option<SecretString> {
         if is_used || matches!(self.need, Need::LiveChat | Need::Registration) {
             return self.optional_secret(key);
@@ -134,7 +134,7 @@ impl Reader {
             let more = ignored.len().saturating_sub(NAMES_SHOWN);
             let names = ignored[..ignored.len() - more].join(", ");
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            self.remarks.ignored.push(format!("{key}: these are not read as keys: {names}{more}"));
+            self.remarks.ignored.push(format!("{key}: these are ignored: {names}{more}"));
         }
         files.sort();
         Some(files)
@@ -144,9 +144,9 @@ impl Reader {
     pub fn secret_in(&mut self, key: &str, name: &str, path: &Path) -> Option<SecretString> {
         // Whatever else is there, such as a pipe, might keep us waiting.
         let wrong = std::fs::metadata(path).ok().and_then(|file| match file.len() {
-            _ if !file.is_file() => Some("is no file"),
+            _ if !file.is_file() => Some("is not a regular file"),
             0..=SECRET_FILE_BYTES_MAX => None,
-            _ => Some("is larger than 64 KiB: it is no secret key"),
+            _ => Some("is larger than 64 KiB, so it cannot be a secret key"),
         });
         if let Some(why) = wrong {
             self.mistake(key, &format!("{name} {why}"));
@@ -158,8 +158,9 @@ impl Reader {
 
     fn variable(&mut self, key: &str, name: &str) -> Option<String> {
         let value = self.environment.get(std::ffi::OsStr::new(name));
-        let text = value.ok_or("the environment has no such variable");
-        let text = text.and_then(|value| value.to_str().ok_or("the variable is not UTF-8")).map(str::to_owned);
+        let text = value.ok_or("no environment variable of this name is set");
+        let text =
+            text.and_then(|value| value.to_str().ok_or("the environment variable is not UTF-8")).map(str::to_owned);
         text.map_err(|why| self.mistake(key, why)).ok()
     }
 
@@ -200,7 +201,7 @@ fn content_of(path: &Path) -> io::Result<Vec<u8>> {
     }
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 4 MiB"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 4 MiB"));
     }
     Ok(bytes)
 }

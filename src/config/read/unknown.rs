@@ -50,7 +50,7 @@ impl Reader {
             if is_like_ours && !is_of_kubernetes {
                 let hint = nearest(&name, own.iter().map(String::as_str));
                 let hint = hint.map(|own| format!("; did you mean {own}?")).unwrap_or_default();
-                self.remarks.warnings.push(format!("{name}: the relay reads no such variable{hint}"));
+                self.remarks.warnings.push(format!("{name}: the relay does not read this variable{hint}"));
             }
         }
         if self.environment.contains_key(std::ffi::OsStr::new("RUST_LOG")) {

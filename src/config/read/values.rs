@@ -123,7 +123,7 @@ impl Reader {
         let texts: Vec<&str> = entries.iter().map(|entry| entry.as_str().unwrap_or_default()).collect();
         if let Some(wrong) = texts.iter().position(|text| Networks::parse([*text]).is_none()) {
             let example = Shape::Networks.example().unwrap_or_default();
-            self.mistake(key, &format!("its entry {} is no network: write them as in {example}", wrong + 1));
+            self.mistake(key, &format!("its entry {} is not a network; write networks like {example}", wrong + 1));
             return Networks::default();
         }
         Networks::parse(texts).unwrap_or_default()

@@ -1,5 +1,7 @@
 //! Every setting, tried from both sides of what it may be: by the reader, and by the schema.
 
+use toml::Value;
+
 use super::*;
 use crate::config::flat::{json_of, parse};
 

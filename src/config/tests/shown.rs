@@ -38,7 +38,7 @@ page = "yes"
     let expected = [
         "relay.toml:3: server.body_timeout: must be a duration from 10ms to 60s, such as \"3s\", not \"soon\"",
         "relay.toml:4: unknown key `server.lisen`; did you mean `server.listen`?",
-        "relay.toml:7: apps[0].name: must be 1 to 64 of a-z",
+        "relay.toml:7: apps[0].name: must be 1 to 64 characters of a-z",
         "relay.toml:10: apps[0].secret_keys[1]: needs one of file, env or value",
         "relay.toml:10: unknown key `apps[0].secret_keys[1].valu`",
         "relay.toml:12: apps[0].livechat.client_id: is missing",

@@ -59,7 +59,7 @@ fn the_entry_that_names_an_action_most_closely_has_it() {
     );
     let twice = load("3.6", "{ actions = [\"tags\", \"incoming_event\"] }, { actions = \"incoming_event\" }")
         .expect_err("a mistake");
-    let expected = "apps[0].livechat.webhooks[1].actions: has incoming_event, as apps[0].livechat.webhooks[0] has: each event would come twice";
+    let expected = "apps[0].livechat.webhooks[1].actions: has incoming_event, which apps[0].livechat.webhooks[0] has, too: each event would come twice";
     assert_eq!(twice, [expected]);
     assert_eq!(load("3.6", "{ actions = \"bots\" }, { actions = \"bots\" }").expect_err("mistakes").len(), 3);
 }
@@ -120,17 +120,17 @@ fn an_action_that_livechat_would_refuse_is_a_mistake_with_its_key() {
         (
             "3.6",
             "{ actions = \"incoming_customer\" }".to_owned(),
-            "actions: has incoming_customer, which LiveChat's API has in 3.3 to 3.5 only; the app's api_version is 3.6",
+            "actions: has incoming_customer, which only LiveChat's API 3.3 to 3.5 has; the app's api_version is 3.6",
         ),
         (
             "3.6",
             "{ actions = \"auto_access_added\" }".to_owned(),
-            "actions: has auto_access_added, which LiveChat's API has in 3.4 only",
+            "actions: has auto_access_added, which only LiveChat's API 3.4 has",
         ),
         (
             "3.3",
             "{ actions = \"event_deleted\" }".to_owned(),
-            "actions: has event_deleted, which LiveChat's API has in 3.6 to 3.7 only",
+            "actions: has event_deleted, which only LiveChat's API 3.6 to 3.7 has",
         ),
         ("3.6", with("incoming_chat", "type = \"agent\""), "type: must be \"license\" or \"bot\""),
     ]);
@@ -152,17 +152,17 @@ fn filters_and_data_that_livechat_would_refuse_are_mistakes_with_their_key() {
         (
             "3.6",
             with("incoming_chat", "filters = { author_type = \"agent\" }"),
-            "filters.author_type: in LiveChat's API 3.6 incoming_chat cannot be filtered so",
+            "filters.author_type: incoming_chat cannot have this filter in LiveChat's API 3.6",
         ),
         (
             "3.3",
             with("incoming_event", "filters = { source_type = \"system\" }"),
-            "filters.source_type: in LiveChat's API 3.3 incoming_event cannot",
+            "filters.source_type: incoming_event cannot have this filter in LiveChat's API 3.3",
         ),
         (
             "3.6",
             with("all", "filters = { only_my_chats = true }"),
-            "filters.only_my_chats: in LiveChat's API 3.6 tag_created, tag_deleted, tag_updated, customer_session_fields_updated and 14 more cannot",
+            "filters.only_my_chats: tag_created, tag_deleted, tag_updated, customer_session_fields_updated and 14 more cannot",
         ),
         (
             "3.6",
@@ -196,7 +196,7 @@ fn filters_and_data_that_livechat_would_refuse_are_mistakes_with_their_key() {
         (
             "3.6",
             with("agent_created", "filters = { agent_ids = { values = \"a\" } }"),
-            "filters.agent_ids: in LiveChat's API 3.6 agent_created cannot",
+            "filters.agent_ids: agent_created cannot",
         ),
         (
             "3.6",

@@ -41,18 +41,18 @@ impl Text {
     pub const fn of_reason(reason: Reason) -> Self {
         const NOT_INSTALLED: &str = "The app was not installed";
         match reason {
-            Reason::Denied => text(NOT_INSTALLED, &["The access that it asks for was refused.", AGAIN]),
+            Reason::Denied => text(NOT_INSTALLED, &["The access that it requests was refused.", AGAIN]),
             Reason::Scope => text(
                 NOT_INSTALLED,
                 &[
-                    "This account may not grant what the app asks for. An administrator of the organization has to install it.",
+                    "This account may not grant what the app asks for. An administrator of the organization must install it.",
                 ],
             ),
             Reason::Client => text(
                 "LiveChat does not know this app",
                 &[
                     "The Client ID or the redirect whitelist in LiveChat's Developer Console differs from the relay's configuration.",
-                    "The address of this page has to be in the whitelist.",
+                    "The address of this page must be in the whitelist.",
                 ],
             ),
             Reason::TooManyRedirects => {
@@ -78,7 +78,7 @@ impl Text {
             PageEnd::CodeRefused => text(
                 "LiveChat did not accept the code",
                 &[
-                    "It has expired, or it was used before. A code is good for a few minutes.",
+                    "It has expired, or it was used before. A code is valid for a few minutes.",
                     AGAIN,
                     "If that does not help, the app's client secret or its redirect whitelist differs from the relay's configuration.",
                 ],
@@ -86,7 +86,7 @@ impl Text {
             PageEnd::NotAllowed => text(
                 "Your organization may not install this app",
                 &[
-                    "The relay takes installations of the organizations that its operator has listed, and yours is not among them.",
+                    "The relay accepts installations of the organizations that its operator has listed, and yours is not among them.",
                     "It has kept no access to your account.",
                 ],
             ),
@@ -112,7 +112,7 @@ impl Text {
                 "Not finished yet",
                 &[
                     "LiveChat has confirmed the installation, but the relay could not store it.",
-                    "Try again in a few seconds, within a quarter of an hour: it goes on where it was.",
+                    "Try again in a few seconds, within a quarter of an hour: it continues where it was.",
                 ],
             ),
             PageEnd::Misconfigured => text(

@@ -69,7 +69,7 @@ impl Visit {
         let app = self.app().name.clone();
         tokio::spawn(async move {
             if let Err(failure) = accounts.revoke(&token).await {
-                tracing::warn!(app, error = %failure, "a token that is not needed could not be revoked; it ends by itself");
+                tracing::warn!(app, error = %failure, "a token that is not needed could not be revoked; it expires by itself");
             }
         })
     }
@@ -94,18 +94,18 @@ impl Visit {
             if let Some(suppressed) = self.pages.throttles.pass("late") {
                 tracing::warn!(
                     suppressed,
-                    "LiveChat has not answered in time for a page, whose answer leaves within server.response_deadline"
+                    "LiveChat has not answered in time for a page, which is answered within server.response_deadline"
                 );
             }
             PageEnd::Unreachable
         })
     }
 
-    /// Logs why a call of LiveChat has failed; what became of the request.
+    /// Logs why a call to LiveChat has failed; what became of the request.
     pub fn failed(&self, end: PageEnd, failure: &Failure) -> PageEnd {
         let app = &self.app().name;
         if let Some(suppressed) = self.pages.throttles.pass(&format!("{app} {}", end.label())) {
-            tracing::warn!(app, reason = end.label(), error = %failure, suppressed, "a page's call of LiveChat has failed");
+            tracing::warn!(app, reason = end.label(), error = %failure, suppressed, "a page's call to LiveChat has failed");
         }
         end
     }
@@ -126,7 +126,7 @@ impl Visit {
 pub struct Deadlines {
     /// The exchange of a code: half of the time.
     pub exchange: Instant,
-    /// All calls of LiveChat that the answer needs: three quarters.
+    /// All calls to LiveChat that the answer needs: three quarters.
     pub calls: Instant,
     pub answer: Instant,
 }

@@ -57,14 +57,14 @@ impl Certificate {
             Ok(certified) => certified,
             Err(_) if is_later() => {
                 return Err(Wrong::Certificate(
-                    "does not begin with the certificate of the key; put that one first, then those of its issuers"
+                    "does not begin with the certificate that belongs to the key; put that one first, then those of its issuers"
                         .to_owned(),
                 ));
             }
             Err(_) => {
                 let first = names.first().map(|name| format!(" for {name}")).unwrap_or_default();
                 return Err(Wrong::Key(format!(
-                    "is not the key of the certificate{first}; take both from the same issue or renewal"
+                    "does not belong to the certificate{first}; use both from the same issue or renewal"
                 )));
             }
         };
@@ -104,7 +104,7 @@ impl Certificate {
         let Self { not_before, not_after, .. } = self;
         let days = self.days_left(now);
         match () {
-            () if now > *not_after => Some(format!("has expired on {not_after}: clients refuse it; renew it")),
+            () if now > *not_after => Some(format!("expired on {not_after}: clients refuse it; renew it")),
             () if now < *not_before => {
                 Some(format!("is not valid before {not_before}: clients refuse it until then; is the clock right?"))
             }
@@ -132,7 +132,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
         Ok(_) => {
             Err("has no certificate in PEM; from DER: openssl x509 -inform der -in FILE -out fullchain.pem".to_owned())
         }
-        Err(e) => Err(format!("is no PEM that can be read: {e}")),
+        Err(e) => Err(format!("is not readable as PEM: {e}")),
     }
 }
 
@@ -154,7 +154,7 @@ fn signing_key(pem: &[u8]) -> Result<Arc<dyn rustls::sign::SigningKey>, Wrong> {
         Ok(None) => {
             return Err(wrong("has no private key in PEM; from DER: openssl pkey -inform der -in FILE -out key.pem"));
         }
-        Err(_) => return Err(wrong("is no PEM that can be read")), // the parser's text might show a line of the key
+        Err(_) => return Err(wrong("is not readable as PEM")), // the parser's text might show a line of the key
     };
     any_supported_type(&key).map_err(|_| {
         wrong("is of a kind that is not supported; use RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519")
@@ -230,7 +230,7 @@ pub mod tests {
         for (now, warning) in [
             ("2025-12-31T00:00:00Z", "is not valid before 2026-01-01T00:00:00Z"),
             ("2026-03-19T00:00:00Z", "expires in 13 days, on 2026-04-01T00:00:00Z"),
-            ("2026-04-02T00:00:00Z", "has expired on 2026-04-01T00:00:00Z"),
+            ("2026-04-02T00:00:00Z", "expired on 2026-04-01T00:00:00Z"),
         ] {
             let found = certificate.warning(at(now)).expect("a warning");
             assert!(found.starts_with(warning), "{found}");
@@ -253,14 +253,14 @@ pub mod tests {
             (" \n", &key, false, "is empty"),
             (&key, &key, false, "has a private key and no certificate; are certificate and key swapped?"),
             ("MIIB", &key, false, "has no certificate in PEM; from DER: openssl x509 -inform der"),
-            (&broken, &key, false, "is no PEM that can be read"),
+            (&broken, &key, false, "is not readable as PEM"),
             (
                 "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
                 &key,
                 false,
                 "has a certificate that cannot be read",
             ),
-            (&(other.clone() + &chain), &key, false, "does not begin with the certificate of the key"),
+            (&(other.clone() + &chain), &key, false, "does not begin with the certificate that belongs to the key"),
             (&chain, "", true, "is empty"),
             (&chain, &chain, true, "has a certificate and no private key; are certificate and key swapped?"),
             (&chain, &encrypted, true, "is encrypted; decrypt it: openssl pkey -in FILE -out key.pem"),
@@ -272,8 +272,8 @@ pub mod tests {
                 true,
                 "is of a kind that is not supported",
             ),
-            (&chain, "-----BEGIN PRIVATE KEY-----\nhunter2!\n", true, "is no PEM that can be read"),
-            (&chain, &other_key, true, "is not the key of the certificate for one.example"),
+            (&chain, "-----BEGIN PRIVATE KEY-----\nhunter2!\n", true, "is not readable as PEM"),
+            (&chain, &other_key, true, "does not belong to the certificate for one.example"),
         ] {
             let (found_key, found) = match read(chain, key).expect_err("a mistake") {
                 Wrong::Certificate(why) => (false, why),

@@ -377,7 +377,7 @@ fn a_rotation_removes_nothing_that_it_would_not_register_again() {
         to_rotate(&app, listed, &Seen::default(), BTreeSet::new()).expect_err("it refuses")
     };
     for nothing in [None, Some(Vec::new())] {
-        assert!(rotate(nothing.clone(), &[]).contains("that is nothing: take it over"));
+        assert!(rotate(nothing.clone(), &[]).contains("that is nothing: adopt what is registered"));
         assert!(rotate(nothing, std::slice::from_ref(&chat)).contains("(chat)"));
     }
     assert!(
@@ -462,7 +462,7 @@ async fn where_three_of_others_stand_a_person_has_to_say_which_one_goes_and_the_
     tokio::time::advance(PROPAGATION).await;
     let (ended, _) = fake.run(&ACTIONS).await;
     let Some(Err(Stopped::Refused(why))) = ended else { panic!("{ended:?}") };
-    assert!(why.starts_with("incoming_chat cannot be registered: LiveChat takes 3 of an action"), "{why}");
+    assert!(why.starts_with("incoming_chat cannot be registered: LiveChat allows 3 of an action"), "{why}");
     let mut ids: Vec<_> = fake.now().into_iter().map(|one| one.id).collect();
     ids.sort();
     assert_eq!(ids, ["a", "b", "c", "new-4", "new-5"]);
@@ -535,7 +535,10 @@ async fn a_loss_that_was_not_agreed_is_not_taken() {
     let run = Run::new(&fake, &fake, &key, PROPAGATION, &stop, |step| panic!("{step:?}"));
     let ended = run.to_end(&agreed, full(), |listed, _, _| Ok(fake.plan(listed, &["incoming_chat"]))).await;
     let Err(Stopped::Changed(why)) = ended else { panic!("{ended:?}") };
-    assert!(why.contains("a registration of incoming_chat would now have to go") && why.contains("lost"), "{why}");
+    assert!(
+        why.contains("a registration of incoming_chat would now have to be removed") && why.contains("lost"),
+        "{why}"
+    );
     assert_eq!((fake.calls.get(), fake.now().len()), (0, 3));
 }
 
@@ -598,7 +601,7 @@ async fn where_livechat_counts_what_was_removed_first_the_new_one_is_tried_until
         assert!(
             progress
                 .iter()
-                .any(|step| matches!(step, Progress::Waiting { what, .. } if what.contains("to take another")))
+                .any(|step| matches!(step, Progress::Waiting { what, .. } if what.contains("to accept another")))
                 && fake.gaps.borrow().is_empty()
         );
         assert_eq!(matches!(ended, Some(Ok(()))), is_done, "{ended:?}");

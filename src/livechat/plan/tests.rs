@@ -228,12 +228,12 @@ fn where_three_stand_one_has_to_go_first() {
         })
     };
     for (registered, delivered, expected) in [
-        ([old("1"), old("2"), old("3")], &["1", "3"][..], "2 has to go before the new one comes"),
-        ([old("1"), old("2"), old("3")], &["1", "2", "3"], "1 has to go before the new one comes"),
+        ([old("1"), old("2"), old("3")], &["1", "3"][..], "2 must be removed before the new one is registered"),
+        ([old("1"), old("2"), old("3")], &["1", "2", "3"], "1 must be removed before the new one is registered"),
         (
             [others("1"), old("2"), others("3")],
             &["2"],
-            "2 has to go before the new one comes, and events in between are lost",
+            "2 must be removed before the new one is registered, and events in between are lost",
         ),
         ([others("1"), others("2"), others("3")], &[], "not this relay's to remove"),
     ] {
@@ -257,7 +257,7 @@ fn where_three_stand_one_has_to_go_first() {
     assert!(!lost([old("1"), old("2"), others("3")], &["2"]).1);
     let (text, has_gap) = lost([filtered("1", "agent"), old("2"), old("3")], &["2", "3"]);
     assert!(
-        text.contains("2 has to go before") && !has_gap,
+        text.contains("2 must be removed before") && !has_gap,
         "1 has delivered nothing yet, and may do what none else does: {text}"
     );
     assert_eq!(full([old("1"), old("2"), one("3", "thread_tagged")], &[]), None);

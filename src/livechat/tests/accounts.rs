@@ -160,7 +160,7 @@ async fn a_token_that_livechat_does_not_know_is_revoked_already() {
         if let Err(failure) = revoked {
             assert_told(&failure);
             // What to look at is told by who answers.
-            assert_eq!(failure.remedy.contains("something else"), body == "<html>", "{failure}");
+            assert_eq!(failure.remedy.contains("is not LiveChat"), body == "<html>", "{failure}");
         }
         let seen = &server.seen()[0];
         assert_eq!((&*seen.line, seen.header("authorization")), ("DELETE /v2/token", Some("Bearer access-0")));
@@ -210,7 +210,7 @@ fn a_code_is_visible_ascii_however_often_it_was_encoded() {
 
 #[tokio::test]
 async fn a_refused_exchange_names_the_one_cause_that_livechat_tells_or_the_likelier_one_first() {
-    let (secret, id, code) = ("client_secret of shop", "client_id client-1 of shop", "begin again");
+    let (secret, id, code) = ("client_secret of shop", "client_id client-1 of shop", "start again");
     let fields = |name: &str| json!({ "error": "invalid_request", "invalid_fields": { name: "cannot be empty" } });
     let table = [
         (json!({ "error": "invalid_client" }), vec![secret]),

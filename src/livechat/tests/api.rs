@@ -155,14 +155,14 @@ async fn what_may_pass_is_tried_again_so_often_and_not_more() {
 async fn a_long_rest_that_livechat_wants_is_told_and_not_waited_out() {
     let server = Server::start(|_, _| reply(429, "retry-after: 3600\r\n", "{}")).await;
     let failure = server.api().list_webhooks().await.expect_err("a rest");
-    assert!(failure.kind == Kind::TooManyRequests && failure.what.contains("no call for 3600 s"), "{failure}");
+    assert!(failure.kind == Kind::TooManyRequests && failure.what.contains("a pause of 3600 s"), "{failure}");
     assert_eq!(server.seen().len(), 1);
 
     // Pages wait less than commands.
     let server = Server::start(|_, _| reply(429, "retry-after: 3\r\n", "{}")).await;
     let config = Config { retry_after_max: Duration::from_secs(2), ..server.config() };
     let failure = Api::new(&config, &app()).list_webhooks().await.expect_err("a rest");
-    assert!(failure.what.contains("no call for 3 s"), "{failure}");
+    assert!(failure.what.contains("a pause of 3 s"), "{failure}");
     assert_eq!(server.seen().len(), 1);
 }
 

@@ -62,7 +62,7 @@ async fn what_no_listing_has_is_registered_by_another_try() {
 async fn where_neither_call_nor_listing_is_answered_the_text_says_that_it_is_not_known() {
     let server = Server::start(|_, _| error(503, "service_unavailable")).await;
     let failure = server.api().register_webhook(&wanted(), &key(), &known(&[])).await.expect_err("away");
-    assert!(failure.what.contains("incoming_event is registered is not known"), "{failure}");
+    assert!(failure.what.contains("it is unknown whether incoming_event is registered"), "{failure}");
     assert!(failure.remedy.contains("webhooks plan"), "{failure}");
     assert_told(&failure);
     assert_eq!((server.count("register_webhook"), server.count("list_webhooks")), (1, 3));
@@ -78,9 +78,9 @@ async fn after_a_second_unclear_call_it_is_given_up_and_said() {
     let api = server.api().telling(tell);
     let failure = api.register_webhook(&wanted(), &key(), &known(&[])).await.expect_err("never");
     let told = TOLD.lock().expect("no panic").join("\n");
-    assert!(told.ends_with("whether incoming_event is registered is not known: 30ms"), "{told}");
+    assert!(told.ends_with("it is unknown whether incoming_event is registered: 30ms"), "{told}");
     assert_eq!((told.lines().count(), SECRETS.iter().any(|secret| told.contains(secret))), (1, false), "{told}");
-    assert!(failure.what.contains("no listing has incoming_event"), "{failure}");
+    assert!(failure.what.contains("LiveChat has not listed incoming_event"), "{failure}");
     assert_told(&failure);
     assert_eq!((server.count("register_webhook"), server.count("list_webhooks")), (2, 10));
 }

@@ -58,7 +58,7 @@ pub enum Cause {
         "it belongs to user {0}, not to the user of this process: run this as that user, or start the relay and ask it"
     )]
     Foreign(u32),
-    #[error("others may write to it: its mode is {0:o}; take that from them: chmod go-w")]
+    #[error("other users may write to it (its mode is {0:o}); remove that permission: chmod go-w")]
     Shared(u32),
 }
 

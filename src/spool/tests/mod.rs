@@ -132,7 +132,11 @@ fn a_lane_in_trouble_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
     await_that("there is room", || spool.is_accepting());
     spool.lanes(|lanes| lanes.set_troubled(&troubled, false));
     while append(&spool, &troubled, 100).is_ok() {}
-    assert!(bytes_of(&troubled) > 19_000, "all of Kafka is away, or it takes events again: {}", bytes_of(&troubled));
+    assert!(
+        bytes_of(&troubled) > 19_000,
+        "all of Kafka is unavailable, or it takes events again: {}",
+        bytes_of(&troubled)
+    );
     spool.close();
 }
 

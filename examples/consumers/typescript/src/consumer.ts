@@ -6,7 +6,7 @@
 // transaction · offsets committed after that, never before · a record that is no event goes to a dead-letter topic, and
 // the rest goes on · SIGTERM leaves the group, so that the others take over at once.
 //
-// Where the database or Kafka does not take something, the program ends: its supervisor starts it again, and it goes on with what
+// If the database or Kafka does not accept something, the program ends: its supervisor starts it again, and it goes on with what
 // is not committed.
 
 import { readFile } from "node:fs/promises";

@@ -20,7 +20,7 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
  * Reads the events of livechat-relay from Kafka: poll, take each record, then commit.
  *
  * <p>Offsets are committed after the work, so a crash between the two brings records again, never loses one. What makes that
- * harmless is {@link Inbox}, which knows the ids that are done. Where the database or Kafka does not take something, the program
+ * harmless is {@link Inbox}, which knows the ids that are done. If the database or Kafka does not accept something, the program
  * ends: its supervisor starts it again, and it goes on with what is not committed.
  */
 public final class Consumer {
