@@ -32,8 +32,6 @@ struct State {
     opened: Instant,
     /// Requests under way: one at a time, but for HTTP/2. Their handlers have deadlines of their own.
     requests: u32,
-    /// There was a first request.
-    has_begun: bool,
     /// No request is under way, and no byte of the next one's head has come.
     is_idle: bool,
     /// Since when the connection is idle, awaits a head, or has requests.
@@ -55,7 +53,6 @@ impl State {
         Self {
             opened,
             requests: 0,
-            has_begun: false,
             is_idle: false,
             since: opened,
             is_trusted: false,
@@ -106,7 +103,6 @@ impl State {
             (self.is_idle, self.since) = (false, Instant::now());
         }
         self.requests += 1;
-        self.has_begun = true;
     }
 
     fn end(&mut self) {
@@ -158,7 +154,7 @@ impl Connection {
     /// is answered, and its answer ends the connection.
     pub fn can_close(&self) -> bool {
         let state = self.state();
-        state.closing.is_some() && state.has_begun
+        state.closing.is_some() && state.requested != Some(0)
     }
 
     /// The order in which connections are evicted, if this one may be: strangers first, then by how long each has waited. What a new
