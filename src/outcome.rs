@@ -183,8 +183,7 @@ impl Outcome {
             Self::Refused(refusal) => match refusal {
                 Refusal::NotFound => (
                     404,
-                    "not found; POST webhooks to /webhooks/<app>, or to /webhooks if only one app is configured; apps that have pages \
-                     have them at /install/<app> and /app/<app>\n",
+                    "not found; POST webhooks to /webhooks/<app>, or to /webhooks if only one app is configured\n",
                 ),
                 Refusal::MethodNotAllowed => (405, "method not allowed; use POST\n"),
                 Refusal::ContentType => (415, "send Content-Type: application/json (in UTF-8)\n"),

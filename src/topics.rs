@@ -154,8 +154,11 @@ impl Reason {
     }
 }
 
-/// A list of topics, as texts have it.
-pub fn names<T: AsRef<str>>(topics: &[T]) -> String {
+/// A list of topics, as texts have it, which is short where they are all that the relay needs.
+pub fn names<T: AsRef<str>>(topics: &[T], all: usize) -> String {
+    if all > 1 && topics.len() == all {
+        return format!("all {all} topics");
+    }
     topics.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
 }
 
@@ -164,6 +167,8 @@ pub fn names<T: AsRef<str>>(topics: &[T]) -> String {
 pub struct Prepared {
     /// Those that were there.
     pub present: Vec<Arc<str>>,
+    /// Those of them that are on one broker alone, though there are several.
+    pub on_one_broker: Vec<Arc<str>>,
     pub created: Vec<String>,
     /// The brokers decided how many replicas those have, and do not show it.
     pub are_replicas_unknown: bool,
@@ -287,6 +292,11 @@ impl Topics {
 
     /// Asks which brokers and topics there are. Blocks.
     ///
+    /// How many topics the relay needs.
+    pub fn count(&self) -> usize {
+        self.wanted.load().names.len()
+    }
+
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub fn look(&self) -> Result<Cluster, KafkaError> {
@@ -334,8 +344,10 @@ impl Topics {
         };
         *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some(absent.clone());
         self.prepared.send_replace(Some(wanted));
+        let alone = present.iter().filter(|topic| topic.replicas == 1 && brokers.len() > 1);
+        let on_one_broker = alone.map(|topic| Arc::clone(&topic.name)).collect();
         let present = present.into_iter().map(|topic| topic.name).collect();
-        Ok(Prepared { present, created, are_replicas_unknown, absent })
+        Ok(Prepared { present, on_one_broker, created, are_replicas_unknown, absent })
     }
 
     /// How many replicas a topic gets that is created now.

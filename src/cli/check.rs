@@ -312,7 +312,7 @@ fn certificates(config: &Config, report: &Report) {
     let of = |certificate: &Certificate| {
         let Certificate { names, not_after, source, .. } = certificate;
         let names = if names.is_empty() { "no name".to_owned() } else { names.join(", ") };
-        format!("{names}: {} days left, until {not_after} ({source})", certificate.days_left(now))
+        format!("{names}: {} left, until {not_after} ({source})", certificate.time_left(now))
     };
     let listeners = [&config.server.listener.tls, &config.admin.tls];
     for certificate in listeners.into_iter().flatten().flat_map(|tls| &tls.certificates) {

@@ -9,7 +9,7 @@ use super::Arguments;
 pub const EXIT_CODES: [(u8, &str); 4] = [
     (DONE, "done"),
     (FAILED, "failed, for the reason on standard error; a retry may succeed"),
-    (PENDING, "done, and something is to be changed (only with --exit-code)"),
+    (PENDING, "with --exit-code: done, and something is to be changed"),
     (USAGE, "the command line or the configuration is wrong; a retry cannot succeed"),
 ];
 
@@ -172,14 +172,23 @@ fn complete(mut command: Command, path: &str) -> Command {
         let path = format!("{path} {name}");
         command = command.mut_subcommand(name, |sub| complete(sub, path.trim_start()));
     }
-    let Some((_, examples)) = EXAMPLES.iter().find(|(of, _)| *of == path) else { return command };
+    let examples =
+        EXAMPLES.iter().find(|(of, _)| *of == path).map_or_else(|| examples_of_group(path), |(_, own)| own.to_vec());
+    let has_pending = path.is_empty() || command.get_arguments().any(|argument| argument.get_id() == "exit_code");
     let own = command.get_after_help().map(|own| format!("{own}\n\n")).unwrap_or_default();
     let heading = Style::new().bold().underline(); // as clap's own
     let examples = examples.iter().map(|example| format!("  {example}\n")).collect::<String>();
-    let codes = EXIT_CODES.map(|(code, meaning)| format!("  {code:<4}{meaning}")).join("\n");
+    let codes = EXIT_CODES.iter().filter(|(code, _)| has_pending || *code != PENDING);
+    let codes = codes.map(|(code, meaning)| format!("  {code:<4}{meaning}")).collect::<Vec<_>>().join("\n");
     command.after_long_help(format!(
         "{own}{heading}Examples:{heading:#}\n{examples}\n{heading}Exit codes:{heading:#}\n{codes}"
     ))
+}
+
+/// Of a command that has others below it: what the first of them are good for.
+fn examples_of_group(path: &str) -> Vec<&'static str> {
+    let below = EXAMPLES.iter().filter(|(of, _)| of.strip_prefix(path).is_some_and(|rest| rest.starts_with(' ')));
+    below.filter_map(|(_, examples)| examples.first().copied()).take(3).collect()
 }
 
 #[cfg(test)]
@@ -241,6 +250,15 @@ mod tests {
     }
 
     #[test]
+    fn a_command_with_others_below_it_has_examples_of_them() {
+        let mut command = command();
+        let help = command.find_subcommand_mut("spool").expect("it").render_long_help().to_string();
+        for example in ["spool status", "spool list", "spool export"] {
+            assert!(help.contains(&format!("livechat-relay {example}")), "{help}");
+        }
+    }
+
+    #[test]
     fn the_exit_codes_are_in_the_help_of_every_command() {
         for path in leaves(&Arguments::command(), "") {
             let mut command = command();
@@ -248,7 +266,8 @@ mod tests {
                 path.split(' ').fold(&mut command, |command, name| command.find_subcommand_mut(name).expect("it"));
             let help = sub.render_long_help().to_string();
             for (code, meaning) in EXIT_CODES {
-                assert!(help.contains(&format!("  {code:<4}{meaning}")), "{path}: {help}");
+                let is_told = help.contains(&format!("  {code:<4}{meaning}"));
+                assert_eq!(is_told, code != PENDING || path == "webhooks plan", "{path}: {help}");
             }
         }
     }

@@ -82,7 +82,6 @@ enum Command {
     /// Print a completion script for a shell
     Completions(completions::Arguments),
     /// Write a manual page for each command
-    #[command(hide = true)]
     Man(completions::Man),
 }
 

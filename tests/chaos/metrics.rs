@@ -33,14 +33,13 @@ impl Reading {
             .then(|| Self(body.lines().filter(|line| line.starts_with("livechat_relay_")).filter_map(series).collect()))
     }
 
-    /// The sum over all series of this name that have `label` in them: `outcome="spooled"`, or nothing for all. A metric that is
-    /// not there is 0.
-    pub fn sum(&self, name: &str, label: &str) -> f64 {
+    /// The sum over all series of this name that have these labels, with a comma between two: `action="a",outcome="spooled"`, or nothing
+    /// for all. A metric that is not there is 0.
+    pub fn sum(&self, name: &str, wanted: &str) -> f64 {
         let is_meant = |series: &str| {
-            series
-                .strip_prefix("livechat_relay_")
-                .and_then(|rest| rest.strip_prefix(name))
-                .is_some_and(|labels| (labels.is_empty() || labels.starts_with('{')) && labels.contains(label))
+            series.strip_prefix("livechat_relay_").and_then(|rest| rest.strip_prefix(name)).is_some_and(|labels| {
+                (labels.is_empty() || labels.starts_with('{')) && wanted.split(',').all(|one| labels.contains(one))
+            })
         };
         self.0.iter().filter(|(series, _)| is_meant(series)).map(|(_, value)| value).sum()
     }

@@ -280,7 +280,7 @@ fn pages_that_are_off_are_no_paths_and_other_methods_are_told_which() {
     let relay = start(&mock, &livechat, "page = false", &[]);
     let body = |answer: Answer| (answer.status, answer.body);
     let unknown = body(get(relay.webhooks, "/nothing"));
-    assert!(unknown.0 == 404 && unknown.1.contains("pages have them at /install/<app>"), "{}", unknown.1);
+    assert!(unknown.0 == 404 && unknown.1.contains("not found"), "{}", unknown.1);
     for path in
         ["/install/default?code=x", "/app/default", "/app/default/facts", "/app/default/token", "/install", "/app"]
     {

@@ -284,6 +284,13 @@ fn new_topics_have_the_brokers_replicas_and_two_of_three_in_sync_and_the_others_
     assert_eq!(stage.post_tagged(), 200);
     assert_eq!(kafka.setting("three.incoming_chat", "min.insync.replicas"), "2");
     assert_eq!(kafka.setting("three.thread_tagged", "min.insync.replicas"), "1");
+    assert!(!stage.relay.has_logged("topics have one replica"), "{}", stage.relay.log());
+    let alone = [("topics.replication", "1")];
+    let mut alone = Stage::start(&kafka, "alone.", &alone).ready();
+    let log = alone.relay.await_log("topics have one replica on a cluster of several brokers");
+    assert!(log.contains("all 48 topics"), "{log}");
+    drop(alone);
+
     kafka.kill(2);
     await_that("one broker may be down", || stage.post_tagged() == 200);
 }

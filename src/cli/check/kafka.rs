@@ -195,10 +195,7 @@ impl Kafka<'_> {
 
     /// Topics by name, but for all of them.
     fn named<T: AsRef<str>>(&self, topics: &[T]) -> String {
-        match self.config.policy.topics().len() {
-            all if all > 1 && topics.len() == all => format!("all {all} topics"),
-            _ => names(topics),
-        }
+        names(topics, self.config.policy.topics().len())
     }
 
     fn retention(&self, retention_ms: Settings) {

@@ -35,6 +35,8 @@ struct Known {
     absent: Option<Vec<Absent>>,
     /// Topics that are large enough, or were reported.
     sizes: HashSet<Arc<str>>,
+    /// Topics that were reported as being on one broker alone.
+    on_one_broker: HashSet<Arc<str>>,
 }
 
 impl Watch {
@@ -117,11 +119,11 @@ impl Watch {
     /// # Errors
     /// Where no spool could take dead letters: topics that are too small for the largest event.
     async fn report(&self, now: Prepared, known: &mut Known) -> Result<(), TooSmall> {
-        let is_first = known.absent.is_none();
+        let (is_first, all) = (known.absent.is_none(), self.parts.topics.count());
         let before = known.absent.replace(now.absent.clone()).unwrap_or_default();
         for missing in now.absent.iter().filter(|missing| !before.contains(missing)) {
             tracing::error!(
-                topics = topics::names(&missing.topics),
+                topics = topics::names(&missing.topics, all),
                 reason = missing.reason.to_string(),
                 remedy = missing.reason.remedy(),
                 "topics are missing: their {}; other topics are not affected",
@@ -134,8 +136,16 @@ impl Watch {
         }
         if now.are_replicas_unknown {
             tracing::warn!(
-                topics = topics::names(&now.created),
+                topics = topics::names(&now.created, all),
                 "topics are created with the brokers' settings, which the relay may not read (DescribeConfigs of the cluster): make sure that they have three replicas, and min.insync.replicas = 2"
+            );
+        }
+        let mut alone = now.on_one_broker;
+        alone.retain(|topic| known.on_one_broker.insert(Arc::clone(topic)));
+        if !alone.is_empty() {
+            tracing::warn!(
+                topics = topics::names(&alone, all),
+                "topics have one replica on a cluster of several brokers: their events are lost with that broker's disk; give them three"
             );
         }
         // Those that the relay has just created are as `[topics]` says, and brokers may not know them yet.

@@ -89,7 +89,7 @@ impl Reader {
 
     fn file(&mut self, key: &str, path: &Path) -> Option<String> {
         let read = text_of(path).inspect(|text| self.remember(key, path, text.as_bytes()));
-        read.map_err(|e| self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e))).ok()
+        read.map_err(|e| self.note(key, &unreadable(path, &e), may_pass(&e))).ok()
     }
 
     /// What a file has in it, so that the next look finds whether that has changed.
@@ -175,7 +175,7 @@ impl Reader {
                 Some(content)
             }
             Err(e) => {
-                self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e));
+                self.note(key, &unreadable(path, &e), may_pass(&e));
                 None
             }
         }
@@ -187,9 +187,16 @@ impl Reader {
         match content_of(path) {
             Ok(content) => self.remember(key, path, &content),
             Err(e) if matches!(e.kind(), io::ErrorKind::IsADirectory | io::ErrorKind::FileTooLarge) => {}
-            Err(e) => self.note(key, &format!("the file cannot be read: {e}"), may_pass(&e)),
+            Err(e) => self.note(key, &unreadable(path, &e), may_pass(&e)),
         }
     }
+}
+
+/// The path itself stays untold: it may be a secret that stands in the wrong place.
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    let from = std::env::current_dir().ok().filter(|_| path.is_relative());
+    let from = from.map(|directory| format!(" (its path is relative to {})", directory.display())).unwrap_or_default();
+    format!("the file cannot be read: {error}{from}")
 }
 
 /// # Errors

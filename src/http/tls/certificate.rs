@@ -88,6 +88,14 @@ impl Certificate {
         (self.not_after.as_second() - now.as_second()).div_euclid(DAY_SECONDS)
     }
 
+    /// The days that are left, as people say it.
+    pub fn time_left(&self, now: Timestamp) -> String {
+        match self.days_left(now) {
+            1 => "1 day".to_owned(),
+            days => format!("{days} days"),
+        }
+    }
+
     /// When two thirds of its life are over: then it is to be renewed.
     pub fn renewal_due(&self) -> Timestamp {
         let [begin, end] = [self.not_before, self.not_after].map(Timestamp::as_second);
@@ -108,7 +116,7 @@ impl Certificate {
             () if now < *not_before => {
                 Some(format!("is not valid before {not_before}: clients refuse it until then; is the clock right?"))
             }
-            () if days < SOON_DAYS => Some(format!("expires in {days} days, on {not_after}; renew it")),
+            () if days < SOON_DAYS => Some(format!("expires in {}, on {not_after}; renew it", self.time_left(now))),
             () if self.names.is_empty() => Some(
                 "has no subjectAltName: clients refuse it; have it issued for the DNS name that they use".to_owned(),
             ),
