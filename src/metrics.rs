@@ -7,7 +7,7 @@ mod register;
 #[cfg(test)]
 mod reference;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +37,8 @@ pub struct Registered<'a> {
 /// The metrics of one relay, in a registry of their own. Those with a method are counted by it.
 pub struct Metrics {
     registry: Registry,
+    /// Two scrapes at once would both add what has been counted elsewhere.
+    scraping: Mutex<()>,
     requests: IntCounterVec,
     pub request_seconds: Histogram,
     pub publish_seconds: Histogram,
@@ -111,6 +113,7 @@ impl Metrics {
         let durable = histograms(r, "durable_duration_seconds", "Time from a verified event to the brokers' ack (path=kafka) or the fsync (path=spool, including the wait for Kafka before it). Increases with slow brokers or a slow disk.", "path");
         let metrics = Self {
             registry,
+            scraping: Mutex::default(),
             requests: counters(r, "requests_total", "Requests to the webhook listener by HTTP status, including those for pages and those that are no HTTP. Not by app: events_total, rejected_total and unavailable_total are. Alert on those.", &["code"]),
             request_seconds: histogram(r, "request_duration_seconds", "Time from a request's headers to its response. LiveChat gives up after 10 s. Increases with slow brokers, a slow disk, or bodies that arrive slowly."),
             publish_seconds: histogram(r, "publish_duration_seconds", "Time from the hand-over to the Kafka client to the delivery report. Increases when brokers are slow or unreachable."),
@@ -330,8 +333,11 @@ impl Metrics {
 
     /// The text format that Prometheus scrapes.
     pub fn text(&self) -> Vec<u8> {
-        count(&self.log_lines_dropped, telemetry::dropped_lines());
-        count(&self.panics, telemetry::panics());
+        {
+            let _one = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+            count(&self.log_lines_dropped, telemetry::dropped_lines());
+            count(&self.panics, telemetry::panics());
+        }
         let mut text = Vec::with_capacity(32 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("memory takes what is written");
         text

@@ -228,11 +228,11 @@ fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
         Ok(record) => record,
         Err(letter) => return letter,
     };
-    let topic = Some(record.topic.to_string());
+    let topic = record.topic.to_string();
     let published = tokio::runtime::Handle::current().block_on(to.publisher.published_alone(record));
     let (fate, error) = match published {
         Ok(()) => {
-            to.metrics.replayed.inc();
+            to.count_replayed(&topic);
             let dropped = spool.drop_dead_letter(number).blocking_recv().unwrap_or(Err(Refused::Failed));
             (Fate::Published, dropped.err().map(|why| format!("it is still a dead letter, too: {why}")))
         }
@@ -241,7 +241,7 @@ fn replay(spool: &Spool, to: &DeadLetters, number: u64) -> Letter {
             (fate, Some(failure.code.to_string()))
         }
     };
-    Letter { number, topic, fate, error }
+    Letter { number, topic: Some(topic), fate, error }
 }
 
 /// What is to be published; else what becomes of the dead letter.

@@ -19,7 +19,9 @@ const APP: &str = "the name of an app in `[[apps]]`";
 fn values(metric: &str, label: &str) -> String {
     let text = match (metric.trim_start_matches("livechat_relay_"), label) {
         ("rejected_total" | "unavailable_total", "app") => {
-            return format!("{APP}, `app-webhooks` for `[app_webhooks]`, or `unknown` where the path leads to no app");
+            return format!(
+                "{APP}, `app-webhooks` for `[app_webhooks]`, or `unknown` where the path leads to no app, or the relay has a bug (reason `panic`)"
+            );
         }
         (
             "events_total"
