@@ -523,7 +523,7 @@ fn rotate_killed_and_run_again_ends_with_one_key() {
         let (code, text) = run(&relay.file(), &["rotate", "--yes"]);
         assert_eq!(code, Some(0), "{method} {skip}: {text}");
         let keys = place.keys();
-        assert!(keys.len() == 1 && keys[0] != "2026-10" && text.contains("goes on"), "{keys:?}: {text}");
+        assert!(keys.len() == 1 && keys[0] != "2026-10" && text.contains("Continuing"), "{keys:?}: {text}");
         let key = std::fs::read_to_string(place.directory.path().join("keys").join(&keys[0])).expect("read");
         assert_eq!(place.registered(), wanted(false, key.trim()), "{method} {skip}: {text}");
     };

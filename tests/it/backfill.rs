@@ -161,7 +161,7 @@ fn it_reads_the_time_that_is_asked_for_and_goes_on_where_it_was_ended() {
 
     let ended = place.backfill(&["--to", &at(30)]);
     assert_eq!(ended.status.code(), Some(1), "{}", text(&ended));
-    assert!(text(&ended).contains("the same command goes on where this one has ended"), "{}", text(&ended));
+    assert!(text(&ended).contains("the same command continues where this one has ended"), "{}", text(&ended));
     assert_eq!(place.events("incoming_chat").len(), 100);
     // What was read with one of these would not fit to what is read with another.
     for (organization, options) in
