@@ -49,7 +49,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "send",
         &[
             "LIVECHAT_SECRET_KEY=key livechat-relay send http://localhost:8080/webhooks",
-            "LIVECHAT_SECRET_KEY=key livechat-relay send http://localhost:8080/webhooks --count 1000 --rate 50",
+            "livechat-relay send http://localhost:8080/webhooks --count 1000 --rate 50",
         ],
     ),
     ("simulate", &["livechat-relay simulate", "livechat-relay simulate --setup livechat.toml --propagation 5s"]),
@@ -58,7 +58,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "log-level",
         &[
             "livechat-relay log-level debug --for 5m --config relay.toml",
-            "livechat-relay log-level info,livechat_relay::publish=debug --config relay.toml",
+            "livechat-relay log-level info,livechat_relay::publish=debug -c relay.toml",
             "livechat-relay log-level reset --config relay.toml",
         ],
     ),
@@ -67,7 +67,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "livechat-relay tail --config relay.toml",
             "livechat-relay tail --brokers localhost:9092 --from-beginning --count 10",
-            "livechat-relay tail --action incoming_event --json --config relay.toml | jq .data.payload",
+            "livechat-relay tail --action incoming_event --json -c relay.toml | jq .data",
         ],
     ),
     ("spool status", &["livechat-relay spool status --config relay.toml"]),
@@ -86,7 +86,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("dead-letters show", &["livechat-relay dead-letters show 17 --config relay.toml"]),
-    ("dead-letters export", &["livechat-relay dead-letters export --output dead-letters.jsonl --config relay.toml"]),
+    ("dead-letters export", &["livechat-relay dead-letters export --output letters.jsonl -c relay.toml"]),
     (
         "dead-letters replay",
         &[
@@ -133,7 +133,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "backfill",
         &[
             "livechat-relay backfill --from 2h --dry-run --config relay.toml",
-            "livechat-relay backfill --from 2026-11-22T14:00:00Z --to 2026-11-22T16:00:00Z --config relay.toml",
+            "livechat-relay backfill --from 2026-11-22T14:00:00Z -c relay.toml",
         ],
     ),
     (
@@ -154,8 +154,8 @@ const EXAMPLES: &[(&str, &[&str])] = &[
         "completions",
         &[
             "livechat-relay completions bash > /etc/bash_completion.d/livechat-relay",
-            "livechat-relay completions zsh > /usr/local/share/zsh/site-functions/_livechat-relay",
-            "livechat-relay completions fish > ~/.config/fish/completions/livechat-relay.fish",
+            "livechat-relay completions zsh > ~/.zfunc/_livechat-relay",
+            "livechat-relay completions fish | source",
         ],
     ),
     ("man", &["livechat-relay man /usr/local/share/man/man1"]),
@@ -218,6 +218,8 @@ mod tests {
         commands.sort_unstable();
         assert_eq!(with_examples, commands);
         assert!(EXAMPLES.iter().all(|(_, examples)| (1..=3).contains(&examples.len())));
+        let mut all = EXAMPLES.iter().flat_map(|(_, examples)| *examples);
+        assert_eq!(all.find(|example| example.len() > 78), None, "a terminal of 80 columns would break it");
     }
 
     #[test]

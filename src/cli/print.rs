@@ -48,9 +48,9 @@ pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
     const START: &str = "`livechat-relay ";
     let parts = text.split(START).enumerate().map(|(n, part)| match part.split_once('`') {
         Some((of_text, rest)) if n > 0 => {
-            let name = of_text.split_whitespace().next().unwrap_or_default();
             // These read no configuration.
-            let needs_none = ["demo", "send", "simulate", "actions"].contains(&name);
+            let without = ["demo", "send", "simulate", "actions", "config default", "config schema"];
+            let needs_none = without.iter().any(|name| of_text.starts_with(name));
             let full = command(config_path.filter(|_| !needs_none && !of_text.contains(" -c ")), of_text);
             format!("`{full}`{rest}")
         }

@@ -158,10 +158,13 @@ impl Reader {
 
     fn variable(&mut self, key: &str, name: &str) -> Option<String> {
         let value = self.environment.get(std::ffi::OsStr::new(name));
-        let text = value.ok_or("no environment variable of this name is set");
-        let text =
-            text.and_then(|value| value.to_str().ok_or("the environment variable is not UTF-8")).map(str::to_owned);
-        text.map_err(|why| self.mistake(key, why)).ok()
+        // What is no name of a variable may be the secret itself, in the wrong place.
+        let is_name = name.contains('_') && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        let shown = if is_name { name } else { "of this name" };
+        let text = value.ok_or_else(|| format!("the environment variable {shown} is not set"));
+        let not_utf8 = || format!("the environment variable {shown} is not UTF-8");
+        let text = text.and_then(|value| value.to_str().ok_or_else(not_utf8)).map(str::to_owned);
+        text.map_err(|why| self.mistake(key, &why)).ok()
     }
 
     /// What is in a file that this key names. `None` where it cannot be read, which is a mistake, or where the command does not need it.

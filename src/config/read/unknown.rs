@@ -27,8 +27,14 @@ impl Reader {
             // Of an unknown table its name is enough.
             let ends = key.match_indices('.').map(|(at, _)| at).chain([key.len()]);
             let unknown = ends.map(|end| &key[..end]).find(|part| !known.contains(*part)).unwrap_or(&key);
-            let hint = nearest(unknown, known.iter().map(String::as_str));
-            let hint = hint.map(|known| format!("did you mean `{known}`?"));
+            let elsewhere = unknown.split_once('.').map(|(_, key)| key).filter(|key| known.contains(*key));
+            let hint = elsewhere.map(|key| format!("`{key}` belongs above the first [table] of the file"));
+            let is_telling = unknown.rsplit('.').next().is_some_and(|last| last.len() > 2);
+            let longer = || known.iter().map(String::as_str).find(|known| is_telling && known.starts_with(unknown));
+            let hint = hint.or_else(|| {
+                let near = nearest(unknown, known.iter().map(String::as_str)).or_else(longer);
+                near.map(|known| format!("did you mean `{known}`?"))
+            });
             let hint = hint.unwrap_or_else(|| "`livechat-relay config default` prints all keys".to_owned());
             let (variable, place) = match self.origins.of(&key) {
                 Origin::Variable(name) => (format!("{name}: "), Place::Environment),

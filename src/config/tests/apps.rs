@@ -23,7 +23,7 @@ fn apps_need_names_and_keys() {
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_keys = [{ name = \"k\", env = \"NO_SUCH_VARIABLE\" }]")
-            .contains("apps[0].secret_keys[0].env: no environment variable of this name is set")
+            .contains("apps[0].secret_keys[0].env: the environment variable NO_SUCH_VARIABLE is not set")
     );
     assert!(
         only("[[apps]]\nname = \"a\"\nsecret_key = 1\nsecret_keys = [{ name = \"k\", value = \"v\" }]")
