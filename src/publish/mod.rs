@@ -244,6 +244,9 @@ mod tests {
     use futures_util::FutureExt as _;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::DefaultProducerContext;
+#[cfg(test)]
+pub(crate) use config::tests::config as test_config;
+
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::config::tests::config;
