@@ -2,7 +2,8 @@
 //! in the dead-letter topic, or, where that fails, on the disk.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -10,7 +11,8 @@ use crate::event::{Attributes, Record};
 use crate::metrics::Metrics;
 use crate::outcome::Unavailable;
 use crate::publish::{Failure, Publisher, Remedy};
-use crate::spool::{DeadLetter, Entry, Spool};
+use crate::spool::{DeadLetter, Entry, Refused, Spool};
+use crate::telemetry::Throttles;
 
 /// The headers that a dead letter has besides its own. Value and key are as they were.
 pub use crate::event::route::DEAD_LETTER_HEADERS as HEADERS;
@@ -88,25 +90,56 @@ impl DeadLetters {
             }
             Err(failure) => failure,
         };
-        let Some(spool) = &self.spool else { return Err(Unresolved::Kafka(failure)) };
+        let record = entry.record.clone();
+        let Some(spool) = &self.spool else {
+            self.not_stored(&record, failure, not_published, "is not used");
+            return Err(Unresolved::Kafka(failure));
+        };
         let since_ms = Timestamp::now().as_millisecond();
         let (reason, error) = (failure.dead_letter_reason().label().to_owned(), format!("{:?}", failure.code));
-        let record = entry.record.clone();
         entry.dead_letter = Some(DeadLetter { reason, error, since_ms });
-        match spool.store_dead_letter(entry, from).await {
-            Ok(Ok(())) => {
-                self.stored(&record, failure, "disk", Some(not_published));
-                Ok(Resolved::DeadLetter)
-            }
-            Ok(Err(refused)) => Err(Unresolved::Spool(refused.reason())),
-            Err(_) => Err(Unresolved::Spool(Unavailable::SpoolFailed)), // its writer has ended
+        // If nothing answers, its writer has ended.
+        let Err(refused) = spool.store_dead_letter(entry, from).await.unwrap_or(Err(Refused::Failed)) else {
+            self.stored(&record, failure, "disk", Some(not_published));
+            return Ok(Resolved::DeadLetter);
+        };
+        let disk = match refused {
+            Refused::Full => "has no room for it",
+            Refused::Failed => "cannot be written",
+        };
+        self.not_stored(&record, failure, not_published, disk);
+        Err(Unresolved::Spool(refused.reason()))
+    }
+
+    /// Says why a record is held back: its topic refuses it, and so do the dead-letter topic and the disk.
+    fn not_stored(&self, record: &Record, failure: Failure, not_published: Failure, disk: &str) {
+        static LINES: LazyLock<Throttles> = LazyLock::new(|| Throttles::new(Duration::from_secs(10)));
+        let (topic, key, code) = (&*record.topic, &*record.key, not_published.code);
+        if let Some(suppressed) = LINES.pass(topic) {
+            tracing::error!(
+                topic,
+                key,
+                event_id = Attributes::of(record).id.as_deref(),
+                reason = failure.dead_letter_reason().label(),
+                code = ?failure.code,
+                dead_letter_topic_code = ?code,
+                disk,
+                suppressed,
+                "a record cannot be stored as a dead letter"
+            );
         }
+        let why = format!(
+            "a record cannot be stored as a dead letter. Its topic answers {}, the dead-letter topic {code}, and the disk {disk}",
+            failure.code
+        );
+        self.publisher.held_back(topic, Some(why));
     }
 
     /// Counts a dead letter, and says which event it is and where it is stored; if not in the dead-letter topic, why not there.
     fn stored(&self, record: &Record, failure: Failure, stored_in: &str, not_published: Option<Failure>) {
         let reason = failure.dead_letter_reason();
         self.metrics.dead_letter(stored_in, reason);
+        self.publisher.held_back(&record.topic, None);
         let (topic, key, id) = (&*record.topic, &*record.key, Attributes::of(record).id);
         tracing::error!(
             topic,

@@ -392,10 +392,12 @@ impl Lane {
         let now = Instant::now();
         let Config { retry_min, retry_max, .. } = self.common.config;
         if let Some(failure) = failure.filter(|failure| !failure.is_given_up()) {
-            self.note(failure);
+            // A batch that is refused says nothing of its topic: its records are sent alone.
             if failure.is_refused() && !matches!(self.mode, Mode::Asking { .. }) {
                 self.alone_until = self.alone_until.max(number + 1);
                 self.refused += 1;
+            } else {
+                self.note(failure);
             }
         }
         match &self.mode {

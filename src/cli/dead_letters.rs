@@ -137,9 +137,9 @@ async fn list(place: &Where, limit: u64, json: bool) -> Result<(), Failure> {
     let listed = items::list(&access, dead_letters(0, Some(limit)), json).await?;
     access.close().await;
     match listed.listed {
-        _ if json => {}
+        0 if json => {}
         0 => note(format_args!("there are no dead letters on the disk")),
-        _ => items::note_limit(&listed),
+        _ => items::note_limit(&listed, limit),
     }
     Ok(())
 }

@@ -197,14 +197,33 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Says that a list has ended at its limit, and how to see more.
-pub fn note_limit(listed: &Listed) {
-    if listed.read < listed.of {
-        let (shown, more) = (number(listed.listed), number(listed.of - listed.read));
+pub fn note_limit(listed: &Listed, limit: u64) {
+    if let Some(more) = beyond(listed, limit) {
+        let (shown, more) = (number(listed.listed), number(more));
         note(format_args!("{shown} shown; {more} more were not looked at: raise --limit"));
     }
+}
+
+/// How many were not looked at because of the limit. Others may have been published before they were read.
+fn beyond(listed: &Listed, limit: u64) -> Option<u64> {
+    listed.of.checked_sub(listed.read).filter(|more| *more > 0 && listed.listed >= limit)
 }
 
 /// A name and what it has, of one entry.
 pub fn field(name: &str, text: &str) -> Result<(), Failure> {
     print::out(format_args!("{DIM}{name:<10}{DIM:#} {}", visible(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Listed;
+
+    #[test]
+    fn a_list_is_cut_only_where_it_has_reached_its_limit() {
+        let beyond = |listed, read| super::beyond(&Listed { listed, read, of: 5, ..Listed::default() }, 3);
+        assert_eq!(beyond(3, 3), Some(2));
+        assert_eq!(beyond(2, 2), None, "three were published meanwhile");
+        assert_eq!(beyond(3, 5), None, "there are no more");
+        assert_eq!(beyond(3, 6), None, "some came meanwhile");
+    }
 }

@@ -15,7 +15,8 @@ use crate::topics::{Broker, brokers};
 /// failure says little.
 const GRACE: Duration = Duration::from_millis(1500);
 
-/// So long a request may take before it is looked what librdkafka has said meanwhile.
+/// So long the first request may take before it is looked what librdkafka has said meanwhile. An answer that comes later is lost:
+/// each further request may take twice as long.
 const ATTEMPT: Duration = Duration::from_millis(200);
 
 /// Connects to `address`, in the way that `kafka` has for its own, and asks for the brokers of the cluster. Blocks up to
@@ -30,11 +31,13 @@ pub fn reach(kafka: &publish::Config, address: &str, topic: &str) -> Result<Vec<
     let heard = client.context();
     let began = Instant::now();
     let mut deadline = began + kafka.start_timeout;
+    let mut attempt = ATTEMPT;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if let Ok(metadata) = client.client().fetch_metadata(Some(topic), left.min(ATTEMPT)) {
+        if let Ok(metadata) = client.client().fetch_metadata(Some(topic), left.min(attempt)) {
             return Ok(brokers(&metadata));
         }
+        attempt *= 2;
         client.poll(Duration::ZERO);
         if let Some(since) = heard.said().all_failed_at {
             deadline = deadline.min(since + GRACE);
@@ -161,7 +164,18 @@ fn remedy(reason: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+
     use super::*;
+
+    #[test]
+    fn a_broker_that_is_far_away_answers() {
+        let mock: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("a mock cluster");
+        mock.broker_round_trip_time(1, 3 * ATTEMPT).expect("it is slow");
+        let kafka = publish::Config { start_timeout: Duration::from_secs(60), ..publish::test_config(&[]) };
+        assert_eq!(reach(&kafka, &mock.bootstrap_servers(), "t").map(|brokers| brokers.len()), Ok(1));
+    }
 
     #[test]
     fn a_reason_is_told_once_without_what_only_librdkafka_needs() {

@@ -126,13 +126,11 @@ async fn list(place: &Where, filters: &Filters, limit: u64, json: bool) -> Resul
     let access = place.open().await?;
     let listed = items::list(&access, waiting(filters, Some(limit)), json).await?;
     access.close().await;
-    if json {
-        return Ok(());
-    }
     match listed.listed {
+        0 if json => {}
         0 if listed.of == 0 => note(format_args!("nothing waits")),
         0 => note(format_args!("no event matches; {} read", count(listed.read, "event"))),
-        _ => items::note_limit(&listed),
+        _ => items::note_limit(&listed, limit),
     }
     items::warn_of(&listed);
     Ok(())

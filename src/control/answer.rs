@@ -47,7 +47,7 @@ impl Answer {
 }
 
 /// The answer to [`Request::Status`].
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     pub directory: PathBuf,
     pub accepting: bool,

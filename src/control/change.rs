@@ -18,7 +18,8 @@ use crate::spool::{Broken, DEAD_LETTERS, Entry, Item, Refused, Spool};
 pub struct Dropped {
     pub events: u64,
     pub dead_letters: u64,
-    /// The topics that they were for.
+    /// The topics that they were for. A relay of an earlier version does not say.
+    #[serde(default)]
     pub topics: BTreeSet<String>,
     /// Whether no file has their bytes any more.
     pub erased: bool,
@@ -65,7 +66,8 @@ pub struct Replayed {
     pub waiting: u64,
     pub corrupted: u64,
     pub unknown: u64,
-    /// The topics that they were for, as far as they are known.
+    /// The topics that they were for, as far as they are known. A relay of an earlier version does not say.
+    #[serde(default)]
     pub topics: BTreeSet<String>,
 }
 
@@ -257,6 +259,17 @@ fn record_of(found: Item) -> Result<Record, Letter> {
 mod tests {
     use super::*;
     use crate::spool::{CORRUPTED, DeadLetter, DiskError};
+
+    #[test]
+    fn the_answers_of_an_earlier_version_without_topics_are_understood() {
+        let dropped =
+            r#"{"events":1,"dead_letters":2,"erased":true,"why":null,"unknown":[],"not_compared":0,"problems":[]}"#;
+        let dropped: Dropped = serde_json::from_str(dropped).expect("what was dropped");
+        assert_eq!((dropped.events, dropped.dead_letters, dropped.topics.len()), (1, 2, 0));
+        let replayed = r#"{"published":1,"refused":0,"waiting":0,"corrupted":0,"unknown":0}"#;
+        let replayed: Replayed = serde_json::from_str(replayed).expect("what was published again");
+        assert_eq!((replayed.published, replayed.topics.len()), (1, 0));
+    }
 
     #[test]
     fn what_cannot_be_read_at_the_moment_is_not_corrupted() {

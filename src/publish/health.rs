@@ -15,10 +15,13 @@ use super::{Failure, Remedy};
 /// So long may a topic fail, while the brokers answer, before the producer is suspected; doubled each time after that.
 const SUSPICION: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(3600));
 
+/// The code of a topic that is available, but has a record that it refuses, and that cannot be stored as a dead letter.
+pub const HELD_BACK: &str = "DeadLetterNotStored";
+
 /// Why Kafka, or a topic, is unavailable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastError {
-    /// librdkafka's name for it.
+    /// librdkafka's name for it, `NotAnswered`, or [`HELD_BACK`].
     pub code: String,
     /// In its words, or in those that the client has heard of a connection.
     pub message: String,
@@ -40,6 +43,8 @@ struct Topics {
     acked: Option<Instant>,
     /// Those that had nothing but failures.
     failing: HashMap<String, Failing>,
+    /// Those that are held back by a record which they refuse, and which cannot be stored as a dead letter.
+    held_back: HashMap<String, LastError>,
 }
 
 struct Failing {
@@ -70,6 +75,7 @@ impl Health {
         let mut topics = self.topics();
         topics.acked = Some(now);
         topics.failing.remove(topic);
+        topics.held_back.remove(topic);
         self.presume_away(false);
     }
 
@@ -79,6 +85,7 @@ impl Health {
             return;
         }
         let mut topics = self.topics();
+        topics.held_back.remove(topic);
         let acked = topics.acked;
         let patience = SUSPICION.0;
         let new = Failing { last: failure, since: Timestamp::now(), suspected_at: Instant::now() + patience, patience };
@@ -102,12 +109,25 @@ impl Health {
         }
     }
 
-    /// Why each topic that had nothing but failures is unavailable.
+    /// A record that the topic refuses cannot be stored as a dead letter; or it was.
+    pub(super) fn held_back(&self, topic: &str, why: Option<String>) {
+        let held_back = &mut self.topics().held_back;
+        let Some(message) = why else {
+            held_back.remove(topic);
+            return;
+        };
+        let since = held_back.get(topic).map_or_else(Timestamp::now, |known| known.since);
+        held_back.insert(topic.to_owned(), LastError { code: HELD_BACK.to_owned(), message, since });
+    }
+
+    /// Why each topic that had nothing but failures is unavailable, or held back.
     pub(super) fn failing(&self) -> HashMap<String, LastError> {
         let last_error = |(topic, Failing { last: Failure { code, .. }, since, .. }): (&String, &Failing)| {
             (topic.clone(), LastError { code: format!("{code:?}"), message: code.to_string(), since: *since })
         };
-        self.topics().failing.iter().map(last_error).collect()
+        let topics = self.topics();
+        let held_back = topics.held_back.iter().map(|(topic, why)| (topic.clone(), why.clone()));
+        topics.failing.iter().map(last_error).chain(held_back).collect() // the last one counts
     }
 
     /// The brokers were asked whether they are there.
@@ -251,6 +271,28 @@ mod tests {
         health.failed("b", refused, now);
         health.acked("a", now);
         assert!(health.failing().is_empty(), "what is wrong with a record says nothing of its topic");
+    }
+
+    #[test]
+    fn a_topic_is_held_back_until_its_record_is_stored_or_it_has_another_reason() {
+        let health = Health::default();
+        let code = || health.failing().get("a").map(|error| error.code.clone());
+        let hold_back = || health.held_back("a", Some("too large, and the disk is full".to_owned()));
+        health.failed("a", UNKNOWN_TOPIC, Instant::now());
+        hold_back();
+        assert_eq!(code().as_deref(), Some(HELD_BACK), "the topic is there again, and refuses a record");
+        let since = health.failing()["a"].since;
+        hold_back();
+        assert_eq!(health.failing()["a"].since, since);
+        health.failed("a", UNKNOWN_TOPIC, Instant::now());
+        assert_eq!(code().as_deref(), Some("UnknownTopic"));
+        health.acked("a", Instant::now());
+        hold_back();
+        health.held_back("a", None);
+        assert_eq!(code(), None);
+        hold_back();
+        health.acked("a", Instant::now());
+        assert_eq!(code(), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Throttles;
 pub use config::{Config, Unusable, canonical};
 use health::Health;
-pub use health::LastError;
+pub use health::{HELD_BACK, LastError};
 use producer::{Client, Common, Producer, REPEAT};
 pub use remedy::{REMEDIES, Remedy};
 pub use report::{Held, InFlight, Report};
@@ -194,7 +194,12 @@ impl Publisher {
         self.common.health.unavailable()
     }
 
-    /// Why topics are unavailable: those of which records have failed since the last one that was acked.
+    /// A record that its topic refuses cannot be stored as a dead letter, and why; or, with none, it was stored.
+    pub fn held_back(&self, topic: &str, why: Option<String>) {
+        self.common.health.held_back(topic, why);
+    }
+
+    /// Why topics are unavailable: those of which records have failed since the last one that was acked. Or why they are held back.
     pub fn failing(&self) -> HashMap<String, LastError> {
         self.common.health.failing()
     }
@@ -238,6 +243,9 @@ impl Publisher {
         [&self.batched, &self.alone].into_iter().filter_map(Producer::existing).chain(self.in_order.client())
     }
 }
+
+#[cfg(test)]
+pub(crate) use config::tests::config as test_config;
 
 #[cfg(test)]
 mod tests {

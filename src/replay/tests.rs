@@ -126,15 +126,32 @@ impl Stage {
         Record { topic: Arc::clone(&self.topic), key: format!("chat-{key}"), headers: Vec::new(), value }
     }
 
-    fn replay(&self) -> JoinHandle<()> {
-        let config = Config {
+    fn config() -> Config {
+        Config {
             records_max: 16,
             bytes_max: 1 << 20,
             rate: 0,
             retry_min: Duration::from_millis(5),
             retry_max: Duration::from_millis(20),
-        };
-        tokio::spawn(run(config, self.spool.clone(), self.dead_letters.clone(), Shutdown::default(), self.stop.clone()))
+        }
+    }
+
+    /// One that does not run.
+    fn lane(&self) -> Lane {
+        let (spool, dead_letters) = (self.spool.clone(), self.dead_letters.clone());
+        let (config, rate, lanes) = (Self::config(), Rate::new(0), TaskTracker::new());
+        let common = Common { config, spool, dead_letters, rate, lanes };
+        Lane::new(Arc::new(common), Arc::clone(&self.topic), Arc::default())
+    }
+
+    fn replay(&self) -> JoinHandle<()> {
+        tokio::spawn(run(
+            Self::config(),
+            self.spool.clone(),
+            self.dead_letters.clone(),
+            Shutdown::default(),
+            self.stop.clone(),
+        ))
     }
 
     async fn append(&self, record: Record) {
@@ -334,6 +351,42 @@ async fn many_records_of_one_key_are_under_way_at_once() {
     stage.is_direct().await;
     assert_in_order(&stage.orders(&mock), &[NUMBERS]);
     stage.end(replaying).await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_is_no_reason_to_call_its_topic_unavailable() {
+    let (_mock, stage) = Stage::new();
+    let run = stage.publisher.run().expect("a producer");
+    let mut lane = stage.lane();
+    lane.mode = Mode::Running { run, too_long_at: lane.common.too_long_at() };
+    lane.failed(0, Some(Failure { remedy: Remedy::DeadLetter, code: RDKafkaErrorCode::MessageSizeTooLarge }));
+    assert!(lane.trouble.is_none() && lane.refused == 1 && lane.alone_until == 1);
+    lane.failed(1, Some(Failure { remedy: Remedy::Operator, code: RDKafkaErrorCode::TopicAuthorizationFailed }));
+    let trouble = lane.trouble.expect("a reason");
+    assert_eq!(trouble.logged, [RDKafkaErrorCode::TopicAuthorizationFailed]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_record_that_cannot_be_stored_as_a_dead_letter_either_the_reason_is_known() {
+    let (mock, stage) = Stage::new();
+    let record = stage.record(0, 0);
+    let connected = async { while stage.publisher.published_alone(record.clone()).await.is_err() {} };
+    tokio::time::timeout(DEADLINE, connected).await.expect("a producer");
+    let reason = || stage.publisher.failing().remove(&*stage.topic).map(|error| (error.code, error.message));
+
+    // The record is refused, then the dead letter is.
+    let letters = Arc::clone(&stage.dead_letters.topic);
+    mock.create_topic(&letters, PARTITIONS, 1).expect("a topic");
+    mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+    let without_a_disk = DeadLetters { spool: None, ..stage.dead_letters.clone() };
+    let resolved = without_a_disk.resolve(Entry::new(record.clone()), None).await;
+    assert!(matches!(resolved, Err(Unresolved::Kafka(failure)) if failure.is_refused()), "{resolved:?}");
+    let (code, message) = reason().expect("a reason");
+    assert!(code == publish::HELD_BACK && message.contains("MessageSizeTooLarge"), "{code}: {message}");
+
+    mock.request_errors(RDKafkaApiKey::Produce, &[RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+    let resolved = stage.dead_letters.resolve(Entry::new(record), None).await;
+    assert_eq!((resolved, reason()), (Ok(Resolved::DeadLetter), None), "the disk has it");
 }
 
 #[test]

@@ -108,8 +108,10 @@ fn what_waits_is_seen_exported_and_drained_with_and_without_a_relay() {
         assert_eq!(text.contains("of a running relay"), is_running, "{text}");
         assert_eq!(text.contains("\nKafka         unavailable for "), is_running, "{text}");
         assert!(text.lines().all(|line| line.len() <= 80 || line.starts_with("spool ")), "{text}");
-        let listed = place.run(&["spool", "list", "--limit", "3"]);
-        assert!(String::from_utf8_lossy(&listed.stderr).contains("3 shown; 2 more were not looked at: raise --limit"));
+        for format in [&[][..], &["--json"]] {
+            let stderr = place.run(&[&["spool", "list", "--limit", "3"], format].concat()).stderr;
+            assert!(String::from_utf8_lossy(&stderr).contains("3 shown; 2 more were not looked at: raise --limit"));
+        }
         let listed = lines(&place.prints(&["spool", "list", "--json", "--limit", "3"]));
         assert!(listed.len() == 3 && listed.iter().all(|event| event["key"] == chat.as_str()), "{listed:?}");
         assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.incoming_event"]).lines().count(), 7);

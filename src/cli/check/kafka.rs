@@ -1,16 +1,38 @@
 //! What `check` asks of the brokers: whether each can be reached where `serve` will look for it, and whether the topics are there, with
 //! settings that keep events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 
 use super::Report;
+use crate::cli::items;
 use crate::cli::reach::reach;
 use crate::config::Config;
 use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Present, Reason, Topics, names};
+
+/// Why a topic accepts no event: it has too few replicas, or too few of them are in sync.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Short {
+    OfReplicas { replicas: i64, needed: i64 },
+    OfSync,
+}
+
+/// Topics by what they are short of.
+fn short(present: &[Present], needed: &HashMap<Arc<str>, i64>) -> BTreeMap<Short, Vec<Arc<str>>> {
+    let mut found = BTreeMap::<_, Vec<_>>::new();
+    for Present { name, replicas, in_sync } in present {
+        let short = match needed.get(name) {
+            Some(&needed) if *replicas < needed => Short::OfReplicas { replicas: *replicas, needed },
+            Some(needed) if in_sync < needed => Short::OfSync,
+            _ => continue,
+        };
+        found.entry(short).or_default().push(Arc::clone(name));
+    }
+    found
+}
 
 /// What is asked of the brokers.
 pub struct Kafka<'a> {
@@ -105,14 +127,19 @@ impl Kafka<'_> {
                 .collect()
         };
         let needed: HashMap<_, _> = described.numbers(MIN_IN_SYNC).collect();
-        let is_short = |topic: &&Present| needed.get(&topic.name).is_some_and(|needed| topic.in_sync < *needed);
-        let short: Vec<_> = present.iter().filter(is_short).map(|topic| Arc::clone(&topic.name)).collect();
-        if !short.is_empty() {
-            let names = self.named(&short);
-            self.report.fail(
-                "replicas",
-                format!("fewer are in sync than min.insync.replicas wants: {names}; Kafka accepts no event for them until more brokers are back"),
-            );
+        for (short, topics) in short(&present, &needed) {
+            let what = match short {
+                Short::OfReplicas { replicas, needed } => format!(
+                    "{}, fewer than min.insync.replicas = {needed}: {}; Kafka accepts no event for them: lower it, or add replicas",
+                    items::count(replicas.unsigned_abs(), "replica"),
+                    self.named(&topics)
+                ),
+                Short::OfSync => format!(
+                    "fewer are in sync than min.insync.replicas wants: {}; Kafka accepts no event for them until more brokers are back",
+                    self.named(&topics)
+                ),
+            };
+            self.report.fail("replicas", what);
         }
         if brokers.len() > 1 {
             let planned =
@@ -211,5 +238,22 @@ impl Kafka<'_> {
                 ),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_with_too_few_replicas_is_told_from_one_whose_brokers_are_down() {
+        let topic = |name: &str, replicas, in_sync| Present { name: name.into(), replicas, in_sync };
+        let present = [topic("a", 1, 1), topic("b", 3, 1), topic("c", 3, 3), topic("d", 1, 1), topic("e", 1, 1)];
+        let needed = [("a", 2), ("b", 2), ("c", 2), ("d", 2), ("e", 1)].map(|(name, min)| (Arc::from(name), min));
+        let expected = [
+            (Short::OfReplicas { replicas: 1, needed: 2 }, vec![Arc::from("a"), Arc::from("d")]),
+            (Short::OfSync, vec![Arc::from("b")]),
+        ];
+        assert_eq!(short(&present, &needed.into()), expected.into());
     }
 }

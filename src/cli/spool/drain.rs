@@ -10,9 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{print_json, status};
 use crate::cli::access::{Access, Where};
 use crate::cli::items::{self, count, progress};
-use crate::cli::print::{GOOD, note, out, visible};
+use crate::cli::print::{GOOD, note, out, visible, with_commands};
 use crate::cli::{Failure, Source};
-use crate::control::Status;
+use crate::control::{Lane, Status};
 use crate::publish::Publisher;
 use crate::replay;
 use crate::shutdown::Shutdown;
@@ -25,18 +25,20 @@ pub async fn run(place: &Where, timeout: Duration, json: bool) -> Result<(), Fai
     let publishing = Publishing::start(&mut access, &place.source)?;
     let (began, mut first, mut noted) = (Instant::now(), None, None);
     let bar = progress(0);
-    let Status { events: left, problems, why, .. } = loop {
+    let config_path = place.source.config.as_deref();
+    let (Status { events: left, problems, .. }, why) = loop {
         let status = access.status().await?;
         let first = *first.get_or_insert(status.events.max(1));
         items::show(&bar, first.saturating_sub(status.events), first.max(status.events));
-        let status = Status { why: waits_for(&status), ..status };
+        let why = waits_for(&status);
         if status.events == 0 || began.elapsed() >= timeout {
             bar.finish_and_clear();
-            break status;
+            break (status, why);
         }
-        if began.elapsed() >= QUIET && noted != status.why {
-            status.why.iter().for_each(|why| bar.suspend(|| note(format_args!("{}", visible(why)))));
-            noted = status.why;
+        if began.elapsed() >= QUIET && noted != why {
+            why.iter()
+                .for_each(|why| bar.suspend(|| note(format_args!("{}", with_commands(config_path, &visible(why))))));
+            noted = why;
         }
         sleep(Duration::from_millis(200).min(timeout.saturating_sub(began.elapsed()))).await;
     };
@@ -58,18 +60,23 @@ pub async fn run(place: &Where, timeout: Duration, json: bool) -> Result<(), Fai
     if json { Ok(()) } else { out(format_args!("{GOOD}the spool is empty{GOOD:#}")) }
 }
 
-/// Why events are still in the spool: what all topics have in common, or what one of them has.
+/// Why events are still in the spool: what all topics have in common, or what one of them has. Without times, so that it stays the same
+/// for as long as the reason does.
 fn waits_for(Status { kafka_error, lanes, .. }: &Status) -> Option<String> {
     if let Some(error) = kafka_error {
         return Some(format!("Kafka is unavailable: {}", error.message));
     }
-    let mut of_topics = lanes.iter().filter_map(|lane| Some((&lane.topic, status::why(lane, false)?)));
-    let (topic, why) = of_topics.next()?;
-    let others = match of_topics.count() {
-        0 => String::new(),
-        some => format!("; and {}: `livechat-relay spool status` shows all", count(some as u64, "other topic")),
+    let of_topic = |Lane { topic, events, paused, last_error, .. }: &Lane| match last_error {
+        _ if *events == 0 => None,
+        _ if *paused => Some(format!("the topic {topic} is {}", status::paused(topic))),
+        error => {
+            error.as_ref().map(|error| format!("the topic {topic} is {}: {}", status::state(error), error.message))
+        }
     };
-    Some(format!("the topic {topic} is {why}{others}"))
+    let mut of_topics = lanes.iter().filter_map(of_topic);
+    let why = of_topics.next()?;
+    let others = of_topics.next().map_or("", |_| "; `livechat-relay spool status` shows the other topics");
+    Some(why + others)
 }
 
 /// What publishes where no relay runs: the replay, as a relay has it, and what asks whether the brokers are there.
@@ -111,5 +118,39 @@ async fn probe(publisher: Arc<Publisher>, topic: Arc<str>, stop: CancellationTok
         let probe = tokio::task::spawn_blocking(move || publisher.probe(&topic, TIMEOUT, |_| false));
         stop.run_until_cancelled(probe).await; // the publisher has what it has found
         stop.run_until_cancelled(sleep(Duration::from_secs(1))).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::publish::LastError;
+
+    #[test]
+    fn the_reason_stays_the_same_as_time_passes_and_is_that_of_a_topic_that_has_events() {
+        let lane = |topic: &str, events, paused, ago: Option<i64>| Lane {
+            topic: topic.to_owned(),
+            events,
+            bytes: 0,
+            oldest: None,
+            paused,
+            last_error: ago.map(|seconds| LastError {
+                code: "UnknownTopic".to_owned(),
+                message: "no such topic".to_owned(),
+                since: Timestamp::now() - SignedDuration::from_secs(seconds),
+            }),
+        };
+        let why = |lanes| waits_for(&Status { lanes, ..Status::default() });
+        let empty = || lane("a", 0, true, None);
+        assert_eq!(why(vec![empty()]), None);
+        let [now, later] = [1, 90].map(|ago| why(vec![empty(), lane("b", 1, false, Some(ago))]));
+        assert_eq!(now.as_deref(), Some("the topic b is unavailable: no such topic"));
+        assert_eq!(now, later);
+        let both = why(vec![lane("b", 1, false, Some(1)), lane("c", 1, true, None)]).expect("a reason");
+        assert!(both.contains("topic b is") && both.ends_with(" shows the other topics"), "{both}");
+        let paused = why(vec![lane("c", 1, true, None)]).expect("a reason");
+        assert!(paused.starts_with("the topic c is paused") && paused.contains("`livechat-relay spool resume c`"));
     }
 }

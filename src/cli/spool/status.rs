@@ -1,19 +1,22 @@
 //! `spool status`: how much waits for Kafka, since when, and why.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 
 use super::print_json;
 use crate::cli::Failure;
 use crate::cli::access::Where;
 use crate::cli::items::{number, size};
-use crate::cli::print::{DIM, ERROR, GOOD, WARNING, out, visible, wrapped};
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, out, visible, with_commands, wrapped};
 use crate::control::{Lane, Status};
-use crate::publish::LastError;
+use crate::publish::{HELD_BACK, LastError};
 
 pub async fn run(place: &Where, json: bool) -> Result<(), Failure> {
     let access = place.open().await?;
     let status = access.status().await?;
-    let shown = if json { print_json(&status) } else { show(&status, access.is_running()) };
+    let shown =
+        if json { print_json(&status) } else { show(&status, access.is_running(), place.source.config.as_deref()) };
     access.close().await;
     shown
 }
@@ -21,7 +24,7 @@ pub async fn run(place: &Where, json: bool) -> Result<(), Failure> {
 /// Where values begin.
 const INDENT: usize = 14;
 
-fn show(status: &Status, is_running: bool) -> Result<(), Failure> {
+fn show(status: &Status, is_running: bool, config_path: Option<&Path>) -> Result<(), Failure> {
     let of = |bytes: u64, most: u64| {
         format!("{} of {} ({:.1} %)", size(bytes), size(most), 100.0 * bytes as f64 / most as f64)
     };
@@ -56,19 +59,31 @@ fn show(status: &Status, is_running: bool) -> Result<(), Failure> {
         let age = oldest.map_or_else(String::new, elapsed);
         out(format_args!("{topic:<40} {:>9} {:>10}  {age}", number(*events), size(*bytes)))?;
         match why(lane, status.kafka_error.is_some()) {
-            Some(why) => out(format_args!("  {WARNING}{}{WARNING:#}", wrapped(&visible(&why), 2))),
+            Some(why) => {
+                out(format_args!("  {WARNING}{}{WARNING:#}", wrapped(&with_commands(config_path, &visible(&why)), 2)))
+            }
             None => Ok(()),
         }
     })
 }
 
 /// Why events of a topic wait, where it is not for all of Kafka.
-pub fn why(Lane { topic, paused, last_error, .. }: &Lane, is_kafka_unavailable: bool) -> Option<String> {
+fn why(Lane { topic, paused, last_error, .. }: &Lane, is_kafka_unavailable: bool) -> Option<String> {
     if *paused {
-        return Some(format!("paused; `livechat-relay spool resume {topic}` goes on"));
+        return Some(self::paused(topic));
     }
-    let LastError { message, since, .. } = last_error.as_ref().filter(|_| !is_kafka_unavailable)?;
-    Some(format!("unavailable for {}: {message}", elapsed(*since)))
+    let error = last_error.as_ref().filter(|_| !is_kafka_unavailable)?;
+    Some(format!("{} for {}: {}", state(error), elapsed(error.since), error.message))
+}
+
+/// What a topic is that has a last error.
+pub fn state(LastError { code, .. }: &LastError) -> &'static str {
+    if code == HELD_BACK { "held back" } else { "unavailable" }
+}
+
+/// How to go on with a topic whose replay is paused.
+pub fn paused(topic: &str) -> String {
+    format!("paused; `livechat-relay spool resume {topic}` goes on")
 }
 
 /// How long ago, in the two largest units.
@@ -103,6 +118,8 @@ mod tests {
         assert_eq!(why(&lane(false, error()), true), None, "that is said once, for all topics");
         let reason = why(&lane(false, error()), false).expect("a reason");
         assert!(reason.ends_with(" s: UnknownTopicOrPartition (Broker: Unknown topic or partition)"), "{reason}");
+        let held_back = LastError { code: HELD_BACK.to_owned(), ..unknown_topic(Timestamp::now()) };
+        assert!(why(&lane(false, Some(held_back)), false).is_some_and(|why| why.starts_with("held back for ")));
         let paused = why(&lane(true, error()), true).expect("a reason");
         assert!(paused.contains("`livechat-relay spool resume livechat.incoming_event`"), "{paused}");
     }
