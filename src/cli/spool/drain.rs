@@ -63,7 +63,11 @@ fn waits_for(Status { kafka_error, lanes, .. }: &Status) -> Option<String> {
     if let Some(error) = kafka_error {
         return Some(format!("Kafka is unavailable: {}", error.message));
     }
-    let mut of_topics = lanes.iter().filter_map(|lane| Some((&lane.topic, status::why(lane, false)?)));
+    let mut of_topics = lanes.iter().filter_map(|lane| match &lane.last_error {
+        // Without for how long: this is printed each time that it is another.
+        Some(error) if !lane.paused => Some((&lane.topic, format!("unavailable: {}", error.message))),
+        _ => Some((&lane.topic, status::why(lane, false)?)),
+    });
     let (topic, why) = of_topics.next()?;
     let others = match of_topics.count() {
         0 => String::new(),
