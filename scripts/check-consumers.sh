@@ -16,7 +16,8 @@ Usage: scripts/check-consumers.sh [java] [python] [typescript] [go]
 
 One Kafka node, two relays that share nothing but its topics, and the same webhooks sent to each: an event whose payload
 names it arrives twice with one id. Two members of a group share the work; then another group reads everything again. The
-effect in PostgreSQL must be that of each event once, what is no event must be a dead letter, and SIGTERM must end it well.
+effect in PostgreSQL must be that of each event once, also of one whose text LiveChat has replaced by an object; what is no
+event must be a dead letter, and SIGTERM must end it well.
 
 Without arguments, all languages that are in examples/consumers. A copy of each is built in target/consumers, so that the
 source tree stays clean. A language whose tools are missing and can't be installed is skipped, and said; with CI set it
@@ -123,6 +124,7 @@ make_traffic() {
   finish "$pid_one" || { cat "$scratch/one" >&2; fail 'relay one did not stop well'; }
   finish "$pid_two" || { cat "$scratch/two" >&2; fail 'relay two did not stop well'; }
 
+  send_changed_event
   # A relay publishes a retry once, so there may be fewer records than answers. Without transactions the end of a partition
   # is the number of its records.
   records=$("$root/scripts/kafka.sh" tool get-offsets --bootstrap-server "$brokers" --topic 'livechat\..*' |
@@ -136,7 +138,7 @@ make_traffic() {
     "$scratch/tail" | sort >"$scratch/chats"
   # And what was said, each once: the text itself may have several lines.
   jq --raw-output --slurp 'map(select(.attributes.type == "com.livechat.incoming_event")) | unique_by(.attributes.id)[]
-    | .attributes.chatid as $chat | .data.payload.event | select(.text)
+    | .attributes.chatid as $chat | .data.payload.event | select(.text | strings)
     | "\($chat)|\(.id)|\(.text | length)"' "$scratch/tail" | sort >"$scratch/messages"
   unique=$(wc -l <"$scratch/ids")
   say "on Kafka: $records records, $unique ids, $((records - unique)) duplicates"

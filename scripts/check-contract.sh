@@ -67,7 +67,7 @@ echo_and_fail() {
 is_2020_12() {
   local schemas
   mapfile -t schemas < <(find "$root/contract" -name '*.schema.json' | sort)
-  ((${#schemas[@]} > 40)) || echo_and_fail "only ${#schemas[@]} schemas in contract/"
+  ((${#schemas[@]} > 40)) || { echo_and_fail "only ${#schemas[@]} schemas in contract/"; return 1; }
   "$tools/venv/bin/check-jsonschema" --check-metaschema "${schemas[@]}"
 }
 
@@ -163,7 +163,7 @@ check_with "$tools/npm/has" 'the AsyncAPI parser takes asyncapi.yaml' asyncapi
 copy_types
 node=$(command -v node || echo node) go=$(command -v go || echo go)
 check_with "$node" 'the types are current' node "$root/scripts/types.mjs" --check
-check_with "$root/contract/examples" 'the examples have types' node "$root/scripts/types/examples.mjs" "$tools/types"
+check_with "$node" 'the examples have types' node "$root/scripts/types/examples.mjs" "$tools/types"
 check_with "$tools/npm/has" 'the types of TypeScript fit the examples' typescript
 check_with "$tools/venv/has" 'the types of Python fit the examples' python
 check_with "$go" 'the types of Go are formatted, and vet finds nothing' go_types

@@ -135,8 +135,13 @@ def check(block: Block, output: str | None, deadline_s: float) -> None:
     if block.language == "console":
         end = "-- the end of a command --"
         commands = commands_of(block.text)
-        _, printed = run("\n".join(f"{command}\necho; echo '{end}'" for command, _ in commands), deadline_s)
-        for (command, shown), piece in zip(commands, printed.split(end + "\n"), strict=False):
+        code, printed = run("\n".join(f"{command}\necho; echo '{end}' $?" for command, _ in commands), deadline_s)
+        results = re.findall(rf"(.*?)\n{end} (\d+)\n", printed, re.DOTALL)
+        if len(results) < len(commands):
+            raise Failure(f"exit code {code} at: {commands[len(results)][0]}\n{printed}")
+        for (command, shown), (piece, exit_code) in zip(commands, results, strict=True):
+            if exit_code != "0" and not shown.strip():
+                raise Failure(f"exit code {exit_code} of: {command}\n{piece}")
             compare(command, shown, piece)
     elif command := block.marks.get("output of"):
         _, printed = run(command, deadline_s)

@@ -133,6 +133,13 @@ send_no_event() {
   echo 'no event' | tool console-producer --bootstrap-server "$brokers" --topic livechat.incoming_event
 }
 
+# Puts an event on Kafka whose text is none, as if LiveChat had changed its payload.
+send_changed_event() {
+  jq --compact-output '.data.payload.event.text = { "plain": "Hello" }' "$root/contract/examples/incoming_event.json" |
+    sed 's/^/content-type:application\/cloudevents+json\t/' |
+    tool console-producer --bootstrap-server "$brokers" --topic livechat.incoming_event --reader-property parse.headers=true
+}
+
 # PostgreSQL refuses to run as root.
 as_postgres() { if ((EUID == 0)); then runuser -u postgres -- "$@"; else "$@"; fi; }
 

@@ -9,6 +9,7 @@ mod table;
 mod yaml;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -16,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::actions::{Listed, listed};
 use super::{Failure, Source, print};
 use crate::config::{self, Need};
-use crate::event::actions::Slot;
+use crate::event::actions::{self, Slot};
 use crate::event::route::UNLISTED;
 use crate::livechat::backfill;
 use setup::Setup;
@@ -28,7 +29,7 @@ use setup::Setup;
 pub struct Arguments {
     #[command(flatten)]
     source: Source,
-    /// Directory to write to; created if missing
+    /// Directory to write to; created if missing. Examples of actions that the configuration drops are deleted there
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -44,13 +45,28 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.source.load(Need::Settings)?;
     let is_given = arguments.source.config.is_some() || !config.policy.apps.is_empty();
     let files = files(&if is_given { Setup::of(config)? } else { Setup::of_defaults() });
-    for (name, text) in &files {
-        let path = arguments.out.join(name);
+    write(&files, &arguments.out)?;
+    print::out(format_args!("{} files written to {}", files.len(), arguments.out.display()))
+}
+
+/// Deletes the examples of an earlier run that this one has not: else they would seem to be events that consumers can expect.
+fn write(files: &BTreeMap<String, String>, out: &Path) -> Result<(), Failure> {
+    for (name, text) in files {
+        let path = out.join(name);
         let made = std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")));
         made.and_then(|()| std::fs::write(&path, text))
             .map_err(|error| Failure::Failed(format!("{} cannot be written: {error}", path.display())))?;
     }
-    print::out(format_args!("{} files written to {}", files.len(), arguments.out.display()))
+    for stale in actions::names().map(example_path_of).filter(|name| !files.contains_key(name)) {
+        let path = out.join(stale);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Failure::Failed(format!("{} cannot be deleted: {error}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The event of an action by default, as JSON for people.

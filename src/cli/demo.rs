@@ -66,7 +66,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let consumer = tokio::task::block_in_place(|| tail::consumer(client, topics, Offset::Beginning, TIME))?;
     let daemon = Daemon::start(config, Shutdown::default(), None).await?;
     let signal = crate::shutdown::on_signal().map_err(Failure::failed)?;
-    let mut demo = Demo { brokers, consumer, example: None, is_complete: true, arrived: 0, refusals: 0 };
+    let mut demo = Demo { brokers, consumer, example: None, is_complete: !arguments.once, arrived: 0, refusals: 0 };
     let shown = tokio::select! {
         shown = demo.show(&daemon, arguments.once, refused) => shown,
         _ = signal => demo.stopped(),
@@ -122,7 +122,7 @@ struct Demo {
     consumer: &'static StreamConsumer,
     /// The text of a whole record.
     example: Option<String>,
-    /// All that was sent has arrived.
+    /// All that was sent has arrived, or nothing asks for that: only with `--once` is an interruption a failure.
     is_complete: bool,
     arrived: u64,
     refusals: u64,

@@ -275,12 +275,24 @@ pub fn consumer(
             partitions.add_partition_offset(topic.name(), partition.id(), from).map_err(Failure::failed)?;
         }
     }
+    if from == Offset::End {
+        // As numbers, so that what is written from now on is read: librdkafka would ask for the ends some time after it was assigned
+        // them. This is one request per broker; -1, which is how `Offset::End` is written, asks for the end instead of a time.
+        let ends = consumer.offsets_for_times(partitions.clone(), timeout).map_err(Failure::failed)?;
+        for end in ends.elements().iter().filter(|end| end.error().is_ok() && end.offset().to_raw() >= Some(0)) {
+            partitions.set_partition_offset(end.topic(), end.partition(), end.offset()).map_err(Failure::failed)?;
+        }
+    }
     consumer.assign(&partitions).map_err(Failure::failed)?;
     Ok(Box::leak(Box::new(consumer)))
 }
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::message::Message as _;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{FutureProducer, FutureRecord};
+
     use super::*;
 
     #[test]
@@ -297,6 +309,30 @@ mod tests {
         assert_eq!(named(&["x"]), Err("there is no topic `x`".to_owned()));
         let none = Topics::Prefix("lc.").of(&cluster).expect_err("no such topic");
         assert!(none.contains("`lc.` (topics.prefix)"), "{none}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn new_events_are_those_since_the_consumer_is_there() {
+        let deadline = Duration::from_secs(60);
+        let mock = MockCluster::new(1).expect("a mock cluster");
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", mock.bootstrap_servers());
+        let producer: FutureProducer = client.create().expect("a producer");
+        let names: Vec<_> = (0..48).map(|n| format!("t{n}")).collect();
+        for topic in &names {
+            producer.send(FutureRecord::<(), _>::to(topic).payload("old"), deadline).await.expect("written");
+        }
+        let consumer = tokio::task::block_in_place(|| consumer(client, Topics::Prefix("t"), Offset::End, deadline))
+            .expect("a consumer");
+        for topic in &names {
+            producer.send(FutureRecord::<(), _>::to(topic).payload("new"), deadline).await.expect("written");
+        }
+        let mut read = BTreeSet::new();
+        while read.len() < names.len() {
+            let message = tokio::time::timeout(deadline, consumer.recv()).await.expect("in time").expect("a record");
+            assert_eq!(message.payload(), Some(&b"new"[..]));
+            read.insert(message.topic().to_owned());
+        }
     }
 
     #[test]

@@ -125,6 +125,13 @@ impl Criteria {
         apps.first().map(String::as_str)
     }
 
+    /// Whether there can be events of this app and action that meet these criteria.
+    pub fn may_hold(&self, app: &str, action: &str, has_chat: bool) -> bool {
+        self.app.as_ref().is_none_or(|apps| apps.contains(app))
+            && self.action.as_ref().is_none_or(|actions| actions.contains(action))
+            && (has_chat || self.chat.is_none())
+    }
+
     fn hold(&self, event: &Event<'_>, topics: &Topics) -> bool {
         let is_one = |values: &Option<BTreeSet<String>>, value: Option<&str>| {
             values.as_ref().is_none_or(|values| value.is_some_and(|value| values.contains(value)))

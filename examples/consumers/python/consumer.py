@@ -82,7 +82,9 @@ def handle(database: psycopg.Connection, event: BaseCloudEvent) -> None:
     # The type says what `data` is. `eventid` comes from `payload.event`, and is absent where LiveChat has sent none.
     if event.get_type() == "com.livechat.incoming_event" and chat and chat_event:
         data = cast(IncomingEventData, event.get_data())
-        if text := data["payload"]["event"].get("text"):
+        text = data["payload"]["event"].get("text")
+        # LiveChat may change a payload, and a type checks nothing at run time: what is no string is as good as absent.
+        if isinstance(text, str) and text:
             # PostgreSQL takes neither NUL nor half of a surrogate pair, and customers may write both.
             text = text.replace("\0", "").encode(errors="replace").decode()
             database.execute("insert into messages values (%s, %s, %s)", (chat, chat_event, text))

@@ -19,6 +19,7 @@ struct Message<'a> {
     description: &'a Value,
     /// The attributes of which the first that is there is the key.
     key: &'a [&'static str],
+    has_chat: bool,
     /// Where the schema of `data` is.
     schema: String,
 }
@@ -29,6 +30,7 @@ pub fn document(setup: &Setup, listed: &[Listed], words: &Value, app_webhook: &V
         title: &words[l.action]["title"],
         description: &words[l.action]["description"],
         key: &l.key,
+        has_chat: l.attributes.contains_key("chatid"),
         schema: path_of(l.action),
     });
     let of_apps = APP_EVENTS.into_iter().map(|name| (name, app_webhook, APP_WEBHOOK));
@@ -37,12 +39,18 @@ pub fn document(setup: &Setup, listed: &[Listed], words: &Value, app_webhook: &V
         title: &words["title"],
         description: &words["description"],
         key: &[],
+        has_chat: false,
         schema: schema.to_owned(),
     });
-    let messages: Vec<_> = actions.chain(of_apps).filter(|message| !setup.topics(message.name).is_empty()).collect();
+    let topics_of = |message: &Message<'_>| {
+        let mut topics = setup.rule_topics(message.name, message.has_chat);
+        topics.extend(setup.topics(message.name).into_keys());
+        topics
+    };
+    let messages: Vec<_> = actions.chain(of_apps).filter(|message| !topics_of(message).is_empty()).collect();
     let mut topics: BTreeMap<&str, Vec<&Message<'_>>> = BTreeMap::new();
     for message in &messages {
-        setup.topics(message.name).into_keys().for_each(|topic| topics.entry(topic).or_default().push(message));
+        topics_of(message).into_iter().for_each(|topic| topics.entry(topic).or_default().push(message));
     }
 
     let mode = setup.routing().mode;
@@ -160,7 +168,7 @@ impl Message<'_> {
                 },
             },
         });
-        if let Some(Example { headers, value }) = setup.example(name) {
+        if let Some(Example { headers, value, .. }) = setup.example(name) {
             message["examples"] = json!([{ "headers": headers, "payload": value }]);
         }
         message

@@ -6,14 +6,15 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use uuid::{Builder, Uuid};
 
+use super::pretty;
 use crate::event::normalize::normalize;
 use crate::event::receive::receive;
 use crate::event::route::route;
 use crate::event::verify::verify;
-use crate::event::{Keyring, Receipt};
+use crate::event::{Keyring, Mode, Receipt};
 use crate::relay::App;
 use crate::samples::traffic::Traffic;
 
@@ -32,6 +33,7 @@ const SECRET_KEY: &str = "secret";
 
 /// A record, its key and topic aside.
 pub struct Example {
+    mode: Mode,
     pub headers: BTreeMap<String, String>,
     pub value: Value,
 }
@@ -56,11 +58,14 @@ impl Example {
         let record = route(event, &app.routing, None, None)?.record;
         let headers = record.headers.into_iter().map(|(name, text)| (name.into_owned(), text.into_owned()));
         let value = serde_json::from_slice(&record.value).expect("the relay writes JSON");
-        Some(Self { headers: headers.collect(), value })
+        Some(Self { mode: app.routing.mode, headers: headers.collect(), value })
     }
 
-    /// The value for people: `data` comes last.
+    /// For people: the event, with `data` as its last member. In binary mode headers and value make the event, so it is both.
     pub fn text(self) -> String {
+        if self.mode == Mode::Binary {
+            return pretty(&json!({ "headers": self.headers, "value": self.value }));
+        }
         #[derive(Serialize)]
         struct Event {
             #[serde(flatten)]

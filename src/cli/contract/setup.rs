@@ -1,6 +1,6 @@
 //! Whose contract it is: that of the defaults, or of an operator's configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::example::Example;
@@ -8,6 +8,7 @@ use crate::cli::Failure;
 use crate::cli::actions::TOPIC_PREFIX;
 use crate::config::Config;
 use crate::event::route::Route;
+use crate::event::rules::{Effect, Rule};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics};
 use crate::metrics::Counts;
 use crate::relay::{APP_WEBHOOKS, App};
@@ -63,6 +64,20 @@ impl Setup {
             }
         }
         topics
+    }
+
+    /// The topics that rules may send events of an action to.
+    pub fn rule_topics(&self, name: &str, has_chat: bool) -> BTreeSet<&str> {
+        let rules = self.config.iter().flat_map(|config| config.policy.rules.iter());
+        let may_match = |rule: &&Rule| {
+            let has_action = |app: &&Arc<App>| app.routing.topics.route(name).is_some();
+            self.apps.iter().filter(has_action).any(|app| rule.criteria.may_hold(&app.name, name, has_chat))
+        };
+        let topics = rules.filter(may_match).filter_map(|rule| match &rule.effect {
+            Effect::Topic(topic) => Some(&**topic),
+            Effect::Drop | Effect::DeadLetter(_) | Effect::Sample { .. } => None,
+        });
+        topics.collect()
     }
 
     /// None where every app drops the action, or where it has no sample.

@@ -27,7 +27,7 @@ pub fn text(setup: &Setup, listed: &[Listed], words: &Value) -> String {
              `{TOPIC_PREFIX}<action>` by default,\nand the attribute `type` is `com.livechat.<action>`.\n"
         ),
     };
-    text += &format!("\n## Actions\n\n{}\n\n{}", legend(), actions(setup, listed, words));
+    text += &format!("\n## Actions\n\n{}\n\n{}", legend(setup.routing().mode), actions(setup, listed, words));
     text += &format!("\n## Older names\n\n{OLDER_NAMES}\n\n{}", older_names(listed));
     text
 }
@@ -35,9 +35,13 @@ pub fn text(setup: &Setup, listed: &[Listed], words: &Value) -> String {
 const OLDER_NAMES: &str = "`data.action` is the name that LiveChat has sent. Older API versions, and some of LiveChat's documents, have \
     other names for some\nactions; the topic and `type` always have the current name.";
 
-fn legend() -> String {
+fn legend(mode: Mode) -> String {
+    let example = match mode {
+        Mode::Structured => "a whole event",
+        Mode::Binary => "the headers and the value of a record",
+    };
     format!(
-        "- Action: with the JSON Schema of `data`, and a whole event as an example.\n\
+        "- Action: with the JSON Schema of `data`, and {example} as an example.\n\
          - API: the versions of LiveChat's API that have the action.\n\
          - Key: the key of the record is the first of these attributes that the event has, else {}.\n\
          - Attributes: those that the event has besides [those of every event](envelope.schema.json). Without `time`, LiveChat has not \

@@ -72,8 +72,11 @@ async function handle(database: pg.Client, event: Event): Promise<void> {
   // By `type` the compiler knows the payload. `eventid` comes from `payload.event`, and is absent where LiveChat has sent none.
   if (event.type === "com.livechat.incoming_event" && chatid && eventid) {
     const { text } = event.data.payload.event;
-    // PostgreSQL's texts have no NUL, and customers may write one.
-    if (text) await database.query("insert into messages values ($1, $2, $3)", [chatid, eventid, text.replaceAll("\0", "")]);
+    // LiveChat may change a payload, and a type checks nothing at run time: what is no string is as good as absent.
+    if (typeof text === "string" && text) {
+      // PostgreSQL's texts have no NUL, and customers may write one.
+      await database.query("insert into messages values ($1, $2, $3)", [chatid, eventid, text.replaceAll("\0", "")]);
+    }
   }
 }
 

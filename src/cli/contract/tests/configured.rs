@@ -68,7 +68,24 @@ fn the_topics_of_a_configuration_are_in_every_file() {
 fn asyncapi_has_a_channel_for_every_topic_that_a_configuration_has() {
     let topics =
         "[topics]\nactions = { incoming_event = \"messages\", event_updated = \"messages\", tag_created = \"drop\" }\n";
-    let setup = setup(&format!("{topics}{APPS}")).expect("a setup");
+    let rules = r#"
+        [[rules]]
+        name = "bot"
+        chat = "C"
+        app = "sales"
+        do = "topic"
+        topic = "slow"
+        [[rules]]
+        name = "tags"
+        action = "tag_created"
+        do = "topic"
+        topic = "tags"
+        [[rules]]
+        name = "poison"
+        action = "incoming_chat"
+        do = "dead-letter"
+    "#;
+    let setup = setup(&format!("{topics}{rules}{APPS}")).expect("a setup");
     let document = document(&setup);
     let policy = &setup.config.as_ref().expect("a configuration").policy;
     let wanted: Vec<_> = policy.topics().into_iter().filter(|topic| *topic != policy.dead_letter).collect();
@@ -77,7 +94,12 @@ fn asyncapi_has_a_channel_for_every_topic_that_a_configuration_has() {
     let messages = &document["channels"]["messages"];
     assert_eq!(members(&messages["messages"]), ["event_updated", "incoming_event"]);
     assert_eq!(messages["address"], "messages");
-    assert!(!members(&document["components"]["messages"]).contains(&"tag_created"));
+    // A rule takes what has no topic of its own, too.
+    assert_eq!(members(&document["channels"]["tags"]["messages"]), ["tag_created"]);
+    assert_eq!(members(&document["channels"]["sales.livechat.tag_deleted"]["messages"]), ["tag_deleted"]);
+    let slow = members(&document["channels"]["slow"]["messages"]);
+    assert!(slow.contains(&"incoming_chat") && slow.contains(&"incoming_event"), "{slow:?}");
+    assert!(!slow.contains(&"agent_created") && !slow.contains(&APP_INSTALLED), "these have no chat: {slow:?}");
 }
 
 #[test]
@@ -85,12 +107,14 @@ fn binary_mode_and_hashed_keys_are_in_the_contract() {
     let keys = "events.mode = \"binary\"\ntopics = { key = \"hashed\", key_secret = { file = \"/nowhere\" } }\n";
     let setup = setup(&format!("{keys}{APPS}")).expect("a setup");
     let (files, document) = (files(&setup), document(&setup));
-    let data: Value = serde_json::from_str(&files[&example_path_of("thread_tagged")]).expect("JSON");
-    assert_eq!(Contract::load().actions["thread_tagged"].iter_errors(&data).count(), 0, "{data}");
+    let record: Value = serde_json::from_str(&files[&example_path_of("thread_tagged")]).expect("JSON");
+    let data = &record["value"];
+    assert_eq!(Contract::load().actions["thread_tagged"].iter_errors(data).count(), 0, "{data}");
 
     let message = &document["components"]["messages"]["thread_tagged"];
     let [example] = &message["examples"].as_array().expect("examples")[..] else { panic!("{message}") };
-    assert_eq!(example["payload"], data);
+    assert_eq!([&example["payload"], &example["headers"]], [data, &record["headers"]]);
+    assert!(files["actions.md"].contains("and the headers and the value of a record as an example"));
     let header = |name: &str| example["headers"][name].as_str().unwrap_or_else(|| panic!("no {name} in {example}"));
     assert_eq!([header("content-type"), header("ce_type")], ["application/json", "com.livechat.thread_tagged"]);
     assert_eq!(header("ce_partitionkey").len(), 32);
@@ -127,6 +151,19 @@ fn rules_and_events_within_a_chat_are_in_the_table() {
     ] {
         assert!(table.contains(&format!("\n- {fact}")), "{fact}:\n{table}");
     }
+}
+
+#[test]
+fn examples_of_actions_that_are_dropped_by_now_are_deleted_and_nothing_else_is() {
+    let out = tempfile::tempdir().expect("a directory");
+    let is_there = |name: &str| out.path().join(name).exists();
+    write(&files(&Setup::of_defaults()), out.path()).expect("written");
+    std::fs::write(out.path().join("examples/own.json"), "{}").expect("written");
+    assert!(is_there("examples/tag_created.json"));
+    let setup = setup(&format!("topics.actions.tag_created = \"drop\"\n{APPS}")).expect("a setup");
+    write(&files(&setup), out.path()).expect("written");
+    assert!(!is_there("examples/tag_created.json"));
+    assert!(is_there("examples/own.json") && is_there("examples/tag_deleted.json"));
 }
 
 #[test]
