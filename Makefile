@@ -1,7 +1,7 @@
 # `make demo` needs Rust, make and a C compiler. What the other targets need besides, scripts/ensure.sh installs on Debian
 # and Ubuntu where it may, and else says how to get.
 
-.PHONY: demo release test chaos strangers check guard bench bench-growth fuzz fuzz-corpus contract types pages consumers docs kafka help
+.PHONY: demo release test chaos strangers check check-deploy guard bench bench-growth fuzz fuzz-corpus contract types pages consumers docs kafka help
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 21
@@ -39,6 +39,10 @@ check: ## Formatting, lints and documentation, as CI wants them
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps
+
+check-deploy: ## Check the files in deploy/: alert rules, units, compose files, Dockerfile, settings
+	cargo test --locked --no-run
+	scripts/check-deploy.sh --install
 
 guard: ## What an event costs in instructions, against the committed baseline (WRITE=1 rewrites the baseline)
 	scripts/ensure.sh valgrind

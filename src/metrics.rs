@@ -24,9 +24,11 @@ use crate::telemetry;
 pub use counts::Counts;
 use register::{Changing, Register, count, counter, counters, gauge, gauges, histogram, histograms, opts, timestamp};
 
-/// What a comparison has found of an app.
+/// What the comparisons have found of an app.
 pub struct Registered<'a> {
     pub app: &'a str,
+    /// How many comparisons have had which result.
+    pub checks: [(&'static str, u64); 2],
     /// How many are in which state.
     pub states: Vec<(&'static str, usize)>,
     pub is_enabled: Option<bool>,
@@ -54,7 +56,7 @@ pub struct Metrics {
     last_deliveries: Changing<GaugeVec, 3>,
     registrations: Changing<GaugeVec, 2>,
     registrations_enabled: Changing<GaugeVec, 1>,
-    registrations_compared: IntCounterVec,
+    registration_checks: Changing<IntCounterVec, 2>,
     api_version_end: Changing<GaugeVec, 2>,
     rule_matches: Changing<IntCounterVec, 1>,
     pub kafka_errors: IntCounterVec,
@@ -129,7 +131,7 @@ impl Metrics {
             last_deliveries: Changing::new(r, GaugeVec::new(opts("webhook_last_delivery_timestamp_seconds", "When each registration at LiveChat last delivered a verified webhook, in seconds since 1970. One that lags behind the others of its action was removed at LiveChat, or gets nothing. A registration that has delivered nothing since the start is absent."), &["app", "webhook_id", "action"])),
             registrations: Changing::new(r, GaugeVec::new(opts("registrations", "Registrations at LiveChat by state, as of the last comparison (livechat.watch). missing: a wanted registration does not exist, so its events are not delivered, or still through one that will be replaced (that one counts as not_wanted); misaddressed: events go to another path of the relay; not_wanted: `webhooks apply` removes it; foreign: it goes to another address, or its action is unknown."), &["app", "state"])),
             registrations_enabled: Changing::new(r, GaugeVec::new(opts("license_webhooks_enabled", "1 while LiveChat sends the app's webhooks, as of the last comparison (livechat.watch). 0: they were disabled, or the app is not installed."), &["app"])),
-            registrations_compared: counters(r, "registration_checks_total", "Comparisons of what is registered at LiveChat with what is wanted (livechat.watch), by result. failed increases when LiveChat cannot be asked; the log has the reason.", &["result"]),
+            registration_checks: Changing::new(r, IntCounterVec::new(opts("registration_checks_total", "Comparisons of what is registered at LiveChat with what is wanted (livechat.watch), by app and result. failed increases when LiveChat cannot be asked; the log has the reason."), &["app", "result"])),
             api_version_end: Changing::new(r, GaugeVec::new(opts("api_version_end_timestamp_seconds", "When LiveChat ends the app's api_version, as its answers say, in seconds since 1970: it becomes legacy, and is later switched off (deprecation). Absent while LiveChat has set no date."), &["app", "stage"])),
             rule_matches: Changing::new(r, IntCounterVec::new(opts("rule_matches_total", "Events that each rule was the first to match, including those that a sample kept. Once this stops increasing, the rule can be removed."), &["rule"])),
             kafka_errors: counters(r, "kafka_errors_total", "Errors of the Kafka client and of deliveries, by librdkafka's code. Increases with anything wrong at the brokers; the log has the details.", &["code"]),
@@ -184,7 +186,6 @@ impl Metrics {
         {
             start(&self.dead_letters, &[to, reason.label()]);
         }
-        ["compared", "failed"].iter().for_each(|result| start(&self.registrations_compared, &[result]));
         Reload::ALL.iter().for_each(|result| start(&self.reloads, &[result.label()]));
         ["full", "resumed"].iter().for_each(|session| start(&self.tls_handshakes, &[session]));
         ["issued", "failed"].iter().for_each(|result| start(&self.acme_orders, &[result]));
@@ -271,6 +272,8 @@ impl Metrics {
 
     /// What is registered at LiveChat for each app: all of them, so that one that is no longer watched is shown no more.
     pub fn registrations(&self, apps: &[Registered<'_>]) {
+        let checks = apps.iter().flat_map(|of| of.checks.iter().map(|(result, checks)| ([of.app, result], *checks)));
+        self.registration_checks.set(checks, count);
         let states = apps.iter().flat_map(|of| of.states.iter().map(|(state, count)| ([of.app, state], *count as f64)));
         self.registrations.set(states, Gauge::set);
         let enabled = apps.iter().filter_map(|of| Some(([of.app], f64::from(u8::from(of.is_enabled?)))));
@@ -278,12 +281,6 @@ impl Metrics {
         let end = |date: Option<Date>| Some(date?.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second() as f64);
         let ends = apps.iter().flat_map(|of| of.ends.iter().map(|(stage, date)| ([of.app, stage], *date)));
         self.api_version_end.set(ends.filter_map(|(labels, date)| Some((labels, end(date)?))), Gauge::set);
-    }
-
-    /// A comparison was made, or could not be.
-    pub fn registrations_compared(&self, is_compared: bool) {
-        let result = if is_compared { "compared" } else { "failed" };
-        self.registrations_compared.with_label_values(&[result]).inc();
     }
 
     /// The configuration was read: at the start, or again, with this result.

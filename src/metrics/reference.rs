@@ -50,6 +50,7 @@ fn values(metric: &str, label: &str) -> String {
         ("topics", "state") => "`ready`, `missing`, `refused`",
         ("spool_faults", "fault") => "`files_aside`, `segments_missing`, `segments_unreadable`",
         ("api_version_end_timestamp_seconds", "stage") => "`legacy`, `deprecation`",
+        ("registration_checks_total", "result") => "`compared`, `failed`",
         ("registrations", "state") => {
             return list(RegistrationState::ALL.iter().map(|state| state.label()));
         }

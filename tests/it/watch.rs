@@ -30,6 +30,11 @@ fn state(relay: &Relay, state: &str) -> Option<f64> {
     value(relay, &format!(r#"livechat_relay_registrations{{app="default",state="{state}"}}"#))
 }
 
+/// How many comparisons have had a result; `None` before there is a count.
+fn checks(relay: &Relay, app: &str, result: &str) -> Option<f64> {
+    value(relay, &format!(r#"livechat_relay_registration_checks_total{{app="{app}",result="{result}"}}"#))
+}
+
 fn register(livechat: &Simulator, action: &str, url: &str) {
     let body = json!({ "action": action, "secret_key": "k", "url": url, "owner_client_id": CLIENT, "type": "license" });
     assert_eq!(livechat.call("register_webhook", body).status, 200);
@@ -67,11 +72,10 @@ fn a_livechat_that_cannot_be_asked_is_counted_and_does_no_harm() {
     let (livechat, mock) = (Simulator::start(), Mock::start());
     livechat.fault(json!({ "method": "list_webhooks", "times": 1, "error": "authentication" }));
     let relay = start(&livechat, &mock);
-    let checks =
-        |result: &str| relay.metric(&format!(r#"livechat_relay_registration_checks_total{{result="{result}"}}"#));
-    await_that("it has failed", || checks("failed") == 1.0);
+    let checks = |result| checks(&relay, "default", result);
+    await_that("it has failed", || checks("failed") == Some(1.0));
     assert!(relay.has_logged("could not be compared"), "{}", relay.log());
-    assert_eq!((state(&relay, "missing"), checks("compared")), (None, 0.0));
+    assert_eq!((state(&relay, "missing"), checks("compared")), (None, Some(0.0)));
     assert_eq!(http::post(relay.webhooks, incoming_event(&chat_id(), 1)).status, 200);
 
     // A change of what is asked is a reason to ask again; another one is not: calls are billed.
@@ -80,9 +84,24 @@ fn a_livechat_that_cannot_be_asked_is_counted_and_does_no_harm() {
     relay.configure(&text);
     assert!(relay.has_logged("configuration reloaded"), "{}", relay.log());
     relay.configure(&text.replace("watch = \"10m\"", "watch = \"11m\""));
-    await_that("it is compared", || checks("compared") == 1.0);
+    await_that("it is compared", || checks("compared") == Some(1.0));
     assert_eq!(state(&relay, "missing"), Some(3.0));
     assert_eq!(livechat.requests("list_webhooks").len(), 2);
+}
+
+#[test]
+fn each_app_has_counts_of_its_own() {
+    let (livechat, mock) = (Simulator::start(), Mock::start());
+    let (right, wrong) =
+        (simulator::apps(WEBHOOKS), simulator::apps(WEBHOOKS).replace(simulator::TOKEN, "dal:revoked"));
+    assert_ne!(right, wrong);
+    let wrong = wrong.replace("\"default\"", "\"west\"").replace(SECRET, "the secret key of west");
+    let wrong = wrong.replace(CLIENT, "0a1b2c3d0000400080000000000000c2");
+    let apps = format!("[{}, {}]", right.trim_matches(['[', ']']), wrong.trim_matches(['[', ']']));
+    let relay = start_with(&livechat, &mock, &apps);
+    let counts = |app| ["compared", "failed"].map(|result| checks(&relay, app, result));
+    await_that("both have been tried", || counts("west") == [Some(0.0), Some(1.0)]);
+    assert_eq!(counts("default"), [Some(1.0), Some(0.0)]);
 }
 
 /// Two keys in a directory, and a webhook registered with each: `plan` says the same, and leaves both to `rotate`.
@@ -114,7 +133,7 @@ fn an_unfinished_rotation_is_not_as_it_is_wanted_and_both_registrations_are() {
 /// Has it compared once more: another interval is a reason.
 fn compare_again(relay: &Relay, minutes: u32) {
     let total = || {
-        let of = |result| relay.metric(&format!(r#"livechat_relay_registration_checks_total{{result="{result}"}}"#));
+        let of = |result| checks(relay, "default", result).expect("a count");
         of("compared") + of("failed")
     };
     let before = total();
@@ -146,7 +165,7 @@ fn a_state_that_is_not_known_is_not_taken_for_the_wanted_one() {
     livechat.fault(json!({ "method": "get_license_webhooks_state", "times": 0, "error": "internal", "status": 500 }));
     compare_again(&relay, 12);
     compare_again(&relay, 13);
-    assert_eq!(relay.metric(r#"livechat_relay_registration_checks_total{result="failed"}"#), 2.0);
+    assert_eq!(checks(&relay, "default", "failed"), Some(2.0));
     assert_eq!((value(&relay, ENABLED), state(&relay, "as_wanted")), (Some(0.0), Some(3.0)));
     assert!(relay.has_logged("could not be compared"), "{}", relay.log());
     assert_eq!(relay.log().matches("could not be compared").count(), 1, "{}", relay.log());
@@ -175,4 +194,6 @@ fn a_state_that_is_not_known_is_not_taken_for_the_wanted_one() {
     await_that("the app has another name", || value(&relay, ENABLED).is_none());
     let of_other = r#"livechat_relay_registrations{app="other",state="misaddressed"}"#;
     await_that("its registrations go elsewhere now", || value(&relay, of_other) == Some(3.0));
+    assert_eq!(checks(&relay, "default", "compared"), None);
+    assert_eq!(["compared", "failed"].map(|result| checks(&relay, "other", result)), [Some(1.0), Some(0.0)]);
 }

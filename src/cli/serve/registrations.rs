@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use jiff::civil::Date;
 use tokio::time::Instant;
 
 use super::reload::seen;
@@ -38,6 +39,15 @@ struct Found {
     rotation: Option<Rotation>,
 }
 
+/// What the comparisons of an app have come to.
+#[derive(Default)]
+struct Watched {
+    compared: u64,
+    failed: u64,
+    /// By the last that did not fail.
+    found: Option<Found>,
+}
+
 pub struct Registrations {
     pub running: Arc<ArcSwap<Config>>,
     pub webhooks: Arc<Server<Webhooks>>,
@@ -47,7 +57,7 @@ pub struct Registrations {
 impl Registrations {
     /// Never ends. The first comparison is at once, and so is the one after a change of the configuration's apps or of its `[livechat]`.
     pub async fn watch(self) {
-        let (mut found, failures) = (HashMap::new(), Throttles::new(REPEAT));
+        let (mut watched, failures) = (HashMap::new(), Throttles::new(REPEAT));
         let mut last: Option<(Instant, Arc<Config>)> = None;
         loop {
             let config = self.running.load_full();
@@ -55,41 +65,51 @@ impl Registrations {
                 |interval| last.as_ref().is_none_or(|(last, of)| last.elapsed() >= interval || is_other(of, &config));
             match config.livechat.watch {
                 Some(interval) if is_due(interval) => {
-                    self.compare_all(&config, &mut found, &failures).await;
+                    self.compare_all(&config, &mut watched, &failures).await;
                     last = Some((Instant::now(), config));
                 }
                 Some(_) => {}
                 None => {
                     last = None;
-                    found.clear();
-                    self.metrics.registrations(&[]);
+                    watched.clear();
+                    self.show(&watched);
                 }
             }
             tokio::time::sleep(TICK).await;
         }
     }
 
-    async fn compare_all(&self, config: &Config, found: &mut HashMap<String, Found>, failures: &Throttles) {
+    async fn compare_all(&self, config: &Config, watched: &mut HashMap<String, Watched>, failures: &Throttles) {
         let apps = || config.livechat.apps.iter().filter(|app| app.credential.is_some());
-        found.retain(|name, _| apps().any(|app| app.name == *name));
+        watched.retain(|name, _| apps().any(|app| app.name == *name));
         for app in apps() {
-            match self.compare(config, app).await {
+            watched.entry(app.name.clone()).or_default();
+        }
+        self.show(watched);
+        for app in apps() {
+            let result = self.compare(config, app).await;
+            let of_app = watched.entry(app.name.clone()).or_default();
+            match result {
                 Ok(now) => {
-                    self.metrics.registrations_compared(true);
-                    if found.get(&app.name) != Some(&now) {
-                        now.log(&app.name, found.contains_key(&app.name));
-                        found.insert(app.name.clone(), now);
+                    of_app.compared += 1;
+                    if of_app.found.as_ref() != Some(&now) {
+                        now.log(&app.name, of_app.found.is_some());
+                        of_app.found = Some(now);
                     }
                 }
                 Err(failure) => {
-                    self.metrics.registrations_compared(false);
+                    of_app.failed += 1;
                     if let Some(suppressed) = failures.pass(&format!("{} {:?}", app.name, failure.kind)) {
                         tracing::warn!(app = app.name, %failure, suppressed, "the registrations at LiveChat could not be compared with the configuration");
                     }
                 }
             }
+            self.show(watched);
         }
-        let all: Vec<_> = found.iter().map(|(app, found)| found.metric(app)).collect();
+    }
+
+    fn show(&self, watched: &HashMap<String, Watched>) {
+        let all: Vec<_> = watched.iter().map(|(app, of_app)| of_app.metric(app)).collect();
         self.metrics.registrations(&all);
     }
 
@@ -120,6 +140,22 @@ fn is_other(former: &Arc<Config>, now: &Arc<Config>) -> bool {
     !Arc::ptr_eq(former, now) && differences().iter().any(is_of)
 }
 
+impl Watched {
+    fn metric<'a>(&self, app: &'a str) -> Registered<'a> {
+        let states = |found: &Found| {
+            RegistrationState::ALL.iter().map(|state| (state.label(), found.of(*state).len())).collect::<Vec<_>>()
+        };
+        let notice = |of: fn(&Notices) -> Option<Date>| self.found.as_ref().and_then(|found| of(&found.notices));
+        Registered {
+            app,
+            checks: [("compared", self.compared), ("failed", self.failed)],
+            states: self.found.as_ref().map(states).unwrap_or_default(),
+            is_enabled: self.found.as_ref().and_then(|found| found.is_enabled),
+            ends: [("legacy", notice(|of| of.legacy)), ("deprecation", notice(|of| of.deprecation))],
+        }
+    }
+}
+
 impl Found {
     fn new(
         app: &App,
@@ -147,16 +183,6 @@ impl Found {
 
     fn of(&self, state: RegistrationState) -> &[String] {
         self.actions.get(state.label()).map_or(&[], Vec::as_slice)
-    }
-
-    fn metric<'a>(&self, app: &'a str) -> Registered<'a> {
-        let Notices { legacy, deprecation } = self.notices;
-        Registered {
-            app,
-            states: RegistrationState::ALL.iter().map(|state| (state.label(), self.of(*state).len())).collect(),
-            is_enabled: self.is_enabled,
-            ends: [("legacy", legacy), ("deprecation", deprecation)],
-        }
     }
 
     /// Says what has changed: once.
