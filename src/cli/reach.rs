@@ -19,6 +19,9 @@ const GRACE: Duration = Duration::from_millis(1500);
 /// each further request may take twice as long.
 const ATTEMPT: Duration = Duration::from_millis(200);
 
+/// Between two attempts; what librdkafka says meanwhile ends it.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Connects to `address`, in the way that `kafka` has for its own, and asks for the brokers of the cluster. Blocks up to
 /// `kafka.start_timeout`.
 ///
@@ -37,8 +40,8 @@ pub fn reach(kafka: &publish::Config, address: &str, topic: &str) -> Result<Vec<
         if let Ok(metadata) = client.client().fetch_metadata(Some(topic), left.min(attempt)) {
             return Ok(brokers(&metadata));
         }
-        attempt *= 2;
-        client.poll(Duration::ZERO);
+        attempt = (attempt * 2).min(kafka.start_timeout);
+        client.poll(PAUSE); // an attempt may fail at once
         if let Some(since) = heard.said().all_failed_at {
             deadline = deadline.min(since + GRACE);
         }

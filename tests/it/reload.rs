@@ -418,7 +418,8 @@ fn check_says_whether_the_running_relay_has_the_configuration_as_it_is() {
     let output = command.output().expect("the relay's binary");
     let text = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        text.contains("FAIL running relay it cannot load") && text.contains("the environment variable ONLY_HERE is not set"),
+        text.contains("FAIL running relay it cannot load")
+            && text.contains("the environment variable ONLY_HERE is not set"),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1));

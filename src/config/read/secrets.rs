@@ -159,7 +159,8 @@ impl Reader {
     fn variable(&mut self, key: &str, name: &str) -> Option<String> {
         let value = self.environment.get(std::ffi::OsStr::new(name));
         // What is no name of a variable may be the secret itself, in the wrong place.
-        let is_name = name.contains('_') && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        let is_name =
+            name.contains('_') && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
         let shown = if is_name { name } else { "of this name" };
         let text = value.ok_or_else(|| format!("the environment variable {shown} is not set"));
         let not_utf8 = || format!("the environment variable {shown} is not UTF-8");

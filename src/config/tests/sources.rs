@@ -102,7 +102,10 @@ fn a_variable_that_is_no_text_is_a_mistake_only_where_it_is_ours() {
     let ours = refused(APP, &[("LIVECHAT_RELAY__KAFKA__BROKERS", b"hunter2\xff")]);
     assert_eq!(ours.without_places(), ["LIVECHAT_RELAY__KAFKA__BROKERS: is not UTF-8"]);
     let named = refused(&with_key("env = \"KEY\""), &[("KEY", b"hunter2\xff")]);
-    assert_eq!(named.without_places(), ["apps[0].secret_keys[0].env: the environment variable of this name is not UTF-8"]);
+    assert_eq!(
+        named.without_places(),
+        ["apps[0].secret_keys[0].env: the environment variable of this name is not UTF-8"]
+    );
 }
 
 #[test]
