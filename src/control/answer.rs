@@ -46,7 +46,7 @@ impl Answer {
     }
 }
 
-/// The answer to [`Request::Status`].
+/// The answer to [`Request::Status`](super::Request::Status).
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     pub directory: PathBuf,
@@ -80,7 +80,7 @@ pub struct Lane {
     pub last_error: Option<LastError>,
 }
 
-/// The answer to [`Request::Pause`] and [`Request::Resume`].
+/// The answer to [`Request::Pause`](super::Request::Pause) and [`Request::Resume`](super::Request::Resume).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Paused {
     pub topic: String,
@@ -89,7 +89,7 @@ pub struct Paused {
     pub events: u64,
 }
 
-/// The answer to [`Request::Reload`]. Mistakes have no value in them that may be a secret.
+/// The answer to [`Request::Reload`](super::Request::Reload). Mistakes have no value in them that may be a secret.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Reloaded {
     /// The relay's configuration file.
@@ -106,7 +106,7 @@ pub struct Reloaded {
     pub may_pass: bool,
 }
 
-/// The answer to [`Request::LogLevel`].
+/// The answer to [`Request::LogLevel`](super::Request::LogLevel).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LogLevel {
     /// What is in force.

@@ -12,7 +12,7 @@ use crate::event::Archived;
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status,
-    /// Answered with an [`Answer::Item`] each, then [`Answer::Listed`].
+    /// Answered with an [`Answer::Item`](super::Answer::Item) each, then [`Answer::Listed`](super::Answer::Listed).
     List(List),
     /// Drops events that wait and dead letters, to the end, whether the client stays or not. The filter is not empty.
     Drop {
@@ -21,13 +21,13 @@ pub enum Request {
     DropDeadLetters {
         which: Which,
     },
-    /// Publishes dead letters. Answered with an [`Answer::Letter`] each, then [`Answer::Replayed`].
+    /// Publishes dead letters. Answered with an [`Answer::Letter`](super::Answer::Letter) each, then [`Answer::Replayed`](super::Answer::Replayed).
     ReplayDeadLetters {
         which: Which,
         /// How long it may take.
         timeout_ms: u64,
     },
-    /// Reads all that waits. Answered with an [`Answer::Segment`] each, then [`Answer::Verified`].
+    /// Reads all that waits. Answered with an [`Answer::Segment`](super::Answer::Segment) each, then [`Answer::Verified`](super::Answer::Verified).
     Verify,
     /// Pauses the replay of a topic until it is resumed, or the relay ends.
     Pause {
