@@ -13,7 +13,7 @@ first_build = @ls $${CARGO_TARGET_DIR:-target}/$(1)/build/rdkafka-sys-*/out/src/
 
 # Not optimized: `make test` and `make check` go on with what this has built, the C libraries above all.
 demo: ## Show it all on this machine: a mock Kafka, the real relay, webhooks; Ctrl-C ends
-	$(call first_build,debug,5)
+	$(call first_build,debug,6)
 	cargo run --locked -- demo
 
 release: ## Build target/release/livechat-relay, as it is meant to run
