@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{print_json, status};
 use crate::cli::access::{Access, Where};
 use crate::cli::items::{self, count, progress};
-use crate::cli::print::{GOOD, note, out, visible, with_commands};
+use crate::cli::print::{GOOD, note, out, visible, with_commands, wrapped};
 use crate::cli::{Failure, Source};
 use crate::control::{Lane, Status};
 use crate::publish::Publisher;
@@ -36,8 +36,8 @@ pub async fn run(place: &Where, timeout: Duration, json: bool) -> Result<(), Fai
             break (status, why);
         }
         if began.elapsed() >= QUIET && noted != why {
-            why.iter()
-                .for_each(|why| bar.suspend(|| note(format_args!("{}", with_commands(config_path, &visible(why))))));
+            let told = why.iter().map(|why| wrapped(&with_commands(config_path, &visible(why)), 0));
+            told.for_each(|told| bar.suspend(|| note(format_args!("{told}"))));
             noted = why;
         }
         sleep(Duration::from_millis(200).min(timeout.saturating_sub(began.elapsed()))).await;
