@@ -133,7 +133,7 @@ fn explained(reasons: &[String]) -> Option<String> {
 const UNKNOWN: &str = "is the address right, Kafka up, and no firewall between?";
 
 /// What librdkafka 2.12 says, in part, and what to change.
-const REMEDIES: [(&str, &str); 10] = [
+const REMEDIES: [(&str, &str); 11] = [
     ("Failed to resolve", "this machine does not know the name: correct the name, or the DNS"),
     ("Connection refused", "nothing listens there: is the port right, and Kafka up?"),
     (
@@ -150,6 +150,10 @@ const REMEDIES: [(&str, &str); 10] = [
     ),
     ("Unsupported SASL mechanism", "set \"sasl.mechanism\" in kafka.properties to one that the broker supports"),
     ("uthentication", "the user or the password is wrong: \"sasl.username\" and \"sasl.password\" in kafka.properties"),
+    (
+        "Connection setup timed out",
+        "the connection is accepted, and then nothing is answered: does the broker hang, or is that port none of Kafka's?",
+    ),
     (
         "(in state APIVERSION_QUERY)",
         "the broker does not understand the first request: that port wants TLS, or is none of Kafka's; change \"security.protocol\" in kafka.properties to ssl or sasl_ssl",
@@ -211,6 +215,9 @@ mod tests {
         let reasons = reasons.map(str::to_owned);
         let text = explained(&reasons).expect("reasons");
         assert_eq!(text.matches("nothing listens there").count(), 1, "{text}");
+        let silent = "a:1: Connection setup timed out in state APIVERSION_QUERY (in state APIVERSION_QUERY)".to_owned();
+        let text = explained(&[silent]).expect("a reason");
+        assert!(text.contains("does the broker hang") && !text.contains("security.protocol"), "{text}");
         assert_eq!(explained(&[]), None);
         assert_eq!(explained(&["a:1: odd".to_owned()]), Some(format!("a:1: odd; {UNKNOWN}")));
     }

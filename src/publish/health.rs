@@ -140,8 +140,7 @@ impl Health {
         };
         let since = unavailable.as_ref().map_or_else(Timestamp::now, |known| known.since);
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        let message = heard.clone().unwrap_or_else(|| code.to_string());
-        *unavailable = Some(LastError { code: format!("{code:?}"), message, since });
+        *unavailable = Some(LastError { code: format!("{code:?}"), message: code.to_string(), since });
     }
 
     /// A client says what is wrong with a connection: more than the answer to a request does, or its absence.
