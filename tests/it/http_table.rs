@@ -508,7 +508,11 @@ fn who_asks_before_sending_a_body_is_told_to_go_on_or_refused_at_once() {
 #[test]
 fn beyond_connections_max_the_connection_that_has_waited_longest_makes_room_strangers_first() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
-    let relay = Relay::start(kafka.bootstrap(), &[("server.connections_max", "3")]);
+    // A stranger that is younger than the grace would be spared, and one that is late ends by itself.
+    let grace = Duration::from_millis(10);
+    let settings =
+        [("server.connections_max", "3"), ("server.eviction_grace", "\"10ms\""), ("server.header_timeout", "\"1m\"")];
+    let relay = Relay::start(kafka.bootstrap(), &settings);
     let event = || request("/webhooks", "", incoming_event(&chat_id(), 1));
     let say = |stream: &mut TcpStream| {
         stream.write_all(&event()).expect("a socket");
@@ -520,6 +524,8 @@ fn beyond_connections_max_the_connection_that_has_waited_longest_makes_room_stra
     let mut stranger = connect(relay.webhooks);
     stranger.write_all(b"POST /webhooks HTTP/1.1\r\n").expect("a socket");
     open(3.0);
+    let is_open = Instant::now();
+    await_that("the stranger is past the grace", || is_open.elapsed() > grace);
 
     let mut third = connect(relay.webhooks);
     assert_eq!(say(&mut third), Some(200), "a stranger makes room though it came last");
