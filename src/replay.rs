@@ -439,19 +439,22 @@ impl Lane {
 
     /// Logs why a topic is unavailable, once, where that is its own matter: what all have in common is logged once, by others.
     fn note(&mut self, failure: Failure) {
+        use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition};
+        // What librdkafka does not know any more, and what the broker has never known, is one.
+        let is_missing =
+            matches!(failure.code, UnknownTopic | UnknownTopicId | UnknownTopicOrPartition | UnknownPartition);
+        let code = if is_missing { UnknownTopicOrPartition } else { failure.code };
         let former = self.trouble.take();
         let (since, mut logged) = former.map_or((Instant::now(), Vec::new()), |former| (former.since, former.logged));
-        if !logged.contains(&failure.code) && self.log(failure) {
-            logged.push(failure.code);
+        if !logged.contains(&code) && self.log(Failure { code, ..failure }, is_missing) {
+            logged.push(code);
         }
         self.trouble = Some(Trouble { since, logged });
     }
 
-    fn log(&self, failure: Failure) -> bool {
-        use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicId, UnknownTopicOrPartition};
+    fn log(&self, failure: Failure, is_missing: bool) -> bool {
         let (topic, code) = (&*self.topic, failure.code);
         // The watch creates it, or says what to do.
-        let is_missing = matches!(code, UnknownTopic | UnknownTopicId | UnknownTopicOrPartition | UnknownPartition);
         if !is_missing && matches!(failure.remedy, Remedy::Operator | Remedy::Clocks) {
             tracing::error!(
                 topic,
@@ -460,7 +463,8 @@ impl Lane {
             );
             return true;
         }
-        let is_own = is_missing || !self.common.dead_letters.publisher.is_away();
+        let publisher = &self.common.dead_letters.publisher;
+        let is_own = is_missing || (!publisher.is_away() && publisher.is_failing(topic));
         if is_own {
             tracing::warn!(topic, ?code, "the topic is unavailable: its events wait in the spool");
         }

@@ -1,7 +1,6 @@
 //! What the brokers and the delivery reports say: whether Kafka is unavailable, which topics are, and whether a producer is stuck.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, Remedy};
 
-/// So long may a topic fail, while the brokers answer, before the producer is suspected; doubled each time after that.
+/// Between the first and the last record of a topic that fail, while the brokers answer, before the producer is suspected; doubled each
+/// time after that.
 const SUSPICION: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(3600));
 
 /// The code of a topic that is available, but has a record that it refuses, and that cannot be stored as a dead letter.
@@ -41,6 +41,8 @@ pub(super) struct Health {
 struct Topics {
     /// When the last ack came, of any.
     acked: Option<Instant>,
+    /// Since when the brokers answer.
+    answering: Option<Instant>,
     /// Those that had nothing but failures.
     failing: HashMap<String, Failing>,
     /// Those that are held back by a record which they refuse, and which cannot be stored as a dead letter.
@@ -50,7 +52,9 @@ struct Topics {
 struct Failing {
     last: Failure,
     since: Timestamp,
-    suspected_at: Instant,
+    /// When the first and the last were handed over of the records that have failed since the brokers answer. A topic that is quiet after
+    /// an outage has none, and says nothing of the producer.
+    tried: Option<(Instant, Instant)>,
     patience: Duration,
 }
 
@@ -70,6 +74,19 @@ impl Default for Health {
     }
 }
 
+impl Topics {
+    /// The brokers answer, or do not. What has failed because they did not says nothing of its topic once they do.
+    fn answered(&mut self, is_answered: bool, now: Instant) {
+        if !is_answered {
+            self.answering = None;
+            self.failing.values_mut().for_each(|failing| failing.tried = None);
+        } else if self.answering.is_none() {
+            self.answering = Some(now);
+            self.failing.retain(|_, failing| failing.last.remedy != Remedy::Wait);
+        }
+    }
+}
+
 impl Health {
     pub(super) fn acked(&self, topic: &str, now: Instant) {
         let mut topics = self.topics();
@@ -85,26 +102,22 @@ impl Health {
             return;
         }
         let mut topics = self.topics();
-        topics.held_back.remove(topic);
-        let acked = topics.acked;
-        let patience = SUSPICION.0;
-        let new = Failing { last: failure, since: Timestamp::now(), suspected_at: Instant::now() + patience, patience };
-        let is_news = match topics.failing.entry(topic.to_owned()) {
-            Entry::Occupied(mut known) if known.get().last.remedy != Remedy::Clocks => {
-                known.get_mut().last = failure;
-                false
-            }
-            // Clocks that differ are no reason to suspect the producer.
-            Entry::Occupied(mut known) => {
-                known.insert(Failing { since: known.get().since, ..new });
-                true
-            }
-            Entry::Vacant(unknown) => {
-                unknown.insert(new);
-                true
-            }
+        let Topics { acked, answering, failing, held_back } = &mut *topics;
+        held_back.remove(topic);
+        let is_of_an_outage = answering.is_some_and(|answering| since < answering);
+        if is_of_an_outage && failure.remedy == Remedy::Wait {
+            return; // the outage is over
+        }
+        let is_known = failing.get(topic).is_some_and(|known| known.last.remedy != Remedy::Clocks);
+        let new = || Failing { last: failure, since: Timestamp::now(), tried: None, patience: SUSPICION.0 };
+        let known = failing.entry(topic.to_owned()).or_insert_with(new);
+        known.last = failure;
+        known.tried = match known.tried {
+            _ if failure.remedy == Remedy::Clocks => None, // they are no reason to suspect the producer
+            _ if answering.is_none() || is_of_an_outage => None,
+            tried => Some((tried.map_or(since, |(first, _)| first), since)),
         };
-        if is_news && failure.remedy == Remedy::Wait && acked < Some(since) {
+        if !is_known && failure.remedy == Remedy::Wait && *acked < Some(since) {
             self.presume_away(true);
         }
     }
@@ -130,8 +143,13 @@ impl Health {
         topics.failing.iter().map(last_error).chain(held_back).collect() // the last one counts
     }
 
+    pub(super) fn is_failing(&self, topic: &str) -> bool {
+        self.topics().failing.contains_key(topic)
+    }
+
     /// The brokers were asked whether they are there.
-    pub(super) fn probed(&self, answered: &Result<(), KafkaError>) {
+    pub(super) fn probed(&self, answered: &Result<(), KafkaError>, now: Instant) {
+        self.topics().answered(answered.is_ok(), now);
         let mut brokers = self.brokers();
         let Brokers { unavailable, heard } = &mut *brokers;
         let Err(error) = answered else {
@@ -162,17 +180,17 @@ impl Health {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// A topic that has failed for so long, while the brokers answer, that its producer is suspected. As long as it `is_absent` from the
-    /// cluster, that is the reason: to replace the producer would only disturb the other topics.
-    pub(super) fn stuck(&self, now: Instant, is_absent: impl Fn(&str) -> bool) -> Option<String> {
+    /// A topic whose records have failed for so long, while the brokers answer, that its producer is suspected. As long as it `is_absent`
+    /// from the cluster, that is the reason: to replace the producer would only disturb the other topics.
+    pub(super) fn stuck(&self, is_absent: impl Fn(&str) -> bool) -> Option<String> {
         let mut topics = self.topics();
         for (_, failing) in topics.failing.iter_mut().filter(|(topic, _)| is_absent(topic)) {
-            failing.suspected_at = now + failing.patience;
+            failing.tried = None;
         }
-        let is_due = |failing: &Failing| failing.suspected_at <= now && failing.last.remedy != Remedy::Clocks;
+        let is_due =
+            |Failing { tried, patience, .. }: &Failing| tried.is_some_and(|(first, last)| last - first >= *patience);
         let (topic, failing) = topics.failing.iter_mut().find(|(_, failing)| is_due(failing))?;
-        failing.patience = (failing.patience * 2).min(SUSPICION.1);
-        failing.suspected_at = now + failing.patience;
+        (failing.tried, failing.patience) = (None, (failing.patience * 2).min(SUSPICION.1));
         Some(topic.clone())
     }
 
@@ -223,49 +241,80 @@ mod tests {
         assert!(health.is_away(), "nothing is acked any more");
     }
 
+    /// Health of brokers that answer from now on.
+    fn answering() -> (Health, Instant) {
+        let (health, now) = (Health::default(), Instant::now());
+        health.probed(&Ok(()), now);
+        (health, now)
+    }
+
+    fn no_answer() -> Result<(), KafkaError> {
+        Err(KafkaError::MetadataFetch(Code::BrokerTransportFailure))
+    }
+
     #[test]
     fn a_topic_that_fails_for_long_makes_the_producer_suspect_less_and_less_often() {
-        let health = Health::default();
-        let now = Instant::now();
-        health.failed("a", TIMED_OUT, now);
-        let stuck = |now| health.stuck(now, |_| false);
-        assert_eq!(stuck(now), None);
-        let later = now + SUSPICION.0 + Duration::from_secs(1);
-        assert_eq!(stuck(later).as_deref(), Some("a"));
-        assert_eq!(stuck(later + SUSPICION.0), None);
-        assert_eq!(stuck(later + 2 * SUSPICION.0).as_deref(), Some("a"));
+        let (health, now) = answering();
+        let stuck_at = |seconds| {
+            health.failed("a", TIMED_OUT, now + Duration::from_secs(seconds));
+            health.stuck(|_| false).is_some()
+        };
+        assert_eq!([0, 44, 45].map(stuck_at), [false, false, true]);
+        assert_eq!([46, 46 + 89, 46 + 90].map(stuck_at), [false, false, true], "after twice the time");
         health.acked("a", Instant::now());
-        assert_eq!(stuck(later + SUSPICION.1 * 2), None);
+        assert_eq!([300, 344, 345].map(stuck_at), [false, false, true], "an ack ends the suspicion");
+    }
+
+    #[test]
+    fn a_topic_that_is_quiet_after_an_outage_never_makes_the_producer_suspect() {
+        let (health, now) = answering();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        health.failed("a", TIMED_OUT, at(0)); // the outage has begun
+        health.probed(&no_answer(), at(1));
+        health.failed("a", TIMED_OUT, at(100));
+        assert_eq!(health.failing()["a"].code, "MessageTimedOut");
+        health.probed(&Ok(()), at(110)); // and has ended
+        assert!(!health.is_failing("a"), "that said nothing of the topic");
+        health.failed("a", TIMED_OUT, at(109)); // reported only now
+        assert!(!health.is_failing("a"), "it was handed over while no broker answered");
+        assert_eq!(health.stuck(|_| false), None);
+        health.failed("a", TIMED_OUT, at(10_000));
+        assert_eq!(health.stuck(|_| false), None, "its time begins with the first that fails after the outage");
+        health.failed("a", TIMED_OUT, at(10_000 + 45));
+        assert_eq!(health.stuck(|_| false).as_deref(), Some("a"));
     }
 
     #[test]
     fn a_topic_that_is_missing_is_no_reason_to_suspect_the_producer_until_it_is_there() {
-        let health = Health::default();
-        let now = Instant::now();
-        health.failed("a", UNKNOWN_TOPIC, now);
-        let much_later = now + 10 * SUSPICION.0;
-        assert_eq!(health.stuck(much_later, |topic| topic == "a"), None);
-        assert_eq!(health.stuck(much_later + SUSPICION.0 / 2, |_| false), None, "its time begins when it is there");
-        assert_eq!(health.stuck(much_later + SUSPICION.0, |_| false).as_deref(), Some("a"));
+        let (health, now) = answering();
+        let stuck_at = |seconds, is_absent| {
+            health.failed("a", UNKNOWN_TOPIC, now + Duration::from_secs(seconds));
+            health.stuck(|_| is_absent).is_some()
+        };
+        assert_eq!([0, 450].map(|at| stuck_at(at, true)), [false; 2]);
+        assert_eq!(
+            [460, 504, 505].map(|at| stuck_at(at, false)),
+            [false, false, true],
+            "its time begins when it is there"
+        );
     }
 
     #[test]
     fn of_a_topic_the_last_error_is_known_since_the_first_one_until_an_ack() {
-        let health = Health::default();
-        let now = Instant::now();
-        health.failed("a", CLOCKS, now);
+        let (health, now) = answering();
+        let much_later = now + 10 * SUSPICION.0;
+        [now, much_later].iter().for_each(|at| health.failed("a", CLOCKS, *at));
         let first = health.failing()["a"].clone();
         assert_eq!(
             (&*first.code, &*first.message),
             ("InvalidTimestamp", "InvalidTimestamp (Broker: Invalid timestamp)")
         );
-        let much_later = now + 10 * SUSPICION.0;
-        assert_eq!(health.stuck(much_later, |_| false), None, "another producer would have the same clock");
+        assert_eq!(health.stuck(|_| false), None, "another producer would have the same clock");
         health.failed("a", TIMED_OUT, now);
         health.failed("a", UNKNOWN_TOPIC, now);
+        assert_eq!(health.stuck(|_| false), None, "the time begins with what the clocks are not to blame for");
         let last = health.failing()["a"].clone();
         assert_eq!((&*last.code, last.since), ("UnknownTopic", first.since));
-        assert_eq!(health.stuck(much_later, |_| false).as_deref(), Some("a"));
         let refused = Failure { remedy: Remedy::DeadLetter, code: Code::MessageSizeTooLarge };
         health.failed("b", refused, now);
         health.acked("a", now);
@@ -301,15 +350,14 @@ mod tests {
         let text = |code: &str, message: &str| Some((code.to_owned(), message.to_owned()));
         assert_eq!(error(), text("NotAnswered", "the brokers have not answered yet"));
         let since = health.unavailable().map(|error| error.since);
-        let failed = Err(KafkaError::MetadataFetch(Code::BrokerTransportFailure));
-        health.probed(&failed);
+        health.probed(&no_answer(), Instant::now());
         assert!(error().is_some_and(|(code, message)| {
             code == "BrokerTransportFailure" && message.contains("Broker transport failure")
         }));
         health.heard("kafka:9092: Connect failed: Connection refused");
         assert_eq!(error(), text("BrokerTransportFailure", "kafka:9092: Connect failed: Connection refused"));
         assert_eq!(health.unavailable().map(|error| error.since), since);
-        health.probed(&Ok(()));
+        health.probed(&Ok(()), Instant::now());
         health.heard("one of the brokers is down");
         assert_eq!(error(), None, "another one answers");
     }

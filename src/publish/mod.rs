@@ -179,10 +179,10 @@ impl Publisher {
         }
         if let Some(client) = self.batched.existing() {
             let answered = client.client().fetch_metadata(Some(topic), timeout).map(drop);
-            self.common.health.probed(&answered);
+            self.common.health.probed(&answered, Instant::now());
             answered?;
         }
-        if let Some(topic) = self.common.health.stuck(Instant::now(), is_absent) {
+        if let Some(topic) = self.common.health.stuck(is_absent) {
             let why = format!("the brokers answer, but nothing has reached the topic {topic} for a long time");
             [&self.batched, &self.alone].iter().for_each(|producer| producer.replace(&why));
         }
@@ -202,6 +202,11 @@ impl Publisher {
     /// Why topics are unavailable: those of which records have failed since the last one that was acked. Or why they are held back.
     pub fn failing(&self) -> HashMap<String, LastError> {
         self.common.health.failing()
+    }
+
+    /// Whether records of a topic fail though the brokers answer.
+    pub fn is_failing(&self, topic: &str) -> bool {
+        self.unavailable().is_none() && self.common.health.is_failing(topic)
     }
 
     /// Whether nothing has been acked since records began to fail: another one would likely fail, too.
@@ -337,6 +342,16 @@ mod tests {
         assert_eq!(published, Ok(()));
         drop(publisher);
         assert_eq!(shutdown.failed().now_or_never(), None, "threads that are needed no longer may end");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_replaced_producer_has_in_flight_is_published_all_the_same() {
+        let (mock, publisher, _) = stage(&[]);
+        assert_eq!(publisher.published(record(b"x")).await, Ok(()), "it knows its broker");
+        mock.broker_round_trip_time(1, Duration::from_millis(500)).expect("it is slow");
+        let report = publisher.publish(record(b"y"), None);
+        publisher.batched.replace("another topic is stuck");
+        assert_eq!(tokio::time::timeout(DEADLINE, report).await.expect("a report"), Ok(()));
     }
 
     /// The thread runs what is done when a record's report arrives.

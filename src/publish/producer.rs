@@ -86,7 +86,8 @@ impl Producer {
         }
     }
 
-    /// Replaces the client, where there is one, at most once a second; what the old one still has is reported as failed.
+    /// Replaces the client, where there is one, at most once a second. What the old one still has it goes on publishing, unless its state is
+    /// fatal: then it is reported as failed.
     pub(super) fn replace(&self, reason: &str) {
         if self.existing().is_none() || self.replaced.pass().is_none() {
             return;
@@ -98,7 +99,13 @@ impl Producer {
                 let old = current.replace(Arc::new(new));
                 drop(current);
                 self.common.metrics.producer_rebuilds.inc();
-                if let Some(Err(error)) = old.map(|old| thread::Builder::new().spawn(move || old.end())) {
+                let finish = |old: Arc<Client>| {
+                    if old.client().fatal_error().is_some() {
+                        old.give_up();
+                    }
+                    old.take_all_reports();
+                };
+                if let Some(Err(error)) = old.map(|old| thread::Builder::new().spawn(move || finish(old))) {
                     tracing::error!(%error, "no thread can be started: delivery reports of the old Kafka producer are lost");
                 }
             }
@@ -150,10 +157,15 @@ impl Client {
         self.producer.purge(PurgeConfig::default().queue().inflight());
     }
 
-    /// Gives all up, and waits for the last report, which comes when its record or its request has timed out at the latest: reports that a
-    /// destroyed client still has never come, and what is held for their records would be kept for the life of the process.
+    /// Gives all up, and waits for the last report.
     pub(super) fn end(&self) {
         self.give_up();
+        self.take_all_reports();
+    }
+
+    /// Waits for the last report, which comes when its record or its request has timed out at the latest: reports that a destroyed client
+    /// still has never come, and what is held for their records would be kept for the life of the process.
+    fn take_all_reports(&self) {
         while self.producer.flush(Duration::from_secs(1)).is_err() {}
     }
 }
