@@ -11,7 +11,10 @@ use tokio::sync::Notify;
 use super::log::{Reader, Size};
 use super::{DEAD_LETTERS, Ticket};
 use crate::metrics::Metrics;
-use crate::telemetry::rounded;
+use crate::telemetry::{Throttle, rounded};
+
+/// So often it is logged that events begin to go through the spool: each event that its topic rejects is in it for a moment.
+const REPEAT: Duration = Duration::from_secs(10);
 
 /// Whether the spool takes entries, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub struct Signals {
 struct Lane {
     /// Nothing of it is in the log, or on its way there.
     is_direct: bool,
+    /// Something of it is in the log, or it is paused.
+    is_holding: bool,
     /// Tickets that were given and not used up.
     tickets: u64,
     /// New records wait, because the rest is on its way to the brokers.
@@ -65,6 +70,12 @@ pub struct Lanes {
     paused: BTreeSet<Arc<str>>,
     /// How many are not direct.
     busy: Arc<AtomicUsize>,
+    /// How many hold events, or new ones because they are paused. An event that the disk refuses makes its lane busy for a moment, and is
+    /// never held.
+    holding: usize,
+    /// Since when one does, and whether that was logged.
+    held: Option<(Instant, bool)>,
+    spooling_logged: Throttle,
     /// Whether the log was open once. Until then it is not known which lanes have something.
     is_known: bool,
     reader: Option<Reader>,
@@ -129,7 +140,7 @@ impl News {
             }
             Self::Health { now: Health::Accepting, .. } => tracing::info!("the spool accepts events"),
             Self::Failover(true) => tracing::error!(
-                "the spool has accepted nothing for spool.failover_after: new events go to Kafka directly, and may overtake those that wait in the spool"
+                "the spool has accepted nothing for spool.failover_after: new events go to Kafka directly and may overtake those that wait in the spool, or are answered 503 while Kafka is unavailable"
             ),
             Self::Share(topic) => tracing::error!(
                 topic = &**topic,
@@ -154,6 +165,9 @@ impl Lanes {
             by_topic: HashMap::new(),
             paused: BTreeSet::new(),
             busy,
+            holding: 0,
+            held: None,
+            spooling_logged: Throttle::new(REPEAT),
             is_known: false,
             reader: None,
             health: Health::Failed("it is not open yet".to_owned()),
@@ -176,7 +190,7 @@ impl Lanes {
 
     /// What is to be logged, failover included: that begins by itself.
     pub(super) fn take_news(&mut self) -> Vec<News> {
-        let is_failing_over = self.is_failing_over() && self.busy.load(Ordering::SeqCst) > 0;
+        let is_failing_over = self.is_failing_over() && (!self.is_known || self.holding > 0);
         if std::mem::replace(&mut self.was_failing_over, is_failing_over) != is_failing_over {
             self.metrics.spool_failover.set(is_failing_over.into());
             self.news.push(News::Failover(is_failing_over));
@@ -199,6 +213,7 @@ impl Lanes {
             is_closing: false,
             closable_at: None,
             is_replayed: false,
+            is_holding: false,
             signals: Arc::default(),
             gauges: self.metrics.spool_lane(topic),
         };
@@ -218,20 +233,46 @@ impl Lanes {
         let lane = self.lane(topic);
         lane.gauges[0].set(records);
         lane.gauges[1].set(bytes);
+        let is_holding = records > 0 || is_paused;
+        let was_holding = std::mem::replace(&mut lane.is_holding, is_holding);
         let is_direct = records == 0 && lane.tickets == 0 && !is_paused;
-        if std::mem::replace(&mut lane.is_direct, is_direct) == is_direct {
+        if std::mem::replace(&mut lane.is_direct, is_direct) != is_direct {
+            if is_direct {
+                lane.is_closing = false;
+                lane.signals.opened.notify_waiters();
+                lane.signals.more.notify_one(); // its replay may end
+                self.busy.fetch_sub(1, Ordering::SeqCst);
+            } else {
+                self.busy.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        match (was_holding, is_holding) {
+            (false, true) => self.begin_to_hold(topic),
+            (true, false) => self.end_to_hold(),
+            _ => {}
+        }
+    }
+
+    fn begin_to_hold(&mut self, topic: &Arc<str>) {
+        self.holding += 1;
+        if self.held.is_none() {
+            let is_logged = self.spooling_logged.pass().is_some();
+            self.held = Some((Instant::now(), is_logged));
+            if is_logged {
+                self.news.push(News::Spooling(Arc::clone(topic)));
+            }
+        }
+    }
+
+    /// What began without a line in the log, soon after another time, ends without one, unless it took long.
+    fn end_to_hold(&mut self) {
+        self.holding -= 1;
+        if self.holding > 0 {
             return;
         }
-        if is_direct {
-            lane.is_closing = false;
-            lane.signals.opened.notify_waiters();
-            lane.signals.more.notify_one(); // its replay may end
-            if self.busy.fetch_sub(1, Ordering::SeqCst) == 1 {
-                let events = std::mem::take(&mut self.events_out);
-                self.news.push(News::Empty(events, self.out_since.take()));
-            }
-        } else if self.busy.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.news.push(News::Spooling(Arc::clone(topic)));
+        let (events, since) = (std::mem::take(&mut self.events_out), self.out_since.take());
+        if self.held.take().is_some_and(|(began, is_logged)| is_logged || began.elapsed() >= REPEAT) {
+            self.news.push(News::Empty(events, since));
         }
     }
 
