@@ -258,7 +258,7 @@ impl<B: Backend> Relay<B> {
         // Not in the future: it is handed over before anything is awaited, and a client that hangs up cancels nothing.
         let start = self.start(record, retry_key, &held);
         Detached::new(async move {
-            let mut outcome = self.finish(start, retry_key, &held, deadline).await;
+            let mut outcome = self.finish(start, retry_key, held, deadline).await;
             if is_dead_letter && matches!(outcome, Outcome::Published | Outcome::Spooled) {
                 self.0.metrics.dead_letter("topic", DeadLetterReason::Rule);
                 outcome = Outcome::DeadLettered;
@@ -295,7 +295,7 @@ impl<B: Backend> Relay<B> {
         Start::Publish(backend.publish(record, Arc::clone(held)), claim)
     }
 
-    async fn finish(&self, start: Start, key: Option<RetryKey>, held: &Arc<Held>, deadline: Instant) -> Outcome {
+    async fn finish(&self, start: Start, key: Option<RetryKey>, held: Arc<Held>, deadline: Instant) -> Outcome {
         let mut start = start;
         let (outcome, claim) = loop {
             match start {
@@ -303,10 +303,12 @@ impl<B: Backend> Relay<B> {
                 Start::Join(first, record) => match first.outcome().await {
                     Some(Ok(())) => return Outcome::Duplicate,
                     Some(Err(reason)) => return Outcome::Unavailable(reason),
-                    None => start = self.start(record, key, held),
+                    None => start = self.start(record, key, &held),
                 },
-                Start::Publish(report, claim) => break (self.follow(report, held, deadline).await, claim),
-                Start::Spool(record, claim) => break (self.spool_or_publish(record, held, deadline).await, claim),
+                Start::Publish(report, claim) => break (self.follow(report, held, &claim, deadline).await, claim),
+                Start::Spool(record, claim) => {
+                    break (self.spool_or_publish(record, held, &claim, deadline).await, claim);
+                }
             }
         };
         if let Some(claim) = claim {
@@ -319,7 +321,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Waits for the brokers' ack, and finds another way for a record that has none.
-    async fn follow(&self, mut report: Report, held: &Arc<Held>, deadline: Instant) -> Outcome {
+    async fn follow(&self, mut report: Report, held: Arc<Held>, claim: &Option<Claim>, deadline: Instant) -> Outcome {
         let backend = &self.0.backend;
         loop {
             let until = report_wait_until(Instant::now(), deadline, backend.report_timeout(), backend.has_spool());
@@ -330,20 +332,38 @@ impl<B: Backend> Relay<B> {
             };
             // An ack without an offset ([`Failure::is_lost`]): it may be in Kafka or not. Without a spool it is handed over once more.
             if !backend.has_spool() && failure.is_some_and(|failure| failure.is_lost()) && Instant::now() < deadline {
-                report = backend.publish(report.record(), Arc::clone(held));
+                report = backend.publish(report.record(), Arc::clone(&held));
                 continue;
             }
-            return self.rescue(report.record(), failure).await;
+            return self.rescue(report.record(), failure, held, claim, deadline).await;
         }
     }
 
     /// Spools a record that the brokers have not acked, for this reason or for none yet. Where no spool takes it, it is tried alone if the
     /// brokers have refused it, and else the sender has to try again.
-    async fn rescue(&self, record: Record, failure: Option<Failure>) -> Outcome {
+    async fn rescue(
+        &self,
+        record: Record,
+        failure: Option<Failure>,
+        held: Arc<Held>,
+        claim: &Option<Claim>,
+        deadline: Instant,
+    ) -> Outcome {
         let backend = &self.0.backend;
         let refused = failure.filter(|failure| failure.is_refused()).map(|_| record.clone());
         let reason = if backend.has_spool() {
-            match backend.spool(record).await {
+            let spooled = backend.spool(record);
+            tokio::pin!(spooled);
+            let spooled = match timeout_at(deadline, &mut spooled).await {
+                Ok(spooled) => spooled,
+                // The disk hangs. What it has counts for the spool's queue alone, and a retry may find another way: Kafka, by now.
+                Err(_) => {
+                    drop(held);
+                    claim.iter().for_each(Claim::let_copies_try);
+                    spooled.await
+                }
+            };
+            match spooled {
                 Ok(()) => return Outcome::Spooled, // where it was refused, the replay tries it alone
                 Err(reason) => reason,
             }
@@ -359,12 +379,18 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Spools a record behind what its topic has there; or publishes it, where the last of the topic's spooled records are acked in a moment.
-    async fn spool_or_publish(&self, record: Record, held: &Arc<Held>, deadline: Instant) -> Outcome {
+    async fn spool_or_publish(
+        &self,
+        record: Record,
+        held: Arc<Held>,
+        claim: &Option<Claim>,
+        deadline: Instant,
+    ) -> Outcome {
         let backend = &self.0.backend;
         if !backend.skips_kafka() && backend.settled_way(&record.topic).await == Way::Direct {
-            return self.follow(backend.publish(record, Arc::clone(held)), held, deadline).await;
+            return self.follow(backend.publish(record, Arc::clone(&held)), held, claim, deadline).await;
         }
-        self.rescue(record, None).await
+        self.rescue(record, None, held, claim, deadline).await
     }
 }
 

@@ -261,6 +261,22 @@ async fn a_disk_that_hangs_is_answered_by_the_deadline_and_what_it_has_written_c
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_of_what_hangs_in_the_disk_goes_to_kafka_and_a_hung_disk_holds_no_memory_of_others() {
+    let stage = Stage::new(Fake::with_spool(None));
+    assert_eq!(stage.post(1).outcome().await, Outcome::Unavailable(Unavailable::Deadline));
+    settle().await;
+    stage.fake().report(Err(TIMED_OUT)); // what is still with the brokers is held, too
+    assert_eq!(stage.budget.held(), 0, "what waits for the disk counts for the spool's queue alone");
+
+    let retried = stage.post(1);
+    stage.fake().report(Ok(()));
+    assert_eq!(retried.outcome().await, Outcome::Published, "Kafka accepts it");
+    *stage.fake().spool.lock().expect("no panic") = Some(Ok(()));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(stage.post(1).outcome().await, Outcome::Duplicate, "the disk has the first one, too");
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_kafka_is_away_events_go_to_the_spool_at_once() {
     let stage = Stage::new(Fake::with_spool(Some(Ok(()))));
     *stage.fake().skips_kafka.lock().expect("no panic") = true;
