@@ -261,7 +261,9 @@ impl Frames {
 
     /// The bytes that the frame at an offset would have; none: no frame begins there.
     pub fn bytes(&self, offset: u32) -> Result<Vec<u8>> {
-        let length = Frame::bytes(&self.get(offset, Frame::HEAD)?);
+        // None is longer than what there is: a chat's text may look like the beginning of a frame.
+        let length = Frame::bytes(&self.get(offset, Frame::HEAD)?)
+            .filter(|length| *length <= self.end.saturating_sub(offset) as usize);
         length.map_or(Ok(Vec::new()), |length| self.get(offset, length))
     }
 
@@ -274,12 +276,12 @@ impl Frames {
     pub fn next(&self, mut offset: u32) -> Result<Option<u32>> {
         while offset < self.end {
             let chunk = self.get(offset, CHUNK)?;
-            let found = chunk.windows(Frame::MAGIC.len()).position(|bytes| bytes == Frame::MAGIC);
-            let at = offset + u32_of(found.unwrap_or(chunk.len().saturating_sub(Frame::MAGIC.len())));
-            if found.is_some() && self.frame(at, &self.bytes(at)?).is_some() {
-                return Ok(Some(at));
+            for (at, bytes) in (offset..).zip(chunk.windows(Frame::MAGIC.len())) {
+                if bytes == Frame::MAGIC && self.frame(at, &self.bytes(at)?).is_some() {
+                    return Ok(Some(at));
+                }
             }
-            offset = at + 1;
+            offset += u32_of(chunk.len().saturating_sub(Frame::MAGIC.len())) + 1;
         }
         Ok(None)
     }
