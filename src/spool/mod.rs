@@ -347,11 +347,6 @@ impl Spool {
         self.lanes(|lanes| lanes.reader().is_some())
     }
 
-    /// Whether it takes entries.
-    pub fn is_accepting(&self) -> bool {
-        self.lanes(|lanes| *lanes.health() == Health::Accepting)
-    }
-
     /// Whether it takes entries, and soon.
     pub fn is_ready(&self) -> bool {
         self.lanes(|lanes| *lanes.health() == Health::Accepting && !lanes.is_stalled())
@@ -359,8 +354,10 @@ impl Spool {
 
     /// Why it takes no entries, if so, and what that means.
     pub fn warning(&self) -> Option<String> {
-        let (health, is_failing_over) = self.lanes(|lanes| (lanes.health().clone(), lanes.is_failing_over()));
+        let (health, is_stalled, is_failing_over) =
+            self.lanes(|lanes| (lanes.health().clone(), lanes.is_stalled(), lanes.is_failing_over()));
         let why = match health {
+            Health::Accepting if is_stalled => "the spool's disk does not answer".to_owned(),
             Health::Accepting => return None,
             Health::Full(why) => format!("the spool is full: {why}"),
             Health::Failed(why) => format!("the spool has failed: {why}"),

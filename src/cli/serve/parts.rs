@@ -231,7 +231,7 @@ impl Parts {
                 Some("the spool is not open yet")
             }
             _ if self.is_kafka_up() => None,
-            Some(spool) if spool.is_accepting() => None,
+            Some(spool) if spool.is_ready() => None,
             Some(_) => Some("neither Kafka nor the spool accepts events"),
             None => Some("Kafka is unavailable"),
         }
@@ -254,7 +254,7 @@ impl Parts {
             || "none".to_owned(),
             |spool| {
                 let records = spool.lanes(|lanes| lanes.total().records);
-                format!("{}, {records} waiting", if spool.is_accepting() { "accepting" } else { "not accepting" })
+                format!("{}, {records} waiting", if spool.is_ready() { "accepting" } else { "not accepting" })
             },
         );
         format!("kafka: {kafka}\nspool: {spool}\ntopics: {topics}\n")
@@ -277,7 +277,7 @@ impl Parts {
 
     /// Whether the spool accepts what Kafka, or a topic, does not.
     pub fn is_spooling(&self) -> bool {
-        self.spool.as_ref().is_some_and(Spool::is_accepting)
+        self.spool.as_ref().is_some_and(Spool::is_ready)
     }
 
     /// What becomes of events while Kafka, or their topic, is unavailable.

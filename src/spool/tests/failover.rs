@@ -67,7 +67,7 @@ fn a_disk_that_heals_takes_events_again_behind_those_that_wait() {
                 await_that("direct", || spool.way_now(&topic) == Some(Way::Direct));
             }
             disk.set_fault(None);
-            await_that("it accepts", || spool.is_accepting());
+            await_that("it accepts", || spool.is_ready());
             assert_eq!(spool.way_now(&topic), Some(Way::Spool));
             let before = events_of(&spool, &topic);
             assert_eq!(append(&spool, &topic, 10), Ok(()));
@@ -101,7 +101,7 @@ fn a_disk_on_which_segments_begin_and_commits_fail_lets_lanes_go_direct_all_the_
     fail_commits();
     let mut tries = 0;
     await_that("direct", || {
-        if spool.is_accepting() {
+        if spool.is_ready() {
             tries += 1;
             assert_eq!(append(&spool, &topic, 6000), Err(Refused::Failed));
         }
@@ -109,7 +109,7 @@ fn a_disk_on_which_segments_begin_and_commits_fail_lets_lanes_go_direct_all_the_
     });
     assert!(tries > 1, "{tries}");
     disk.set_bad_writes(None);
-    await_that("it accepts", || spool.is_accepting());
+    await_that("it accepts", || spool.is_ready());
     assert_eq!(append(&spool, &topic, 6000), Ok(()));
     spool.close();
 }
@@ -145,11 +145,11 @@ fn a_spool_that_cannot_be_opened_at_the_start_lets_all_lanes_go_direct_and_comes
     disk.fail(Operation::List, EIO);
     let spool = start_on(&disk, Duration::from_millis(300));
     let way = spool.way_now(&topic);
-    assert_eq!((spool.is_accepting(), way), (false, Some(Way::Spool)), "not before it is known that it is empty");
+    assert_eq!((spool.is_ready(), way), (false, Some(Way::Spool)), "not before it is known that it is empty");
     await_that("direct", || spool.way_now(&topic) == Some(Way::Direct));
     assert_eq!(append(&spool, &topic, 10), Err(Refused::Failed));
     disk.set_fault(None);
-    await_that("it is opened", || spool.is_accepting());
+    await_that("it is opened", || spool.is_ready());
     assert_eq!((spool.way_now(&topic), events_of(&spool, &topic)), (Some(Way::Spool), 1));
     spool.close();
 }

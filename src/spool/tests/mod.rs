@@ -123,13 +123,13 @@ fn a_lane_in_trouble_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
     }
     assert_eq!(refused, Err(Refused::Full));
     assert!((10_000..10_500).contains(&bytes_of(&troubled)), "{}", bytes_of(&troubled));
-    assert!(spool.is_accepting(), "others have room");
+    assert!(spool.is_ready(), "others have room");
     while append(&spool, &other, 100).is_ok() {}
     assert!(bytes_of(&other) > 9_000, "one that is in no trouble may use all: {}", bytes_of(&other));
-    assert!(!spool.is_accepting());
+    assert!(!spool.is_ready());
 
     spool.page(&other, 0, 1000, usize::MAX).iter().for_each(|item| spool.acked(&other, item.number));
-    await_that("there is room", || spool.is_accepting());
+    await_that("there is room", || spool.is_ready());
     spool.lanes(|lanes| lanes.set_troubled(&troubled, false));
     while append(&spool, &troubled, 100).is_ok() {}
     assert!(
@@ -157,7 +157,7 @@ fn an_app_with_topics_of_its_own_leaves_as_much_of_the_budget_to_the_others_as_i
     };
     let has_of_it = fill(&spool, &[&one, &two]);
     assert!((9_500..10_500).contains(&has_of_it), "{has_of_it}");
-    assert!(spool.is_accepting(), "others have room");
+    assert!(spool.is_ready(), "others have room");
     // What waits is counted after a restart, too.
     spool.close();
     spool = start(config);
@@ -169,7 +169,7 @@ fn an_app_with_topics_of_its_own_leaves_as_much_of_the_budget_to_the_others_as_i
     assert!(of_all > 4_000, "what is no app's alone may use the rest: {of_all}");
 
     spool.page(&one, 0, 1000, usize::MAX).iter().for_each(|item| spool.acked(&one, item.number));
-    await_that("there is room", || spool.is_accepting());
+    await_that("there is room", || spool.is_ready());
     spool.page(&shared, 0, 1000, usize::MAX).iter().for_each(|item| spool.acked(&shared, item.number));
     assert_eq!(append(&spool, &one, 100), Ok(()), "its events are on Kafka: it may have more");
     spool.close();
@@ -246,7 +246,7 @@ fn those_who_look_see_what_is_there_and_can_change_nothing() {
     assert_eq!(append(&spool, &topic, 10), Ok(()));
     spool.close();
     let look = Spool::look(config(directory.path()), Arc::new(Metrics::new())).expect("a spool");
-    assert!(look.is_accepting() && look.lanes(|lanes| lanes.total()).records == 1);
+    assert!(look.is_ready() && look.lanes(|lanes| lanes.total()).records == 1);
     assert_eq!(look.oldest().len(), 1);
     assert_eq!(append(&look, &topic, 10), Err(Refused::Failed));
     look.close();
