@@ -203,7 +203,7 @@ impl Spool {
         directory.check_owner().and_then(|()| directory.check_unlocked()).map_err(unusable)?;
         let (reader, _) = Reader::open(Arc::new(directory)).map_err(unusable)?;
         let (spool, _) = Self::new(config, metrics);
-        let health = room(spool.config(), reader.lanes().values().map(|size| size.bytes).sum(), 0, 1);
+        let health = room(spool.config(), reader.lanes().values().map(|size| size.bytes).sum(), 0, 1, false);
         spool.lanes(|lanes| {
             lanes.opened(reader);
             lanes.set_health(health.map_or_else(Health::Full, |_| Health::Accepting));
@@ -472,8 +472,11 @@ fn open_unlocked(config: &Config, open: &impl Fn() -> Opened) -> Result<Opened, 
     }
 }
 
+/// Of its budget, a spool that was full must have this part free before it accepts entries again: else each ack would let one in.
+const FREE_AGAIN: u64 = 16;
+
 /// Bytes that may still be accepted, or why there are none: `used` by entries, `inside` the segment that takes them, `wanted` at least.
-fn room(config: &Config, used: u64, inside: u64, wanted: u64) -> Result<u64, String> {
+fn room(config: &Config, used: u64, inside: u64, wanted: u64, is_full: bool) -> Result<u64, String> {
     let file_system = rustix::fs::statvfs(&config.directory);
     let free = file_system.map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize)); // then a write says why not
     // A segment takes its whole room at once.
@@ -482,7 +485,8 @@ fn room(config: &Config, used: u64, inside: u64, wanted: u64) -> Result<u64, Str
     let needed = wanted.clamp(1, config.bytes_max);
     let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
     let left = config.bytes_max.saturating_sub(used);
-    if left < needed {
+    let least = if is_full { needed.max(config.bytes_max / FREE_AGAIN) } else { needed };
+    if left < least {
         Err(format!("{} of spool.bytes_max ({}) are used", size(used), size(config.bytes_max)))
     } else if available < needed {
         let (free, least, segment) = (size(free), size(config.free_min), size(config.segment_bytes.into()));

@@ -234,8 +234,8 @@ impl Writer {
     /// Bytes that may still be accepted; tells the lanes when there are none.
     fn room(&mut self) -> Result<u64, Refused> {
         let Some(log) = self.log.as_ref().filter(|_| self.failure.is_none()) else { return Err(self.refused()) };
-        let used = self.spool.lanes(|lanes| lanes.total()).bytes;
-        match room(self.spool.config(), used, log.room_left(), self.wanted) {
+        let (used, is_full) = used(&self.spool);
+        match room(self.spool.config(), used, log.room_left(), self.wanted, is_full) {
             Ok(room) => {
                 self.wanted = 0;
                 self.spool.lanes(|lanes| lanes.set_health(Health::Accepting));
@@ -369,10 +369,15 @@ impl Writer {
     }
 }
 
+/// The bytes of its entries, and whether it is full.
+fn used(spool: &Spool) -> (u64, bool) {
+    spool.lanes(|lanes| (lanes.total().bytes, matches!(lanes.health(), Health::Full(_))))
+}
+
 /// Whether entries can be appended, but for what they are refused for by `room`: a full spool begins no segment.
 fn check(spool: &Spool, log: &mut Log, wanted: u64) -> log::Result<()> {
-    let used = spool.lanes(|lanes| lanes.total()).bytes;
-    match room(spool.config(), used, log.room_left(), wanted) {
+    let (used, is_full) = used(spool);
+    match room(spool.config(), used, log.room_left(), wanted, is_full) {
         Ok(_) => log.ready(usize::try_from(wanted).unwrap_or(usize::MAX)),
         Err(_) => log.check(),
     }

@@ -141,6 +141,27 @@ fn a_lane_in_trouble_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
 }
 
 #[test]
+fn a_spool_that_was_full_accepts_again_when_a_part_of_it_is_free() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (bytes_max, topic) = (20_000, lane_name(0));
+    let spool = start(Config { bytes_max, ..config(directory.path()) });
+    while append(&spool, &topic, 100).is_ok() {}
+    assert!(!spool.is_ready());
+    let bytes = || spool.lanes(|lanes| lanes.total().bytes);
+    for item in spool.page(&topic, 0, 1000, usize::MAX) {
+        let is_full = bytes() > bytes_max - bytes_max / FREE_AGAIN;
+        assert!(!is_full || append(&spool, &topic, 100) == Err(Refused::Full), "{}", bytes());
+        if !is_full {
+            break;
+        }
+        spool.acked(&topic, item.number);
+    }
+    await_that("there is room", || spool.is_ready());
+    assert_eq!(append(&spool, &topic, 100), Ok(()));
+    spool.close();
+}
+
+#[test]
 fn an_app_with_topics_of_its_own_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
     let directory = tempfile::tempdir().expect("a directory");
     let config = Config { bytes_max: 20_000, ..config(directory.path()) };
