@@ -152,7 +152,7 @@ impl Metrics {
             events: Changing::new(r, IntCounterVec::new(opts("events_total", "Verified webhooks, the events inside them (events.initial) and events from LiveChat's archives (backfill), by app, action and outcome. published: on Kafka; spooled: in the spool, and in replayed_total once it is on Kafka; duplicate: stored before; dropped: by the configuration or a rule; dead_lettered: see dead_letters_total; unavailable: not stored, so its webhook is answered 503."), &["action", "outcome", "app"])),
             durable_on_kafka_seconds: durable.with_label_values(&["kafka"]),
             durable_in_spool_seconds: durable.with_label_values(&["spool"]),
-            spool_accepting: gauge(r, "spool_accepting", "1 while the spool accepts events. 0: it is full or has failed, as the log says; or there is no spool (then spool_bytes_max is 0, too)."),
+            spool_accepting: gauge(r, "spool_accepting", "1 while the spool accepts events. 0: it is full or has failed, as the log says, or its disk does not answer; or there is no spool (then spool_bytes_max is 0, too)."),
             spool_records: gauges(r, "spool_records", "Events in the spool by topic. Increases while the topic, or all of Kafka, accepts no events.", "topic"),
             spool_bytes: gauges(r, "spool_bytes", "Bytes of the events in the spool by topic. When their sum reaches spool.bytes_max, webhooks are answered 503.", "topic"),
             spool_oldest_seconds: Changing::new(r, GaugeVec::new(opts("spool_oldest_seconds", "How long the oldest event of a topic has waited in the spool, as of the last probe. Increases while the topic accepts no events."), &["topic"])),

@@ -24,7 +24,7 @@ pub use socket::serve;
 use crate::dead_letter::DeadLetters;
 use crate::event::Archived;
 use crate::outcome::Backfilled;
-use crate::spool::{Size, Spool};
+use crate::spool::{Lanes, Size, Spool};
 
 /// `[control]`.
 #[derive(Clone, Debug)]
@@ -172,7 +172,8 @@ impl Control {
 
 /// A topic whose replay is paused is one that something waits of, so that a mistyped name is noticed.
 fn pause(spool: &Spool, topic: String, paused: bool) -> Answer {
-    let (events, is_paused) = spool.lanes(|lanes| (lanes.waiting(&topic), lanes.is_paused(&topic)));
+    let waiting = |lanes: &mut Lanes| lanes.sizes().get(&topic).map_or(0, |size| size.records); // dead letters are no topic's
+    let (events, is_paused) = spool.lanes(|lanes| (waiting(lanes), lanes.is_paused(&topic)));
     if paused && events == 0 {
         return Answer::Error(format!("no event of topic {topic} waits; `spool status` shows which do"));
     }

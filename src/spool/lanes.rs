@@ -195,6 +195,7 @@ impl Lanes {
             self.metrics.spool_failover.set(is_failing_over.into());
             self.news.push(News::Failover(is_failing_over));
         }
+        self.metrics.spool_accepting.set(self.is_accepting().into());
         std::mem::take(&mut self.news)
     }
 
@@ -357,6 +358,11 @@ impl Lanes {
 
     pub(super) const fn committed(&mut self) {
         self.refusing_since = None;
+    }
+
+    /// Whether entries are accepted, and soon.
+    pub fn is_accepting(&self) -> bool {
+        self.health == Health::Accepting && !self.is_stalled()
     }
 
     /// Whether the disk has taken suspiciously long over what is under way.
@@ -549,7 +555,6 @@ impl Lanes {
         }
         let was_full = matches!(self.health, Health::Full(_));
         self.news.push(News::Health { now: health.clone(), was_full });
-        self.metrics.spool_accepting.set(i64::from(health == Health::Accepting));
         self.health = health;
     }
 

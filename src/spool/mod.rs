@@ -349,7 +349,7 @@ impl Spool {
 
     /// Whether it takes entries, and soon.
     pub fn is_ready(&self) -> bool {
-        self.lanes(|lanes| *lanes.health() == Health::Accepting && !lanes.is_stalled())
+        self.lanes(|lanes| lanes.is_accepting())
     }
 
     /// Why it takes no entries, if so, and what that means.

@@ -175,7 +175,7 @@ impl Segment {
         self.synced = synced.min(self.end);
         // Behind a last commit that is whole are zeros.
         let has_more = end.is_some_and(|end| end + 1 < found.len());
-        let is_torn = has_more || (end.is_some() && frames.get(self.end, Frame::HEAD)?.iter().any(|byte| *byte != 0));
+        let is_torn = has_more || (end.is_some() && frames.has_more(self.end)?);
         for (offset, next, frame) in found.into_iter().take(end.unwrap_or(usize::MAX)) {
             self.damaged += u32::from(frame.is_none());
             let (lane, index, bytes) = frame.unwrap_or((DAMAGED.to_owned(), 0, (next - offset) as usize));
@@ -257,6 +257,18 @@ impl Frames {
     pub fn get(&self, offset: u32, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length.min(self.end.saturating_sub(offset) as usize)];
         self.file.read_at(u64::from(offset), &mut bytes).map(|()| bytes)
+    }
+
+    /// Whether there is anything but zeros from an offset on: a disk may lose the beginning of a commit and keep the rest.
+    fn has_more(&self, mut offset: u32) -> Result<bool> {
+        while offset < self.end {
+            let chunk = self.get(offset, CHUNK)?;
+            if chunk.iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+            offset += u32_of(chunk.len());
+        }
+        Ok(false)
     }
 
     /// The bytes that the frame at an offset would have; none: no frame begins there.

@@ -70,6 +70,19 @@ fn a_damaged_frame_is_given_out_as_it_is_and_the_rest_of_its_segment_goes_on() {
 }
 
 #[test]
+fn a_last_commit_of_which_the_disk_has_lost_the_beginning_is_reported_as_torn() {
+    let disk = MemoryDisk::default();
+    let mut log = large(&disk);
+    (0..30).for_each(|event| drop(append(&mut log, event..event + 1, 1000).expect("durable")));
+    let mut bytes = disk.files()["1.seg"].clone();
+    let last = frame_of(29, &bytes).start;
+    bytes[last..last + 512].fill(0);
+    disk.put("1.seg", &bytes);
+    let (log, found) = opened(&disk);
+    assert_eq!((scan(&log).0, found.torn), ((0..29).collect(), vec![1]));
+}
+
+#[test]
 fn the_end_of_a_segment_that_was_lost_together_with_its_index_is_noticed() {
     let disk = MemoryDisk::default();
     let mut log = large(&disk);
