@@ -305,9 +305,11 @@ impl<B: Backend> Relay<B> {
                     Some(Err(reason)) => return Outcome::Unavailable(reason),
                     None => start = self.start(record, key, &held),
                 },
-                Start::Publish(report, claim) => break (self.follow(report, held, &claim, deadline).await, claim),
+                Start::Publish(report, claim) => {
+                    break (self.follow(report, held, claim.as_ref(), deadline).await, claim);
+                }
                 Start::Spool(record, claim) => {
-                    break (self.spool_or_publish(record, held, &claim, deadline).await, claim);
+                    break (self.spool_or_publish(record, held, claim.as_ref(), deadline).await, claim);
                 }
             }
         };
@@ -321,7 +323,7 @@ impl<B: Backend> Relay<B> {
     }
 
     /// Waits for the brokers' ack, and finds another way for a record that has none.
-    async fn follow(&self, mut report: Report, held: Arc<Held>, claim: &Option<Claim>, deadline: Instant) -> Outcome {
+    async fn follow(&self, mut report: Report, held: Arc<Held>, claim: Option<&Claim>, deadline: Instant) -> Outcome {
         let backend = &self.0.backend;
         loop {
             let until = report_wait_until(Instant::now(), deadline, backend.report_timeout(), backend.has_spool());
@@ -346,7 +348,7 @@ impl<B: Backend> Relay<B> {
         record: Record,
         failure: Option<Failure>,
         held: Arc<Held>,
-        claim: &Option<Claim>,
+        claim: Option<&Claim>,
         deadline: Instant,
     ) -> Outcome {
         let backend = &self.0.backend;
@@ -354,14 +356,13 @@ impl<B: Backend> Relay<B> {
         let reason = if backend.has_spool() {
             let spooled = backend.spool(record);
             tokio::pin!(spooled);
-            let spooled = match timeout_at(deadline, &mut spooled).await {
-                Ok(spooled) => spooled,
+            let spooled = if let Ok(spooled) = timeout_at(deadline, &mut spooled).await {
+                spooled
+            } else {
                 // The disk hangs. What it has counts for the spool's queue alone, and a retry may find another way: Kafka, by now.
-                Err(_) => {
-                    drop(held);
-                    claim.iter().for_each(Claim::let_copies_try);
-                    spooled.await
-                }
+                drop(held);
+                claim.inspect(|claim| claim.let_copies_try());
+                spooled.await
             };
             match spooled {
                 Ok(()) => return Outcome::Spooled, // where it was refused, the replay tries it alone
@@ -383,7 +384,7 @@ impl<B: Backend> Relay<B> {
         &self,
         record: Record,
         held: Arc<Held>,
-        claim: &Option<Claim>,
+        claim: Option<&Claim>,
         deadline: Instant,
     ) -> Outcome {
         let backend = &self.0.backend;

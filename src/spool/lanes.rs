@@ -47,8 +47,6 @@ pub struct Signals {
 struct Lane {
     /// Nothing of it is in the log, or on its way there.
     is_direct: bool,
-    /// Something of it is in the log, or it is paused.
-    is_holding: bool,
     /// Tickets that were given and not used up.
     tickets: u64,
     /// New records wait, because the rest is on its way to the brokers.
@@ -70,9 +68,9 @@ pub struct Lanes {
     paused: BTreeSet<Arc<str>>,
     /// How many are not direct.
     busy: Arc<AtomicUsize>,
-    /// How many hold events, or new ones because they are paused. An event that the disk refuses makes its lane busy for a moment, and is
-    /// never held.
-    holding: usize,
+    /// Those of which something is in the log, or whose replay is paused. An event that the disk refuses makes its lane busy for a moment,
+    /// and is never held.
+    holding: BTreeSet<Arc<str>>,
     /// Since when one does, and whether that was logged.
     held: Option<(Instant, bool)>,
     spooling_logged: Throttle,
@@ -165,7 +163,7 @@ impl Lanes {
             by_topic: HashMap::new(),
             paused: BTreeSet::new(),
             busy,
-            holding: 0,
+            holding: BTreeSet::new(),
             held: None,
             spooling_logged: Throttle::new(REPEAT),
             is_known: false,
@@ -190,7 +188,7 @@ impl Lanes {
 
     /// What is to be logged, failover included: that begins by itself.
     pub(super) fn take_news(&mut self) -> Vec<News> {
-        let is_failing_over = self.is_failing_over() && (!self.is_known || self.holding > 0);
+        let is_failing_over = self.is_failing_over() && (!self.is_known || !self.holding.is_empty());
         if std::mem::replace(&mut self.was_failing_over, is_failing_over) != is_failing_over {
             self.metrics.spool_failover.set(is_failing_over.into());
             self.news.push(News::Failover(is_failing_over));
@@ -214,7 +212,6 @@ impl Lanes {
             is_closing: false,
             closable_at: None,
             is_replayed: false,
-            is_holding: false,
             signals: Arc::default(),
             gauges: self.metrics.spool_lane(topic),
         };
@@ -234,8 +231,6 @@ impl Lanes {
         let lane = self.lane(topic);
         lane.gauges[0].set(records);
         lane.gauges[1].set(bytes);
-        let is_holding = records > 0 || is_paused;
-        let was_holding = std::mem::replace(&mut lane.is_holding, is_holding);
         let is_direct = records == 0 && lane.tickets == 0 && !is_paused;
         if std::mem::replace(&mut lane.is_direct, is_direct) != is_direct {
             if is_direct {
@@ -247,16 +242,15 @@ impl Lanes {
                 self.busy.fetch_add(1, Ordering::SeqCst);
             }
         }
-        match (was_holding, is_holding) {
-            (false, true) => self.begin_to_hold(topic),
-            (true, false) => self.end_to_hold(),
-            _ => {}
+        if records > 0 || is_paused {
+            self.begin_to_hold(topic);
+        } else if self.holding.remove(topic) && self.holding.is_empty() {
+            self.end_to_hold();
         }
     }
 
     fn begin_to_hold(&mut self, topic: &Arc<str>) {
-        self.holding += 1;
-        if self.held.is_none() {
+        if self.holding.insert(Arc::clone(topic)) && self.held.is_none() {
             let is_logged = self.spooling_logged.pass().is_some();
             self.held = Some((Instant::now(), is_logged));
             if is_logged {
@@ -267,10 +261,6 @@ impl Lanes {
 
     /// What began without a line in the log, soon after another time, ends without one, unless it took long.
     fn end_to_hold(&mut self) {
-        self.holding -= 1;
-        if self.holding > 0 {
-            return;
-        }
         let (events, since) = (std::mem::take(&mut self.events_out), self.out_since.take());
         if self.held.take().is_some_and(|(began, is_logged)| is_logged || began.elapsed() >= REPEAT) {
             self.news.push(News::Empty(events, since));
