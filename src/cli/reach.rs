@@ -46,7 +46,8 @@ pub fn reach(kafka: &publish::Config, address: &str, topic: &str) -> Result<Vec<
             deadline = deadline.min(since + GRACE);
         }
         if Instant::now() >= deadline {
-            let none = || format!("no answer within {:.0?}; {UNKNOWN}", began.elapsed());
+            let unknown = if kafka.asks_for_tokens() { WITHOUT_ANSWER } else { UNKNOWN };
+            let none = || format!("no answer within {:.0?}; {unknown}", began.elapsed());
             return Err(explained(&heard.said().reasons).unwrap_or_else(none));
         }
     }
@@ -64,6 +65,14 @@ struct Said {
     all_failed_at: Option<Instant>,
 }
 
+impl Said {
+    fn add(&mut self, reason: String) {
+        if !self.reasons.contains(&reason) {
+            self.reasons.push(reason);
+        }
+    }
+}
+
 impl Heard {
     fn said(&self) -> MutexGuard<'_, Said> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,16 +83,17 @@ impl ClientContext for Heard {
     /// Not all that it logs of a connection is reported as an error, too.
     fn log(&self, _: RDKafkaLogLevel, facility: &str, message: &str) {
         if matches!(facility, "FAIL" | "BROKER") {
-            let (reason, mut said) = (plain(message), self.said());
-            if !said.reasons.contains(&reason) {
-                said.reasons.push(reason);
-            }
+            self.said().add(plain(message));
         }
     }
 
-    fn error(&self, error: KafkaError, _: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.said().all_failed_at.get_or_insert_with(Instant::now);
+    fn error(&self, error: KafkaError, reason: &str) {
+        let why = publish::without_token(reason);
+        // Without a token librdkafka asks no broker, and tries again after 10 s only.
+        if why.is_some() || error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            let mut said = self.said();
+            said.all_failed_at.get_or_insert_with(Instant::now);
+            why.into_iter().for_each(|why| said.add(why));
         }
     }
 }
@@ -132,8 +142,29 @@ fn explained(reasons: &[String]) -> Option<String> {
 
 const UNKNOWN: &str = "is the address right, Kafka up, and no firewall between?";
 
+/// librdkafka waits 20 s for a token endpoint, and where that answers 503 it tries again for 50 s, and says nothing meanwhile.
+const WITHOUT_ANSWER: &str = "the token endpoint is asked first: is \"sasl.oauthbearer.token.endpoint.url\" in kafka.properties right, and the identity provider up?";
+
+/// What the token endpoint, libcurl and librdkafka say, in part, of a token that is not there, and what to change.
+const TOKEN_REMEDIES: [(&str, &str); 6] = [
+    (
+        "certificate",
+        "the token endpoint's certificate is not trusted: set \"https.ca.location\" in kafka.properties to the certificate of its CA, and use a name of the endpoint that is in its certificate",
+    ),
+    (
+        "invalid_client",
+        "the client id or the client secret is wrong: \"sasl.oauthbearer.client.id\" and \"sasl.oauthbearer.client.secret\" in kafka.properties",
+    ),
+    ("invalid_scope", "set \"sasl.oauthbearer.scope\" in kafka.properties to one that the identity provider knows"),
+    ("JWT", NO_JWT),
+    ("The token is invalid", NO_JWT),
+    ("", "is \"sasl.oauthbearer.token.endpoint.url\" in kafka.properties right, and the identity provider up?"),
+];
+
+const NO_JWT: &str = "the identity provider has to give tokens that are JWTs, with `sub` and `exp`";
+
 /// What librdkafka 2.12 says, in part, and what to change.
-const REMEDIES: [(&str, &str); 11] = [
+const REMEDIES: [(&str, &str); 12] = [
     ("Failed to resolve", "this machine does not know the name: correct the name, or the DNS"),
     ("Connection refused", "nothing listens there: is the port right, and Kafka up?"),
     (
@@ -149,6 +180,10 @@ const REMEDIES: [(&str, &str); 11] = [
         "that port wants no login: take the broker's port for SASL, or change \"security.protocol\" in kafka.properties to plaintext or ssl",
     ),
     ("Unsupported SASL mechanism", "set \"sasl.mechanism\" in kafka.properties to one that the broker supports"),
+    (
+        "{\"status\":",
+        "the brokers do not accept the token: its issuer, audience, scope and key have to be those that they expect",
+    ),
     ("uthentication", "the user or the password is wrong: \"sasl.username\" and \"sasl.password\" in kafka.properties"),
     (
         "Connection setup timed out",
@@ -166,7 +201,8 @@ const REMEDIES: [(&str, &str); 11] = [
 ];
 
 fn remedy(reason: &str) -> &'static str {
-    REMEDIES.iter().find(|(part, _)| reason.contains(part)).map_or(UNKNOWN, |(_, remedy)| remedy)
+    let remedies = if reason.starts_with(publish::WITHOUT_TOKEN) { &TOKEN_REMEDIES[..] } else { &REMEDIES };
+    remedies.iter().find(|(part, _)| reason.contains(part)).map_or(UNKNOWN, |(_, remedy)| remedy)
 }
 
 #[cfg(test)]
@@ -220,5 +256,31 @@ mod tests {
         assert!(text.contains("does the broker hang") && !text.contains("security.protocol"), "{text}");
         assert_eq!(explained(&[]), None);
         assert_eq!(explained(&["a:1: odd".to_owned()]), Some(format!("a:1: odd; {UNKNOWN}")));
+    }
+
+    #[test]
+    fn a_token_that_is_not_there_is_the_reason_and_has_a_remedy_of_its_own() {
+        let heard = Heard::default();
+        let remedy_of = |why: &str| {
+            let reason = format!("Failed to acquire SASL OAUTHBEARER token: {why}");
+            for _ in 0..2 {
+                heard.error(KafkaError::Global(RDKafkaErrorCode::Authentication), &reason);
+            }
+            let said = std::mem::take(&mut *heard.said());
+            assert!(said.all_failed_at.is_some(), "no broker is asked meanwhile");
+            explained(&said.reasons).expect("a reason")
+        };
+        for (why, remedy) in [
+            ("Failed to connect to id:1 after 0 ms: Could not connect to server", "token.endpoint.url"),
+            ("SSL certificate OpenSSL verify result: self-signed certificate (18)", "\"https.ca.location\""),
+            (r#"{"error": "invalid_client"}"#, "\"sasl.oauthbearer.client.secret\""),
+            ("Failed to decode JWT payload: The token is invalid with less than 2 delimiters", "JWTs"),
+        ] {
+            let text = remedy_of(why);
+            assert!(text.starts_with(&format!("no token: {why}; ")) && text.contains(remedy), "{text}");
+        }
+        let refused = r#"sasl_ssl://k:1: SASL authentication error: {"status":"invalid_token"} (in state AUTH_REQ)"#;
+        let text = explained(&[refused.to_owned()]).expect("a reason");
+        assert!(text.contains("audience") && !text.contains("password"), "{text}");
     }
 }

@@ -42,6 +42,7 @@ fn is_broker(text: &str) -> bool {
 fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
     let mut properties: Vec<(String, SecretString)> = Vec::new();
     let mut names: Vec<String> = Vec::new();
+    let mut oauthbearer = None;
     for (name, key) in r.names(PROPERTIES) {
         let is_same = |other: &&String| publish::canonical(other) == publish::canonical(&name);
         if let Some(other) = names.iter().find(is_same) {
@@ -50,9 +51,23 @@ fn properties(r: &mut Reader) -> Vec<(String, SecretString)> {
             r.mistake(&key, &format!("cannot be set: {why}"));
         } else if let Some(value) = r.secret(&key) {
             check_property(r, &key, &name, &value);
+            if publish::canonical(&name) == "sasl.mechanism" && value.expose_secret() == "OAUTHBEARER" {
+                oauthbearer = Some(key);
+            }
             properties.push((name.clone(), value));
         }
         names.push(name);
+    }
+    let has = |wanted: &str, value: Option<&str>| {
+        let mut found = properties.iter().filter(|(name, _)| publish::canonical(name) == wanted);
+        found.any(|(_, found)| value.is_none_or(|value| found.expose_secret() == value))
+    };
+    if let Some(key) = oauthbearer
+        && !has("sasl.oauthbearer.method", Some("oidc"))
+        && !has("enable.sasl.oauthbearer.unsecure.jwt", None)
+    {
+        let why = "OAUTHBEARER needs \"sasl.oauthbearer.method\" = \"oidc\": the relay makes no tokens of its own";
+        r.mistake(&key, why);
     }
     properties
 }

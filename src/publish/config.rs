@@ -46,13 +46,20 @@ impl From<KafkaError> for Unusable {
             KafkaError::ClientConfig(_, why, name, value) => {
                 // Only these texts never have the value, or a part of it, in them.
                 let is_fixed = why.starts_with("No such") || why.contains(" not supported");
-                let why = if is_fixed && !why.contains(&value) { why.trim() } else { "its value is not valid" };
+                let why = match why.trim() {
+                    why if why.contains("depend") && why.contains(" on libcurl") => WITHOUT_CURL,
+                    why if is_fixed && !why.contains(&value) => why,
+                    _ => "its value is not valid",
+                };
                 Self::Property { name, why: why.to_owned() }
             }
             other => Self::Client(other),
         }
     }
 }
+
+/// librdkafka's words for it do not say what to do.
+const WITHOUT_CURL: &str = "not supported in this build, which lacks libcurl: use the image, or install libcurl's headers (Debian: libcurl4-openssl-dev) and build again";
 
 /// What the headers of a dead letter may add to its record.
 const DEAD_LETTER_BYTES_MAX: u64 = 1024;
@@ -125,6 +132,12 @@ impl Config {
         })
     }
 
+    /// Whether librdkafka gets tokens from a token endpoint.
+    pub fn asks_for_tokens(&self) -> bool {
+        let method = self.properties.iter().find(|(name, _)| canonical(name) == "sasl.oauthbearer.method");
+        method.is_some_and(|(_, value)| value.expose_secret() == "oidc")
+    }
+
     /// What every client of the cluster needs: addresses, security, and whatever else the operator has set.
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -141,6 +154,11 @@ impl Config {
             .set_log_level(RDKafkaLogLevel::Info);
         for (name, value) in &self.properties {
             config.set(canonical(name), value.expose_secret());
+        }
+        // As for the brokers; a build without libcurl refuses it.
+        let is_set = |name: &str| config.get(name).is_some();
+        if self.asks_for_tokens() && !is_set("https.ca.location") && !is_set("https.ca.pem") {
+            config.set("https.ca.location", "probe");
         }
         config
     }
@@ -377,6 +395,16 @@ pub(super) mod tests {
             let error = error.expect_err("librdkafka does not take it").to_string();
             assert!(error.contains(name) && !error.contains(value), "{error}");
         }
+    }
+
+    #[test]
+    fn a_token_endpoint_is_verified_as_the_brokers_are() {
+        let location = |more: &[(&str, &str)]| config(more).client().get("https.ca.location").map(str::to_owned);
+        let method = ("sasl.oauthbearer.method", "oidc");
+        assert_eq!(location(&[method]).as_deref(), Some("probe"));
+        assert_eq!(location(&[method, ("https.ca.location", "ca.pem")]).as_deref(), Some("ca.pem"));
+        assert_eq!(location(&[method, ("https.ca.pem", "-----BEGIN")]), None, "librdkafka refuses both");
+        assert_eq!(location(&[]), None, "a build without libcurl refuses it");
     }
 
     #[test]

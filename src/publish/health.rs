@@ -15,6 +15,9 @@ use super::{Failure, Remedy};
 /// time after that.
 const SUSPICION: (Duration, Duration) = (Duration::from_secs(45), Duration::from_secs(3600));
 
+/// librdkafka repeats that there is no token within about a minute: after 10 s, and where the endpoint answers 503, 50 s later than that.
+const TOKEN_REPEAT: Duration = Duration::from_secs(120);
+
 /// The code of a topic that is available, but has a record that it refuses, and that cannot be stored as a dead letter.
 pub const HELD_BACK: &str = "DeadLetterNotStored";
 
@@ -63,13 +66,16 @@ struct Brokers {
     unavailable: Option<LastError>,
     /// What the clients have said of their connections since the brokers answered.
     heard: Option<String>,
+    /// That there is no token to log in with, why, and when it was last said. Connections may last for a while without, and what is said
+    /// of them when they end is only the consequence.
+    without_token: Option<(String, Instant)>,
 }
 
 impl Default for Health {
     fn default() -> Self {
         let message = "the brokers have not answered yet".to_owned();
         let unavailable = Some(LastError { code: "NotAnswered".to_owned(), message, since: Timestamp::now() });
-        let brokers = Mutex::new(Brokers { unavailable, heard: None });
+        let brokers = Mutex::new(Brokers { unavailable, heard: None, without_token: None });
         Self { is_away: AtomicBool::default(), topics: Mutex::default(), brokers }
     }
 }
@@ -151,9 +157,10 @@ impl Health {
     pub(super) fn probed(&self, answered: &Result<(), KafkaError>, now: Instant) {
         self.topics().answered(answered.is_ok(), now);
         let mut brokers = self.brokers();
-        let Brokers { unavailable, heard } = &mut *brokers;
+        let Brokers { unavailable, heard, without_token } = &mut *brokers;
         let Err(error) = answered else {
             (*unavailable, *heard) = (None, None);
+            without_token.take_if(|(_, said)| now.saturating_duration_since(*said) > TOKEN_REPEAT);
             return;
         };
         let since = unavailable.as_ref().map_or_else(Timestamp::now, |known| known.since);
@@ -166,10 +173,19 @@ impl Health {
         self.brokers().heard = Some(reason.to_owned());
     }
 
-    pub(super) fn unavailable(&self) -> Option<LastError> {
-        let Brokers { unavailable, heard } = &*self.brokers();
+    /// A client says that there is no token to log in with.
+    pub(super) fn without_token(&self, why: String, now: Instant) {
+        self.brokers().without_token = Some((why, now));
+    }
+
+    pub(super) fn unavailable(&self, now: Instant) -> Option<LastError> {
+        let Brokers { unavailable, heard, without_token } = &*self.brokers();
         let unavailable = unavailable.clone()?;
-        Some(LastError { message: heard.clone().unwrap_or(unavailable.message), ..unavailable })
+        let is_current = |said: Instant| heard.is_none() || now.saturating_duration_since(said) <= TOKEN_REPEAT;
+        let without_token = without_token.iter().filter(|(_, said)| is_current(*said)).map(|(why, _)| why);
+        let reasons = without_token.chain(heard).cloned().collect::<Vec<_>>();
+        let message = if reasons.is_empty() { unavailable.message } else { reasons.join("; ") };
+        Some(LastError { message, ..unavailable })
     }
 
     pub(super) fn presume_away(&self, is_away: bool) {
@@ -346,19 +362,39 @@ mod tests {
     #[test]
     fn kafka_is_unavailable_until_the_brokers_answer_for_the_reason_that_a_client_has_heard() {
         let health = Health::default();
-        let error = || health.unavailable().map(|LastError { code, message, .. }| (code, message));
+        let error = || health.unavailable(Instant::now()).map(|LastError { code, message, .. }| (code, message));
         let text = |code: &str, message: &str| Some((code.to_owned(), message.to_owned()));
         assert_eq!(error(), text("NotAnswered", "the brokers have not answered yet"));
-        let since = health.unavailable().map(|error| error.since);
+        let since = health.unavailable(Instant::now()).map(|error| error.since);
         health.probed(&no_answer(), Instant::now());
         assert!(error().is_some_and(|(code, message)| {
             code == "BrokerTransportFailure" && message.contains("Broker transport failure")
         }));
         health.heard("kafka:9092: Connect failed: Connection refused");
         assert_eq!(error(), text("BrokerTransportFailure", "kafka:9092: Connect failed: Connection refused"));
-        assert_eq!(health.unavailable().map(|error| error.since), since);
+        assert_eq!(health.unavailable(Instant::now()).map(|error| error.since), since);
         health.probed(&Ok(()), Instant::now());
         health.heard("one of the brokers is down");
         assert_eq!(error(), None, "another one answers");
+    }
+    #[test]
+    fn that_there_is_no_token_is_known_as_the_reason_when_the_connections_end() {
+        let health = Health::default();
+        let start = Instant::now();
+        let at = |times: f64| start + TOKEN_REPEAT.mul_f64(times);
+        let (answered, failed) = (Ok(()), Err(KafkaError::MetadataFetch(Code::Authentication)));
+        let message = |now| health.unavailable(now).map(|error| error.message);
+        health.without_token("no token: refused".to_owned(), start);
+        health.probed(&answered, at(0.5));
+        assert_eq!(message(at(0.5)), None, "the last token is still valid");
+        health.probed(&failed, at(0.6));
+        assert_eq!(message(at(9.0)).as_deref(), Some("no token: refused"), "not all of them are repeated");
+        health.heard("kafka:1: Disconnected");
+        assert_eq!(message(at(0.7)).as_deref(), Some("no token: refused; kafka:1: Disconnected"));
+        assert_eq!(message(at(1.1)).as_deref(), Some("kafka:1: Disconnected"), "it would have been repeated");
+        health.probed(&answered, at(1.2));
+        health.probed(&failed, at(1.3));
+        let text = message(at(1.3)).expect("a reason");
+        assert!(!text.contains("token"), "there was one meanwhile: {text}");
     }
 }

@@ -27,6 +27,33 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
+/// How much is shown of the answer of a token endpoint, which may be a page of HTML.
+const ANSWER_CHARS_MAX: usize = 300;
+
+/// That there is no token to log in with, and why, where librdkafka says so: as an error once, and in its log again and again.
+pub fn without_token(message: &str) -> Option<String> {
+    let why = if let Some((_, why)) = message.split_once("Failed to acquire SASL OAUTHBEARER token: ") {
+        why
+    } else {
+        let (_, why) = message.split_once("Failed to retrieve OIDC token from \"")?.1.split_once("\": ")?;
+        why.rsplit_once(" (").map_or(why, |(why, _)| why)
+    };
+    // An endpoint may repeat the request's credentials.
+    let is_scheme = |word: &str| word.ends_with("Basic") || word.ends_with("Bearer");
+    let words = why
+        .split_whitespace()
+        .scan(false, |is_secret, word| Some(if std::mem::replace(is_secret, is_scheme(word)) { "***" } else { word }));
+    let mut why = words.collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = why.char_indices().nth(ANSWER_CHARS_MAX) {
+        why.truncate(end);
+        why.push('…');
+    }
+    Some(format!("{WITHOUT_TOKEN}{why}"))
+}
+
+/// How [`without_token`] begins.
+pub const WITHOUT_TOKEN: &str = "no token: ";
+
 /// What librdkafka calls a warning, or an error, and is none.
 fn is_detail(facility: &str, message: &str) -> bool {
     match facility {
@@ -43,6 +70,30 @@ fn is_detail(facility: &str, message: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn that_there_is_no_token_is_the_same_in_the_log_and_as_an_error() {
+        let why = "Failed to connect to 127.0.0.1:1 after 0 ms: Could not connect to server";
+        let log = format!("[thrd:background]: Failed to retrieve OIDC token from \"https://id/token\": {why} (-1)");
+        let error = format!("Failed to acquire SASL OAUTHBEARER token: {why}");
+        let expected = Some(format!("no token: {why}"));
+        assert_eq!((without_token(&log), without_token(&error)), (expected.clone(), expected));
+        assert_eq!(without_token("kafka:1: SASL authentication error: {\"status\":\"invalid_token\"}"), None);
+    }
+
+    #[test]
+    fn credentials_that_a_token_endpoint_repeats_are_not_shown() {
+        let message = "Failed to acquire SASL OAUTHBEARER token: bad header Authorization:Basic c2VjcmV0 of livechat";
+        assert_eq!(without_token(message).as_deref(), Some("no token: bad header Authorization:Basic *** of livechat"));
+    }
+
+    #[test]
+    fn of_a_page_of_html_the_beginning_is_shown_on_one_line() {
+        let page = format!("<html>\n  <b>Ünavailable</b>{}", "ü".repeat(1000));
+        let text = without_token(&format!("Failed to acquire SASL OAUTHBEARER token: {page}")).expect("a reason");
+        assert!(text.starts_with("no token: <html> <b>Ünavailable</b>ü") && text.ends_with("ü…"), "{text}");
+        assert_eq!(text.chars().count(), "no token: ".len() + ANSWER_CHARS_MAX + 1);
+    }
 
     #[test]
     fn what_librdkafka_says_at_a_healthy_start_is_no_warning() {

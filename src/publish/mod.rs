@@ -26,6 +26,7 @@ use crate::telemetry::Throttles;
 pub use config::{Config, Unusable, canonical};
 use health::Health;
 pub use health::{HELD_BACK, LastError};
+pub use log::{WITHOUT_TOKEN, without_token};
 use producer::{Client, Common, Producer, REPEAT};
 pub use remedy::{REMEDIES, Remedy};
 pub use report::{Held, InFlight, Report};
@@ -191,7 +192,7 @@ impl Publisher {
 
     /// Why Kafka is unavailable, as the last probe has found; as long as there was none, that it is not known.
     pub fn unavailable(&self) -> Option<LastError> {
-        self.common.health.unavailable()
+        self.common.health.unavailable(Instant::now())
     }
 
     /// A record that its topic refuses cannot be stored as a dead letter, and why; or, with none, it was stored.

@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Message as _, OwnedHeaders};
@@ -15,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use super::config::{Config, Unusable};
 use super::health::Health;
-use super::log::log;
+use super::log::{log, without_token};
 use super::report::InFlight;
 use super::{Failure, Remedy};
 use crate::metrics::Metrics;
@@ -212,7 +211,7 @@ impl Context {
         match throttle.pass() {
             None => {}
             // That is logged where it is found.
-            Some(_) if !is_clocks && self.common.health.unavailable().is_some() => {}
+            Some(_) if !is_clocks && self.common.health.unavailable(Instant::now()).is_some() => {}
             Some(suppressed) if is_clocks => tracing::error!(
                 topic,
                 code = ?failure.code,
@@ -275,7 +274,11 @@ impl ProducerContext for Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        let without_token = without_token(message);
+        log(level, facility, without_token.as_deref().unwrap_or(message));
+        if let Some(why) = without_token {
+            self.common.health.without_token(why, Instant::now());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -286,16 +289,17 @@ impl ClientContext for Context {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        let reason = plain(reason);
-        self.common.health.heard(&reason);
+        let reason = if let Some(why) = without_token(reason) {
+            self.common.health.without_token(why.clone(), Instant::now());
+            why
+        } else {
+            let reason = plain(reason);
+            self.common.health.heard(&reason);
+            reason
+        };
         if let Some(suppressed) = self.common.heard.pass(&reason) {
             let code = error.rdkafka_error_code().map(tracing::field::debug);
             tracing::warn!(code, reason, suppressed, "the Kafka client reports an error");
         }
-    }
-
-    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        Err("the relay makes no tokens of its own; set \"sasl.oauthbearer.method\" = \"oidc\" in kafka.properties"
-            .into())
     }
 }

@@ -177,6 +177,15 @@ fn the_reference_is_a_configuration_and_the_schema_is_json() {
 }
 
 #[test]
+fn commands_that_read_kafka_say_why_they_cannot() {
+    let patient: (&str, &[u8]) = ("LIVECHAT_RELAY__KAFKA__START_TIMEOUT", b"60s");
+    for command in ["tail", "dead-letters list --kafka"] {
+        let (code, printed) = Place::new("").run(command, &[patient]);
+        assert!(code == 1 && printed.contains("nothing listens there"), "{command}: {printed}");
+    }
+}
+
+#[test]
 fn librdkafka_logs_no_part_of_a_property() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = format!("\"{}\"", directory.path().join("spool").display());

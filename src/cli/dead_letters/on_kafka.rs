@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::Offset;
 use super::print;
 use crate::cli::items::{Table, number};
 use crate::cli::print::{JsonLines, note};
+use crate::cli::reach::reach;
 use crate::cli::spool::print_json;
 use crate::cli::tail::{self, Topics};
 use crate::cli::{Failure, Source};
@@ -73,11 +74,14 @@ async fn read_kafka(
     let topic = format!("{prefix}{DEAD_LETTER}");
     let mut client = kafka.client();
     client.set("enable.partition.eof", "true");
+    let brokers = &kafka.brokers;
     let consumer = tokio::task::block_in_place(|| {
+        let reached = reach(&kafka, brokers, &topic);
+        reached.map_err(|why| Failure::Failed(format!("no broker answers at {brokers}: {why}")))?;
         tail::consumer(client, Topics::Named(&[topic]), Offset::Beginning, kafka.start_timeout)
     })?;
     let partitions = consumer.assignment().map_err(Failure::failed)?.count();
-    read_to_end(consumer.stream(), partitions, &kafka.brokers, |message| each(OnKafka::of(&message, with_values))).await
+    read_to_end(consumer.stream(), partitions, brokers, |message| each(OnKafka::of(&message, with_values))).await
 }
 
 /// Hands over what comes of so many partitions until `each` wants no more, or until the end of each partition was reached. That of a

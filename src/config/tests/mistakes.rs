@@ -200,6 +200,21 @@ fn two_names_of_one_property_are_a_mistake_that_names_both() {
 }
 
 #[test]
+fn oauthbearer_wants_something_that_gives_tokens() {
+    let of = |properties: &str| mistakes(&format!("[kafka.properties]\n{properties}"));
+    for name in ["sasl.mechanism", "sasl.mechanisms"] {
+        let mechanism = format!("\"{name}\" = \"OAUTHBEARER\"");
+        let alone = of(&mechanism);
+        assert!(alone.len() == 1 && alone[0].contains(name), "{alone:?}");
+        assert!(alone[0].contains("needs \"sasl.oauthbearer.method\" = \"oidc\""), "{alone:?}");
+        assert_eq!(of(&format!("{mechanism}\n\"enable.sasl.oauthbearer.unsecure.jwt\" = true")), Vec::<String>::new());
+        // Where librdkafka was built without libcurl, it has none of this, and only that is said.
+        let with_endpoint = of(&format!("{mechanism}\n\"sasl.oauthbearer.method\" = \"oidc\""));
+        assert!(with_endpoint.iter().all(|mistake| mistake.contains("lacks libcurl")), "{with_endpoint:?}");
+    }
+}
+
+#[test]
 fn every_wrong_property_is_reported_at_once() {
     let found = mistakes(
         r#"
