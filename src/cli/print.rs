@@ -1,4 +1,6 @@
 //! What commands print, for people and for programs. What a stranger has written is shown, and never acts on the terminal.
+//!
+//! A colour marks a label, never what must be read: on a white background yellow text can hardly be seen, and dim yellow cannot.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
@@ -107,8 +109,13 @@ pub fn out(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
 }
 
 /// Prints a line for a person to standard error.
+pub fn err(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{line}"); // nowhere to tell of a terminal that is gone
+}
+
+/// As [`err`], dim: it need not be read. It has no colour of its own, which would be as dim.
 pub fn note(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(anstream::stderr(), "{DIM}{line}{DIM:#}"); // nowhere to tell of a terminal that is gone
+    err(format_args!("{DIM}{line}{DIM:#}"));
 }
 
 /// Asks a person on standard error; the answer comes on the same line.
@@ -144,10 +151,9 @@ pub fn confirm(what: &str) -> Result<bool, Failure> {
 
 /// Prints what went wrong to standard error.
 pub fn complaint(style: Style, label: &str, text: &str) {
-    let mut stderr = anstream::stderr();
     // Programs look for phrases in it.
     let text = if io::stderr().is_terminal() { lines_wrapped(text, label.len() + 1) } else { text.to_owned() };
-    let _ = writeln!(stderr, "{style}{label}{style:#} {text}"); // nowhere to tell of a terminal that is gone
+    err(format_args!("{style}{label}{style:#} {text}"));
 }
 
 /// A text of several lines, the first of which begins at column `start`, with those that are too long wrapped. What goes on is indented.
