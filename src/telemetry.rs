@@ -5,13 +5,19 @@
 //! a queue, too; but with a full queue its end prints to standard output, which may be the very pipe that no process reads.)
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use anstream::{AutoStream, ColorChoice};
+use jiff::Timestamp;
+use tracing_subscriber::fmt::format::{self, DefaultFields, Full, Writer};
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+use tracing_subscriber::fmt::{Layer, layer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -66,11 +72,11 @@ impl Config {
 /// Sends log lines, and what panics say, to standard error from now on. Called once, by commands that run for long.
 pub fn start(config: &Config) {
     let lines = Lines(QUEUE.get_or_init(|| write_to(io::stderr())).clone());
-    let lines = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(move || lines.clone());
+    let lines = layer().log_internal_errors(false).with_writer(move || lines.clone());
     let (filter, handle) = reload::Layer::new(env_filter(&config.filter));
     let log = tracing_subscriber::registry().with(filter);
     match config.format {
-        Format::Text => log.with(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))).init(),
+        Format::Text => log.with(text(lines)).init(),
         Format::Json => log.with(lines.json().flatten_event(true)).init(),
     }
     FILTER.get_or_init(|| handle);
@@ -89,11 +95,32 @@ pub fn start(config: &Config) {
 pub fn start_if_asked() {
     let filter = std::env::var("LIVECHAT_RELAY__LOG__FILTER").ok().filter(|filter| Config::is_filter(filter));
     let Some(filter) = filter else { return };
-    let lines = tracing_subscriber::fmt::layer()
-        .log_internal_errors(false)
-        .with_writer(io::stderr)
-        .with_ansi(io::IsTerminal::is_terminal(&io::stderr()));
+    let lines = text(layer().log_internal_errors(false).with_writer(io::stderr));
     tracing_subscriber::registry().with(env_filter(&filter)).with(lines).init();
+}
+
+/// Writes the time of a line.
+type Time = fn(&mut Writer<'_>) -> fmt::Result;
+
+/// The same lines as a person reads them on standard error. They have colours where the commands have them.
+pub fn text<S, W>(
+    lines: Layer<S, DefaultFields, format::Format, W>,
+) -> Layer<S, DefaultFields, format::Format<Full, Time>, W> {
+    let stderr = io::stderr();
+    text_for(stderr.is_terminal(), lines).with_ansi(AutoStream::choice(&stderr) != ColorChoice::Never)
+}
+
+/// A terminal has few columns: lines have the time of day alone, in UTC, and no module.
+fn text_for<S, W>(
+    is_terminal: bool,
+    lines: Layer<S, DefaultFields, format::Format, W>,
+) -> Layer<S, DefaultFields, format::Format<Full, Time>, W> {
+    let time: Time = if is_terminal {
+        |line| write!(line, "{}", Timestamp::now().strftime("%T"))
+    } else {
+        |line| SystemTime.format_time(line)
+    };
+    lines.with_timer(time).with_target(!is_terminal)
 }
 
 /// Replaces the filter: one that [`Config::is_filter`] finds right.
@@ -277,6 +304,26 @@ mod tests {
         }
         assert!((9..=10).contains(&(dropped_lines() - before)), "one may be on its way");
         drop(reader);
+    }
+
+    #[test]
+    fn on_a_terminal_a_line_has_neither_date_nor_module() {
+        let line = |is_terminal: bool| {
+            let (queue, written) = sync_channel(1);
+            let lines = layer().with_writer(move || Lines(queue.clone())).with_ansi(false);
+            let log = tracing_subscriber::registry().with(text_for(is_terminal, lines));
+            tracing::subscriber::with_default(log, || tracing::info!(waiting = 2, "Kafka is available"));
+            let line = written.recv().expect("a line");
+            done(true);
+            String::from_utf8(line).expect("text")
+        };
+        let on_terminal = line(true);
+        let (time, rest) = on_terminal.split_once(' ').expect("a time");
+        assert_eq!((time.len(), rest), ("00:00:00".len(), " INFO Kafka is available waiting=2\n"));
+        let piped = line(false);
+        let (time, rest) = piped.split_once(' ').expect("a time");
+        assert!(time.parse::<Timestamp>().is_ok(), "{time}");
+        assert_eq!(rest, format!(" INFO {}: Kafka is available waiting=2\n", module_path!()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `config`: the reference, the effective configuration, and the schema for editors.
 
-use super::print::{out, visible};
+use super::print::{BOLD, DIM, WARNING, complaint, out, visible};
 use super::spool::print_json;
 use super::{Failure, Source};
 use crate::config::{self, Config, DEFAULTS};
@@ -29,6 +29,9 @@ enum Command {
 struct Show {
     #[command(flatten)]
     source: Source,
+    /// Leave out the keys that have their defaults
+    #[arg(long)]
+    no_defaults: bool,
     /// Print JSON instead of TOML
     #[arg(long)]
     json: bool,
@@ -49,19 +52,30 @@ fn reference() -> String {
 
 const SCHEMA_OF_SOURCES: &str = "#:schema ../contract/config.schema.json";
 
-fn show(Show { source, json }: &Show) -> Result<(), Failure> {
-    let shown = Config::show(source.config.as_deref(), std::env::vars_os())?;
+fn show(Show { source, no_defaults, json }: &Show) -> Result<(), Failure> {
+    let mut shown = Config::show(source.config.as_deref(), std::env::vars_os())?;
+    if *no_defaults {
+        shown.settings.retain(|setting| setting.source != config::Source::Default);
+    }
     if *json {
         return print_json(&shown);
     }
-    shown.warnings.iter().for_each(|warning| anstream::eprintln!("warning: {}", visible(warning)));
+    shown.warnings.iter().for_each(|warning| complaint(WARNING, "warning:", &visible(warning)));
     let file = shown.file.as_ref().map_or("no file".to_owned(), |file| file.display().to_string());
     let version = env!("CARGO_PKG_VERSION");
-    out(format_args!(
-        "# The effective configuration of livechat-relay {version}: the defaults, {}, the environment.",
-        visible(&file)
-    ))?;
-    shown.toml().lines().try_for_each(|line| out(format_args!("{}", visible(line))))
+    let (without, defaults) = if *no_defaults { (" without its defaults", "") } else { ("", "the defaults, ") };
+    out(format_args!("# The effective configuration of livechat-relay {version}{without}:"))?;
+    out(format_args!("# {defaults}{}, the environment", visible(&file)))?;
+    shown.toml().lines().try_for_each(|line| out(format_args!("{}", styled(&visible(line)))))
+}
+
+/// A line of TOML in which a value that is no default stands out.
+fn styled(line: &str) -> String {
+    match line.rsplit_once("  # ") {
+        Some((setting, "default")) => format!("{setting}  {DIM}# default{DIM:#}"),
+        Some(_) => format!("{BOLD}{line}{BOLD:#}"),
+        None => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -72,5 +86,15 @@ mod tests {
     fn the_reference_begins_with_the_line_by_which_editors_find_the_schema() {
         assert!(DEFAULTS.starts_with(SCHEMA_OF_SOURCES));
         assert!(reference().starts_with("#:schema ./config.schema.json\n"));
+    }
+
+    #[test]
+    fn a_value_that_is_no_default_stands_out() {
+        assert_eq!(styled("a = 1  # default"), format!("a = 1  {DIM}# default{DIM:#}"));
+        assert_eq!(
+            styled("a = \"x  # default\"  # b.toml:1"),
+            format!("{BOLD}a = \"x  # default\"  # b.toml:1{BOLD:#}")
+        );
+        assert_eq!(styled("[default]"), "[default]");
     }
 }

@@ -210,6 +210,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_command_does_fits_beside_its_name_on_80_columns() {
+        let command = command();
+        let names = command.get_subcommands().map(|sub| sub.get_name().len()).max().expect("commands");
+        for about in command.get_subcommands().filter_map(clap::Command::get_about) {
+            assert!(names + 4 + about.to_string().len() <= 80, "{about}");
+        }
+    }
+
+    #[test]
     fn every_command_has_one_to_three_examples_and_no_example_is_of_none() {
         let mut with_examples: Vec<_> = EXAMPLES.iter().map(|(path, _)| (*path).to_owned()).collect();
         with_examples.sort_unstable();

@@ -37,7 +37,7 @@ use crate::telemetry;
 
 /// Receive LiveChat webhooks, verify them, and publish them to Kafka. A webhook is answered 200 only when its event is stored in Kafka or on disk.
 #[derive(Parser)]
-#[command(name = "livechat-relay", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(name = "livechat-relay", version, arg_required_else_help = true, max_term_width = print::WIDTH_MAX)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -47,15 +47,15 @@ struct Arguments {
 enum Command {
     /// Receive webhooks and publish them to Kafka until SIGTERM
     Serve(serve::Arguments),
-    /// Check the configuration, secrets, spool, brokers and topics before starting
+    /// Check configuration, secrets, spool and Kafka before a start
     Check(check::Arguments),
     /// Ask a running relay whether it is ready; the exit code is 0 or 1
     Health(health::Arguments),
-    /// Run everything on this machine: a mock Kafka, the relay, and webhooks sent to it
+    /// Try it: a mock Kafka, the relay and webhooks, in one process
     Demo(demo::Arguments),
     /// Send webhooks as LiveChat does, to try or to load a relay
     Send(send::Arguments),
-    /// Simulate LiveChat on this machine: its APIs, and the webhooks that it sends
+    /// Simulate LiveChat: its APIs and the webhooks that it sends
     Simulate(simulate::Arguments),
     /// Apply a changed configuration to the running relay
     Reload(reload::Arguments),
@@ -63,21 +63,21 @@ enum Command {
     LogLevel(log_level::Arguments),
     /// Print events as they arrive on Kafka
     Tail(tail::Arguments),
-    /// Show events that wait on disk for Kafka; export, delete or publish them
+    /// Show events that wait on disk; export, delete or publish them
     Spool(spool::Arguments),
-    /// Show events that their topic rejected; publish them again, or delete them
+    /// Show events that their topic rejected; publish or delete them
     DeadLetters(dead_letters::Arguments),
-    /// Show which webhooks are registered at LiveChat, and change them as configured
+    /// Show which webhooks LiveChat has; change them as configured
     Webhooks(webhooks::Arguments),
-    /// Authorize the relay at LiveChat: log in, show what it may do, log out
+    /// Authorize the relay at LiveChat: log in, show status, log out
     Auth(auth::Arguments),
-    /// After downtime, read missed events from LiveChat's archives and publish them
+    /// After downtime, publish missed events from LiveChat's archives
     Backfill(backfill::Arguments),
     /// List LiveChat's actions, and where the relay publishes each
     Actions(actions::Arguments),
-    /// Write the contract for consumers: JSON Schemas, example events, AsyncAPI, a table of actions
+    /// Write the contract for consumers: schemas, examples, AsyncAPI
     Contract(contract::Arguments),
-    /// Print the configuration: its reference, the effective one, or its schema
+    /// Print the configuration: reference, effective values, schema
     Config(config::Arguments),
     /// Print a completion script for a shell
     Completions(completions::Arguments),

@@ -1,9 +1,12 @@
 //! What commands print, for people and for programs. What a stranger has written is shown, and never acts on the terminal.
+//!
+//! A colour marks a label, never what must be read: on a white background yellow text can hardly be seen, and dim yellow cannot.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::path::Path;
 
 use anstyle::{AnsiColor, Color, Style};
+use console::Term;
 
 use super::Failure;
 
@@ -60,22 +63,39 @@ pub fn with_commands(config_path: Option<&Path>, text: &str) -> String {
     parts.collect()
 }
 
-/// Where text is broken.
+/// Where text is broken that goes to no terminal.
 pub const WIDTH: usize = 80;
+/// Where text is broken on a terminal that is narrower.
+const WIDTH_MIN: usize = 50;
+/// Where text, and help, is broken on a terminal that is wider.
+pub const WIDTH_MAX: usize = 100;
 
 /// How many columns standard output has, if it is a terminal.
 pub fn columns() -> Option<usize> {
-    let stdout = console::Term::stdout();
-    stdout.is_term().then(|| stdout.size_checked().map_or(WIDTH, |(_, columns)| columns.into()))
+    columns_of(&Term::stdout())
 }
 
-/// Lines of words, all but the first indented. The first begins at that column, too. What stands in backticks is to be copied: it is one
-/// word where it fits on a line.
+fn columns_of(output: &Term) -> Option<usize> {
+    output.is_term().then(|| output.size_checked().map_or(WIDTH, |(_, columns)| columns.into()))
+}
+
+/// Where text for an output that has so many columns is broken.
+fn width(columns: Option<usize>) -> usize {
+    // Unit tests expect the same text on every terminal.
+    columns.filter(|_| !cfg!(test)).map_or(WIDTH, |columns| columns.clamp(WIDTH_MIN, WIDTH_MAX))
+}
+
+/// Lines of words for standard output, all but the first indented. The first begins at that column, too. What stands in backticks is to be
+/// copied: it is one word where it fits on a line.
 pub fn wrapped(text: &str, indent: usize) -> String {
+    wrapped_at(width(columns()), text, indent)
+}
+
+fn wrapped_at(width: usize, text: &str, indent: usize) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match words.last_mut() {
-            Some(last) if last.matches('`').count() % 2 == 1 && indent + last.len() + 1 + word.len() <= WIDTH => {
+            Some(last) if last.matches('`').count() % 2 == 1 && indent + last.len() + 1 + word.len() <= width => {
                 *last = format!("{last} {word}");
             }
             _ => words.push(word.to_owned()),
@@ -84,7 +104,7 @@ pub fn wrapped(text: &str, indent: usize) -> String {
     let (mut lines, mut column) = (String::new(), indent);
     for word in &words {
         let length = word.chars().count();
-        if column > indent && column + 1 + length > WIDTH {
+        if column > indent && column + 1 + length > width {
             lines.push('\n');
             lines.extend(std::iter::repeat_n(' ', indent));
             column = indent;
@@ -107,14 +127,20 @@ pub fn out(line: std::fmt::Arguments<'_>) -> Result<(), Failure> {
 }
 
 /// Prints a line for a person to standard error.
+pub fn err(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(anstream::stderr(), "{line}"); // nowhere to tell of a terminal that is gone
+}
+
+/// As [`err`], dim: it need not be read. It has no colour of its own, which would be as dim.
 pub fn note(line: std::fmt::Arguments<'_>) {
-    let _ = writeln!(anstream::stderr(), "{DIM}{line}{DIM:#}"); // nowhere to tell of a terminal that is gone
+    err(format_args!("{DIM}{line}{DIM:#}"));
 }
 
 /// Asks a person on standard error; the answer comes on the same line.
 fn ask(question: &str) {
     let mut stderr = anstream::stderr();
-    let _ = write!(stderr, "{BOLD}{}{BOLD:#} ", wrapped(question, 0)).and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
+    let question = wrapped_at(width(columns_of(&Term::stderr())), question, 0);
+    let _ = write!(stderr, "{BOLD}{question}{BOLD:#} ").and_then(|()| stderr.flush()); // nowhere to tell of a terminal that is gone
 }
 
 /// Times that an answer is asked for which is neither yes nor no.
@@ -144,20 +170,22 @@ pub fn confirm(what: &str) -> Result<bool, Failure> {
 
 /// Prints what went wrong to standard error.
 pub fn complaint(style: Style, label: &str, text: &str) {
-    let mut stderr = anstream::stderr();
     // Programs look for phrases in it.
-    let text = if io::stderr().is_terminal() { lines_wrapped(text, label.len() + 1) } else { text.to_owned() };
-    let _ = writeln!(stderr, "{style}{label}{style:#} {text}"); // nowhere to tell of a terminal that is gone
+    let text = match columns_of(&Term::stderr()) {
+        Some(columns) => lines_wrapped(width(Some(columns)), text, label.len() + 1),
+        None => text.to_owned(),
+    };
+    err(format_args!("{style}{label}{style:#} {text}"));
 }
 
 /// A text of several lines, the first of which begins at column `start`, with those that are too long wrapped. What goes on is indented.
-fn lines_wrapped(text: &str, start: usize) -> String {
+fn lines_wrapped(width: usize, text: &str, start: usize) -> String {
     let mut lines = text.lines().enumerate().map(|(n, line)| {
         let own = line.len() - line.trim_start().len();
-        match (n, line.chars().count()) {
-            (0, _) => wrapped(line, start),
-            (_, ..=WIDTH) => line.to_owned(), // it may be a piece of a file, whose blanks count
-            _ => format!("{:own$}{}", "", wrapped(line, own + 2)),
+        match n {
+            0 => wrapped_at(width, line, start),
+            _ if line.chars().count() <= width => line.to_owned(), // it may be a piece of a file, whose blanks count
+            _ => format!("{:own$}{}", "", wrapped_at(width, line, own + 2)),
         }
     });
     let first = lines.next().unwrap_or_default();
@@ -242,13 +270,15 @@ mod tests {
         assert_eq!(wrapped(&text, 2), expected);
         let long = wrapped(&format!("see `{words}{words}`"), 0);
         assert!(long.lines().all(|line| line.len() <= WIDTH), "what fits on no line is broken: {long}");
+        let narrow = wrapped_at(50, &text, 2);
+        assert_eq!(narrow.lines().map(|line| line.matches("word").count()).collect::<Vec<_>>(), [9, 6, 0], "{narrow}");
     }
 
     #[test]
     fn long_lines_of_an_error_are_broken_between_words_and_the_rest_is_indented() {
         let word = "word ".repeat(30);
         let text = format!("{word}\n  key: {word}\n  |   ^ here\n{}", "x".repeat(100));
-        let shown = lines_wrapped(&text, 7);
+        let shown = lines_wrapped(WIDTH, &text, 7);
         let lines: Vec<_> = shown.lines().collect();
         assert!(lines[0].len() <= WIDTH - 7 && lines[1].starts_with("       word"), "{shown}");
         assert!(lines.iter().all(|line| line.len() <= WIDTH || !line.contains(' ')), "{shown}");

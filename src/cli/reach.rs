@@ -48,7 +48,7 @@ pub fn reach(kafka: &publish::Config, address: &str, topic: &str) -> Result<Vec<
         if Instant::now() >= deadline {
             let unknown = if kafka.asks_for_tokens() { WITHOUT_ANSWER } else { UNKNOWN };
             let none = || format!("no answer within {:.0?}; {unknown}", began.elapsed());
-            return Err(explained(&heard.said().reasons).unwrap_or_else(none));
+            return Err(explained(address, &heard.said().reasons).unwrap_or_else(none));
         }
     }
 }
@@ -121,12 +121,28 @@ fn plain(message: &str) -> String {
     }
 }
 
-/// The reasons, and after those of one kind what to change. What is no more than a consequence is left out.
-fn explained(reasons: &[String]) -> Option<String> {
-    let mut kinds: Vec<(&str, Vec<&str>)> = Vec::new();
+/// A reason without the address that was asked for: it stands before it. What a name was resolved to goes after it.
+fn without(address: &str, reason: &str) -> String {
+    let own =
+        reason.split_once(&format!("{address}: ")).filter(|(scheme, _)| scheme.is_empty() || scheme.ends_with("://"));
+    let why = own.map_or(reason, |(_, why)| why).replacen(&format!(" '{address}'"), "", 1);
+    let parts = why.split_once("Connect to ipv").and_then(|(before, rest)| {
+        let (to, error) = rest.split_once('#')?.1.split_once(" failed: ")?;
+        Some((before, to, error))
+    });
+    match parts {
+        Some((before, to, error)) if before.contains(to) || to == address => format!("{before}{error}"),
+        Some((before, to, error)) => format!("{before}{error} ({to})"),
+        None => why,
+    }
+}
+
+/// The reasons why `address` cannot be reached, and after those of one kind what to change. What is no more than a consequence is left out.
+fn explained(address: &str, reasons: &[String]) -> Option<String> {
+    let mut kinds: Vec<(&str, Vec<String>)> = Vec::new();
     for reason in reasons {
         let remedy = remedy(reason);
-        let shown = reason.split_once(IN_STATE).map_or(reason.as_str(), |(shown, _)| shown);
+        let shown = without(address, reason.split_once(IN_STATE).map_or(reason, |(shown, _)| shown));
         match kinds.iter_mut().find(|(known, _)| *known == remedy) {
             Some((_, reasons)) => reasons.push(shown),
             None => kinds.push((remedy, vec![shown])),
@@ -238,7 +254,7 @@ mod tests {
                 "kafka:2: Disconnected (in state CONNECT)"
             ]
         );
-        let text = explained(&said.reasons).expect("reasons");
+        let text = explained("ssl://kafka:1,kafka:2", &said.reasons).expect("reasons");
         assert!(
             text.contains("kafka:1") && text.contains("\"security.protocol\"") && !text.contains("kafka:2"),
             "{text}"
@@ -249,13 +265,25 @@ mod tests {
     fn brokers_that_fail_for_one_reason_have_one_remedy() {
         let reasons = ["a:1: Connect to ipv4#10.0.0.1:1 failed: Connection refused", "b:1: Connection refused"];
         let reasons = reasons.map(str::to_owned);
-        let text = explained(&reasons).expect("reasons");
+        let text = explained("a:1,b:1", &reasons).expect("reasons");
         assert_eq!(text.matches("nothing listens there").count(), 1, "{text}");
         let silent = "a:1: Connection setup timed out in state APIVERSION_QUERY (in state APIVERSION_QUERY)".to_owned();
-        let text = explained(&[silent]).expect("a reason");
+        let text = explained("b:1", &[silent]).expect("a reason");
         assert!(text.contains("does the broker hang") && !text.contains("security.protocol"), "{text}");
-        assert_eq!(explained(&[]), None);
-        assert_eq!(explained(&["a:1: odd".to_owned()]), Some(format!("a:1: odd; {UNKNOWN}")));
+        assert_eq!(explained("a:1", &[]), None);
+        assert_eq!(explained("b:1", &["a:1: odd".to_owned()]), Some(format!("a:1: odd; {UNKNOWN}")));
+    }
+
+    #[test]
+    fn the_address_that_was_asked_for_is_not_repeated() {
+        let refused = |name: &str, ip: &str| format!("{name}: Connect to ipv4#{ip} failed: Connection refused");
+        let shown = |address, reason: &str| without(address, reason);
+        assert_eq!(shown("10.0.0.1:1", &refused("10.0.0.1:1", "10.0.0.1:1")), "Connection refused");
+        assert_eq!(shown("a:1", &refused("ssl://a:1", "10.0.0.1:1")), "Connection refused (10.0.0.1:1)");
+        assert_eq!(shown("a:1,b:1", &refused("b:1", "10.0.0.1:1")), "b:1: Connection refused (10.0.0.1:1)");
+        assert_eq!(shown("a:1,10.0.0.1:1", &refused("10.0.0.1:1", "10.0.0.1:1")), "10.0.0.1:1: Connection refused");
+        let unknown = "a:1: Failed to resolve 'a:1': Name or service not known";
+        assert_eq!(shown("a:1", unknown), "Failed to resolve: Name or service not known");
     }
 
     #[test]
@@ -268,7 +296,7 @@ mod tests {
             }
             let said = std::mem::take(&mut *heard.said());
             assert!(said.all_failed_at.is_some(), "no broker is asked meanwhile");
-            explained(&said.reasons).expect("a reason")
+            explained("k:1", &said.reasons).expect("a reason")
         };
         for (why, remedy) in [
             ("Failed to connect to id:1 after 0 ms: Could not connect to server", "token.endpoint.url"),
@@ -280,7 +308,7 @@ mod tests {
             assert!(text.starts_with(&format!("no token: {why}; ")) && text.contains(remedy), "{text}");
         }
         let refused = r#"sasl_ssl://k:1: SASL authentication error: {"status":"invalid_token"} (in state AUTH_REQ)"#;
-        let text = explained(&[refused.to_owned()]).expect("a reason");
+        let text = explained("k:1", &[refused.to_owned()]).expect("a reason");
         assert!(text.contains("audience") && !text.contains("password"), "{text}");
     }
 }

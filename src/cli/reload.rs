@@ -47,7 +47,7 @@ pub async fn run(Arguments { place, dry_run, json }: Arguments) -> Result<(), Fa
         out(format_args!("{WARNING}warning{WARNING:#}: {}", visible(warning)))?;
     }
     if !needs_restart.is_empty() {
-        out(format_args!("{WARNING}changed, but effective only after a restart{WARNING:#}:{}", list(&needs_restart)))?;
+        out(format_args!("{WARNING}changed{WARNING:#}, but effective only after a restart:{}", list(&needs_restart)))?;
     }
     Ok(())
 }

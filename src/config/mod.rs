@@ -43,6 +43,7 @@ use reload::Sources;
 pub use reload::{Digests, Kept, Reloaded};
 pub use schema::schema;
 use server::{admin, admin_token, check_listeners, control, server};
+pub use show::Source;
 
 /// `config/default.toml`: every key, its default and its reason.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");

@@ -448,8 +448,8 @@ fn check_says_why_kafka_cannot_be_reached_and_what_to_change_and_shows_no_secret
             "certificate verify failed",
             "\"ssl.ca.location\"",
         ),
-        ("no-such-host.invalid:9092", none.clone(), "Failed to resolve 'no-such-host.invalid:9092'", "the DNS"),
-        ("127.0.0.1:1", none.clone(), "Connection refused", "is the port right"),
+        ("no-such-host.invalid:9092", none.clone(), ": Failed to resolve: ", "the DNS"),
+        ("127.0.0.1:1", none.clone(), "127.0.0.1:1: Connection refused; ", "is the port right"),
         (&silent, none, "no answer within 2s", "firewall"),
     ] {
         let (text, code) = check(brokers, &properties, &[]);

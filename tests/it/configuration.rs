@@ -148,6 +148,7 @@ fn config_show_prints_what_is_in_force_without_a_secret_and_reads_none() {
         assert!(printed.contains("***") && printed.contains("LIVECHAT_RELAY__ADMIN__TOKEN"), "{command}: {printed}");
     }
     let (_, printed) = place.run("config show", &[variable]);
+    let (_, set) = place.run("config show --no-defaults", &[variable]);
     for line in [
         "brokers = \"127.0.0.1:1\" # relay.toml:1",
         "token = \"***\" # LIVECHAT_RELAY__ADMIN__TOKEN",
@@ -155,7 +156,9 @@ fn config_show_prints_what_is_in_force_without_a_secret_and_reads_none() {
         "format = \"text\" # default",
     ] {
         assert!(printed.contains(line), "no `{line}` in {printed}");
+        assert_eq!(set.contains(line), !line.ends_with("# default"), "`{line}`: {set}");
     }
+    assert!(!set.contains("# default"), "{set}");
 }
 
 #[test]

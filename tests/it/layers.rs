@@ -1,4 +1,4 @@
-//! The layers of ARCHITECTURE.md, read off the source: imports go only downward, and every file says what it is for.
+//! What is read off the source: the layers of ARCHITECTURE.md, that every file says what it is for, and that a colour is not dim.
 
 use std::path::{Path, PathBuf};
 
@@ -54,6 +54,22 @@ fn module(path: &Path) -> String {
 
 fn row(module: &str) -> Option<usize> {
     ROWS.iter().position(|row| row.contains(&module))
+}
+
+/// A terminal shows it as dim as the note around it, and dim yellow cannot be read.
+#[test]
+fn what_is_coloured_is_not_dim() {
+    let colours = ["{GOOD}", "{WARNING}", "{ERROR}", "{BOLD}"];
+    let (mut notes, mut wrong) = (0, Vec::new());
+    for (path, text) in sources() {
+        let calls = text.split("note(format_args!(").skip(1).map(|rest| rest.split(";\n").next().unwrap_or_default());
+        let dim = text.split("{DIM}").skip(1).map(|rest| rest.split("{DIM:#}").next().unwrap_or_default());
+        notes += calls.clone().count();
+        let is_wrong = |part: &&str| colours.iter().any(|colour| part.contains(colour));
+        wrong.extend(calls.chain(dim).filter(is_wrong).map(|part| format!("{}: {part}", path.display())));
+    }
+    assert!(notes > 20, "only {notes} were found");
+    assert!(wrong.is_empty(), "use print::err or print::complaint instead:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A log that nobody reads, or that cannot be written, costs lines: never an answer, an event or the end.
+//! A log that nobody reads, or that cannot be written, costs lines: never an answer, an event or the end. And what it looks like.
 
 use std::fs::File;
 use std::io::{PipeReader, Write as _};
@@ -37,6 +37,23 @@ fn a_log_that_blocks_holds_up_no_answer_no_probe_and_no_end() {
     relay.signal(Signal::TERM);
     assert!(relay.end().success());
     drop(reader);
+}
+
+#[test]
+fn the_log_has_colours_where_the_commands_have_them() {
+    let said = |variables: &[(&str, &str)]| {
+        // No such address is of this machine, so the relay ends with an ERROR.
+        let settings = [("server.listen", "\"192.0.2.1:1\""), ("log.format", "\"text\"")];
+        let ended = Relay::launch("127.0.0.1:1", &settings, variables);
+        ended.err().expect("it cannot listen there")
+    };
+    let force = ("CLICOLOR_FORCE", "1");
+    let coloured = said(&[force]);
+    assert!(coloured.contains("ERROR") && coloured.contains('\x1b'), "{coloured}");
+    for variables in [&[][..], &[force, ("NO_COLOR", "1")]] {
+        let plain = said(variables);
+        assert!(plain.contains("ERROR livechat_relay::") && !plain.contains('\x1b'), "{plain}");
+    }
 }
 
 #[test]

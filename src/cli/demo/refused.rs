@@ -14,6 +14,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::print::{DIM, ERROR, visible, wrapped};
+use crate::telemetry;
 
 /// Refusals that may wait to be shown; of more some are not.
 const WAITING_MAX: usize = 1000;
@@ -40,7 +41,7 @@ impl Refused {
 pub fn from_log() -> mpsc::Receiver<Refused> {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     let errors = tracing_subscriber::fmt::layer().log_internal_errors(false).with_writer(io::stderr);
-    let errors = errors.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).with_filter(LevelFilter::ERROR);
+    let errors = telemetry::text(errors).with_filter(LevelFilter::ERROR);
     let refusals = Refusals(sender).with_filter(Targets::new().with_target("livechat_relay::http", LevelFilter::DEBUG));
     tracing_subscriber::registry().with(errors).with(refusals).init();
     receiver

@@ -14,7 +14,7 @@ use super::{Common, plan as plan_text, rotate, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
 use crate::cli::print::confirm;
-use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, note, out, visible, wrapped};
+use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, complaint, err, note, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::deliveries::Seen;
@@ -139,20 +139,21 @@ impl Work<'_> {
     /// # Errors
     /// As [`confirm`]; or they have not seen the plan that they would agree to.
     pub fn is_agreed(&self, changes: &[Change], shown: Result<(), Failure>) -> Result<bool, Failure> {
-        let warn = |what: &str, more: &str| note(format_args!("{WARNING}{what}{WARNING:#} {more}"));
+        let warn = |what: &str| complaint(WARNING, "warning:", what);
         let gaps: Vec<_> =
             changes.iter().filter(|change| change.has_gap).map(|change| change.action.as_str()).collect();
         if !gaps.is_empty() {
             let most = self.propagation * 2;
-            let what = format!(
-                "There are three registrations, so the old one must be removed first, and events are lost for up to {most:?}:"
-            );
-            warn(&wrapped(&what, 0), &gaps.join(", "));
+            warn(&format!(
+                "there are three registrations, so the old one must be removed first, and events are lost for up to {most:?}: {}",
+                gaps.join(", ")
+            ));
         }
         if !self.relay.is_running() && changes.iter().any(|change| change.register.is_some()) {
             let serve = command(self.arguments.common.config(), "serve");
-            let more = format!("if none runs elsewhere, what LiveChat sends is lost until `{serve}` runs.");
-            warn("No relay answers on this machine:", &wrapped(&more, 34));
+            warn(&format!(
+                "no relay answers on this machine: if none runs elsewhere, what LiveChat sends is lost until `{serve}` runs"
+            ));
         }
         if !self.relay.is_running() && changes.iter().any(waits) {
             let time = patience(self.propagation);
@@ -279,13 +280,13 @@ fn waits(change: &Change) -> bool {
 fn tell(step: &Progress) {
     match step {
         Progress::Registered { action, id } => {
-            note(format_args!("  {GOOD}+{GOOD:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
+            err(format_args!("  {GOOD}+{GOOD:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Unregistered { action, id } => {
-            note(format_args!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
+            err(format_args!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}", column(action), visible(id)));
         }
         Progress::Lost { action } => {
-            note(format_args!("  {ERROR}!{ERROR:#}   {}  {DIM}its events are lost{DIM:#}", column(action)));
+            err(format_args!("  {ERROR}!{ERROR:#}   {}  {DIM}its events are lost{DIM:#}", column(action)));
         }
         Progress::Waiting { what, most } => tell_waiting(what, *most),
     }

@@ -18,7 +18,7 @@ use clap::Subcommand;
 
 use self::relay::Relay;
 pub use self::rotate::unfinished;
-use super::print::{self, WARNING, note, wrapped};
+use super::print::{self, WARNING};
 use super::{Failure, Source, until_interrupted};
 use crate::config::{Config as Whole, Need};
 use crate::deliveries::Seen;
@@ -182,7 +182,7 @@ async fn survey(
         Err(failure) => {
             let what = format!("whether LiveChat sends webhooks is not known: {failure}");
             let what = print::with_commands(common.config(), &what);
-            note(format_args!("{WARNING}Warning:{WARNING:#} {}", wrapped(&what, 9)));
+            print::complaint(WARNING, "warning:", &what);
             None
         }
     };

@@ -13,7 +13,7 @@ use super::relay::{Relay, knows, lock};
 use super::show::numbered;
 use crate::cli::Failure;
 use crate::cli::items::count;
-use crate::cli::print::{GOOD, WARNING, note, out, wrapped};
+use crate::cli::print::{GOOD, WARNING, complaint, err, note, out, wrapped};
 use crate::cli::spool::print_json;
 use crate::config::{Config, Need};
 use crate::event::Keyring;
@@ -103,8 +103,8 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
         return if common.json { print_json(&work.report(&changes, &[], None)) } else { Ok(()) };
     }
     if config.reload.check_interval.is_zero() {
-        let what = "another relay with this directory would not read the new key, and refuse webhooks";
-        note(format_args!("{WARNING}reload.check_interval is \"0s\"{WARNING:#}: {}", wrapped(what, 29)));
+        let what = "reload.check_interval is \"0s\": another relay with this directory would not read the new key, and refuse webhooks";
+        complaint(WARNING, "warning:", what);
     }
     if !work.is_agreed(&changes, shown)? {
         return Ok(());
@@ -113,7 +113,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut done = Vec::new();
     let ended = keys.rotate(&work, &stop, config.reload.check_interval, &changes, &mut done).await;
     if ended.is_ok() {
-        note(format_args!("{GOOD}rotated{GOOD:#}: the app {} now has only the secret key {new}", app.name));
+        err(format_args!("{GOOD}rotated{GOOD:#}: the app {} now has only the secret key {new}", app.name));
     }
     work.finish(&changes, &done, ended)
 }
