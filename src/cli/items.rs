@@ -4,9 +4,7 @@ use std::fmt::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use indicatif::{
-    FormattedDuration, HumanCount, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
+use indicatif::{HumanCount, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use jiff::Timestamp;
 
 use super::Failure;
@@ -150,11 +148,20 @@ pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
 }
 
 pub fn progress(all: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:20} {human_pos} of {human_len}  {rate}  {msg}");
+    bar(all, "{bar:20} {human_pos} of {human_len}  {rate}  {msg}")
+}
+
+/// For what may stand still: it has no estimate, which would only grow.
+pub fn progress_without_estimate() -> ProgressBar {
+    bar(0, "{bar:20} {human_pos} of {human_len}")
+}
+
+fn bar(all: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
     let rate = |state: &ProgressState, text: &mut dyn Write| {
         let rate = state.per_sec();
         if rate >= 0.5 {
-            let _ = write!(text, "{:.0} a second, {} left", HumanFloatCount(rate), FormattedDuration(state.eta())); // as indicatif does with its own
+            let _ = write!(text, "{:.0} a second, {} left", HumanFloatCount(rate), time_span(state.eta().as_secs())); // as indicatif does with its own
         }
     };
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::hidden());
@@ -191,6 +198,16 @@ pub fn number(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
+/// Seconds, in the two largest units: `3 s`, `2 min 5 s`.
+pub fn time_span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
 /// `1.2 MiB`
 pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
@@ -216,7 +233,12 @@ pub fn field(name: &str, text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::Listed;
+    use super::*;
+
+    #[test]
+    fn a_time_has_its_two_largest_units() {
+        assert_eq!([3, 125, 3700, 90_000].map(time_span), ["3 s", "2 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
 
     #[test]
     fn a_list_is_cut_only_where_it_has_reached_its_limit() {

@@ -177,7 +177,7 @@ async fn verify(place: &Where, json: bool) -> Result<(), Failure> {
     if json {
         print_json(&Found { ok, segments, problems })?;
     } else {
-        problems.iter().try_for_each(|problem| out(format_args!("{ERROR}{problem}{ERROR:#}")))?;
+        problems.iter().try_for_each(|problem| out(format_args!("{ERROR}problem:{ERROR:#} {problem}")))?;
         out(format_args!("{} can be read", count(events, "event")))?;
     }
     if ok { Ok(()) } else { Err(Failure::Failed("not everything in the spool can be read".to_owned())) }
