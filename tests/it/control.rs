@@ -115,7 +115,9 @@ fn what_waits_is_seen_exported_and_drained_with_and_without_a_relay() {
         let listed = lines(&place.prints(&["spool", "list", "--json", "--limit", "3"]));
         assert!(listed.len() == 3 && listed.iter().all(|event| event["key"] == chat.as_str()), "{listed:?}");
         assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.incoming_event"]).lines().count(), 7);
-        assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.unlisted"]), "");
+        let meant = place.run(&["spool", "list", "--topic", "incoming_event"]);
+        let hint = "no event of topic incoming_event waits; did you mean livechat.incoming_event?\n";
+        assert_eq!((&*meant.stdout, &*String::from_utf8_lossy(&meant.stderr)), (&b""[..], hint));
         let file = place.directory.with_file_name(format!("export-{is_running}"));
         place.prints(&["spool", "export", "--output", file.to_str().expect("text")]);
         let values = exported(&file);
