@@ -131,7 +131,7 @@ impl Reason {
     pub const fn remedy(&self) -> &'static str {
         use RDKafkaErrorCode as Code;
         match self {
-            Self::CreateIsOff => "create them, or set topics.create = true",
+            Self::CreateIsOff => "create them, or set `topics.create = true`",
             Self::Refused(Code::InvalidReplicationFactor) => "set topics.replication to at most the number of brokers",
             Self::Refused(Code::InvalidPartitions) => "change topics.partitions",
             Self::Refused(Code::InvalidConfig) => {
@@ -160,6 +160,18 @@ pub fn names<T: AsRef<str>>(topics: &[T], all: usize) -> String {
         return format!("all {all} topics");
     }
     topics.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
+}
+
+/// More names than these are not for a screen.
+pub const NAMES_MAX: usize = 8;
+
+/// A list of topics for a screen: of many the first ones, and how many there are besides.
+pub fn first_names<T: AsRef<str>>(topics: &[T]) -> String {
+    const FIRST: usize = 3;
+    if topics.len() <= NAMES_MAX {
+        return names(topics, 0);
+    }
+    format!("{} and {} more", names(&topics[..FIRST], 0), topics.len() - FIRST)
 }
 
 /// What [`Topics::prepare`] found and did.
@@ -196,13 +208,27 @@ fn number(config: &ConfigResource, setting: &str) -> Option<i64> {
 
 /// Topics whose `max.message.bytes` does not fit the largest record.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{}; the relay may send records of {needed} bytes: raise max.message.bytes of these topics, or lower server.body_bytes_max",
-    .topics.iter().map(|(topic, max)| format!("{topic} accepts records of {max} bytes at most")).collect::<Vec<_>>().join(", ")
-)]
+#[error("{}", self.text(|topics| names(topics, 0)))]
 pub struct TooSmall {
     pub topics: Vec<(Arc<str>, i64)>,
     pub needed: u64,
+}
+
+impl TooSmall {
+    /// With the topics' names as `named` has them.
+    pub fn text(&self, named: impl Fn(&[&str]) -> String) -> String {
+        let mut by_max = BTreeMap::<_, Vec<_>>::new();
+        self.topics.iter().for_each(|(topic, max)| by_max.entry(max).or_default().push(&**topic));
+        let accepts = by_max.iter().map(|(max, topics)| {
+            let verb = if topics.len() == 1 { "accepts" } else { "accept" };
+            format!("{} {verb} records of {max} bytes at most", named(topics))
+        });
+        format!(
+            "{}; the relay may send records of {} bytes: raise max.message.bytes of these topics, or lower server.body_bytes_max",
+            accepts.collect::<Vec<_>>().join("; "),
+            self.needed
+        )
+    }
 }
 
 /// An admin client and the topics it looks after.
@@ -478,6 +504,21 @@ pub fn brokers(metadata: &rdkafka::metadata::Metadata) -> Vec<Broker> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_topics_a_screen_has_the_first_and_how_many_there_are_besides() {
+        let topics: Vec<_> = (0..9).map(|n| format!("t{n}")).collect();
+        assert_eq!(first_names(&topics), "t0, t1, t2 and 6 more");
+        assert_eq!(first_names(&topics[1..]), "t1, t2, t3, t4, t5, t6, t7, t8");
+    }
+
+    #[test]
+    fn topics_that_are_too_small_are_named_together_where_they_accept_the_same() {
+        let topics = [("a", 7), ("b", 5), ("c", 7)].map(|(topic, max)| (Arc::from(topic), max)).to_vec();
+        let text = TooSmall { topics, needed: 9 }.to_string();
+        let expected = "b accepts records of 5 bytes at most; a, c accept records of 7 bytes at most; the relay may send records of 9 bytes: ";
+        assert!(text.starts_with(expected), "{text}");
+    }
 
     #[test]
     fn two_disks_have_an_event_where_one_broker_may_then_be_down() {

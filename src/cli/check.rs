@@ -106,7 +106,8 @@ impl Report {
             let detail = print::with_commands(self.config_path.as_deref(), &detail);
             let finding = Finding { check, status, detail };
             if !self.is_json && steps.unprinted.is_none() {
-                steps.unprinted = self.spinner.suspend(|| finding.print()).err();
+                let is_another = steps.findings.last().is_some_and(Finding::is_mistake);
+                steps.unprinted = self.spinner.suspend(|| finding.print(is_another)).err();
             }
             steps.findings.push(finding);
         });
@@ -126,15 +127,39 @@ impl Report {
 }
 
 impl Finding {
-    fn print(&self) -> Result<(), Failure> {
+    /// Whether it is one of the mistakes in the configuration, of which there may be many.
+    fn is_mistake(&self) -> bool {
+        self.check == CONFIGURATION && self.status == Status::Fail
+    }
+
+    /// `is_another`: a mistake that follows another one, which has the heading.
+    fn print(&self, is_another: bool) -> Result<(), Failure> {
         let (mark, style) = match self.status {
             Status::Ok => ("ok  ", print::GOOD),
             Status::Warn => ("warn", print::WARNING),
             Status::Fail => ("FAIL", print::ERROR),
         };
-        let detail = print::wrapped(&print::visible(&self.detail), INDENT);
-        out(format_args!("{style}{mark}{style:#}  {:<14} {detail}", self.check))
+        let detail = print::visible(&self.detail);
+        if !self.is_mistake() {
+            let detail = print::wrapped(&detail, INDENT);
+            return out(format_args!("{style}{mark}{style:#}  {:<14} {detail}", self.check));
+        }
+        if !is_another {
+            out(format_args!("{style}{mark}{style:#}  {}", self.check))?;
+        }
+        out(format_args!("  {}", print::wrapped(&detail, 4)))
     }
+}
+
+/// What follows from findings none of which is a failure.
+fn verdict(findings: &[Finding], is_offline: bool) -> String {
+    let (style, warnings) = match findings.iter().filter(|finding| finding.status == Status::Warn).count() {
+        0 => (print::GOOD, "no warnings".to_owned()),
+        some => (print::WARNING, count(some as u64, "warning")),
+    };
+    let checks = count(findings.len() as u64, "check");
+    let without = if is_offline { ", Kafka not asked" } else { "" };
+    format!("{style}ready{style:#}: {checks}, {warnings}{without}")
 }
 
 /// Where details begin.
@@ -145,6 +170,7 @@ const CONFIGURATION: &str = "configuration";
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (report, timeout) = (Arc::new(Report::new(&arguments)), arguments.timeout);
+    let (is_offline, is_of_request) = (arguments.offline, arguments.request.is_given());
     let checked = shown(arguments.source.config.as_deref());
     // In a task of its own, which may block: the time limit holds all the same.
     let looked = tokio::time::timeout(timeout, tokio::spawn(look(arguments, Arc::clone(&report)))).await;
@@ -167,6 +193,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         None if report.is_json => {
             out(format_args!("{:#}", serde_json::json!({ "ok": failed == 0, "findings": findings }))).err()
         }
+        None if failed == 0 && !is_of_request => out(format_args!("{}", verdict(&findings, is_offline))).err(),
         unprinted => unprinted,
     };
     // A reader that has seen enough still gets the exit code.

@@ -4,15 +4,15 @@ use std::fmt::Write;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use indicatif::{
-    FormattedDuration, HumanCount, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle,
-};
+use indicatif::{HumanCount, HumanFloatCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use jiff::Timestamp;
 
 use super::Failure;
 use super::access::Access;
-use super::print::{self, DIM, JsonLines, note, out, visible};
+use super::print::{self, DIM, JsonLines, note, out, visible, wrapped};
+use crate::config::nearest;
 use crate::control::{Filter, Item, List, Listed};
+use crate::topics::first_names;
 
 /// Which events.
 #[derive(clap::Args)]
@@ -105,7 +105,7 @@ impl Table {
 }
 
 /// Writes the entries of a list to a file, or to standard output, as JSON, a line each.
-pub async fn export(access: &Access, list: List, output: Option<&PathBuf>) -> Result<(), Failure> {
+pub async fn export(access: &Access, list: List, output: Option<&PathBuf>) -> Result<Listed, Failure> {
     let (bar, mut lines) = (progress(0), writer(output)?);
     let listed = access.list(List { values: true, ..list }, |read, of| show(&bar, read, of), |item| lines.write(&item));
     let listed = listed.await?;
@@ -115,7 +115,33 @@ pub async fn export(access: &Access, list: List, output: Option<&PathBuf>) -> Re
         note(format_args!("{} written to {}", count(listed.listed, "event"), path.display()));
     }
     warn_of(&listed);
-    Ok(())
+    Ok(listed)
+}
+
+/// Says which topic may be meant, where no event waits of the one that is asked for; whether that is so.
+///
+/// # Errors
+/// As [`Access::status`].
+pub async fn note_other_topic(access: &Access, filters: &Filters) -> Result<bool, Failure> {
+    let Some(topic) = &filters.topic else { return Ok(false) };
+    let lanes = access.status().await?.lanes;
+    let waiting: Vec<_> = lanes.iter().filter(|lane| lane.events > 0).map(|lane| &*lane.topic).collect();
+    let meant = meant(topic, &waiting);
+    meant.iter().for_each(|meant| note(format_args!("{}", wrapped(&visible(meant), 0))));
+    Ok(meant.is_some())
+}
+
+fn meant(topic: &str, waiting: &[&str]) -> Option<String> {
+    if waiting.is_empty() || waiting.contains(&topic) {
+        return None;
+    }
+    // The prefix is easily left out.
+    let other = waiting.iter().copied().find(|known| known.ends_with(topic));
+    let hint = match other.or_else(|| nearest(topic, waiting.iter().copied())) {
+        Some(other) => format!("did you mean {other}?"),
+        None => format!("events of these topics do: {}", first_names(waiting)),
+    };
+    Some(format!("no event of topic {topic} waits; {hint}"))
 }
 
 /// Says that there are entries of which it is not known whether they match.
@@ -150,11 +176,20 @@ pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
 }
 
 pub fn progress(all: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:20} {human_pos} of {human_len}  {rate}  {msg}");
+    bar(all, "{bar:20} {human_pos} of {human_len}  {rate}  {msg}")
+}
+
+/// For what may stand still: it has no estimate, which would only grow.
+pub fn progress_without_estimate() -> ProgressBar {
+    bar(0, "{bar:20} {human_pos} of {human_len}")
+}
+
+fn bar(all: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
     let rate = |state: &ProgressState, text: &mut dyn Write| {
         let rate = state.per_sec();
         if rate >= 0.5 {
-            let _ = write!(text, "{:.0} a second, {} left", HumanFloatCount(rate), FormattedDuration(state.eta())); // as indicatif does with its own
+            let _ = write!(text, "{:.0} a second, {} left", HumanFloatCount(rate), time_span(state.eta().as_secs())); // as indicatif does with its own
         }
     };
     let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::hidden());
@@ -191,6 +226,16 @@ pub fn number(number: u64) -> String {
     HumanCount(number).to_string()
 }
 
+/// Seconds, in the two largest units: `3 s`, `2 min 5 s`.
+pub fn time_span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
 /// `1.2 MiB`
 pub fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
@@ -216,7 +261,26 @@ pub fn field(name: &str, text: &str) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::Listed;
+    use super::*;
+
+    #[test]
+    fn a_time_has_its_two_largest_units() {
+        assert_eq!([3, 125, 3700, 90_000].map(time_span), ["3 s", "2 min 5 s", "1 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn a_topic_of_which_nothing_waits_is_compared_with_those_that_have_events() {
+        let waiting = ["livechat.incoming_chat", "livechat.incoming_event"];
+        let meant = |topic: &str| super::meant(topic, &waiting);
+        assert_eq!(meant("livechat.incoming_chat"), None);
+        assert_eq!(super::meant("livechat.incoming_chat", &[]), None, "nothing waits");
+        for topic in ["incoming_event", "livechat.incoming_evnt"] {
+            let expected = format!("no event of topic {topic} waits; did you mean livechat.incoming_event?");
+            assert_eq!(meant(topic), Some(expected));
+        }
+        let none = meant("other").expect("a hint");
+        assert!(none.ends_with("topics do: livechat.incoming_chat, livechat.incoming_event"), "{none}");
+    }
 
     #[test]
     fn a_list_is_cut_only_where_it_has_reached_its_limit() {

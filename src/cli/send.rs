@@ -260,7 +260,8 @@ impl Run {
         }
         let failed = state.tally.sent - state.tally.answered_200;
         if failed > 0 {
-            self.progress.set_message(format!("{} failed", HumanCount(failed)));
+            let failed = console::style(format!("{} failed", HumanCount(failed))).for_stderr().red().bold();
+            self.progress.set_message(failed.to_string());
         }
         self.progress.inc(1);
     }

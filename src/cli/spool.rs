@@ -125,9 +125,10 @@ fn waiting(filters: &Filters, limit: Option<u64>) -> List {
 async fn list(place: &Where, filters: &Filters, limit: u64, json: bool) -> Result<(), Failure> {
     let access = place.open().await?;
     let listed = items::list(&access, waiting(filters, Some(limit)), json).await?;
+    let is_other = listed.listed == 0 && !json && items::note_other_topic(&access, filters).await?;
     access.close().await;
     match listed.listed {
-        0 if json => {}
+        0 if json || is_other => {}
         0 if listed.of == 0 => note(format_args!("nothing waits")),
         0 => note(format_args!("no event matches; {} read", count(listed.read, "event"))),
         _ => items::note_limit(&listed, limit),
@@ -138,7 +139,10 @@ async fn list(place: &Where, filters: &Filters, limit: u64, json: bool) -> Resul
 
 async fn export(place: &Where, filters: &Filters, output: Option<PathBuf>) -> Result<(), Failure> {
     let access = place.open().await?;
-    items::export(&access, waiting(filters, None), output.as_ref()).await?;
+    let exported = items::export(&access, waiting(filters, None), output.as_ref()).await?;
+    if exported.listed == 0 {
+        items::note_other_topic(&access, filters).await?;
+    }
     access.close().await;
     Ok(())
 }
@@ -177,7 +181,7 @@ async fn verify(place: &Where, json: bool) -> Result<(), Failure> {
     if json {
         print_json(&Found { ok, segments, problems })?;
     } else {
-        problems.iter().try_for_each(|problem| out(format_args!("{ERROR}{problem}{ERROR:#}")))?;
+        problems.iter().try_for_each(|problem| out(format_args!("{ERROR}problem:{ERROR:#} {problem}")))?;
         out(format_args!("{} can be read", count(events, "event")))?;
     }
     if ok { Ok(()) } else { Err(Failure::Failed("not everything in the spool can be read".to_owned())) }

@@ -266,17 +266,32 @@ fn check_finds_a_cluster_ready_or_tells_why_not() {
     ] {
         assert!(good.contains(line), "no `{line}` in:\n{good}");
     }
+    assert!(good.contains(" ready: ") && good.contains(" checks, "), "{good}");
 
-    let (missing, code) = check(kafka.bootstrap(), "[topics]\nprefix = \"other.\"\ncreate = false", &[]);
+    let with_prefix = |prefix: &str| format!("[topics]\nprefix = {prefix:?}\ncreate = false");
+    let (missing, code) = check(kafka.bootstrap(), &with_prefix("other."), &[]);
     assert_eq!(code, Some(1));
     let all =
-        ["FAIL topics missing: other.access_set, ", "other.incoming_event", "create them, or set topics.create = true"];
-    assert!(all.iter().all(|part| missing.contains(part)), "{missing}");
+        "FAIL topics missing: all 48 topics; topics.create is false: create them, or set `topics.create = true` error:";
+    assert!(missing.contains(all), "nothing is said of the sizes of topics that do not exist: {missing}");
+
+    let prefix = format!("{}.", chat_id());
+    kafka.create_topic(&format!("{prefix}incoming_event"), 1, &[("max.message.bytes", "3145728")]);
+    let (some, code) = check(kafka.bootstrap(), &with_prefix(&prefix), &[]);
+    assert_eq!(code, Some(1));
+    for part in [
+        format!("warn dead letters the topic {prefix}dead-letter is missing"),
+        format!("FAIL topics missing: {prefix}access_set, {prefix}agent_approved, {prefix}agent_created and 43 more, "),
+        "ok sizes every topic that is not missing takes the largest event".to_owned(),
+    ] {
+        assert!(some.contains(&part), "no `{part}` in {some}");
+    }
 
     let (wrong, code) = check(kafka.bootstrap(), "lingr = \"1s\"\ncompression = \"zip\"", &[]);
     assert_eq!(code, Some(64));
     let said = ["unknown key `kafka.lingr`; did you mean `kafka.linger`?", "kafka.compression: must be one of"];
     assert!(said.iter().all(|part| wrong.contains(part)), "{wrong}");
+    assert_eq!(wrong.matches("FAIL configuration").count(), 1, "several mistakes have one heading: {wrong}");
 
     for arguments in [&[][..], &["--offline"]] {
         let property = "[kafka.properties]\n\"securty.protocol\" = \"ssl\"";
@@ -496,6 +511,7 @@ fn check_asks_the_brokers_whether_they_would_create_the_topics_and_names_the_set
     let (text, code) = check(kafka.bootstrap(), &with("replication = 2"), &[]);
     assert!(code == Some(1) && text.contains("FAIL topics missing: all 48 topics"), "{text}");
     assert!(text.contains("InvalidReplicationFactor") && text.contains("set topics.replication"), "{text}");
+    assert!(!text.contains("ok sizes"), "nothing is known of topics that do not exist: {text}");
     let (text, code) = check(kafka.bootstrap(), &with("settings = { \"retention.mss\" = 1 }"), &[]);
     assert!(code == Some(1) && text.contains("InvalidConfig") && text.contains("change topics.settings"), "{text}");
     assert!(!kafka.topics().iter().any(|topic| topic.starts_with(&prefix)), "check creates none");
@@ -520,7 +536,7 @@ fn check_warns_of_what_works_and_may_lose_events_and_that_is_no_failure() {
         "set topics.replication = 3",
         "warn replicas min.insync.replicas is 1: one.thread_tagged;",
         "warn retention less than three days (retention.ms): one.thread_tagged;",
-        "warn sizes one.incoming_event accepts records of 20001 bytes at most, one.thread_tagged accepts records of 20000 bytes at most;",
+        "warn sizes one.thread_tagged accepts records of 20000 bytes at most; one.incoming_event accepts records of 20001 bytes at most;",
     ] {
         assert!(text.to_lowercase().contains(&warning.to_lowercase()), "no `{warning}` in {text}");
     }
@@ -572,4 +588,6 @@ fn check_shows_each_step_as_it_is_done_and_ends_in_time() {
     let offline = relay(&["check", "--offline", "--config", path]);
     let text = stdout(&offline);
     assert!(offline.status.success() && text.contains("ok    app") && !text.contains("brokers"), "{text}");
+    let verdict = text.lines().last().unwrap_or_default();
+    assert!(verdict.starts_with("ready: ") && verdict.ends_with(", Kafka not asked"), "{text}");
 }

@@ -115,7 +115,9 @@ fn what_waits_is_seen_exported_and_drained_with_and_without_a_relay() {
         let listed = lines(&place.prints(&["spool", "list", "--json", "--limit", "3"]));
         assert!(listed.len() == 3 && listed.iter().all(|event| event["key"] == chat.as_str()), "{listed:?}");
         assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.incoming_event"]).lines().count(), 7);
-        assert_eq!(place.prints(&["spool", "list", "--topic", "livechat.unlisted"]), "");
+        let meant = place.run(&["spool", "list", "--topic", "incoming_event"]);
+        let hint = "no event of topic incoming_event waits; did you mean livechat.incoming_event?\n";
+        assert_eq!((&*meant.stdout, &*String::from_utf8_lossy(&meant.stderr)), (&b""[..], hint));
         let file = place.directory.with_file_name(format!("export-{is_running}"));
         place.prints(&["spool", "export", "--output", file.to_str().expect("text")]);
         let values = exported(&file);
@@ -145,6 +147,33 @@ fn what_waits_is_seen_exported_and_drained_with_and_without_a_relay() {
 }
 
 #[test]
+fn a_drain_without_a_relay_says_which_topics_are_missing_and_goes_on_once_they_exist() {
+    let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
+    let temporary = tempfile::tempdir().expect("a directory");
+    let directory = temporary.path().join("spool");
+    let quoted = format!("\"{}\"", directory.display());
+    let settings = [DEADLINES, &[("spool.directory", &*quoted), ("topics.create", "false")]].concat();
+    let mut relay = Relay::start(kafka.bootstrap(), &settings);
+    await_that("Kafka is there", || relay.metric("livechat_relay_kafka_up") == 1.0);
+    post(&relay, &chat_id(), 0..2);
+    relay.signal(Signal::KILL);
+    relay.end();
+
+    let place = Place { brokers: kafka.bootstrap().to_owned(), directory, _temporary: temporary };
+    let mut drain = place.command_as(None, &["spool", "drain"]);
+    let drain = drain.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut drain = drain.spawn().expect("the relay's binary");
+    let mut lines = BufReader::new(drain.stderr.take().expect("a pipe")).lines().map_while(Result::ok);
+    let expected =
+        "waiting: topics are missing: livechat.incoming_event; `livechat-relay serve` creates them (topics.create)";
+    assert!(lines.any(|line| line == expected), "it says so while it waits");
+    kafka.create_topic("livechat.incoming_event", 1, &[]);
+    lines.for_each(drop);
+    assert!(drain.wait().expect("a child").success());
+    assert_eq!(kafka.read_all(&["livechat.incoming_event"]).len(), 2);
+}
+
+#[test]
 fn dead_letters_are_seen_replayed_and_dropped_with_and_without_a_relay() {
     let Some(kafka) = Kafka::start_or_skip(1, &[]) else { return };
     for topic in ["livechat.incoming_event", "livechat.dead-letter"] {
@@ -171,6 +200,12 @@ fn dead_letters_are_seen_replayed_and_dropped_with_and_without_a_relay() {
         let numbers: Vec<u64> = listed.iter().filter_map(|letter| letter["number"].as_u64()).collect();
         let text = place.prints(&["dead-letters", "list"]);
         assert!(text.contains("  too_large  "), "{text}");
+        let status = place.prints(&["spool", "status"]);
+        assert!(
+            status.contains(&format!("dead letters  {}, ", numbers.len()))
+                && status.contains("`livechat-relay dead-letters list`\n"),
+            "{status}"
+        );
         let shown = place.prints(&["dead-letters", "show", &numbers[0].to_string()]);
         assert!(shown.contains("livechat.incoming_event") && shown.contains(&filler), "{shown}");
         assert_eq!(lines(&place.prints(&["dead-letters", "export"])).len(), numbers.len());
@@ -716,7 +751,7 @@ fn the_replay_of_a_topic_is_paused_and_resumed_and_others_go_on() {
     assert!(
         place
             .prints(&["spool", "status"])
-            .contains("\n  paused; `livechat-relay spool resume livechat.incoming_event`")
+            .contains("\n  paused; resume it with `livechat-relay spool resume livechat.incoming_event`\n")
     );
     let dropped = place.json(&["spool", "drop", "--key", &chats[2], "--yes", "--json"]);
     assert_eq!(dropped["events"], 3);

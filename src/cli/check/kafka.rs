@@ -11,7 +11,7 @@ use super::Report;
 use crate::cli::items;
 use crate::cli::reach::reach;
 use crate::config::Config;
-use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, Present, Reason, Topics, names};
+use crate::topics::{Absent, Broker, Cluster, MIN_IN_SYNC, NAMES_MAX, Present, Reason, Topics, first_names, names};
 
 /// Why a topic accepts no event: it has too few replicas, or too few of them are in sync.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,6 +114,8 @@ impl Kafka<'_> {
         } else {
             (vec![Absent { topics: missing, reason: Reason::CreateIsOff }], Vec::new())
         };
+        let absent_count = absent.iter().map(|absent| absent.topics.len()).sum::<usize>();
+        let (is_complete, is_none) = (absent_count == 0, absent_count == self.config.policy.topics().len());
         self.absent(absent, to_create.len());
 
         self.report.begin("settings");
@@ -148,35 +150,44 @@ impl Kafka<'_> {
                 present.into_iter().map(|topic| (topic.name, topic.replicas)).chain(planned(new.count)).collect();
             let in_sync = described.numbers(MIN_IN_SYNC).chain(planned(new.min_in_sync)).collect();
             let is_unknown = described.unread.is_some() || !to_create.is_empty() && new.is_unknown();
-            self.replicas(brokers.len(), &replicas, in_sync, is_unknown);
+            let is_good = self.replicas(brokers.len(), &replicas, in_sync, is_unknown);
+            if is_good && !is_none {
+                self.report.ok("replicas", "two brokers or more have an event when it is acked");
+            }
         }
         self.retention(values("retention.ms"));
         match (topics.check_sizes(values("max.message.bytes")), described.unread) {
             (Err(too_small), _) if self.config.spool.is_some() => {
+                let too_small = too_small.text(|topics| self.named(topics));
                 self.report.warn("sizes", format!("{too_small}; what is too large becomes a dead letter"));
             }
-            (Err(too_small), _) => self.report.fail("sizes", too_small.to_string()),
+            (Err(too_small), _) => self.report.fail("sizes", too_small.text(|topics| self.named(topics))),
+            // Nothing is known of topics that are not there.
+            (Ok(()), _) if is_none => {}
             (Ok(()), Some(why)) => {
                 self.report.warn("sizes", format!("unknown: the brokers do not show the topics' settings ({why})"));
             }
-            (Ok(()), None) => self.report.ok("sizes", "every topic takes the largest event"),
+            (Ok(()), None) if is_complete => self.report.ok("sizes", "every topic takes the largest event"),
+            (Ok(()), None) => {
+                self.report.ok("sizes", "every topic that is not missing takes the largest event");
+            }
         }
     }
 
     /// Topics that are missing and will stay so, and how many `serve` would create.
     fn absent(&self, absent: Vec<Absent>, to_create: usize) {
-        let dead_letter = &self.config.policy.dead_letter;
+        let (dead_letter, all) = (&self.config.policy.dead_letter, self.config.policy.topics().len());
         let mut is_complete = true;
         for Absent { mut topics, reason } in absent {
             // Records that their topic never takes have another place to go to.
-            if reason == Reason::CreateIsOff && topics.contains(dead_letter) {
+            if reason == Reason::CreateIsOff && topics.len() < all && topics.contains(dead_letter) {
                 topics.retain(|topic| topic != dead_letter);
                 let instead = if self.config.spool.is_some() { "are kept on the disk" } else { "are answered 503" };
                 self.report.warn("dead letters", format!("the topic {dead_letter} is missing: they {instead}"));
             }
             if !topics.is_empty() {
                 is_complete = false;
-                let detail = format!("missing: {} ({reason}); {}", self.named(&topics), reason.remedy());
+                let detail = format!("missing: {}; {reason}: {}", self.named(&topics), reason.remedy());
                 self.report.fail("topics", detail);
             }
         }
@@ -188,7 +199,7 @@ impl Kafka<'_> {
     }
 
     /// On a cluster of several brokers: whether an event survives the loss of one of them.
-    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, i64)], in_sync: Settings, is_unknown: bool) {
+    fn replicas(&self, brokers: usize, replicas: &[(Arc<str>, i64)], in_sync: Settings, is_unknown: bool) -> bool {
         let single: Vec<_> = replicas.iter().filter(|(_, replicas)| *replicas == 1).map(|(topic, _)| topic).collect();
         let alone: Vec<_> = in_sync.into_iter().filter(|(_, min)| *min < 2).map(|(topic, _)| topic).collect();
         let alone: Vec<_> = alone.iter().filter(|topic| !single.contains(topic)).collect();
@@ -215,14 +226,16 @@ impl Kafka<'_> {
             let why = "unknown: the brokers do not show all settings; may the relay DescribeConfigs of the cluster and of the topics?";
             self.report.warn("replicas", why.to_owned());
         }
-        if single.is_empty() && alone.is_empty() && !is_unknown {
-            self.report.ok("replicas", "two brokers or more have an event when it is acked");
-        }
+        single.is_empty() && alone.is_empty() && !is_unknown
     }
 
-    /// Topics by name, but for all of them.
+    /// Topics by name, but for all of them, and on a screen for many.
     fn named<T: AsRef<str>>(&self, topics: &[T]) -> String {
-        names(topics, self.config.policy.topics().len())
+        let all = self.config.policy.topics().len();
+        if self.report.is_json || topics.len() <= NAMES_MAX || topics.len() == all {
+            return names(topics, all);
+        }
+        format!("{}, which `livechat-relay check --json` lists", first_names(topics))
     }
 
     fn retention(&self, retention_ms: Settings) {

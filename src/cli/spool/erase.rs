@@ -82,10 +82,13 @@ impl Drop {
     async fn is_confirmed(&self) -> Result<bool, Failure> {
         let access = self.place.open().await?;
         let found = self.look(&access, false).await;
+        if let Ok((0, 0)) = found {
+            note(format_args!("nothing matches, and nothing was dropped"));
+            items::note_other_topic(&access, &self.filters).await?;
+        }
         access.close().await;
         let (events, dead_letters) = found?;
         if events + dead_letters == 0 {
-            note(format_args!("nothing matches, and nothing was dropped"));
             return Ok(false);
         }
         let found = items::both(events, dead_letters);
