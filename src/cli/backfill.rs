@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::access::{Access, Where, unexpected};
 use super::items::{count, second, time};
-use super::print::{DIM, out, visible, wrapped};
+use super::print::{out, visible, wrapped};
 use super::spool::print_json;
 use super::{Failure, send};
 use crate::config::{Config, Need};
@@ -237,7 +237,7 @@ fn remark(text: &str) {
 
 /// A name and what it has.
 fn field(name: &str, text: &str) -> Result<(), Failure> {
-    out(format_args!("{DIM}{name:<10}{DIM:#} {}", wrapped(&visible(text), 11)))
+    out(format_args!("{name:<10} {}", wrapped(&visible(text), 11)))
 }
 
 /// How much there is, by the first page of both.

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use super::Failure;
 use super::access::{Access, Where, unexpected};
 use super::items::{self, count, field, progress};
-use super::print::{JsonLines, confirm, note, out};
+use super::print::{self, ERROR, confirm, note, out, visible, wrapped};
 use super::spool::{ERASED, print_json, unfinished};
 use crate::control::{Answer, Fate, Filter, Item, Letter, List, Replayed, Request, Which};
 
@@ -78,15 +78,21 @@ enum Command {
 struct Chosen {
     #[command(flatten)]
     place: Where,
-    /// Their numbers, as `list` shows them
-    #[arg(required_unless_present = "all")]
-    numbers: Vec<u64>,
-    /// All of them
-    #[arg(long, conflicts_with = "numbers")]
-    all: bool,
+    #[command(flatten)]
+    letters: Letters,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Letters {
+    /// Their numbers, as `list` shows them
+    numbers: Vec<u64>,
+    /// All of them
+    #[arg(long)]
+    all: bool,
 }
 
 /// Where a dead letter is.
@@ -110,7 +116,8 @@ fn place(text: &str) -> Result<Place, String> {
 
 impl Chosen {
     fn which(&self) -> Which {
-        if self.all { Which::All } else { Which::Numbers(self.numbers.clone()) }
+        let Letters { numbers, all } = &self.letters;
+        if *all { Which::All } else { Which::Numbers(numbers.clone()) }
     }
 }
 
@@ -156,10 +163,10 @@ async fn show(place: &Where, number: u64, json: bool) -> Result<(), Failure> {
     access.close().await;
     let item = found
         .ok_or_else(|| Failure::Failed(format!("there is no dead letter {number}; `dead-letters list` shows all")))?;
-    if json { print_json(&item) } else { print(&number.to_string(), &item) }
+    if json { print_json(&item) } else { print_letter(&number.to_string(), &item) }
 }
 
-fn print(number: &str, item: &Item) -> Result<(), Failure> {
+fn print_letter(number: &str, item: &Item) -> Result<(), Failure> {
     let text = |value: Option<&dyn std::fmt::Display>| value.map(ToString::to_string).unwrap_or_default();
     field("number", number)?;
     field("topic", &item.topic)?;
@@ -172,10 +179,7 @@ fn print(number: &str, item: &Item) -> Result<(), Failure> {
     field("bytes", &item.bytes.to_string())?;
     item.headers.iter().try_for_each(|(name, value)| field("header", &format!("{name}: {value}")))?;
     match (&item.value, &item.value_hex) {
-        (Some(value), _) => {
-            let mut lines = JsonLines::to_stdout();
-            lines.write(value).and_then(|()| lines.flush())
-        }
+        (Some(value), _) => print::json(value),
         (None, hex) => field("hex", hex.as_deref().unwrap_or_default()),
     }
 }
@@ -205,13 +209,13 @@ async fn drop(chosen: &Chosen, yes: bool) -> Result<(), Failure> {
 
 /// Says how many are meant, and asks.
 async fn is_confirmed(chosen: &Chosen) -> Result<bool, Failure> {
-    let found = if chosen.all {
+    let found = if chosen.letters.all {
         let access = chosen.place.open().await?;
         let status = access.status().await;
         access.close().await;
         status?.dead_letters
     } else {
-        chosen.numbers.len() as u64
+        chosen.letters.numbers.len() as u64
     };
     if found == 0 {
         note(format_args!("there are no dead letters on the disk"));
@@ -267,7 +271,7 @@ async fn ask_to_replay(access: &Access, chosen: &Chosen, timeout: Duration) -> R
             letters.push(letter);
             return Ok(());
         }
-        bar.suspend(|| tell(&letter))
+        bar.suspend(|| out(format_args!("{}", told(&letter, print::columns().is_some()))))
     });
     match answer.await? {
         Answer::Replayed(replayed) => Ok(Report { replayed, letters }),
@@ -275,16 +279,56 @@ async fn ask_to_replay(access: &Access, chosen: &Chosen, timeout: Duration) -> R
     }
 }
 
-fn tell(Letter { number, topic, fate, error }: &Letter) -> Result<(), Failure> {
+/// What became of a dead letter. For programs it is one line.
+fn told(letter: &Letter, is_terminal: bool) -> String {
+    let Letter { number, topic, fate, error } = letter;
     let topic = topic.as_deref().unwrap_or("its topic");
-    let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-    match fate {
-        Fate::Published => out(format_args!("{number}  published to {topic}{error}")),
-        Fate::Refused => out(format_args!("{number}  rejected again by {topic}{error}")),
-        Fate::Waiting => out(format_args!("{number}  still waiting: {topic} has not accepted it in time{error}")),
-        Fate::Corrupted => out(format_args!(
-            "{number}  is what was left of a damaged entry: it can be exported and dropped, not published"
-        )),
-        Fate::Unknown => out(format_args!("{number}  is not there; `dead-letters list` shows all")),
+    let error = error.as_deref().map(|error| format!(": {}", words(error))).unwrap_or_default();
+    let (label, more) = match fate {
+        Fate::Published => ("", format!("published to {topic}{error}")),
+        Fate::Refused => ("rejected again", format!("by {topic}{error}")),
+        Fate::Waiting => ("", format!("still waiting: {topic} has not accepted it in time{error}")),
+        Fate::Corrupted => {
+            ("", "is what was left of a damaged entry: it can be exported and dropped, not published".to_owned())
+        }
+        Fate::Unknown => ("", "is not there; `dead-letters list` shows all".to_owned()),
+    };
+    let text = visible(format!("{label} {more}").trim_start());
+    let text = if is_terminal { wrapped(&text, number.to_string().len() + 2) } else { text };
+    let rest = text.strip_prefix(label).unwrap_or(&text);
+    format!("{number}  {ERROR}{label}{ERROR:#}{rest}")
+}
+
+/// What Kafka has said, without librdkafka's name for it: `Message size too large` of `MessageSizeTooLarge (Broker: Message size too large)`.
+fn words(error: &str) -> &str {
+    let text = error.split_once(" (").and_then(|(_, text)| text.strip_suffix(')')).unwrap_or(error);
+    text.strip_prefix("Broker: ").unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_dead_letter_fits_a_terminal_and_is_one_line_for_programs() {
+        let error = |error: &str| Some(error.to_owned());
+        let letter = |fate, error| Letter {
+            number: 100_000_013,
+            topic: Some("livechat.incoming_event".to_owned()),
+            fate,
+            error,
+        };
+        let shown = |letter: &Letter, is_terminal| anstream::adapter::strip_str(&told(letter, is_terminal)).to_string();
+        let refused = letter(Fate::Refused, error("MessageSizeTooLarge (Broker: Message size too large)"));
+        let line = "100000013  rejected again by livechat.incoming_event: Message size too large";
+        assert_eq!([true, false].map(|is_terminal| shown(&refused, is_terminal)), [line, line]);
+        assert!(told(&refused, true).starts_with(&format!("100000013  {ERROR}rejected again{ERROR:#} by ")));
+        let late = letter(Fate::Waiting, error("MessageTimedOut (Local: Message timed out)"));
+        let line =
+            "100000013  still waiting: livechat.incoming_event has not accepted it in time: Local: Message timed out";
+        assert_eq!(shown(&late, false), line);
+        assert_eq!(shown(&late, true), line.replace(" Local:", "\n           Local:"));
+        let gone = letter(Fate::Waiting, error("its file cannot be read"));
+        assert!(shown(&gone, false).ends_with(": its file cannot be read"));
     }
 }

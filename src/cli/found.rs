@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use anstyle::Style;
 use console::{measure_text_width, truncate_str};
 use jiff::Timestamp;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::print::{BOLD, DIM, visible};
+use super::print::{BOLD, DIM, WIDTH, visible};
 
 /// From so many columns on there is room for the place.
 const WIDE: usize = 100;
+
+/// The longest name of an action. Most are shorter than 25, which is for narrow terminals.
+const NAME_COLUMNS: usize = 31;
 
 /// A text of fewer columns says nothing.
 const TEXT_COLUMNS_MIN: usize = 8;
@@ -67,14 +69,14 @@ impl Found {
             Some(name) if name == self.action() => visible(name),
             _ => visible(&format!("{} ({})", self.action(), self.topic)),
         };
-        let (name_columns, about) = (if is_wide { 31 } else { 25 }, visible(self.about()));
+        let (name_columns, about) = (if columns < WIDTH { 25 } else { NAME_COLUMNS }, visible(self.about()));
         let head = format!("{DIM}{when:<8}{DIM:#}{place}  {BOLD}{name:<name_columns$}{BOLD:#}  {about:<10}");
         let left = columns.saturating_sub(measure_text_width(&head) + 2);
-        let (style, text) = self.text();
+        let text = self.text();
         if text.is_empty() || left < TEXT_COLUMNS_MIN {
             return truncate_str(head.trim_end(), columns, "…").into_owned();
         }
-        format!("{head}  {style}{}{style:#}", truncate_str(&text, left, "…"))
+        format!("{head}  {}", truncate_str(&text, left, "…"))
     }
 
     /// The chat's id, else that of the agent, customer and so on that the event is about.
@@ -84,21 +86,27 @@ impl Found {
         self.attribute("chatid").or_else(of_subject).unwrap_or_default()
     }
 
-    /// The words of a message, else the payload without the ids that stand before it.
-    fn text(&self) -> (Style, String) {
+    /// The words of a message, or the first ones of a new chat, or else whose it is; else the payload without the ids that stand before it.
+    fn text(&self) -> String {
         let mut data: Value = serde_json::from_str(self.data.get()).unwrap_or_default();
-        if let Some(said) = data["payload"]["event"]["text"].as_str() {
-            return (Style::new(), format!("“{}”", on_one_line(said)));
+        let (event, chat) = (&data["payload"]["event"], &data["payload"]["chat"]);
+        let mut of_chat = chat["thread"]["events"].as_array().into_iter().flatten();
+        if let Some(said) = event["text"].as_str().or_else(|| of_chat.find_map(|event| event["text"].as_str())) {
+            return format!("“{}”", on_one_line(said));
+        }
+        let mut customers = chat["users"].as_array().into_iter().flatten().filter(|user| user["type"] == "customer");
+        if let Some(name) = customers.find_map(|user| user["name"].as_str()) {
+            return on_one_line(name);
         }
         let mut payload = data.get_mut("payload").map(Value::take).unwrap_or(data);
         if let Some(members) = payload.as_object_mut() {
             let known = [Some(self.about()), self.attribute("threadid")];
             members.retain(|_, value| !value.as_str().is_some_and(|text| known.contains(&Some(text))));
             if members.is_empty() {
-                return (DIM, String::new());
+                return String::new();
             }
         }
-        (DIM, on_one_line(&payload.to_string()))
+        on_one_line(&payload.to_string())
     }
 }
 
@@ -129,6 +137,7 @@ mod tests {
     use anstream::adapter::strip_str;
 
     use super::*;
+    use crate::event::actions;
 
     fn found(action: &str, attributes: &[(&str, &str)], payload: &str) -> Found {
         let of_all = [("type", &*format!("com.livechat.{action}")), ("recordedtime", "2026-11-28T19:58:55.172Z")];
@@ -154,7 +163,7 @@ mod tests {
         let mut event = found("incoming_event", &chat, r#"{"chat_id":"1HHJIF3YAF","event":{"text":"Hi\nthere"}}"#);
         assert_eq!(
             shown(&event, "2026-11-28", Some(80)),
-            "19:58:55  incoming_event             1HHJIF3YAF  “Hi there”"
+            "19:58:55  incoming_event                   1HHJIF3YAF  “Hi there”"
         );
         assert_eq!(
             shown(&event, "2026-11-29", Some(120)),
@@ -165,9 +174,28 @@ mod tests {
 
         let tagged = r#"{"chat_id":"1HHJIF3YAF","tag":"vip","thread_id":"RU8EC65P1K"}"#;
         assert!(shown(&found("thread_tagged", &chat, tagged), "2026-11-28", None).ends_with(r#"  {"tag":"vip"}"#));
+        let texts = r#"{"chat":{"users":[{"type":"agent","name":"Paula"},{"type":"customer","name":"Erin Doe"}],"thread":{"events":[{"type":"file"},{"text":"Where is\nit?"},{"text":"Hello?"}]}}}"#;
+        let begun = |payload: &str| shown(&found("incoming_chat", &chat, payload), "2026-11-28", None);
+        assert!(begun(texts).ends_with("  1HHJIF3YAF  “Where is it?”"), "{}", begun(texts));
+        assert!(begun(&texts.replace("\"text\"", "\"url\"")).ends_with("  1HHJIF3YAF  Erin Doe"));
+        let bare = begun(r#"{"chat":{"id":"1HHJIF3YAF"}}"#);
+        assert!(bare.ends_with(r#"  {"chat":{"id":"1HHJIF3YAF"}}"#), "{bare}");
         let subject = [("subject", "agents/paula@helpdesk.example")];
         let deleted = found("agent_deleted", &subject, r#"{"id":"paula@helpdesk.example"}"#);
         assert!(shown(&deleted, "2026-11-28", None).ends_with("  paula@helpdesk.example"));
+    }
+
+    #[test]
+    fn what_an_event_says_is_no_fainter_than_the_rest_and_every_name_fits_its_column() {
+        let chat = [("chatid", "1HHJIF3YAF")];
+        let now = "2026-11-28T23:00:00Z".parse().expect("a time");
+        for payload in [r#"{"event":{"text":"Hi"}}"#, r#"{"tag":"vip"}"#, r#"{"chat":{}}"#] {
+            let line = found("thread_tagged", &chat, payload).line("livechat.", now, Some(80));
+            let (_, said) = line.split_once("1HHJIF3YAF  ").expect("a text");
+            assert!(!said.contains('\u{1b}'), "{line:?}");
+        }
+        let longest = actions::names().map(str::len).max();
+        assert_eq!(longest, Some(NAME_COLUMNS));
     }
 
     #[test]

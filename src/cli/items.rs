@@ -256,7 +256,7 @@ fn beyond(listed: &Listed, limit: u64) -> Option<u64> {
 
 /// A name and what it has, of one entry.
 pub fn field(name: &str, text: &str) -> Result<(), Failure> {
-    print::out(format_args!("{DIM}{name:<10}{DIM:#} {}", visible(text)))
+    print::out(format_args!("{name:<10} {}", visible(text)))
 }
 
 #[cfg(test)]

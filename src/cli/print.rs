@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anstyle::{AnsiColor, Color, Style};
 use console::Term;
+use serde_json::value::RawValue;
 
 use super::Failure;
 
@@ -232,6 +233,61 @@ impl JsonLines {
     }
 }
 
+/// Prints JSON: on a terminal indented, and with escapes for what it would act on; for programs byte for byte.
+///
+/// # Errors
+/// As [`out`].
+pub fn json(value: &RawValue) -> Result<(), Failure> {
+    if io::stdout().is_terminal() {
+        return out(format_args!("{}", escaped(&indented(value.get()))));
+    }
+    let mut lines = JsonLines::to_stdout();
+    lines.write(&value).and_then(|()| lines.flush())
+}
+
+/// JSON on several lines, and else as it is: members keep their order, numbers and strings their form.
+pub fn indented(json: &str) -> String {
+    let (mut text, mut depth, mut is_string, mut is_escaped) = (String::with_capacity(2 * json.len()), 0, false, false);
+    let line = |text: &mut String, depth| {
+        text.push('\n');
+        text.extend(std::iter::repeat_n("  ", depth));
+    };
+    for c in json.chars() {
+        if is_string {
+            text.push(c);
+            is_string = c != '"' || is_escaped;
+            is_escaped = c == '\\' && !is_escaped;
+            continue;
+        }
+        match c {
+            '{' | '[' => {
+                text.push(c);
+                depth += 1;
+                line(&mut text, depth);
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                text.truncate(text.trim_end().len());
+                if !text.ends_with(['{', '[']) {
+                    line(&mut text, depth);
+                }
+                text.push(c);
+            }
+            ',' => {
+                text.push(c);
+                line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            ' ' | '\t' | '\n' | '\r' => {}
+            _ => {
+                text.push(c);
+                is_string = c == '"';
+            }
+        }
+    }
+    text
+}
+
 /// Outside of its strings JSON has no such characters but white space.
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
@@ -248,6 +304,7 @@ fn escaped(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::traffic;
 
     #[test]
     fn commands_name_the_configuration_that_the_user_gave_once_and_as_a_shell_takes_it() {
@@ -287,6 +344,30 @@ mod tests {
             "{shown}"
         );
         assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), text.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn indented_json_is_the_same_json_in_the_same_order() {
+        let small = r#"{"b":[],"a":{},"c":[1,{"d":"x: {\"[,\\"}],"e":-1.50}"#;
+        let expected = r#"{
+  "b": [],
+  "a": {},
+  "c": [
+    1,
+    {
+      "d": "x: {\"[,\\"
+    }
+  ],
+  "e": -1.50
+}"#;
+        assert_eq!(indented(small), expected);
+        assert_eq!(indented(expected), expected);
+        for sample in traffic::one_of_each(1) {
+            let (text, before) = (indented(sample.data()), sample.data());
+            let [after, before]: [serde_json::Value; 2] =
+                [&text, before].map(|json| serde_json::from_str(json).expect("JSON"));
+            assert_eq!(after, before);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::items::size;
 use super::{Failure, Source};
 use crate::acme::Acme;
 use crate::config::{self, Config, Mistakes, Need};
@@ -99,13 +100,13 @@ fn log_settings(config: &Config, source: &Source) {
     let server = &config.server;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        configuration = source.config.as_ref().map(|file| tracing::field::display(file.display())),
+        configuration = source.config.as_ref().map(|file| file.display().to_string()),
         brokers = config.kafka.brokers,
         apps = config.policy.apps.len(),
-        spool = config.spool.as_ref().map(|spool| tracing::field::display(spool.spool.directory.display())),
-        spool_bytes_max = config.spool.as_ref().map(|spool| spool.spool.bytes_max),
+        spool = config.spool.as_ref().map(|spool| spool.spool.directory.display().to_string()),
+        spool_bytes_max = config.spool.as_ref().map(|spool| size(spool.spool.bytes_max)),
         connections_max = server.listener.limits.connections_max,
-        bytes_in_flight_max = server.budget.bytes_in_flight_max,
+        bytes_in_flight_max = size(server.budget.bytes_in_flight_max as u64),
         "livechat-relay starts"
     );
 }

@@ -193,8 +193,8 @@ fn answer_through(control: &Control, request: Request, peer: UCred, lines: &mpsc
         lines.blocking_send(answer).map_err(|_| Gone)
     });
     if let Some(command) = change {
-        let (uid, gid, pid, has_left) = (peer.uid(), peer.gid(), peer.pid(), answered.is_err());
-        let answer = last.unwrap_or_default();
+        let (uid, gid, pid, has_left) = (peer.uid(), peer.gid(), peer.pid(), answered.is_err().then_some(true));
+        let answer = last.map(tracing::field::display); // as it is: in quotes each of its own would be escaped
         tracing::info!(command, uid, gid, pid, answer, has_left, "an operator has asked for a change");
     }
 }

@@ -244,9 +244,17 @@ impl Context {
     }
 }
 
-/// What a client says of a connection, without how long it took, and how often.
+/// What a client says of a connection, without how long it took, and how often, and without the broker's id: a broker is known by its
+/// address alone, and then with its id, and fails for one reason.
 fn plain(reason: &str) -> String {
-    reason.split(" (after ").next().unwrap_or_default().replacen("/bootstrap", "", 1)
+    let reason = reason.split(" (after ").next().unwrap_or_default();
+    let (broker, why) = reason.split_once(": ").unwrap_or((reason, ""));
+    match broker.rsplit_once('/') {
+        Some((address, id)) if id == "bootstrap" || id.bytes().all(|byte| byte.is_ascii_digit()) => {
+            format!("{address}: {why}")
+        }
+        _ => reason.to_owned(),
+    }
 }
 
 impl ProducerContext for Context {
@@ -301,5 +309,25 @@ impl ClientContext for Context {
             let code = error.rdkafka_error_code().map(tracing::field::debug);
             tracing::warn!(code, reason, suppressed, "the Kafka client reports an error");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_is_known_by_its_address_and_then_with_its_id_fails_for_one_reason() {
+        let why = "Connect to ipv4#127.0.0.1:9092 failed: Connection refused";
+        for (broker, address) in [
+            ("kafka:9092/bootstrap", "kafka:9092"),
+            ("kafka:9092/1", "kafka:9092"),
+            ("sasl_ssl://[::1]:9092/17", "sasl_ssl://[::1]:9092"),
+            ("sasl_ssl://kafka:9092", "sasl_ssl://kafka:9092"),
+        ] {
+            let said = format!("{broker}: {why} (after 0ms in state CONNECT, 30 identical error(s) suppressed)");
+            assert_eq!(plain(&said), format!("{address}: {why}"));
+        }
+        assert_eq!(plain("1/1 brokers are down"), "1/1 brokers are down");
     }
 }

@@ -104,6 +104,7 @@ pub struct Lanes {
 
 /// A change that is to be logged. That is done after the lock has been released.
 pub(super) enum News {
+    /// The first topic of an outage.
     Spooling(Arc<str>),
     /// How many events have left it since it was empty before, and since when they did.
     Empty(u64, Option<Instant>),
@@ -122,8 +123,8 @@ pub(super) enum News {
 impl News {
     pub(super) fn log(&self) {
         match self {
-            // The reason is logged where it is found.
-            Self::Spooling(topic) => tracing::info!(topic = &**topic, "events go through the spool"),
+            // The reason is logged where it is found. Other topics may follow.
+            Self::Spooling(topic) => tracing::info!(first_topic = &**topic, "events go through the spool"),
             Self::Empty(events, Some(since)) => {
                 let within = rounded(since.elapsed());
                 tracing::info!(events, ?within, "the spool is empty again: new events go to Kafka directly");

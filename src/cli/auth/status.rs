@@ -8,7 +8,7 @@ use jiff::{Timestamp, Unit};
 use serde::Serialize;
 
 use crate::cli::Failure;
-use crate::cli::print::{DIM, GOOD, WARNING, out, visible, wrapped};
+use crate::cli::print::{GOOD, WARNING, out, visible, wrapped};
 use crate::cli::spool::print_json;
 use crate::cli::webhooks::Common;
 use crate::config::Need;
@@ -164,7 +164,7 @@ impl<'a> Status<'a> {
         let styled = |style: Style, name: &str, text: &str| {
             out(format_args!("{style}{name:<13}{style:#} {}", wrapped(&visible(text), 14)))
         };
-        let line = |name: &str, text: &str| styled(DIM, name, text);
+        let line = |name: &str, text: &str| styled(Style::new(), name, text);
         line("app", &format!("{} (Client ID {})", self.app, self.client_id))?;
         line(
             "credential",

@@ -10,7 +10,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::topic_partition_list::Offset;
 
-use super::print;
+use super::print_letter;
 use crate::cli::items::{Table, number};
 use crate::cli::print::{JsonLines, note};
 use crate::cli::reach::reach;
@@ -143,7 +143,7 @@ pub async fn show(source: &Source, partition: i32, offset: u64, json: bool) -> R
         Failure::Failed(format!("there is no dead letter {partition}/{offset}; `dead-letters list --kafka` shows all"))
     };
     let letter = found.ok_or_else(none)?;
-    if json { print_json(&letter) } else { print(&letter.place(), &letter.item) }
+    if json { print_json(&letter) } else { print_letter(&letter.place(), &letter.item) }
 }
 
 #[cfg(test)]

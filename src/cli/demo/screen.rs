@@ -7,7 +7,7 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 
 use super::SECRET_KEY;
 use crate::cli::Failure;
-use crate::cli::print::{BOLD, out, quoted};
+use crate::cli::print::{BOLD, indented, out, quoted};
 
 /// A record as it is in Kafka, with its place. The value is JSON.
 pub fn record(message: &BorrowedMessage<'_>) -> String {
@@ -23,49 +23,6 @@ pub fn record(message: &BorrowedMessage<'_>) -> String {
         let _ = writeln!(shown, "header {}: {}", header.key, text(header.value)); // a String takes it
     }
     shown + &indented(&text(message.payload()))
-}
-
-/// JSON on several lines, and else as it is: members keep their order, numbers and strings their form.
-fn indented(json: &str) -> String {
-    let (mut text, mut depth, mut is_string, mut is_escaped) = (String::with_capacity(2 * json.len()), 0, false, false);
-    let line = |text: &mut String, depth| {
-        text.push('\n');
-        text.extend(std::iter::repeat_n("  ", depth));
-    };
-    for c in json.chars() {
-        if is_string {
-            text.push(c);
-            is_string = c != '"' || is_escaped;
-            is_escaped = c == '\\' && !is_escaped;
-            continue;
-        }
-        match c {
-            '{' | '[' => {
-                text.push(c);
-                depth += 1;
-                line(&mut text, depth);
-            }
-            '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                text.truncate(text.trim_end().len());
-                if !text.ends_with(['{', '[']) {
-                    line(&mut text, depth);
-                }
-                text.push(c);
-            }
-            ',' => {
-                text.push(c);
-                line(&mut text, depth);
-            }
-            ':' => text.push_str(": "),
-            ' ' | '\t' | '\n' | '\r' => {}
-            _ => {
-                text.push(c);
-                is_string = c == '"';
-            }
-        }
-    }
-    text
 }
 
 /// Says where things are and what a user can do. All fits on a screen of 24 lines, after the summary.
@@ -85,8 +42,7 @@ Kafka     {brokers}
 
   {tail}
 
-What arrives or is refused appears below. Ctrl-C stops the demo.
-",
+What arrives or is refused appears below. Ctrl-C stops the demo.",
         curl = curl(webhooks)
     ))
 }
@@ -108,31 +64,6 @@ fn program() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::traffic;
-
-    #[test]
-    fn indented_json_is_the_same_json_in_the_same_order() {
-        let small = r#"{"b":[],"a":{},"c":[1,{"d":"x: {\"[,\\"}],"e":-1.50}"#;
-        let expected = r#"{
-  "b": [],
-  "a": {},
-  "c": [
-    1,
-    {
-      "d": "x: {\"[,\\"
-    }
-  ],
-  "e": -1.50
-}"#;
-        assert_eq!(indented(small), expected);
-        assert_eq!(indented(expected), expected);
-        for sample in traffic::one_of_each(1) {
-            let (text, before) = (indented(sample.data()), sample.data());
-            let [after, before]: [serde_json::Value; 2] =
-                [&text, before].map(|json| serde_json::from_str(json).expect("JSON"));
-            assert_eq!(after, before);
-        }
-    }
 
     #[test]
     fn what_is_to_be_typed_fits_80_columns_and_is_json() {

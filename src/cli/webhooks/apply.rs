@@ -76,7 +76,7 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let shown = if common.json {
         Ok(())
     } else {
-        out(format_args!("{}", plan_text::text(common.config(), app, &plan(app, &listed, &facts)).trim_end()))
+        out(format_args!("{}", plan_text::text_of_apply(common.config(), app, &plan(app, &listed, &facts)).trim_end()))
     };
     if *dry_run || changes.is_empty() {
         shown?;
@@ -166,7 +166,7 @@ impl Work<'_> {
             return Ok(true);
         }
         shown?;
-        confirm("Do this?")
+        confirm(&question(changes))
     }
 
     /// What is done, in few words.
@@ -269,6 +269,21 @@ fn standing(changes: &[Change], done: &[Progress]) -> String {
         ),
     };
     format!("{} registered and {} unregistered before that; {rest}. {lost}", registered(done).len(), unregistered.len())
+}
+
+/// What a person agrees to, in a line: the plan may have scrolled away.
+pub fn question(changes: &[Change]) -> String {
+    let webhooks = |number: usize| count(number as u64, "webhook");
+    let new = changes.iter().filter(|change| change.register.is_some() && !change.is_blocked).count();
+    let old = changes.iter().map(|change| change.removed().count()).sum();
+    let what = match (new, old) {
+        (0, 0) => return "Do this?".to_owned(), // all is registered with the new key
+        (new, 0) => format!("Register {}", webhooks(new)),
+        (0, old) => format!("Unregister {}", webhooks(old)),
+        (new, old) => format!("Register {}, and unregister {old},", webhooks(new)),
+    };
+    let calls: usize = changes.iter().map(Change::calls).sum();
+    format!("{what} at LiveChat ({})?", count(calls as u64, "call"))
 }
 
 /// Whether something is removed once something else delivers.

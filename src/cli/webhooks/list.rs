@@ -42,10 +42,18 @@ fn last(delivered: &[Delivered], id: &str) -> Option<Timestamp> {
     delivered.iter().find(|one| one.webhook_id == id).map(|one| one.last)
 }
 
-/// By URL, then in their order. `delivered`: what the running relay has got for the app.
+/// By URL, then in their order. `delivered`: what the running relay has got for the app; without it there is no such column.
 pub fn listing(app: &App, registered: &[Registration], delivered: Option<&[Delivered]>) -> String {
     let now = Timestamp::now();
     let mut text = format!("{}\n{} registered\n", title(app), count(registered.len() as u64, "webhook"));
+    if delivered.is_some() {
+        text += "delivered: when the last webhook came to the running relay, since its start\n";
+    }
+    if !registered.is_empty() {
+        let column = if delivered.is_some() { "delivered" } else { "" };
+        let line = format!("  {} {:<36} {column}", action("action"), "id");
+        text += &format!("\n{DIM}{}{DIM:#}", line.trim_end());
+    }
     let mut by_url: BTreeMap<&str, Vec<&Registration>> = BTreeMap::new();
     registered.iter().for_each(|one| by_url.entry(&one.url).or_default().push(one));
     for (url, registrations) in by_url {
@@ -53,8 +61,8 @@ pub fn listing(app: &App, registered: &[Registration], delivered: Option<&[Deliv
         text += &format!("\n{}{WARNING}{own}{WARNING:#}\n", visible(url));
         for registration in registrations {
             let Registration { id, description, .. } = registration;
-            let last = delivered.map(|all| last(all, id).map_or("-".to_owned(), |time| ago(time, now)));
-            let line = format!("  {} {:<25} {}", action(&registration.action), visible(id), last.unwrap_or_default());
+            let last = delivered.map(|all| last(all, id).map_or("never".to_owned(), |time| ago(time, now)));
+            let line = format!("  {} {:<36} {}", action(&registration.action), visible(id), last.unwrap_or_default());
             text += &format!("{}\n", line.trim_end());
             let Registration { level, filters, unknown_filters, additional_data, .. } = registration;
             let none = BTreeSet::new();

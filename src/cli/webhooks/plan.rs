@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::show::{action, details, filters_text, indented, joined, title};
+use super::show::{action as column, details, filters_text, indented, joined, title};
 use super::{Common, console, survey};
 use crate::cli::Failure;
 use crate::cli::items::count;
@@ -10,7 +10,7 @@ use crate::cli::print::{DIM, ERROR, GOOD, WARNING, command, out, visible, with_c
 use crate::cli::spool::print_json;
 use crate::config::Need;
 use crate::livechat::plan::{Facts, Plan, Removal, Why, differences, plan};
-use crate::livechat::{Api, App, Wanted};
+use crate::livechat::{Api, App, Registration, Wanted};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -48,10 +48,20 @@ pub async fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.exit_code && !plan.is_done() { Err(Failure::Pending) } else { Ok(()) }
 }
 
-/// A plan for people, within 80 columns but for ids and URLs. `config_path`: what the user gave.
+/// A plan for people, within 80 columns but for URLs, and how it is carried out. `config_path`: what the user gave.
 pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
+    let apply = format!("`{}` does it with", command(config_path, "webhooks apply"));
+    body(config_path, app, plan) + &cost(plan, &apply)
+}
+
+/// The same, for the command that carries it out.
+pub fn text_of_apply(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
+    body(config_path, app, plan) + &cost(plan, "This takes")
+}
+
+fn body(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
     let mut text = format!("{}\nWebhooks go to {}\n", title(app), app.webhook_url());
-    if !plan.is_empty() {
+    if !plan.add.is_empty() {
         text.push('\n');
     }
     let is_replaced = |why| matches!(why, Why::Replaced | Why::Unclear);
@@ -60,43 +70,43 @@ pub fn text(config_path: Option<&Path>, app: &App, plan: &Plan) -> String {
         plan.remove.iter().filter(is_of).collect::<Vec<_>>()
     };
     for wanted in &plan.add {
-        let name = action(&wanted.action);
-        let Some((first, others)) = replaced(wanted).split_first().map(|(first, others)| (*first, others.to_vec()))
-        else {
-            text += &format!("  {GOOD}+{GOOD:#}   {}\n", name.trim_end());
+        let replaced = replaced(wanted);
+        if replaced.is_empty() {
+            text += &format!("  {GOOD}+{GOOD:#}   {}\n", visible(&wanted.action));
             text += &indented(&details(wanted.level, &wanted.filters, &wanted.additional_data), 10);
             continue;
-        };
-        text +=
-            &format!("  {WARNING}+/-{WARNING:#} {name}  {DIM}replaces {}{DIM:#}\n", visible(&first.registration.id));
-        text += &indented(&changes(first, wanted), 10);
-        for removal in &others {
-            text += &format!("{:39}{DIM}and {}{DIM:#}\n", "", visible(&removal.registration.id));
+        }
+        text += &format!("  {WARNING}+/-{WARNING:#} {}\n", visible(&wanted.action));
+        for removal in &replaced {
+            text += &indented(&[("replaces", removal.registration.id.clone())], 10);
             text += &indented(&changes(removal, wanted), 10);
         }
-        if others.iter().chain([&first]).any(|removal| removal.why == Why::Unclear) {
+        if replaced.iter().any(|removal| removal.why == Why::Unclear) {
             text += &format!("{:10}{DIM}equal, and no delivery shows which has the right secret key{DIM:#}\n", "");
         }
     }
     let is_added = |removal: &&Removal| plan.add.iter().any(|wanted| wanted.action == removal.registration.action);
-    for removal in plan.remove.iter().filter(|removal| !is_replaced(removal.why) || !is_added(removal)) {
-        let why = match removal.why {
-            Why::NotWanted => "not in the configuration",
-            Why::Replaced | Why::Unclear => "another one is as wanted",
-            Why::Copy => "a copy: another one is the same, and delivers",
-        };
-        let registration = &removal.registration;
-        text += &format!(
-            "  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}\n",
-            action(&registration.action),
-            visible(&registration.id)
-        );
-        text += &format!("{:10}{DIM}{why}{DIM:#}\n", "");
+    let removed: Vec<_> =
+        plan.remove.iter().filter(|removal| !is_replaced(removal.why) || !is_added(removal)).collect();
+    for (heading, reasons) in [
+        ("Not in the configuration", &[Why::NotWanted][..]),
+        ("Another one is as wanted", &[Why::Replaced, Why::Unclear]),
+        ("A copy: another one is the same, and delivers", &[Why::Copy]),
+    ] {
+        let of_reason = removed.iter().filter(|removal| reasons.contains(&removal.why));
+        let lines: String = of_reason
+            .map(|Removal { registration: Registration { action, id, .. }, .. }| {
+                format!("  {ERROR}-{ERROR:#}   {}  {DIM}{}{DIM:#}\n", column(action), visible(id))
+            })
+            .collect();
+        if !lines.is_empty() {
+            text += &format!("\n{heading}:\n{lines}");
+        }
     }
     if !plan.foreign.is_empty() {
         text += "\nLeft alone, of the same Client ID:\n";
         for foreign in &plan.foreign {
-            text += &format!("      {}  {DIM}{}{DIM:#}\n", action(&foreign.action), visible(&foreign.id));
+            text += &format!("      {}  {DIM}{}{DIM:#}\n", column(&foreign.action), visible(&foreign.id));
             text += &format!("{:10}{DIM}{}{DIM:#}\n", "", visible(&foreign.url));
         }
     }
@@ -150,13 +160,17 @@ fn summary(config_path: Option<&Path>, plan: &Plan) -> String {
     let add = plan.add.len() - blocked;
     let left = if blocked > 0 { format!(", {blocked} that cannot be registered{left}") } else { left };
     let what = format!("Plan: {add} to register, {remove} to unregister, {unchanged} as wanted{left}.{but}");
+    format!("{}\n", wrapped(&what, 0))
+}
+
+/// Nothing where no call changes something. `what_takes` them, as the start of a sentence.
+fn cost(plan: &Plan, what_takes: &str) -> String {
     if plan.calls() == 0 {
-        return format!("{}\n", wrapped(&what, 0));
+        return String::new();
     }
+    let calls = count(plan.calls() as u64, "call");
     let cost = format!(
-        "`{}` does it with {} and a few that list. LiveChat bills calls of private apps and of personal access tokens.",
-        command(config_path, "webhooks apply"),
-        count(plan.calls() as u64, "call")
+        "{what_takes} {calls} and a few that list. LiveChat bills calls of private apps and of personal access tokens."
     );
-    format!("{}\n{DIM}{}{DIM:#}\n", wrapped(&what, 0), wrapped(&cost, 0))
+    format!("{DIM}{}{DIM:#}\n", wrapped(&cost, 0))
 }

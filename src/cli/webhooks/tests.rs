@@ -101,10 +101,29 @@ fn assert_snapshot(name: &str, text: &str) {
 #[test]
 fn a_plan_reads_like_a_plan() {
     let wanted = app(WANTED);
-    assert_snapshot("plan_new.txt", &plan::text(None, &wanted, &plan(&wanted, &[], &Facts::default())));
+    let all = plan(&wanted, &[], &Facts::default());
+    assert_snapshot("plan_new.txt", &plan::text(None, &wanted, &all));
+    let asked = anstream::adapter::strip_str(&plan::text_of_apply(None, &wanted, &all)).to_string();
+    assert!(
+        asked.contains("\nThis takes 13 calls and a few that list.") && !asked.contains("webhooks apply"),
+        "{asked}"
+    );
     assert_snapshot("plan_messy.txt", &plan::text(None, &wanted, &plan(&wanted, &messy(), &facts())));
     let right: Vec<_> = wanted.wanted().iter().enumerate().map(|(n, one)| registered(&n.to_string(), one)).collect();
     assert_snapshot("plan_nothing.txt", &plan::text(None, &wanted, &plan(&wanted, &right, &Facts::default())));
+}
+
+#[test]
+fn what_a_person_agrees_to_is_in_the_question() {
+    let question = |webhooks: &str, all: &[Registration]| {
+        apply::question(&plan(&app(webhooks), all, &Facts::default()).changes(&Facts::default()))
+    };
+    let one = "webhooks = [{ actions = \"incoming_chat\" }]";
+    assert_eq!(question(one, &[]), "Register 1 webhook at LiveChat (1 call)?");
+    assert_eq!(question(WANTED, &messy()), "Register 12 webhooks, and unregister 7, at LiveChat (19 calls)?");
+    let two = ["1", "2"].map(|id| by_hand(id, "incoming_event", OWN));
+    assert_eq!(question("webhooks = []", &two), "Unregister 2 webhooks at LiveChat (2 calls)?");
+    assert_eq!(question(one, &[by_hand("1", "incoming_chat", OWN)]), "Do this?", "a rotation may have only keys left");
 }
 
 #[test]
@@ -117,6 +136,27 @@ fn the_console_needs_one_step_after_the_other() {
 #[test]
 fn a_listing_shows_what_is_not_as_usual() {
     assert_snapshot("list.txt", &list::listing(&app(WANTED), &messy(), None));
+    let two = ["incoming_chat", "customer_session_fields_updated"].map(|action| {
+        let id = if action == "incoming_chat" {
+            "1882db21-62d2-428a-a81b-b735a40ee9b0"
+        } else {
+            "d1s2d3f4g5h6j7k8l9q0w1e2r"
+        };
+        by_hand(id, action, OWN)
+    });
+    let last = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(3);
+    let delivered = crate::deliveries::Delivered {
+        app: "default".to_owned(),
+        webhook_id: two[0].id.clone(),
+        action: "incoming_chat".to_owned(),
+        key: "2026-11".to_owned(),
+        deliveries: 1,
+        first: last,
+        last,
+    };
+    assert_snapshot("list_delivered.txt", &list::listing(&app(WANTED), &two, Some(&[delivered])));
+    let none = list::listing(&app(WANTED), &[], None);
+    assert!(none.ends_with("\n0 webhooks registered\n"), "{none}");
 }
 
 #[test]
