@@ -97,17 +97,17 @@ fetched() { cp "$1" ".lock-$1"; }
 
 # Starts a member of GROUP that writes to the database of LANGUAGE: LANGUAGE GROUP NAME.
 start_consumer() {
-  local to=$root/target/consumers/$1 url="postgresql://localhost:$pg_port/$1?sslmode=disable" command
+  local to=$root/target/consumers/$1 url="postgresql://localhost:$pg_port/$1?user=livechat&password=any&sslmode=disable" command
   case $1 in
     java)
       command=(java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar "$to/target/consumer.jar")
-      url="jdbc:$url&user=livechat"
+      url=jdbc:$url
       ;;
     python) command=("$to/venv/bin/python" "$to/consumer.py") ;;
     typescript) command=(node "$to/dist/consumer.js") ;;
     go) command=("$to/consumer") ;;
   esac
-  PGUSER=livechat start "${command[@]}" --brokers "$brokers" --prefix livechat. --group "$2" --schema "$schema" \
+  start "${command[@]}" --brokers "$brokers" --prefix livechat. --group "$2" --schema "$schema" \
     --database "$url" --dead-letters dead-letters >"$scratch/$3" 2>&1
 }
 
