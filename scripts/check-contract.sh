@@ -97,10 +97,13 @@ contract = pathlib.Path(sys.argv[1])
 schemas = [json.loads(path.read_text()) for path in contract.rglob("*.schema.json")]
 registry = Registry().with_resources((schema["$id"], Resource.from_contents(schema)) for schema in schemas)
 examples = sorted((contract / "examples").glob("*.json"))
-faults = [f"only {len(examples)} examples"] if len(examples) < 46 else []
+faults = [f"only {len(examples)} examples"] if len(examples) < 53 else []
 for path in examples:
     event = json.loads(path.read_text())
-    for name, value in [("envelope", event), (f"actions:{path.stem}", event["data"])]:
+    schema = f"actions:{path.stem}"
+    if path.stem.startswith("app."):
+        schema = "app_installed" if path.stem == "app.installed" else "app_webhook"
+    for name, value in [("envelope", event), (schema, event["data"])]:
         validator = Draft202012Validator({"$ref": f"urn:livechat-relay:{name}"}, registry=registry)
         faults += [f"{path.name}: {name}: {error.message}" for error in validator.iter_errors(value)]
 print(*faults, sep="\n")
@@ -109,7 +112,7 @@ EOF
 }
 
 # Warnings and hints of the parser are no faults; a document that it cannot resolve has no channels. There is no example of
-# actions that the relay does not know.
+# actions that the relay does not know, nor of dead letters.
 asyncapi() {
   NODE_PATH=$tools/npm/node_modules node - "$root/contract/asyncapi.yaml" "$root/contract/actions" <<'EOF'
 const { readdirSync } = require('node:fs');
@@ -124,7 +127,7 @@ fromFile(new Parser(), file).parse().then(({ document, diagnostics }) => {
   const messages = document?.allMessages().all() ?? [];
   const examples = messages.filter((message) => !message.examples().isEmpty()).length;
   console.log(`${found} channels, ${examples} messages with an example, ${wanted} schemas of actions`);
-  process.exitCode = errors.length === 0 && found >= wanted && examples >= wanted - 1 ? 0 : 1;
+  process.exitCode = errors.length === 0 && found >= wanted && examples === messages.length - 2 ? 0 : 1;
 }).catch((error) => {
   console.log(String(error));
   process.exitCode = 1;

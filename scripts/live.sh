@@ -133,11 +133,16 @@ send_no_event() {
   echo 'no event' | tool console-producer --bootstrap-server "$brokers" --topic livechat.incoming_event
 }
 
-# Puts an event on Kafka whose text is none, as if LiveChat had changed its payload.
-send_changed_event() {
-  jq --compact-output '.data.payload.event.text = { "plain": "Hello" }' "$root/contract/examples/incoming_event.json" |
-    sed 's/^/content-type:application\/cloudevents+json\t/' |
-    tool console-producer --bootstrap-server "$brokers" --topic livechat.incoming_event --reader-property parse.headers=true
+# Puts two events on Kafka as if LiveChat had changed its payloads: a text that is none, and a chat of which there is only the id.
+send_changed_events() {
+  send_changed incoming_event '.data.payload.event.text = { "plain": "Hello" }'
+  send_changed incoming_chat '.data.payload.chat |= { id }'
+}
+
+# ACTION CHANGE
+send_changed() {
+  jq --compact-output "$2" "$root/contract/examples/$1.json" | sed 's/^/content-type:application\/cloudevents+json\t/' |
+    tool console-producer --bootstrap-server "$brokers" --topic "livechat.$1" --reader-property parse.headers=true
 }
 
 # PostgreSQL refuses to run as root.

@@ -945,7 +945,7 @@ public final class LiveChat {
             @JsonProperty("user_ids") List<String> userIds) {}
 
     /**
-     * What a customer's browser tells: personal data.
+     * What a customer's browser reports: personal data.
      *
      * @param endedAt RFC 3339, mostly UTC to the microsecond.
      * @param startedAt RFC 3339, mostly UTC to the microsecond.
@@ -1481,9 +1481,9 @@ public final class LiveChat {
             UserRemovedFromChatPayload payload) {}
 
     /**
-     * An app was installed. LiveChat has sent an installation to the relay's own page, and has confirmed it. The relay
-     * writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is there for apps with
-     * an `install` table in the configuration. The key is the organization.
+     * An app was installed through the relay's page. LiveChat has sent an installation to the relay's own page, and has
+     * confirmed it. The relay writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It
+     * is there for apps with an `install` table in the configuration. The key is the organization.
      *
      * @param accountID Whose account has installed it.
      * @param clientID The app, as LiveChat knows it.
@@ -1525,6 +1525,21 @@ public final class LiveChat {
             String event,
             @JsonProperty("licenseID") JsonNode licenseID,
             @JsonProperty("organizationID") String organizationID,
-            JsonNode payload,
+            AppWebhookDataPayload payload,
             @JsonProperty("userID") String userID) {}
+
+    /**
+     * By event: the application, or the payment.
+     *
+     * @param applicationID Of `application_…`.
+     * @param paymentID Of `payment_…`.
+     * @param quantity Of `payment_activated`.
+     * @param total Of `payment_collected`.
+     */
+    @JsonIgnoreProperties(ignoreUnknown = true)
+    public record AppWebhookDataPayload(
+            @JsonProperty("applicationID") String applicationID,
+            @JsonProperty("paymentID") String paymentID,
+            Long quantity,
+            Long total) {}
 }

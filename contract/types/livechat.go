@@ -714,7 +714,7 @@ type Thread struct {
 	UserIDs   []string `json:"user_ids,omitempty"`
 }
 
-// Visit: What a customer's browser tells: personal data.
+// Visit: What a customer's browser reports: personal data.
 type Visit struct {
 	// RFC 3339, mostly UTC to the microsecond.
 	EndedAt     string            `json:"ended_at,omitempty"`
@@ -1130,9 +1130,9 @@ type UserRemovedFromChatData struct {
 	Payload UserRemovedFromChatPayload `json:"payload"`
 }
 
-// AppInstalledData: An app was installed. LiveChat has sent an installation to the relay's own page, and has confirmed
-// it. The relay writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is there for
-// apps with an `install` table in the configuration. The key is the organization.
+// AppInstalledData: An app was installed through the relay's page. LiveChat has sent an installation to the relay's own
+// page, and has confirmed it. The relay writes `data` itself, in the shape of an App Webhook: these are not LiveChat's
+// bytes. It is there for apps with an `install` table in the configuration. The key is the organization.
 type AppInstalledData struct {
 	// Whose account has installed it.
 	AccountID string `json:"accountID"`
@@ -1165,6 +1165,18 @@ type AppWebhookData struct {
 	LicenseID       json.RawMessage `json:"licenseID,omitempty"`
 	OrganizationID  string          `json:"organizationID,omitempty"`
 	// By event: the application, or the payment.
-	Payload json.RawMessage `json:"payload"`
-	UserID  string          `json:"userID,omitempty"`
+	Payload AppWebhookDataPayload `json:"payload"`
+	UserID  string                `json:"userID,omitempty"`
+}
+
+// AppWebhookDataPayload: By event: the application, or the payment.
+type AppWebhookDataPayload struct {
+	// Of `application_…`.
+	ApplicationID string `json:"applicationID,omitempty"`
+	// Of `payment_…`.
+	PaymentID string `json:"paymentID,omitempty"`
+	// Of `payment_activated`.
+	Quantity *int64 `json:"quantity,omitempty"`
+	// Of `payment_collected`.
+	Total *int64 `json:"total,omitempty"`
 }

@@ -722,7 +722,7 @@ class Thread(TypedDict):
 
 
 class Visit(TypedDict):
-    """What a customer's browser tells: personal data."""
+    """What a customer's browser reports: personal data."""
 
     # RFC 3339, mostly UTC to the microsecond.
     ended_at: NotRequired[str]
@@ -1143,9 +1143,9 @@ class UserRemovedFromChatData(Webhook):
 
 
 class AppInstalledData(TypedDict):
-    """An app was installed. LiveChat has sent an installation to the relay's own page, and has confirmed it. The relay
-    writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is there for apps with an
-    `install` table in the configuration. The key is the organization.
+    """An app was installed through the relay's page. LiveChat has sent an installation to the relay's own page, and has
+    confirmed it. The relay writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is
+    there for apps with an `install` table in the configuration. The key is the organization.
     """
 
     # Whose account has installed it.
@@ -1181,8 +1181,21 @@ class AppWebhookData(TypedDict):
     licenseID: NotRequired[int | str]
     organizationID: NotRequired[str]
     # By event: the application, or the payment.
-    payload: dict[str, Any]
+    payload: AppWebhookDataPayload
     userID: NotRequired[str]
+
+
+class AppWebhookDataPayload(TypedDict):
+    """By event: the application, or the payment."""
+
+    # Of `application_…`.
+    applicationID: NotRequired[str]
+    # Of `payment_…`.
+    paymentID: NotRequired[str]
+    # Of `payment_activated`.
+    quantity: NotRequired[int]
+    # Of `payment_collected`.
+    total: NotRequired[int]
 
 
 class AccessSet(Attributes):
@@ -1529,13 +1542,52 @@ class UserRemovedFromChat(Attributes):
 
 
 class AppInstalled(Attributes):
-    """An app was installed. LiveChat has sent an installation to the relay's own page, and has confirmed it. The relay
-    writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is there for apps with an
-    `install` table in the configuration. The key is the organization.
-    """
+    """An app was installed through the relay's page: `installed`."""
 
     type: Literal["com.livechat.app.installed"]
     data: AppInstalledData
+
+
+class AppApplicationInstalled(Attributes):
+    """App Webhook: `application_installed`."""
+
+    type: Literal["com.livechat.app.application_installed"]
+    data: AppWebhookData
+
+
+class AppApplicationUninstalled(Attributes):
+    """App Webhook: `application_uninstalled`."""
+
+    type: Literal["com.livechat.app.application_uninstalled"]
+    data: AppWebhookData
+
+
+class AppPaymentTrialstarted(Attributes):
+    """App Webhook: `payment_trialstarted`."""
+
+    type: Literal["com.livechat.app.payment_trialstarted"]
+    data: AppWebhookData
+
+
+class AppPaymentActivated(Attributes):
+    """App Webhook: `payment_activated`."""
+
+    type: Literal["com.livechat.app.payment_activated"]
+    data: AppWebhookData
+
+
+class AppPaymentCollected(Attributes):
+    """App Webhook: `payment_collected`."""
+
+    type: Literal["com.livechat.app.payment_collected"]
+    data: AppWebhookData
+
+
+class AppPaymentCancelled(Attributes):
+    """App Webhook: `payment_cancelled`."""
+
+    type: Literal["com.livechat.app.payment_cancelled"]
+    data: AppWebhookData
 
 
 # An event of livechat-relay in structured mode: the attributes of a CloudEvent, and what LiveChat sent. Its type tells
@@ -1588,4 +1640,10 @@ Event: TypeAlias = (
     | UserAddedToChat
     | UserRemovedFromChat
     | AppInstalled
+    | AppApplicationInstalled
+    | AppApplicationUninstalled
+    | AppPaymentTrialstarted
+    | AppPaymentActivated
+    | AppPaymentCollected
+    | AppPaymentCancelled
 )

@@ -51,7 +51,13 @@ export type Event =
   | ThreadUntagged
   | UserAddedToChat
   | UserRemovedFromChat
-  | AppInstalled;
+  | AppInstalled
+  | AppApplicationInstalled
+  | AppApplicationUninstalled
+  | AppPaymentTrialstarted
+  | AppPaymentActivated
+  | AppPaymentCollected
+  | AppPaymentCancelled;
 
 /**
  * The value of a record in structured mode: a CloudEvents 1.0 envelope around what LiveChat sent. In binary mode the
@@ -745,7 +751,7 @@ export interface Thread {
   user_ids?: string[];
 }
 
-/** What a customer's browser tells: personal data. */
+/** What a customer's browser reports: personal data. */
 export interface Visit {
   /** RFC 3339, mostly UTC to the microsecond. */
   ended_at?: string;
@@ -1150,9 +1156,9 @@ export interface UserRemovedFromChatData extends Webhook {
 }
 
 /**
- * An app was installed. LiveChat has sent an installation to the relay's own page, and has confirmed it. The relay
- * writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is there for apps with an
- * `install` table in the configuration. The key is the organization.
+ * An app was installed through the relay's page. LiveChat has sent an installation to the relay's own page, and has
+ * confirmed it. The relay writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is
+ * there for apps with an `install` table in the configuration. The key is the organization.
  */
 export interface AppInstalledData {
   /** Whose account has installed it. */
@@ -1188,8 +1194,20 @@ export interface AppWebhookData {
   licenseID?: number | string;
   organizationID?: string;
   /** By event: the application, or the payment. */
-  payload: Record<string, unknown>;
+  payload: AppWebhookDataPayload;
   userID?: string;
+}
+
+/** By event: the application, or the payment. */
+export interface AppWebhookDataPayload {
+  /** Of `application_…`. */
+  applicationID?: string;
+  /** Of `payment_…`. */
+  paymentID?: string;
+  /** Of `payment_activated`. */
+  quantity?: number;
+  /** Of `payment_collected`. */
+  total?: number;
 }
 
 /** Access to a resource is set. API 3.1 only. */
@@ -1495,12 +1513,44 @@ export interface UserRemovedFromChat extends Attributes {
   data: UserRemovedFromChatData;
 }
 
-/**
- * An app was installed. LiveChat has sent an installation to the relay's own page, and has confirmed it. The relay
- * writes `data` itself, in the shape of an App Webhook: these are not LiveChat's bytes. It is there for apps with an
- * `install` table in the configuration. The key is the organization.
- */
+/** An app was installed through the relay's page: `installed`. */
 export interface AppInstalled extends Attributes {
   type: "com.livechat.app.installed";
   data: AppInstalledData;
+}
+
+/** App Webhook: `application_installed`. */
+export interface AppApplicationInstalled extends Attributes {
+  type: "com.livechat.app.application_installed";
+  data: AppWebhookData;
+}
+
+/** App Webhook: `application_uninstalled`. */
+export interface AppApplicationUninstalled extends Attributes {
+  type: "com.livechat.app.application_uninstalled";
+  data: AppWebhookData;
+}
+
+/** App Webhook: `payment_trialstarted`. */
+export interface AppPaymentTrialstarted extends Attributes {
+  type: "com.livechat.app.payment_trialstarted";
+  data: AppWebhookData;
+}
+
+/** App Webhook: `payment_activated`. */
+export interface AppPaymentActivated extends Attributes {
+  type: "com.livechat.app.payment_activated";
+  data: AppWebhookData;
+}
+
+/** App Webhook: `payment_collected`. */
+export interface AppPaymentCollected extends Attributes {
+  type: "com.livechat.app.payment_collected";
+  data: AppWebhookData;
+}
+
+/** App Webhook: `payment_cancelled`. */
+export interface AppPaymentCancelled extends Attributes {
+  type: "com.livechat.app.payment_cancelled";
+  data: AppWebhookData;
 }

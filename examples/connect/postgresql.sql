@@ -1,8 +1,8 @@
 -- The tables of the two PostgreSQL connectors. A connector inserts JSON as it is on Kafka into an inbox, which stays empty: its trigger
 -- writes to the real table instead, so that a duplicate changes nothing. Add the columns that you search by.
 --
--- What is no event, and no transcript, goes to the table `refused`: left to fail, it would stop its connector at the same record again
--- and again. Look there from time to time.
+-- A record that is not a valid event or transcript goes to the table `refused`: left to fail, it would stop its connector at the same
+-- record again and again. Look there from time to time.
 --
 -- PostgreSQL stores no NUL in jsonb. LiveChat does not say that a message has none: it becomes the replacement character.
 

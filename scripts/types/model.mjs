@@ -113,8 +113,11 @@ export function model(contract) {
   });
   for (const file of ["app_installed", "app_webhook"]) {
     const schema = read(`${file}.schema.json`);
-    define(`${pascal(file)}Data`, schema, sentence(schema));
+    const data = define(`${pascal(file)}Data`, schema, sentence(schema));
+    const { const: only, examples: names = [only] } = schema.properties.event;
+    for (const event of names) {
+      events.push({ name: pascal(`app_${event}`), type: `com.livechat.app.${event}`, about: `${schema.title}: \`${event}\`.`, data });
+    }
   }
-  const [name, about] = ["AppInstalled", objects.get("AppInstalledData").about];
-  return { objects, events: [...events, { name, type: "com.livechat.app.installed", about, data: { ref: "AppInstalledData" } }] };
+  return { objects, events };
 }

@@ -68,7 +68,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn no_example(action: &str) -> Failure {
-    Failure::Usage(match (actions::find(action), nearest(action, actions::names())) {
+    Failure::Usage(match (actions::find(action), nearest(action, actions::names().chain(contract::app_names()))) {
         _ if action == UNLISTED => {
             format!("`{UNLISTED}` stands for actions that the relay does not know: there is no example")
         }

@@ -18,6 +18,7 @@ use super::actions::{Listed, listed};
 use super::{Failure, Source, print};
 use crate::config::{self, Need};
 use crate::event::actions::{self, Slot};
+use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::route::UNLISTED;
 use crate::livechat::backfill;
 use setup::Setup;
@@ -57,7 +58,7 @@ fn write(files: &BTreeMap<String, String>, out: &Path) -> Result<(), Failure> {
         made.and_then(|()| std::fs::write(&path, text))
             .map_err(|error| Failure::Failed(format!("{} cannot be written: {error}", path.display())))?;
     }
-    for stale in actions::names().map(example_path_of).filter(|name| !files.contains_key(name)) {
+    for stale in actions::names().chain(app_names()).map(example_path_of).filter(|name| !files.contains_key(name)) {
         let path = out.join(stale);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -80,8 +81,8 @@ fn files(setup: &Setup) -> BTreeMap<String, String> {
     let listed: Vec<_> = listed().collect();
     let mut files: BTreeMap<String, String> =
         listed.iter().map(|l| (path_of(l.action), pretty(&schema_of(l, &words[l.action], setup)))).collect();
-    let examples = listed.iter().filter_map(|l| Some((example_path_of(l.action), setup.example(l.action)?.text())));
-    files.extend(examples);
+    let names = listed.iter().map(|l| l.action).chain(app_names());
+    files.extend(names.filter_map(|name| Some((example_path_of(name), setup.example(name)?.text()))));
     files.insert(ENVELOPE.to_owned(), pretty(&envelope()));
     files.insert(DEFS.to_owned(), pretty(&schema(DEFS, defs())));
     let app_webhook = schema(APP_WEBHOOK, fragment(include_str!("contract/app_webhook.json")));
@@ -93,6 +94,16 @@ fn files(setup: &Setup) -> BTreeMap<String, String> {
     files.insert("asyncapi.yaml".to_owned(), yaml::text(&asyncapi));
     files.insert("actions.md".to_owned(), table::text(setup, &listed, &words));
     files
+}
+
+/// The events of an app: App Webhooks, and installations.
+pub fn app_names() -> impl Iterator<Item = &'static str> {
+    APP_EVENTS.into_iter().chain([APP_INSTALLED])
+}
+
+/// A title and an example of `data` for each of [`app_names`].
+fn app_events() -> Value {
+    fragment(include_str!("contract/app_events.json"))
 }
 
 fn path_of(action: &str) -> String {

@@ -2,8 +2,8 @@
 //
 // It shows: every topic with the prefix, from its beginning · the value as a CloudEvent (the relay's `events.mode` is
 // "structured", the default), held against the JSON Schema · duplicates known by their id, stored with the effect in one
-// transaction · offsets committed after that, never before · a record that is no event goes to a dead-letter topic, and
-// the rest goes on · SIGTERM leaves the group, so that the others take over at once.
+// transaction · offsets committed after that, never before · a record that is not a valid event goes to a dead-letter topic,
+// and the rest goes on · SIGTERM leaves the group, so that the others take over at once.
 //
 // If the database or Kafka does not accept something, the program ends: its supervisor starts it again, and it goes on with
 // what is not committed.
@@ -39,7 +39,7 @@ var (
 	group       = flag.String("group", "example", "the consumer `group`")
 	schema      = flag.String("schema", "envelope.schema.json", "the JSON Schema of the envelope, a `file`")
 	database    = flag.String("database", "postgresql://localhost/livechat", "the `URL` of the database with the tables of inbox.sql")
-	deadLetters = flag.String("dead-letters", "example.dead-letter", "the `topic` for what is no event")
+	deadLetters = flag.String("dead-letters", "example.dead-letter", "the `topic` for records that are not valid events")
 )
 
 // parse returns the event of a record's value. Errors do not show what the value holds, for that may be personal.
@@ -76,7 +76,7 @@ func take(ctx context.Context, db *pgx.Conn, e *event.Event) error {
 }
 
 // handle is your work, within the transaction: Source says whose the event is, Subject what it is about, Time when it was (zero
-// where LiveChat tells none), and Data is LiveChat's body.
+// where LiveChat sends no time), and Data is LiveChat's body.
 func handle(ctx context.Context, tx pgx.Tx, e *event.Event) error {
 	chat, _ := e.Extensions()["chatid"].(string)
 	if chat == "" {
@@ -100,7 +100,7 @@ func handle(ctx context.Context, tx pgx.Tx, e *event.Event) error {
 	return err
 }
 
-// keep keeps what is no event, as it is, for people to look at. An alert on the topic's growth tells them.
+// keep keeps a record that is not a valid event, as it is, for people to look at. An alert on the topic's growth tells them.
 func keep(ctx context.Context, client *kgo.Client, record *kgo.Record, reason error) error {
 	origin := fmt.Sprintf("%s/%d@%d", record.Topic, record.Partition, record.Offset)
 	fmt.Fprintf(os.Stderr, "dead letter: %s: %v\n", origin, reason)

@@ -21,7 +21,7 @@ from livechat import IncomingEventData  # contract/types
 
 
 class DeadLetters:
-    """Keeps what is no event, as it is, for people to look at. An alert on the topic's growth tells them."""
+    """Keeps a record that is not a valid event, as it is, for people to look at. An alert on the topic's growth tells them."""
 
     def __init__(self, brokers: str, topic: str) -> None:
         self.producer = Producer({"bootstrap.servers": brokers, "acks": "all"})

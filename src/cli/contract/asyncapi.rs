@@ -6,11 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::example::Example;
 use super::setup::Setup;
-use super::{APP_WEBHOOK, ENVELOPE, INSTALLED, envelope, fragment, path_of};
+use super::{APP_WEBHOOK, ENVELOPE, INSTALLED, app_events, app_names, envelope, fragment, path_of};
 use crate::cli::actions::{KEY_OF_ALL, Listed};
 use crate::event::Mode;
-use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
-use crate::event::route::UNLISTED;
+use crate::event::normalize::APP_INSTALLED;
+use crate::event::route::{DEAD_LETTER_HEADERS, UNLISTED};
+
+/// The name of the message.
+pub const DEAD_LETTER: &str = "dead_letter";
 
 /// What is on a topic.
 struct Message<'a> {
@@ -33,14 +36,17 @@ pub fn document(setup: &Setup, listed: &[Listed], words: &Value, app_webhook: &V
         has_chat: l.attributes.contains_key("chatid"),
         schema: path_of(l.action),
     });
-    let of_apps = APP_EVENTS.into_iter().map(|name| (name, app_webhook, APP_WEBHOOK));
-    let of_apps = of_apps.chain([(APP_INSTALLED, installed, INSTALLED)]).map(|(name, words, schema)| Message {
-        name,
-        title: &words["title"],
-        description: &words["description"],
-        key: &[],
-        has_chat: false,
-        schema: schema.to_owned(),
+    let titles = app_events();
+    let of_apps = app_names().map(|name| {
+        let (words, schema) = if name == APP_INSTALLED { (installed, INSTALLED) } else { (app_webhook, APP_WEBHOOK) };
+        Message {
+            name,
+            title: &titles[name]["title"],
+            description: &words["description"],
+            key: &[],
+            has_chat: false,
+            schema: schema.to_owned(),
+        }
     });
     let topics_of = |message: &Message<'_>| {
         let mut topics = setup.rule_topics(message.name, message.has_chat);
@@ -64,45 +70,69 @@ pub fn document(setup: &Setup, listed: &[Listed], words: &Value, app_webhook: &V
         document["components"]["messages"][message.name] = message.written(setup);
     }
     for (topic, messages) in topics {
-        document["channels"][topic] = channel(topic, &messages);
-        document["operations"][topic] = operation(topic, &messages);
+        let (title, description) = match &messages[..] {
+            [one] => (one.title.clone(), one.description.clone()),
+            _ => ("Several actions".into(), "Tell the actions apart by `type`.".into()),
+        };
+        let names: Vec<_> = messages.iter().map(|message| message.name).collect();
+        add_channel(&mut document, topic, &title, &description, &names);
     }
+    let dead_letter = dead_letter(mode);
+    let (title, description) = (&dead_letter["title"], "Events of any action: tell them apart by `type`.".into());
+    add_channel(&mut document, &setup.dead_letter_topic(), title, &description, &[DEAD_LETTER]);
+    document["components"]["messages"][DEAD_LETTER] = dead_letter;
     document
 }
 
-fn channel(topic: &str, messages: &[&Message<'_>]) -> Value {
-    let description = match messages {
-        [one] => one.description.clone(),
-        _ => "Tell the actions apart by `type`.".into(),
-    };
-    let of_components = messages
-        .iter()
-        .map(|message| (message.name.to_owned(), json!({ "$ref": format!("#/components/messages/{}", message.name) })));
-    json!({
+/// With the operation that has the same name.
+fn add_channel(document: &mut Value, topic: &str, title: &Value, description: &Value, names: &[&str]) {
+    let of_components =
+        names.iter().map(|name| ((*name).to_owned(), json!({ "$ref": format!("#/components/messages/{name}") })));
+    let of_channel = names.iter().map(|name| json!({ "$ref": format!("#/channels/{topic}/messages/{name}") }));
+    document["channels"][topic] = json!({
         "address": topic,
-        "title": title(messages),
+        "title": title,
         "description": description,
         "messages": of_components.collect::<Map<_, _>>(),
         "bindings": { "kafka": { "topic": topic, "bindingVersion": "0.5.0" } },
-    })
-}
-
-fn operation(topic: &str, messages: &[&Message<'_>]) -> Value {
-    let of_channel =
-        messages.iter().map(|message| json!({ "$ref": format!("#/channels/{topic}/messages/{}", message.name) }));
-    json!({
+    });
+    document["operations"][topic] = json!({
         "action": "send",
-        "title": title(messages),
+        "title": title,
         "channel": { "$ref": format!("#/channels/{topic}") },
         "messages": of_channel.collect::<Value>(),
-    })
+    });
 }
 
-fn title(messages: &[&Message<'_>]) -> Value {
-    match messages {
-        [one] => one.title.clone(),
-        _ => "Several actions".into(),
-    }
+/// An event of any action, as it would have been on its own topic but for three headers.
+fn dead_letter(mode: Mode) -> Value {
+    let payload = match mode {
+        Mode::Structured => json!({ "$ref": format!("./{ENVELOPE}") }),
+        Mode::Binary => json!({ "type": "object" }),
+    };
+    let [topic, reason, error] = DEAD_LETTER_HEADERS;
+    let own = json!({
+        "type": "object",
+        "required": [reason],
+        "properties": {
+            topic: { "type": "string", "description": "The topic that it would have gone to." },
+            reason: { "type": "string", "examples": ["too_large", "invalid", "rule"] },
+            error: { "type": "string", "description": "Kafka's error by librdkafka's name, or the rule's name." },
+        },
+    });
+    json!({
+        "name": DEAD_LETTER,
+        "title": "An event that its topic has refused, or that a rule has sent here",
+        "contentType": content_type(mode),
+        "headers": { "allOf": [{ "$ref": "#/components/schemas/headers" }, own] },
+        "payload": payload,
+        "bindings": {
+            "kafka": {
+                "key": { "type": "string", "description": "That of the event." },
+                "bindingVersion": "0.5.0",
+            },
+        },
+    })
 }
 
 /// CloudEvents' Kafka binding has it in a header.

@@ -1,5 +1,5 @@
-//! An event of an action as it is on Kafka: the relay's own steps make it of the webhook that `send` would send, at a time that is always the
-//! same.
+//! An event as it is on Kafka: the relay's own steps make it of the webhook that `send` would send, or of an App Webhook, at a time that is
+//! always the same.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::{Builder, Uuid};
 
-use super::pretty;
-use crate::event::normalize::normalize;
+use super::{app_events, pretty};
+use crate::event::normalize::{APP_INSTALLED, normalize};
 use crate::event::receive::receive;
 use crate::event::route::route;
-use crate::event::verify::verify;
+use crate::event::verify::{Verified, confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Keyring, Mode, Receipt};
 use crate::relay::App;
 use crate::samples::traffic::Traffic;
@@ -29,7 +29,12 @@ const DELAY: SignedDuration = SignedDuration::from_millis(84);
 
 const SEED: u64 = 13;
 
+/// Of webhooks, and the token of App Webhooks.
 const SECRET_KEY: &str = "secret";
+
+fn keyring() -> Keyring {
+    Keyring::new([("only".to_owned(), &SecretString::from(SECRET_KEY))])
+}
 
 /// A record, its key and topic aside.
 pub struct Example {
@@ -44,9 +49,25 @@ impl Example {
         let mut traffic = Traffic::new(SEED);
         let mut chat = traffic.begin(TIME - CHAT);
         let body = traffic.tell_of(&mut chat, action, TIME)?.body(SECRET_KEY);
-        let keyring = Keyring::new([("only".to_owned(), &SecretString::from(SECRET_KEY))]);
+        let keyring = keyring();
         let verified = receive(body.as_bytes()).ok().and_then(|delivery| verify(delivery, &keyring, TIME).ok());
         let (webhook, _) = verified.expect("the samples are compiled in, and a unit test takes each this way");
+        Self::published(webhook, app)
+    }
+
+    /// The event of an App Webhook or of an installation. None where that is no such event, or where it is dropped.
+    pub fn of_app(name: &str, app: &App) -> Option<Self> {
+        let body = app_events()[name].get("data")?.to_string();
+        let keyring = keyring();
+        let verified = if name == APP_INSTALLED {
+            confirmed_installation(body.as_bytes()).ok()
+        } else {
+            verify_app_webhook(SECRET_KEY, body.as_bytes(), &keyring, TIME).ok().map(|(webhook, _)| webhook)
+        };
+        Self::published(verified.expect("it is compiled in, and a unit test takes each this way"), app)
+    }
+
+    fn published(webhook: Verified<'_>, app: &App) -> Option<Self> {
         let mut event = normalize(webhook, Receipt { app: &app.name, time: TIME + DELAY, fresh_id: Uuid::now_v7 });
         if !event.is_id_derived {
             // Made as a fresh one is, of what does not change instead of chance. Each example has another: a consumer that drops repeats

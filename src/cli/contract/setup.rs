@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::example::Example;
 use crate::cli::Failure;
 use crate::cli::actions::TOPIC_PREFIX;
-use crate::config::Config;
+use crate::config::{Config, DEAD_LETTER};
 use crate::event::route::Route;
 use crate::event::rules::{Effect, Rule};
 use crate::event::{Keyring, Keys, Mode, Routing, Topics};
@@ -66,6 +66,11 @@ impl Setup {
         topics
     }
 
+    pub fn dead_letter_topic(&self) -> String {
+        let configured = self.config.as_ref().map(|config| config.policy.dead_letter.to_string());
+        configured.unwrap_or_else(|| format!("{TOPIC_PREFIX}{DEAD_LETTER}"))
+    }
+
     /// The topics that rules may send events of an action to.
     pub fn rule_topics(&self, name: &str, has_chat: bool) -> BTreeSet<&str> {
         let rules = self.config.iter().flat_map(|config| config.policy.rules.iter());
@@ -83,6 +88,7 @@ impl Setup {
     /// None where every app drops the action, or where it has no sample.
     pub fn example(&self, action: &str) -> Option<Example> {
         let publishes = |app: &&Arc<App>| matches!(app.routing.topics.route(action), Some(Route::Topic(_)));
-        Example::of(action, self.apps.iter().find(publishes)?)
+        let app = self.apps.iter().find(publishes)?;
+        Example::of(action, app).or_else(|| Example::of_app(action, app))
     }
 }

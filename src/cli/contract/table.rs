@@ -3,12 +3,12 @@
 use serde_json::Value;
 
 use super::setup::Setup;
-use super::{example_path_of, path_of};
+use super::{APP_WEBHOOK, INSTALLED, app_events, app_names, example_path_of, path_of};
 use crate::cli::actions::{Derivation, KEY_OF_ALL, Listed, TOPIC_PREFIX};
 use crate::config::Config;
 use crate::event::Mode;
 use crate::event::actions::Slot;
-use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
+use crate::event::normalize::APP_INSTALLED;
 use crate::event::rules::Effect;
 use crate::relay::APP_WEBHOOKS;
 
@@ -24,10 +24,13 @@ pub fn text(setup: &Setup, listed: &[Listed], words: &Value) -> String {
         }
         None => format!(
             "Written by `livechat-relay contract`; docs/kafka.md is the guide. The topic of an action is \
-             `{TOPIC_PREFIX}<action>` by default,\nand the attribute `type` is `com.livechat.<action>`.\n"
+             `{TOPIC_PREFIX}<action>` by default,\nand the attribute `type` is `com.livechat.<action>`. Dead letters, if \
+             there are any, are on `{}`.\n",
+            setup.dead_letter_topic()
         ),
     };
     text += &format!("\n## Actions\n\n{}\n\n{}", legend(setup.routing().mode), actions(setup, listed, words));
+    text += &events_of_apps(setup);
     text += &format!("\n## Older names\n\n{OLDER_NAMES}\n\n{}", older_names(listed));
     text
 }
@@ -88,6 +91,26 @@ fn actions(setup: &Setup, listed: &[Listed], words: &Value) -> String {
     rows
 }
 
+/// They are no actions: LiveChat's App Webhooks, and installations. Empty where the configuration has neither.
+fn events_of_apps(setup: &Setup) -> String {
+    let titles = app_events();
+    let rows = app_names().filter(|name| !setup.topics(name).is_empty()).map(|name| {
+        let schema = if name == APP_INSTALLED { INSTALLED } else { APP_WEBHOOK };
+        let title = titles[name]["title"].as_str().unwrap_or_default();
+        let example = setup.example(name).map(|_| format!(" ([example]({}))", example_path_of(name)));
+        format!("| [`{name}`]({schema}){} | {title} |\n", example.unwrap_or_default())
+    });
+    let rows: String = rows.collect();
+    if rows.is_empty() {
+        return rows;
+    }
+    format!("\n## Events of apps\n\n{EVENTS_OF_APPS}\n\n| event | what has happened |\n|---|---|\n{rows}")
+}
+
+const EVENTS_OF_APPS: &str = "LiveChat's App Webhooks, and installations through the relay's page: only where the operator has switched \
+    them on. They have `time` and no other\nattributes but those of every event; the key is the organization, and each delivery has an \
+    `id` of its own.";
+
 /// Each with the apps that have it, where not all of them have the same.
 fn topics(setup: &Setup, name: &str) -> String {
     let topics = setup.topics(name);
@@ -131,12 +154,12 @@ fn facts(setup: &Setup, Config { policy, topics: new, .. }: &Config) -> String {
         format!("Mode: {mode}"),
         format!("Keys: {keys}"),
         format!("The first events of a chat: {initial}"),
-        format!("Dead letters, if there are any: on `{}`", policy.dead_letter),
+        format!("Dead letters, if there are any: on `{}`", setup.dead_letter_topic()),
     ];
     if new.create {
         facts.push(format!("Topics that the relay has created: {partitions} partitions{settings}"));
     }
-    let of_apps = APP_EVENTS.into_iter().chain([APP_INSTALLED]).filter(|name| !setup.topics(name).is_empty());
+    let of_apps = app_names().filter(|name| !setup.topics(name).is_empty());
     facts.extend(of_apps.map(|name| format!("`{name}`: on {}", topics(setup, name))));
     facts.extend(policy.rules.iter().map(|rule| {
         let effect = match &rule.effect {

@@ -13,7 +13,6 @@ use super::super::actions::{Derivation, TOPIC_PREFIX};
 use super::*;
 use crate::config::Config;
 use crate::event::initial::Initial;
-use crate::event::normalize::{APP_EVENTS, APP_INSTALLED};
 use crate::event::receive::receive;
 use crate::event::verify::{confirmed_installation, verify, verify_app_webhook};
 use crate::event::{Archived, Event, Keyring, Keys, Mode, Receipt, Routing, Tenant, Topics, normalize, route};

@@ -3,8 +3,8 @@
 //
 // It shows: every topic with the prefix, from its beginning · the value as a CloudEvent (the relay's `events.mode` is
 // "structured", the default), held against the JSON Schema · duplicates known by their `id`, stored with the effect in one
-// transaction · offsets committed after that, never before · a record that is no event goes to a dead-letter topic, and
-// the rest goes on · SIGTERM leaves the group, so that the others take over at once.
+// transaction · offsets committed after that, never before · a record that is not a valid event goes to a dead-letter topic,
+// and the rest goes on · SIGTERM leaves the group, so that the others take over at once.
 //
 // If the database or Kafka does not accept something, the program ends: its supervisor starts it again, and it goes on with what
 // is not committed.
@@ -20,6 +20,7 @@ import type { Event } from "./livechat.js"; // contract/types
 
 const CLIENT = "example-typescript";
 const COMMIT_EVERY_MS = 500;
+const LIST_EVERY_MS = 300_000;
 
 type Options = ReturnType<typeof options>;
 
@@ -41,8 +42,9 @@ function options() {
 // The event in a record, or why it holds none, without what it holds: that may be personal.
 //
 // The schema comes first, for the SDK makes up an id or a time where there is none. Its `Kafka.toEvent` will not do: that
-// throws where an event has no time, and LiveChat tells none for many actions.
+// throws where an event has no time, and LiveChat sends no time for many actions.
 function parse(message: Message, isEnvelope: ValidateFunction): Event | string {
+  if (!message.value) return "it has no value";
   try {
     const envelope: unknown = JSON.parse(message.value.toString());
     // The SDK's object has the attributes and `data` as members, as the types have them.
@@ -80,7 +82,7 @@ async function handle(database: pg.Client, event: Event): Promise<void> {
   }
 }
 
-// Keeps what is no event, as it is, for people to look at. An alert on the topic's growth tells them.
+// Keeps a record that is not a valid event, as it is, for people to look at. An alert on the topic's growth tells them.
 async function keep(producer: Producer, topic: string, message: Message, reason: string): Promise<void> {
   const origin = `${message.topic}/${message.partition}@${message.offset}`;
   console.error(`dead letter: ${origin}: ${reason}`);
@@ -90,7 +92,7 @@ async function keep(producer: Producer, topic: string, message: Message, reason:
   await producer.send({ messages: [{ topic, key: message.key, value: message.value, headers }] });
 }
 
-// This client knows no patterns. The relay makes its topics when it starts, so a list taken now has them all.
+// This client knows no patterns, so the topics are listed, and listed again: see `LIST_EVERY_MS`.
 async function topicsOf({ brokers, prefix }: Options): Promise<string[]> {
   const admin = new Admin({ clientId: CLIENT, bootstrapBrokers: brokers });
   try {
@@ -110,8 +112,9 @@ async function consume(
   isEnvelope: ValidateFunction,
   stopping: AbortSignal,
 ): Promise<void> {
+  const topics = await topicsOf(given);
   const stream = await consumer.consume({
-    topics: await topicsOf(given),
+    topics,
     mode: "committed",
     fallbackMode: "earliest", // where the group has committed nothing yet
     autocommit: false,
@@ -132,6 +135,19 @@ async function consume(
   const stop = (): void => void stream.close(() => {});
   stopping.addEventListener("abort", stop);
   if (stopping.aborted) stop(); // while the group was joined
+
+  // A configuration of the relay's, or its next version, may have new topics: the program ends, and reads them when its supervisor
+  // has started it again.
+  let added: string[] = [];
+  const lister = setInterval(() => {
+    topicsOf(given).then(
+      (listed) => {
+        added = listed.filter((topic) => !topics.includes(topic));
+        if (added.length > 0) stop();
+      },
+      (error) => console.error(`could not list the topics: ${error}`),
+    );
+  }, LIST_EVERY_MS);
   try {
     for await (const message of stream) {
       const event = parse(message, isEnvelope);
@@ -144,8 +160,10 @@ async function consume(
     }
   } finally {
     clearInterval(timer);
+    clearInterval(lister);
     await commit();
   }
+  if (added.length > 0) throw new Error(`new topics: ${added.join(", ")}`);
 }
 
 async function main(given: Options): Promise<void> {

@@ -62,6 +62,10 @@ fn the_topics_of_a_configuration_are_in_every_file() {
     let example: Value = serde_json::from_str(&files[&example_path_of("incoming_chat")]).expect("JSON");
     assert_eq!([&example["app"], &example["apiversion"]], ["sales", "3.6"]);
     assert!(!files.contains_key(&example_path_of("tag_created")));
+    // App Webhooks are switched on, and no app has an installation page.
+    assert!(files.contains_key(&example_path_of("app.payment_collected")));
+    assert!(files["actions.md"].contains("| [`app.payment_collected`](app_webhook.schema.json) ([example](examples/"));
+    assert!(!files.contains_key(&example_path_of(APP_INSTALLED)) && !files["actions.md"].contains("app.installed"));
 }
 
 #[test]
@@ -88,8 +92,10 @@ fn asyncapi_has_a_channel_for_every_topic_that_a_configuration_has() {
     let setup = setup(&format!("{topics}{rules}{APPS}")).expect("a setup");
     let document = document(&setup);
     let policy = &setup.config.as_ref().expect("a configuration").policy;
-    let wanted: Vec<_> = policy.topics().into_iter().filter(|topic| *topic != policy.dead_letter).collect();
+    let wanted = policy.topics();
     assert_eq!(members(&document["channels"]), wanted.iter().map(|topic| &**topic).collect::<Vec<_>>());
+    let dead_letters = &document["channels"]["livechat.dead-letter"]["messages"]["dead_letter"];
+    assert_eq!(dead_letters["$ref"], "#/components/messages/dead_letter");
     assert_eq!(members(&document["operations"]), members(&document["channels"]));
     let messages = &document["channels"]["messages"];
     assert_eq!(members(&messages["messages"]), ["event_updated", "incoming_event"]);

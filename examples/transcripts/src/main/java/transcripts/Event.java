@@ -12,7 +12,7 @@ import org.apache.kafka.common.serialization.Deserializer;
 /**
  * An event of livechat-relay, as far as transcripts need it.
  *
- * @param at when it happened; for events whose payload does not say, when the relay took it
+ * @param at when it happened; for events whose payload does not say, when the relay received it
  * @param authorKind `customer`, `agent`, `bot` or `system` where the relay could prove it, else null
  * @param chat of `incoming_chat`, else null
  * @param said of `incoming_event`, else null

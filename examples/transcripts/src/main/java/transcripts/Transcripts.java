@@ -67,7 +67,7 @@ public final class Transcripts {
                 settings.load(own);
             }
         }
-        // A record that is no event goes to the dead-letter topic as it is, with headers that say why; the rest goes on.
+        // A record that is not a valid event goes to the dead-letter topic as it is, with headers that say why; the rest goes on.
         settings.put(StreamsConfig.DESERIALIZATION_EXCEPTION_HANDLER_CLASS_CONFIG, LogAndContinueExceptionHandler.class);
         settings.put(StreamsConfig.ERRORS_DEAD_LETTER_QUEUE_TOPIC_NAME_CONFIG, settings.getProperty("transcripts.dead-letter"));
         return settings;

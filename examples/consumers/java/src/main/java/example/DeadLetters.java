@@ -10,7 +10,7 @@ import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
-/** Keeps what is no event, as it is, for people to look at. An alert on the topic's growth tells them. */
+/** Keeps a record that is not a valid event, as it is, for people to look at. An alert on the topic's growth tells them. */
 final class DeadLetters implements AutoCloseable {
     private final KafkaProducer<byte[], byte[]> producer;
     private final String topic;
