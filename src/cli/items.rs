@@ -150,7 +150,7 @@ pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
 }
 
 pub fn progress(all: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:20} {human_pos} of {human_len}  {rate}  {msg}");
+    let style = ProgressStyle::with_template("{bar:20} {human_pos} of {human_len}  {rate}  {wide_msg}");
     let rate = |state: &ProgressState, text: &mut dyn Write| {
         let rate = state.per_sec();
         if rate >= 0.5 {
