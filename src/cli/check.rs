@@ -2,6 +2,7 @@
 
 mod kafka;
 mod livechat;
+mod ports;
 mod request;
 
 use std::path::{Path, PathBuf, absolute};
@@ -222,6 +223,9 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     certificates(&config, &report);
     report.begin("running relay");
     running_relay(file, config.control.socket.as_deref(), &report).await;
+    if !arguments.offline {
+        ports::look(&config, &report).await;
+    }
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
         Ok(detail) => report.ok("spool", detail),

@@ -291,7 +291,8 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
     let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
     assert!(lines.any(|line| line.contains("accepting webhooks")), "it serves");
     let pid = rustix::process::Pid::from_child(&serve);
-    assert!(check().contains("is in use by a relay"));
+    let during = check();
+    assert!(during.contains("is in use by a relay") && during.contains("the running relay has them"), "{during}");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
     for line in lines {
         assert!(!line.contains("ERROR"), "{line}");
@@ -309,6 +310,7 @@ fn check_finds_a_cluster_ready_or_tells_why_not() {
     for line in [
         "ok configuration",
         "ok app default: secret keys k",
+        "ok ports free: 127.0.0.1:0, 127.0.0.1:0",
         "ok brokers 1 at",
         "ok topics all there",
         "ok sizes every topic takes the largest event",
@@ -457,9 +459,56 @@ fn health_says_what_the_probes_say_and_ends_with_0_or_1() {
 /// What `check` prints, without the breaks of its lines, and its exit code.
 fn check(brokers: &str, more: &str, arguments: &[&str]) -> (String, Option<i32>) {
     let file = configuration(brokers, more);
-    let output = relay(&[&["check", "--config", file.path().to_str().expect("a path")], arguments].concat());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+    command.args(["check", "--config"]).arg(file.path()).args(arguments);
+    for listen in ["LIVECHAT_RELAY__SERVER__LISTEN", "LIVECHAT_RELAY__ADMIN__LISTEN"] {
+        command.env(listen, "127.0.0.1:0"); // the usual ports may be in use
+    }
+    let output = command.output().expect("the relay's binary");
     let text = stdout(&output) + &stderr(&output);
     (text.split_whitespace().collect::<Vec<_>>().join(" "), output.status.code())
+}
+
+#[test]
+fn check_finds_a_port_that_another_program_has() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|address| (taken, address.to_string()));
+    let (_taken, address) = taken.expect("an address");
+    let directory = tempfile::tempdir().expect("a directory");
+    let ports = |control: &str| {
+        let more = format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"{address}\"\n{control}");
+        let file = configuration("127.0.0.1:1", &more);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        command.env_remove("INVOCATION_ID").args(["check", "--json", "--config"]).arg(file.path());
+        let output = command.output().expect("the relay's binary");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list").iter();
+        let ports = findings.filter(|finding| finding["check"] == "ports");
+        let shown = |name: &str, finding: &Value| finding[name].as_str().expect("text").to_owned();
+        ports.map(|finding| format!("{} {}", shown("status", finding), shown("detail", finding))).collect::<Vec<_>>()
+    };
+    let why = format!("admin.listen: cannot listen on {address}: Address already in use (os error 98)");
+    let socket = directory.path().join("control.sock");
+    assert_eq!(
+        ports(&format!("[control]\nsocket = {socket:?}")),
+        [
+            format!("fail {why}: another program has it; stop that, or choose another port"),
+            "ok free: 127.0.0.1:0".to_owned()
+        ]
+    );
+    let unknown = &ports("")[0]; // a relay without a control socket may run
+    assert!(unknown.starts_with(&format!("warn {why}; is that this relay")), "{unknown}");
+}
+
+#[test]
+fn the_ports_of_demo_are_not_the_same() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let port = port.to_string();
+    let output = relay(&["demo", "--once", "--port", &port, "--metrics-port", &port]);
+    let expected = format!(
+        "cannot listen on 127.0.0.1:{port}: Address already in use (os error 98); choose another port with --metrics-port"
+    );
+    assert!(output.status.code() == Some(1) && stderr(&output).contains(&expected), "{}", stderr(&output));
 }
 
 #[test]
