@@ -40,7 +40,12 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
             "Content-Type is application/x-www-form-urlencoded; send Content-Type: application/json (in UTF-8)",
         ),
         (
-            with_headers("POST", "/webhooks", "content-type: application/json; charset=latin1\r\n"),
+            with_headers("POST", "/webhooks", "content-type: application/json ; charset=latin1\r\n"),
+            415,
+            "charset is latin1; send the body in UTF-8",
+        ),
+        (
+            with_headers("POST", "/webhooks", &format!("content-type: application/json; charset={SECRET}\r\n")),
             415,
             "send Content-Type: application/json (in UTF-8)",
         ),
