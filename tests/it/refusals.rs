@@ -147,6 +147,17 @@ fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_anot
     assert!(!relay.log().contains(SECRET));
 }
 
+fn tls_at_a_port_without_it_is_logged() {
+    let mock = Mock::start();
+    let mut relay = mock.relay(&[]);
+    let hello = [&[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &[7; 194]].concat();
+    assert_eq!(raw(relay.webhooks, &hello).expect("an answer").status, 400);
+    let line: serde_json::Value =
+        serde_json::from_str(&relay.await_log("a client speaks TLS to a port without TLS")).expect("a JSON line");
+    assert_eq!((&line["level"], &line["peer"]), (&"WARN".into(), &"127.0.0.1".into()));
+}
+
+#[test]
 #[test]
 fn past_a_limit_wrong_keys_are_answered_429_and_a_right_key_is_never_limited() {
     const OLD: &str = "a-key-that-was-right-until-2025";
