@@ -371,7 +371,7 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     };
     let config = config.spool.clone();
     let directory = config.directory.clone();
-    if !directory.exists() {
+    if !directory.is_dir() {
         return can_be_made(&directory);
     }
     let looked = tokio::task::spawn_blocking(move || look_at_spool(config));

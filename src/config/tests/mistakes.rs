@@ -177,6 +177,10 @@ fn a_file_that_is_no_toml_is_reported_by_line_and_column() {
     let directory = load("/");
     assert!(!directory.may_pass, "a directory does not become a file");
     assert_eq!(directory.lines, ["/: cannot be read: it is a directory; name a file in it"]);
+    let yaml = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+    std::fs::write(yaml.path(), "kafka:\n  brokers: x\n").expect("written");
+    let yaml = load(yaml.path().to_str().expect("a path"));
+    assert!(yaml.lines[0].ends_with("; the configuration is written in TOML"), "{yaml:?}");
     let mut latin = tempfile::NamedTempFile::new().expect("a file");
     latin.write_all(b"# caf\xe9").expect("written");
     let latin = load(latin.path().to_str().expect("a path"));
