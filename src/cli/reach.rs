@@ -100,7 +100,7 @@ const IN_STATE: &str = " (in state ";
 /// librdkafka's reason without the name of its thread, how long it took, and how often.
 fn plain(message: &str) -> String {
     let message = message.strip_prefix("[thrd:").and_then(|rest| Some(rest.split_once("]: ")?.1)).unwrap_or(message);
-    let message = message.replacen("/bootstrap", "", 1);
+    let message = message.replacen("/bootstrap", "", 1).replacen(": increase receive.message.max.bytes", "", 1);
     match message.split_once(" (after ") {
         None => message,
         Some((why, more)) => {
@@ -133,7 +133,7 @@ fn explained(reasons: &[String]) -> Option<String> {
 const UNKNOWN: &str = "is the address right, Kafka up, and no firewall between?";
 
 /// What librdkafka 2.12 says, in part, and what to change.
-const REMEDIES: [(&str, &str); 11] = [
+const REMEDIES: [(&str, &str); 12] = [
     ("Failed to resolve", "this machine does not know the name: correct the name, or the DNS"),
     ("Connection refused", "nothing listens there: is the port right, and Kafka up?"),
     (
@@ -150,6 +150,8 @@ const REMEDIES: [(&str, &str); 11] = [
     ),
     ("Unsupported SASL mechanism", "set \"sasl.mechanism\" in kafka.properties to one that the broker supports"),
     ("uthentication", "the user or the password is wrong: \"sasl.username\" and \"sasl.password\" in kafka.properties"),
+    // The first bytes of its answer, "HTTP", are taken for a length.
+    ("Invalid response size 1213486160", "an HTTP server answers there, not Kafka: take the broker's port"),
     (
         "Connection setup timed out",
         "the connection is accepted, and then nothing is answered: does the broker hang, or is that port none of Kafka's?",
@@ -218,6 +220,10 @@ mod tests {
         let silent = "a:1: Connection setup timed out in state APIVERSION_QUERY (in state APIVERSION_QUERY)".to_owned();
         let text = explained(&[silent]).expect("a reason");
         assert!(text.contains("does the broker hang") && !text.contains("security.protocol"), "{text}");
+        let http = "[thrd:a:1/bootstrap]: a:1/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes (after 1ms in state APIVERSION_QUERY)";
+        let text = explained(&[plain(http)]).expect("a reason");
+        let expected = "a:1: Receive failed: Invalid response size 1213486160 (0..100000000); an HTTP server answers there, not Kafka: take the broker's port";
+        assert_eq!(text, expected);
         assert_eq!(explained(&[]), None);
         assert_eq!(explained(&["a:1: odd".to_owned()]), Some(format!("a:1: odd; {UNKNOWN}")));
     }
