@@ -121,9 +121,8 @@ impl Where {
         let (settings, its_metrics) = (config.spool.clone(), Arc::clone(&metrics));
         // One that only looks must not make it.
         if matches!(config.spool.directory.metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound) {
-            return Err(Failure::Failed(format!(
-                "there is no spool in {directory}, and no relay answers at {at}: {unreached}"
-            )));
+            let why = unanswered(&socket, &unreached);
+            return Err(Failure::Failed(format!("there is no spool in {directory}, and {why}")));
         }
         let opened = tokio::task::spawn_blocking(move || open(settings, its_metrics)).await;
         match opened.map_err(Failure::failed)? {
@@ -145,9 +144,18 @@ impl Where {
 /// # Errors
 /// When it does not answer.
 pub async fn running(socket: &Path) -> Result<Access, Failure> {
-    let reached = connect(socket).await;
-    reached.map_err(|e| Failure::Failed(format!("no relay answers at {}: {e}", socket.display())))?;
+    connect(socket).await.map_err(|e| Failure::Failed(unanswered(socket, &e)))?;
     Ok(Access::Running(socket.to_owned()))
+}
+
+fn unanswered(socket: &Path, error: &io::Error) -> String {
+    let at = socket.display();
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{at} cannot be opened: {error}; run this as the relay's user, or as root")
+        }
+        _ => format!("no relay answers at {at}: {error}"),
+    }
 }
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {

@@ -31,7 +31,7 @@ pub struct Arguments {
     /// App whose events are missing; required if several apps have [apps.livechat]
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// Start of the time span: 2026-11-22T14:00:00Z, or 2h for two hours ago
+    /// Start of the time span: 2026-11-22T14:00:00Z, 2026-11-22, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = time)]
     from: Timestamp,
     /// End of the time span [default: now, or that of the run that is continued]

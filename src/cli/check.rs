@@ -2,6 +2,7 @@
 
 mod kafka;
 mod livechat;
+mod ports;
 mod request;
 
 use std::path::{Path, PathBuf, absolute};
@@ -249,6 +250,9 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     certificates(&config, &report);
     report.begin("running relay");
     running_relay(file, config.control.socket.as_deref(), &report).await;
+    if !arguments.offline {
+        ports::look(&config, &report).await;
+    }
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
         Ok(detail) => report.ok("spool", detail),
@@ -394,7 +398,7 @@ async fn spool(config: Option<&config::Spool>) -> Result<String, String> {
     };
     let config = config.spool.clone();
     let directory = config.directory.clone();
-    if !directory.exists() {
+    if !directory.is_dir() {
         return can_be_made(&directory);
     }
     let looked = tokio::task::spawn_blocking(move || look_at_spool(config));

@@ -52,8 +52,10 @@ const TIME: Duration = Duration::from_secs(10);
 const SHOWN: &str = "incoming_event";
 
 pub async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let port = port(arguments.port, 8080, "--port")?;
-    let metrics_port = self::port(arguments.metrics_port, 8081, "--metrics-port")?;
+    let webhooks = listener(arguments.port, 8080, "--port")?;
+    let metrics = listener(arguments.metrics_port, 8081, "--metrics-port")?; // not the same: that one is bound
+    let [port, metrics_port] = [&webhooks, &metrics].map(|(_, port)| *port);
+    drop((webhooks, metrics));
     out(format_args!("The relay and a mock Kafka start in this process.\n"))?;
     let mock = MockCluster::new(1).map_err(|e| Failure::Failed(format!("the mock Kafka cannot be started: {e}")))?;
     let brokers = mock.bootstrap_servers();
@@ -86,12 +88,14 @@ fn create_topics(brokers: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The port to listen on: the one that was asked for, else the usual one, else a free one (0).
-fn port(asked: Option<u16>, usual: u16, option: &str) -> Result<u16, Failure> {
+/// A listener, and the port to ask for: the one that was asked for, else the usual one, else a free one (0).
+fn listener(asked: Option<u16>, usual: u16, option: &str) -> Result<(Option<TcpListener>, u16), Failure> {
     let bind = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port));
-    let Some(port) = asked else { return Ok(bind(usual).map_or(0, |_| usual)) };
+    let Some(port) = asked else {
+        return Ok(bind(usual).map_or((None, 0), |listener| (Some(listener), usual)));
+    };
     match bind(port) {
-        Ok(_) => Ok(port),
+        Ok(listener) => Ok((Some(listener), port)),
         Err(error) => Err(Failure::Failed(format!(
             "cannot listen on {}:{port}: {error}; choose another port with {option}, or any free one with {option} 0",
             Ipv4Addr::LOCALHOST

@@ -32,7 +32,7 @@ pub struct Filters {
     /// Only this app
     #[arg(long, value_name = "APP")]
     app: Option<String>,
-    /// Received at or after this time: 2026-11-22T14:00:00Z, or 2h for two hours ago
+    /// Received at or after this time: 2026-11-22T14:00:00Z, 2026-11-22, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
     /// Received before this time
@@ -48,12 +48,14 @@ impl Filters {
     }
 }
 
-/// A time, or how long ago it was, to the second before.
+/// A time, a day's beginning in UTC, or how long ago it was, to the second before.
 pub fn time(text: &str) -> Result<Timestamp, String> {
     let ago =
         |text: &str| Some(second(Timestamp::now().checked_sub(text.parse::<jiff::SignedDuration>().ok()?.abs()).ok()?));
-    let wrong = "no time; write for example 2026-11-22T14:00:00Z, or 2h for two hours ago";
-    text.parse().ok().or_else(|| ago(text)).ok_or_else(|| wrong.to_owned())
+    let day = |text: &str| format!("{text}T00:00:00Z").parse().ok();
+    let wrong =
+        "no time; write for example 2026-11-22T14:00:00Z, 2026-11-22 for its beginning in UTC, or 2h for two hours ago";
+    text.parse().ok().or_else(|| day(text)).or_else(|| ago(text)).ok_or_else(|| wrong.to_owned())
 }
 
 /// The second in which a time is: what a person may have to type again.
@@ -176,7 +178,7 @@ pub fn private_file(path: &Path) -> Result<std::fs::File, Failure> {
 }
 
 pub fn progress(all: u64) -> ProgressBar {
-    bar(all, "{bar:20} {human_pos} of {human_len}  {rate}  {msg}")
+    bar(all, "{bar:20} {human_pos} of {human_len}  {rate}  {wide_msg}")
 }
 
 /// For what may stand still: it has no estimate, which would only grow.
@@ -280,6 +282,14 @@ mod tests {
         }
         let none = meant("other").expect("a hint");
         assert!(none.ends_with("topics do: livechat.incoming_chat, livechat.incoming_event"), "{none}");
+    }
+
+    #[test]
+    fn a_day_is_its_beginning_in_utc() {
+        assert_eq!(time("2026-11-28"), time("2026-11-28T00:00:00Z"));
+        for wrong in ["2026-11-31", "2026-11", "today", "2026-11-28T14:00"] {
+            assert!(time(wrong).expect_err(wrong).contains("2026-11-22 for"), "{wrong}");
+        }
     }
 
     #[test]

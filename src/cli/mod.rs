@@ -22,6 +22,7 @@ mod send;
 mod serve;
 mod simulate;
 mod spool;
+mod stray;
 mod tail;
 mod tls;
 mod webhooks;
@@ -173,6 +174,7 @@ pub fn main() -> ExitCode {
     let (config_path, arguments) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
+            let error = stray::explained(error, std::env::args_os());
             let _ = error.print(); // nowhere to tell of a terminal that is gone
             return ExitCode::from(if error.use_stderr() { examples::USAGE } else { examples::DONE });
         }

@@ -110,7 +110,7 @@ const IN_STATE: &str = " (in state ";
 /// librdkafka's reason without the name of its thread, how long it took, and how often.
 fn plain(message: &str) -> String {
     let message = message.strip_prefix("[thrd:").and_then(|rest| Some(rest.split_once("]: ")?.1)).unwrap_or(message);
-    let message = message.replacen("/bootstrap", "", 1);
+    let message = message.replacen("/bootstrap", "", 1).replacen(": increase receive.message.max.bytes", "", 1);
     match message.split_once(" (after ") {
         None => message,
         Some((why, more)) => {
@@ -180,7 +180,7 @@ const TOKEN_REMEDIES: [(&str, &str); 6] = [
 const NO_JWT: &str = "the identity provider has to give tokens that are JWTs, with `sub` and `exp`";
 
 /// What librdkafka 2.12 says, in part, and what to change.
-const REMEDIES: [(&str, &str); 12] = [
+const REMEDIES: [(&str, &str); 13] = [
     ("Failed to resolve", "this machine does not know the name: correct the name, or the DNS"),
     ("Connection refused", "nothing listens there: is the port right, and Kafka up?"),
     (
@@ -201,6 +201,8 @@ const REMEDIES: [(&str, &str); 12] = [
         "the brokers do not accept the token: its issuer, audience, scope and key have to be those that they expect",
     ),
     ("uthentication", "the user or the password is wrong: \"sasl.username\" and \"sasl.password\" in kafka.properties"),
+    // The first bytes of its answer, "HTTP", are taken for a length.
+    ("Invalid response size 1213486160", "an HTTP server answers there, not Kafka: take the broker's port"),
     (
         "Connection setup timed out",
         "the connection is accepted, and then nothing is answered: does the broker hang, or is that port none of Kafka's?",
@@ -310,5 +312,13 @@ mod tests {
         let refused = r#"sasl_ssl://k:1: SASL authentication error: {"status":"invalid_token"} (in state AUTH_REQ)"#;
         let text = explained("k:1", &[refused.to_owned()]).expect("a reason");
         assert!(text.contains("audience") && !text.contains("password"), "{text}");
+    }
+
+    #[test]
+    fn an_http_server_is_no_broker() {
+        let http = "[thrd:a:1/bootstrap]: a:1/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes (after 1ms in state APIVERSION_QUERY)";
+        let text = explained("b:1", &[plain(http)]).expect("a reason");
+        let expected = "a:1: Receive failed: Invalid response size 1213486160 (0..100000000); an HTTP server answers there, not Kafka: take the broker's port";
+        assert_eq!(text, expected);
     }
 }

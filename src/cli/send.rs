@@ -18,10 +18,14 @@ use tokio::time::Instant;
 
 pub use self::client::Client;
 use self::client::{Posted, Unanswered};
-use super::{Failure, print};
-use crate::samples::traffic::{Sample, Traffic};
+use super::Failure;
+use super::print::{self, note};
+use crate::config::nearest;
+use crate::samples::traffic::{self, Sample, Traffic};
 
 #[derive(clap::Args)]
+// Of an error, clap's own has --secret-key where the variable is not set, and other users see options.
+#[command(override_usage = "livechat-relay send [OPTIONS] <URL>")]
 pub struct Arguments {
     /// URL of the relay, such as http://localhost:8080/webhooks
     url: Url,
@@ -35,7 +39,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// How many webhooks
-    #[arg(long, short = 'n', default_value_t = 100)]
+    #[arg(long, short = 'n', default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Webhooks per second; 0 for as fast as they are answered
     #[arg(long, default_value_t = 0.0, value_name = "PER_SECOND")]
@@ -111,26 +115,32 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (count, json, connections) = (arguments.count, arguments.json, arguments.connections);
     let run = Arc::new(Run::new(arguments)?);
     let Some((sample, at)) = run.next() else { return run.report()?.print(json) };
-    // The first one goes alone: where no server is there, there is no point in more.
-    let began = Instant::now();
-    let first = run.client.post(run.body(&sample)).await;
-    if let Err(Unanswered { why, is_unreachable: true }) = first {
-        return Err(Failure::Failed(why));
-    }
-    let first = (first, began.elapsed());
-    let mut workers = vec![tokio::spawn({
-        let run = Arc::clone(&run);
-        async move {
-            run.deliver(&sample, at, Some(first)).await;
-            run.work().await;
+    let sending = async {
+        // The first one goes alone: where no server is there, there is no point in more.
+        let began = Instant::now();
+        let first = run.client.post(run.body(&sample)).await;
+        if let Err(Unanswered { why, is_unreachable: true }) = first {
+            return Err(Failure::Failed(why));
         }
-    })];
-    workers.extend((1..connections).map(|_| {
-        let run = Arc::clone(&run);
-        tokio::spawn(async move { run.work().await })
-    }));
+        let first = (first, began.elapsed());
+        let mut workers = vec![tokio::spawn({
+            let run = Arc::clone(&run);
+            async move {
+                run.deliver(&sample, at, Some(first)).await;
+                run.work().await;
+            }
+        })];
+        workers.extend((1..connections).map(|_| {
+            let run = Arc::clone(&run);
+            tokio::spawn(async move { run.work().await })
+        }));
+        for worker in workers {
+            let _ = worker.await; // one that has panicked has said so
+        }
+        Ok(())
+    };
     tokio::select! {
-        () = async { for worker in workers { let _ = worker.await; } } => {}
+        sent = sending => sent?,
         _ = tokio::signal::ctrl_c() => run.progress.println("interrupted: the report is of what was sent until now"),
     }
     run.progress.finish_and_clear();
@@ -156,6 +166,8 @@ struct State {
     begun: u64,
     save: Option<BufWriter<std::fs::File>>,
     tally: Tally,
+    /// Webhooks that are to be tried again, by their last answer.
+    pending: BTreeMap<String, u64>,
     micros: Histogram<u64>,
 }
 
@@ -164,10 +176,11 @@ impl Run {
         let secret_key = secret_key(&mut arguments)?;
         let client = Client::new(arguments.url.clone(), arguments.ca.as_deref(), arguments.timeout)?;
         let seed = arguments.seed.unwrap_or_else(|| u64::from(uuid::Uuid::now_v7().as_u64_pair().1 as u32));
-        let traffic = Traffic::new(seed).only(&arguments.actions).map_err(Failure::Usage)?;
+        let traffic = Traffic::new(seed).only(&arguments.actions).map_err(|name| no_sample(&name))?;
         let save = arguments.save.as_deref().map(super::items::private_file).transpose()?.map(BufWriter::new);
         let micros = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
-        let state = Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), micros });
+        let state =
+            Mutex::new(State { traffic, begun: 0, save, tally: Tally::default(), pending: BTreeMap::new(), micros });
         let progress = super::items::progress(arguments.count);
         Ok(Self { arguments, secret_key, client, start: Instant::now(), state, progress })
     }
@@ -203,6 +216,7 @@ impl Run {
         let Arguments { retries, retry_wait, .. } = self.arguments;
         tokio::time::sleep_until(at).await;
         let body = self.body(sample);
+        let mut last = None;
         for attempt in 0..=retries {
             if attempt > 0 {
                 tokio::time::sleep(retry_wait).await;
@@ -213,19 +227,21 @@ impl Run {
                 let began = Instant::now();
                 (self.client.post(body.clone()).await, began.elapsed())
             };
-            let status = self.tried(&posted, took, attempt > 0);
+            let status = self.tried(&posted, took, last.take());
             let may_succeed = posted.map_or(true, |answer| may_be_repeated(answer.status));
             if !may_succeed || attempt == retries {
                 self.done(sample, &status);
                 return;
             }
+            self.pend(&status);
+            last = Some(status);
         }
     }
 
-    /// Counts an answer, or none; the name that it is counted under.
-    fn tried(&self, posted: &Posted, took: Duration, is_retry: bool) -> String {
+    /// Counts an answer, or none; the name that it is counted under. `last`: the webhook's answer before, if this is a retry.
+    fn tried(&self, posted: &Posted, took: Duration, last: Option<String>) -> String {
         let mut state = self.state();
-        let State { tally, micros, .. } = &mut *state;
+        let State { tally, pending, micros, .. } = &mut *state;
         let (status, text) = match posted {
             // A server may send back what it got.
             Ok(answer) => {
@@ -240,8 +256,34 @@ impl Run {
             tally.texts.entry(status.clone()).or_insert(text);
         }
         *tally.answers.entry(status.clone()).or_default() += 1;
-        tally.retried += u64::from(is_retry);
+        if let Some(last) = last {
+            tally.retried += 1;
+            pending.entry(last).and_modify(|number| *number -= 1);
+        }
         status
+    }
+
+    /// A webhook is to be tried again; `status` is its last answer.
+    fn pend(&self, status: &str) {
+        let mut state = self.state();
+        let is_first = !state.pending.contains_key(status);
+        *state.pending.entry(status.to_owned()).or_default() += 1;
+        if is_first && self.progress.is_hidden() {
+            let (wait, why) = (self.arguments.retry_wait, state.tally.named(status));
+            note(format_args!("retry in {wait:?}: {why}"));
+        }
+        self.show(&state);
+    }
+
+    /// Shows what has failed, and what is tried again.
+    fn show(&self, State { tally, pending, .. }: &State) {
+        let failed = Some(tally.sent - tally.answered_200).filter(|failed| *failed > 0);
+        let failed = failed.map(|failed| console::style(format!("{} failed", HumanCount(failed))).for_stderr());
+        let failed = failed.map(|failed| failed.red().bold().to_string());
+        let (retries, commonest) = (pending.values().sum::<u64>(), pending.iter().max_by_key(|(_, number)| **number));
+        let commonest = commonest.filter(|_| retries > 0);
+        let retries = commonest.map(|(status, _)| format!("{} retry: {}", HumanCount(retries), tally.named(status)));
+        self.progress.set_message(failed.into_iter().chain(retries).collect::<Vec<_>>().join(", "));
     }
 
     /// Nothing more becomes of a webhook; `status` is its last answer.
@@ -258,11 +300,7 @@ impl Run {
         {
             self.progress.println(format!("--save: {error}"));
         }
-        let failed = state.tally.sent - state.tally.answered_200;
-        if failed > 0 {
-            let failed = console::style(format!("{} failed", HumanCount(failed))).for_stderr().red().bold();
-            self.progress.set_message(failed.to_string());
-        }
+        self.show(&state);
         self.progress.inc(1);
     }
 
@@ -271,7 +309,12 @@ impl Run {
         if let Some(save) = &mut state.save {
             save.flush().map_err(|e| Failure::Failed(format!("--save: {e}")))?;
         }
-        let (tally, seconds) = (state.tally.clone(), self.start.elapsed().as_secs_f64());
+        let (mut tally, seconds) = (state.tally.clone(), self.start.elapsed().as_secs_f64());
+        // After an interruption some still wait for a retry.
+        for (status, number) in state.pending.iter().filter(|(_, number)| **number > 0) {
+            tally.sent += number;
+            *tally.failed.entry(status.clone()).or_default() += number;
+        }
         let millis = |q: f64| state.micros.value_at_quantile(q) as f64 / 1000.0;
         let latency_ms = (!state.micros.is_empty()).then(|| Latency {
             p50: millis(0.5),
@@ -285,13 +328,27 @@ impl Run {
 
 /// The key that the arguments give.
 fn secret_key(arguments: &mut Arguments) -> Result<SecretString, Failure> {
-    let Some(file) = &arguments.secret_key_file else {
+    const VARIABLE: &str = "LIVECHAT_SECRET_KEY";
+    let (key, place) = if let Some(file) = &arguments.secret_key_file {
+        let place = format!("--secret-key-file {}", file.display());
+        let text = std::fs::read_to_string(file).map_err(|e| Failure::Usage(format!("{place}: {e}")))?;
+        (text.trim_end().into(), place)
+    } else {
         let none = "give the secret key that the relay expects: --secret-key-file FILE, --secret-key KEY or the variable LIVECHAT_SECRET_KEY";
-        return arguments.secret_key.take().ok_or_else(|| Failure::Usage(none.to_owned()));
+        let key = arguments.secret_key.take().ok_or_else(|| Failure::Usage(none.to_owned()))?;
+        let is_variable = std::env::var(VARIABLE).is_ok_and(|value| value == key.expose_secret());
+        (key, if is_variable { format!("the variable {VARIABLE}") } else { "--secret-key".to_owned() })
     };
-    let text = std::fs::read_to_string(file);
-    let text = text.map_err(|e| Failure::Usage(format!("--secret-key-file {}: {e}", file.display())))?;
-    Ok(text.trim_end().into())
+    if key.expose_secret().is_empty() {
+        return Err(Failure::Usage(format!("the secret key is empty: {place}")));
+    }
+    Ok(key)
+}
+
+fn no_sample(action: &str) -> Failure {
+    let hint = nearest(action, traffic::actions()).map(|name| format!("; did you mean `{name}`?"));
+    let hint = hint.unwrap_or_else(|| "; `livechat-relay actions` lists them".to_owned());
+    Failure::Usage(format!("there is no sample of an action `{}`{hint}", print::visible(action)))
 }
 
 /// Whether the same webhook may get another answer later.
@@ -302,16 +359,22 @@ fn may_be_repeated(status: StatusCode) -> bool {
 impl Tally {
     /// Why not all of `count` were answered 200: the commonest last answer of those that were given up.
     fn why(&self, count: u64) -> Option<String> {
+        const UNSENT: &str = "not sent, or not answered yet";
         let unsent = HumanCount(count - self.sent);
         let Some((status, _)) = self.failed.iter().max_by_key(|(_, number)| **number) else {
-            return (self.sent < count).then(|| format!("{unsent} of {} webhooks were not sent", HumanCount(count)));
+            return (self.sent < count).then(|| format!("{unsent} of {} webhooks were {UNSENT}", HumanCount(count)));
         };
-        let text = self.texts.get(status).map_or("", String::as_str);
         let (lost, sent) = (HumanCount(self.sent - self.answered_200), HumanCount(self.sent));
-        let named = if status == NONE { String::new() } else { format!("{status} ") };
+        let named = self.named(status);
         let hint = if status == "401" { " (is the secret key right, and the app in the URL?)" } else { "" };
-        let unsent = if self.sent < count { format!("; {unsent} were not sent") } else { String::new() };
-        Some(format!("{lost} of {sent} webhooks failed: {named}{text}{hint}{unsent}"))
+        let unsent = if self.sent < count { format!("; {unsent} more were {UNSENT}") } else { String::new() };
+        Some(format!("{lost} of {sent} webhooks failed: {named}{hint}{unsent}"))
+    }
+
+    /// A status with the text of its first answer; of no answer, why there was none.
+    fn named(&self, status: &str) -> String {
+        let text = self.texts.get(status).map_or("", String::as_str);
+        if status == NONE { text.to_owned() } else { format!("{status} {text}") }
     }
 }
 
@@ -325,7 +388,7 @@ impl Report {
         let named = |status: &str| if status == NONE { "no answer".to_owned() } else { status.to_owned() };
         let answers: Vec<_> =
             answers.iter().map(|(status, n)| format!("{}: {}", named(status), HumanCount(*n))).collect();
-        let answers = answers.join(", ");
+        let answers = if answers.is_empty() { "none".to_owned() } else { answers.join(", ") };
         let per_second = HumanFloatCount(*per_second);
         let (good, sent, retried) = (HumanCount(*answered_200), HumanCount(*sent), HumanCount(*retried));
         print::out(format_args!(

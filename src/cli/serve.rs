@@ -33,6 +33,7 @@ use crate::spool::{Size, Spool};
 use crate::systemd;
 use crate::telemetry::{self, Format};
 use crate::topics::Topics;
+pub use listeners::bound;
 use listeners::{Listeners, Plain, bind, both};
 use parts::Parts;
 use registrations::Registrations;

@@ -38,7 +38,9 @@ pub fn parse(text: &str, is_read: impl Fn(&str) -> bool) -> Result<(Values, Line
         let name = before.split('=').next().map(str::trim).filter(|name| before.contains('=') && is_read(name));
         let hint =
             name.map(|name| format!(": the value of `{name}`; a text needs quotes on both sides")).unwrap_or_default();
-        format!("{line}:{}: {why}{hint}", before.chars().count() + 1)
+        let twice = error.span().and_then(|span| text.get(span)).filter(|name| why == "duplicate key" && is_read(name));
+        let twice = twice.map(|name| format!(" `{name}`: it is set above")).unwrap_or_default();
+        format!("{line}:{}: {why}{hint}{twice}", before.chars().count() + 1)
     };
     let first = |error: toml::de::Error| mistake(&error, error.message().lines().next().unwrap_or("is not valid TOML"));
     let table = DeTable::parse(text).map_err(first)?;

@@ -73,7 +73,8 @@ fn listed(r: &mut Reader, place: &str) -> Keys {
         check_order(r, &not_after, validity);
         keys.places.push((name.clone(), whereabouts(r, &key)));
         if let Some(secret) = r.secret(&key) {
-            keys.add(r, &key, "", (name, secret, validity));
+            let holder = r.holder(&key);
+            keys.add(r, &key, &holder, (name, secret, validity));
         }
     }
     keys
@@ -143,18 +144,18 @@ fn bad_name(name: &str) -> Option<&'static str> {
 }
 
 impl Keys {
-    /// Adds a key whose length will do, and that is not there yet. `file` goes before what is said of it.
-    fn add(&mut self, r: &mut Reader, place: &str, file: &str, key: (String, SecretString, Validity)) {
+    /// Adds a key whose length will do, and that is not there yet. `holder` goes before what is said of it.
+    fn add(&mut self, r: &mut Reader, place: &str, holder: &str, key: (String, SecretString, Validity)) {
         let secret = key.1.expose_secret();
         let (least, enough) = KEY_BYTES;
         if secret.len() < least {
-            r.mistake(place, &format!("{file}has fewer than {least} bytes and could be guessed"));
+            r.mistake(place, &format!("{holder}has fewer than {least} bytes and could be guessed"));
         } else if secret.len() < enough {
-            r.warn(place, &format!("{file}has fewer than {enough} bytes; a longer key is harder to guess"));
+            r.warn(place, &format!("{holder}has fewer than {enough} bytes; a longer key is harder to guess"));
         }
         if let Some((other, ..)) = self.secrets.iter().find(|(_, other, _)| other.expose_secret() == secret) {
-            let other = if file.is_empty() { "an earlier one".to_owned() } else { other.clone() };
-            r.mistake(place, &format!("{file}is the same key as {other}"));
+            let other = if self.directory.is_none() { "an earlier one".to_owned() } else { other.clone() };
+            r.mistake(place, &format!("{holder}is the same key as {other}"));
         }
         self.secrets.push(key);
     }

@@ -67,7 +67,11 @@ impl Reader {
                 ..Mistakes::default()
             };
             let text = text_of(path).map_err(|e| one(format!(" cannot be read: {e}"), may_pass(&e)))?;
-            let (of_file, lines) = parse(&text, |name| declared().has_name(name)).map_err(|why| one(why, false))?;
+            let is_toml =
+                path.extension().is_none_or(|name| !["yaml", "yml", "json"].iter().any(|other| name == *other));
+            let hint = if is_toml { "" } else { "; the configuration is written in TOML" };
+            let parsed = parse(&text, |name| declared().has_name(name));
+            let (of_file, lines) = parsed.map_err(|why| one(why + hint, false))?;
             values.extend(of_file);
             origins.lines = lines;
         }

@@ -432,6 +432,7 @@ impl<H: Handler> Server<H> {
             Some(error) if error.is_parse() => StatusCode::BAD_REQUEST,
             _ => return connection.closing().unwrap_or(End::Client),
         };
+        tracing::debug!(peer = %connection.peer(), status = status.as_u16(), "what came is no HTTP");
         self.handler.answered(status);
         End::Malformed
     }

@@ -18,6 +18,9 @@ const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, version and command, family, and the length of the rest.
 const V2_START_BYTES: usize = 16;
 
+/// A record of a handshake, of any version.
+const TLS_START: &[u8] = &[22, 3];
+
 /// Why a connection is closed before TLS or HTTP begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -42,6 +45,12 @@ pub async fn client(
     if config.source != Source::ProxyProtocol {
         let mut ahead = [0; V2_START_BYTES];
         let bytes = stream.peek(&mut ahead).await.map_err(|_| Refused::Ended)?;
+        if ahead[..bytes].starts_with(TLS_START)
+            && let Some(suppressed) = complaints.pass("TLS without TLS")
+        {
+            let remedy = "use http:// there, or configure TLS";
+            tracing::warn!(%peer, suppressed, remedy, "a client speaks TLS to a port without TLS");
+        }
         if !is_header(&ahead[..bytes]) {
             return Ok(peer);
         }

@@ -23,10 +23,14 @@ const PATH_CHARS_MAX: usize = 128;
 /// and of that as many segments are logged, each shorter than any token of App Webhooks.
 const SEGMENTS_MAX: usize = 3;
 
+const WEBHOOKS: &str = "/webhooks";
+
 /// Where a request went.
 pub enum Place<'a> {
     /// An app's webhooks.
     App(&'a str),
+    /// Those of the only app, without its name.
+    OnlyApp(&'a str),
     AppWebhooks,
     /// A page, and its app.
     Page(&'static str, &'a str),
@@ -37,6 +41,7 @@ pub enum Place<'a> {
 impl<'a> Place<'a> {
     pub fn new(endpoint: Option<&'a Endpoint>, path: &str) -> Self {
         match endpoint {
+            Some(Endpoint::Webhook(Some(app))) if path == WEBHOOKS => Self::OnlyApp(&app.name),
             Some(Endpoint::Webhook(Some(app))) => Self::App(&app.name),
             Some(Endpoint::AppWebhook(..)) => Self::AppWebhooks,
             Some(Endpoint::Webhook(None)) | None => Self::Strange(path.chars().take(PATH_CHARS_MAX).collect()),
@@ -45,7 +50,7 @@ impl<'a> Place<'a> {
 
     pub const fn app(&self) -> &str {
         match self {
-            Self::App(app) | Self::Page(_, app) => app,
+            Self::App(app) | Self::OnlyApp(app) | Self::Page(_, app) => app,
             Self::AppWebhooks => APP_WEBHOOKS,
             Self::Strange(_) => UNKNOWN_APP,
         }
@@ -54,7 +59,8 @@ impl<'a> Place<'a> {
     /// The path as the log has it. What `is_key` says of is left out: a key may have been put into the path by mistake.
     pub fn shown(&self, is_key: impl Fn(&str) -> bool) -> String {
         match self {
-            Self::App(app) => format!("/webhooks/{app}"),
+            Self::App(app) => format!("{WEBHOOKS}/{app}"),
+            Self::OnlyApp(_) => WEBHOOKS.to_owned(),
             Self::AppWebhooks => format!("/{APP_WEBHOOKS}/…"),
             Self::Page(page, app) => format!("/{page}/{app}"),
             Self::Strange(path) => shown(path, is_key),
@@ -64,7 +70,7 @@ impl<'a> Place<'a> {
     /// The index in [`PATHS_MAX`], and the name there.
     fn name(&self) -> (usize, &str) {
         match self {
-            Self::App(app) => (0, app),
+            Self::App(app) | Self::OnlyApp(app) => (0, app),
             Self::Page(page, _) => (0, page),
             Self::AppWebhooks => (0, APP_WEBHOOKS),
             Self::Strange(path) if path.to_ascii_lowercase().contains("webhook") => (1, path),

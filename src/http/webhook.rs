@@ -157,10 +157,13 @@ impl Webhooks {
             return Err(Reply::because(Refusal::ContentEncoding, short(policy, encoding.as_bytes()).map(line)));
         }
         if let Some(content_type) = headers.get(CONTENT_TYPE).filter(|content_type| !is_json(content_type)) {
-            let line = |found| format!("Content-Type is {found}; send Content-Type: application/json (in UTF-8)\n");
-            let found = short(policy, essence(content_type.as_bytes()));
-            let found = found.filter(|found| !found.eq_ignore_ascii_case(JSON)); // else it is what follows that is wrong
-            return Err(Reply::because(Refusal::ContentType, found.map(line)));
+            let (essence, charset) = media_type(content_type.as_bytes());
+            let line = match charset.filter(|_| essence.eq_ignore_ascii_case(JSON)) {
+                Some(charset) => short(policy, charset).map(|it| format!("charset is {it}; send the body in UTF-8\n")),
+                None => short(policy, essence)
+                    .map(|it| format!("Content-Type is {it}; send Content-Type: application/json (in UTF-8)\n")),
+            };
+            return Err(Reply::because(Refusal::ContentType, line));
         }
         if declared > *body_bytes_max as u64 {
             return Err(Reply::too_large(*body_bytes_max));
@@ -393,11 +396,18 @@ async fn discard(mut body: Incoming) {
 /// How long the events of one request of a backfill may take to become durable. No LiveChat waits for them, and a person may.
 const BACKFILL_DEADLINE: Duration = Duration::from_secs(30);
 
-const JSON: &str = "application/json";
+const JSON: &[u8] = b"application/json";
 
-/// A media type without its parameters.
-fn essence(content_type: &[u8]) -> &[u8] {
-    content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
+/// A media type without its parameters, and the one of these that counts: its charset (RFC 9110, section 8.3.1).
+fn media_type(content_type: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let mut parts = content_type.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let essence = parts.next().unwrap_or_default();
+    let charset = parts.find_map(|parameter| {
+        let (name, value) = parameter.split_at_checked(b"charset=".len())?;
+        name.eq_ignore_ascii_case(b"charset=").then_some(value)
+    });
+    let unquoted = charset.map(|value| value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value));
+    (essence, unquoted)
 }
 
 /// A value as its sender may be told it, and the log: short, of visible ASCII, and without a secret key in the wrong place.
@@ -411,11 +421,9 @@ fn short<'v>(policy: &Policy, value: &'v [u8]) -> Option<&'v str> {
 
 /// `application/json`, in UTF-8 where a charset is named.
 pub(super) fn is_json(content_type: &HeaderValue) -> bool {
-    let Some(content_type) = content_type.to_str().ok().and_then(|text| text.parse::<mime::Mime>().ok()) else {
-        return false;
-    };
-    content_type.essence_str() == JSON
-        && content_type.get_param(mime::CHARSET).is_none_or(|charset| charset == mime::UTF_8 || charset == "utf8")
+    let (essence, charset) = media_type(content_type.as_bytes());
+    let is_utf8 = |charset: &[u8]| charset.eq_ignore_ascii_case(b"utf-8") || charset.eq_ignore_ascii_case(b"utf8");
+    essence.eq_ignore_ascii_case(JSON) && charset.is_none_or(is_utf8)
 }
 
 #[cfg(test)]
@@ -424,11 +432,25 @@ mod tests {
 
     #[test]
     fn json_is_recognized_in_the_ways_that_clients_write_it() {
-        for json in ["application/json", "Application/JSON; charset=UTF-8", "application/json;charset=\"utf-8\""] {
+        for json in [
+            "application/json",
+            "Application/JSON; charset=UTF-8",
+            "application/json;charset=\"utf-8\"",
+            "application/json ; Charset=utf8 ; q=1;",
+            "application/json; v=charset",
+        ] {
             assert!(is_json(&HeaderValue::from_static(json)), "{json}");
         }
-        for other in ["text/json", "application/x-www-form-urlencoded", "application/json; charset=latin1", "", "json"]
-        {
+        for other in [
+            "text/json",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=latin1",
+            "application/json ; v=1; charset=\"utf-16\"",
+            "application/json; charset=",
+            "application/json, text/plain",
+            "",
+            "json",
+        ] {
             assert!(!is_json(&HeaderValue::from_static(other)), "{other}");
         }
     }

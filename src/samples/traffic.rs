@@ -109,8 +109,7 @@ impl Traffic {
     pub fn only(mut self, wanted: &[impl AsRef<str>]) -> Result<Self, String> {
         let wanted: Vec<&str> = wanted.iter().map(AsRef::as_ref).collect();
         if let Some(name) = wanted.iter().find(|name| !actions().any(|known| known == **name)) {
-            let known: Vec<_> = actions().collect();
-            return Err(format!("no sample of action `{name}`; there are {}", known.join(", ")));
+            return Err((*name).to_owned());
         }
         if !wanted.is_empty() {
             self.decks = deal(|source| wanted.contains(&source.action()));
@@ -346,12 +345,8 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_action_is_refused_with_the_known_ones() {
-        let error = Traffic::new(1).only(&["incoming_chat", "incoming_chats"]).err().unwrap();
-        let text = error.as_str();
-
-        assert!(text.starts_with("no sample of action `incoming_chats`; there are incoming_chat, "));
-        assert!(text.ends_with("thread_closed, agent_status_changed"), "{text}");
+    fn an_unknown_action_is_refused() {
+        assert_eq!(fixed(1).only(&["incoming_chat", "incoming_chats"]).err().unwrap(), "incoming_chats");
     }
 
     #[test]

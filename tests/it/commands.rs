@@ -1,7 +1,7 @@
 //! The commands as a person types them: what they print, and how they end.
 
-use std::io::{Read as _, Write as _};
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -104,11 +104,12 @@ fn send_says_why_webhooks_failed_and_repeats_only_what_may_succeed() {
 
     let output = relay(&["send", &url, "--actions", "incoming_shat"]);
     assert_eq!(output.status.code(), Some(64));
-    assert!(
-        stderr(&output).contains("no sample of action `incoming_shat`; there are incoming_chat,"),
-        "{}",
-        stderr(&output)
+    assert_eq!(
+        stderr(&output),
+        "error: there is no sample of an action `incoming_shat`; did you mean `incoming_chat`?\n"
     );
+    let output = relay(&["send", &url.replace("http:", "https:"), "--count", "1"]);
+    assert!(stderr(&output).ends_with("; that port speaks no TLS: use http://\n"), "{}", stderr(&output));
     assert_eq!(relay(&["send", "ftp://localhost/webhooks"]).status.code(), Some(64));
 }
 
@@ -138,7 +139,55 @@ fn send_gives_up_as_livechat_does_where_a_server_takes_nothing() {
     let (text, stderr) = (stdout(&output), stderr(&output));
     assert!(stderr.contains("1 of 1 webhooks failed: 503 later {\"webhook_id\"") && stderr.contains("***"), "{stderr}");
     assert!(!text.contains(SECRET) && !stderr.contains(SECRET), "what a server sends back is shown without the key");
-    assert!(stderr.len() < 400, "{stderr}");
+    assert!(stderr.len() < 800, "{stderr}");
+    let began = stderr.lines().next().unwrap_or_default();
+    assert!(began.starts_with("retry in 10ms: 503 later {"), "why it takes so long is said at once: {stderr}");
+    assert_eq!(stderr.matches("retry in").count(), 1, "{stderr}");
+}
+
+#[test]
+fn send_that_is_interrupted_says_what_has_failed() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", server.local_addr().expect("an address"));
+    std::thread::spawn(move || server.incoming().for_each(drop));
+    let mut send = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+    send.args(["send", &url, "--count", "3", "--connections", "3", "--retry-wait", "1h"]);
+    send.env("LIVECHAT_SECRET_KEY", SECRET).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut send = send.spawn().expect("the relay's binary");
+    let mut told = BufReader::new(send.stderr.take().expect("standard error"));
+    let mut first = String::new();
+    told.read_line(&mut first).expect("a line");
+    assert!(first.starts_with(&format!("retry in 3600s: no answer from {url}: ")), "{first}");
+
+    let pid = rustix::process::Pid::from_child(&send);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it is there");
+
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).expect("text");
+    assert_eq!(send.wait().expect("its end").code(), Some(1));
+    let (failed, reason) = (rest.contains(" webhooks failed: no answer from "), first.split_once(": ").expect("it").1);
+    assert!(failed && rest.contains(reason.trim_end()), "{rest}");
+}
+
+#[test]
+fn send_takes_no_empty_secret_key_and_no_empty_run_and_advises_no_key_on_the_command_line() {
+    let send = |variable: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        let output = command.env("LIVECHAT_SECRET_KEY", variable).arg("send").args(arguments).output().expect("it");
+        assert_eq!(output.status.code(), Some(64), "{}", stderr(&output));
+        stderr(&output)
+    };
+    const URL: &str = "http://127.0.0.1:1/";
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "\n").expect("written");
+    let path = file.path().to_str().expect("text");
+    let empty = |place: &str| format!("error: the secret key is empty: {place}\n");
+    assert_eq!(send("", &[URL]), empty("the variable LIVECHAT_SECRET_KEY"));
+    assert_eq!(send(SECRET, &[URL, "--secret-key", ""]), empty("--secret-key"));
+    assert_eq!(send(SECRET, &[URL, "--secret-key-file", path]), empty(&format!("--secret-key-file {path}")));
+    assert!(send(SECRET, &[URL, "--count", "0"]).contains("'0' for '--count"));
+    let usage = send(SECRET, &[]);
+    assert!(usage.contains("Usage: livechat-relay send [OPTIONS] <URL>") && !usage.contains("--secret-key"), "{usage}");
 }
 
 #[test]
@@ -242,7 +291,8 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
     let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
     assert!(lines.any(|line| line.contains("accepting webhooks")), "it serves");
     let pid = rustix::process::Pid::from_child(&serve);
-    assert!(check().contains("is in use by a relay"));
+    let during = check();
+    assert!(during.contains("is in use by a relay") && during.contains("the running relay has them"), "{during}");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
     for line in lines {
         assert!(!line.contains("ERROR"), "{line}");
@@ -260,6 +310,7 @@ fn check_finds_a_cluster_ready_or_tells_why_not() {
     for line in [
         "ok configuration",
         "ok app default: secret keys k",
+        "ok ports free: 127.0.0.1:0, 127.0.0.1:0",
         "ok brokers 1 at",
         "ok topics all there",
         "ok sizes every topic takes the largest event",
@@ -423,9 +474,56 @@ fn health_says_what_the_probes_say_and_ends_with_0_or_1() {
 /// What `check` prints, without the breaks of its lines, and its exit code.
 fn check(brokers: &str, more: &str, arguments: &[&str]) -> (String, Option<i32>) {
     let file = configuration(brokers, more);
-    let output = relay(&[&["check", "--config", file.path().to_str().expect("a path")], arguments].concat());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+    command.args(["check", "--config"]).arg(file.path()).args(arguments);
+    for listen in ["LIVECHAT_RELAY__SERVER__LISTEN", "LIVECHAT_RELAY__ADMIN__LISTEN"] {
+        command.env(listen, "127.0.0.1:0"); // the usual ports may be in use
+    }
+    let output = command.output().expect("the relay's binary");
     let text = stdout(&output) + &stderr(&output);
     (text.split_whitespace().collect::<Vec<_>>().join(" "), output.status.code())
+}
+
+#[test]
+fn check_finds_a_port_that_another_program_has() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|address| (taken, address.to_string()));
+    let (_taken, address) = taken.expect("an address");
+    let directory = tempfile::tempdir().expect("a directory");
+    let ports = |control: &str| {
+        let more = format!("[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"{address}\"\n{control}");
+        let file = configuration("127.0.0.1:1", &more);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
+        command.env_remove("INVOCATION_ID").args(["check", "--json", "--config"]).arg(file.path());
+        let output = command.output().expect("the relay's binary");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list").iter();
+        let ports = findings.filter(|finding| finding["check"] == "ports");
+        let shown = |name: &str, finding: &Value| finding[name].as_str().expect("text").to_owned();
+        ports.map(|finding| format!("{} {}", shown("status", finding), shown("detail", finding))).collect::<Vec<_>>()
+    };
+    let why = format!("admin.listen: cannot listen on {address}: Address already in use (os error 98)");
+    let socket = directory.path().join("control.sock");
+    assert_eq!(
+        ports(&format!("[control]\nsocket = {socket:?}")),
+        [
+            format!("fail {why}: another program has it; stop that, or choose another port"),
+            "ok free: 127.0.0.1:0".to_owned()
+        ]
+    );
+    let unknown = &ports("")[0]; // a relay without a control socket may run
+    assert!(unknown.starts_with(&format!("warn {why}; is that this relay")), "{unknown}");
+}
+
+#[test]
+fn the_ports_of_demo_are_not_the_same() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+    let port = port.to_string();
+    let output = relay(&["demo", "--once", "--port", &port, "--metrics-port", &port]);
+    let expected = format!(
+        "cannot listen on 127.0.0.1:{port}: Address already in use (os error 98); choose another port with --metrics-port"
+    );
+    assert!(output.status.code() == Some(1) && stderr(&output).contains(&expected), "{}", stderr(&output));
 }
 
 #[test]

@@ -600,6 +600,17 @@ fn looking_at_a_stopped_relays_spool_changes_nothing_as_its_user_and_as_root() {
     assert_looking_changes_nothing(&place, None);
     if place.command_as(Some(OTHER), &["--version"]).output().is_ok_and(|output| output.status.success()) {
         assert_looking_changes_nothing(&place, Some(OTHER));
+        // A relay of our own, and its socket.
+        let at = place.directory.with_file_name("control.sock");
+        let _socket = std::os::unix::net::UnixListener::bind(&at).expect("bound");
+        std::fs::set_permissions(&at, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+        let status = ["spool", "status", "--socket", at.to_str().expect("text")];
+        let refused = place.command_as(Some(OTHER), &status).output().expect("the relay's binary");
+        let expected = format!(
+            "error: {} cannot be opened: Permission denied (os error 13); run this as the relay's user, or as root\n",
+            at.display()
+        );
+        assert_eq!(String::from_utf8_lossy(&refused.stderr), expected);
         let output = place.command_as(Some(OTHER + 1), &["spool", "status"]).output().expect("the relay's binary");
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code() == Some(1) && told.contains("run this as the relay's user, or as root"), "{told}");

@@ -40,7 +40,12 @@ fn a_sender_is_told_the_cause_and_the_remedy() {
             "Content-Type is application/x-www-form-urlencoded; send Content-Type: application/json (in UTF-8)",
         ),
         (
-            with_headers("POST", "/webhooks", "content-type: application/json; charset=latin1\r\n"),
+            with_headers("POST", "/webhooks", "content-type: application/json ; charset=latin1\r\n"),
+            415,
+            "charset is latin1; send the body in UTF-8",
+        ),
+        (
+            with_headers("POST", "/webhooks", &format!("content-type: application/json; charset={SECRET}\r\n")),
             415,
             "send Content-Type: application/json (in UTF-8)",
         ),
@@ -129,8 +134,7 @@ fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_anot
     };
     let not_found = paths("not_found");
     assert!(not_found.len() < 100 && not_found.contains(&Some("/livechat/webhook/".to_owned())), "{not_found:?}");
-    let [typo, hidden, known] =
-        ["/webhooks/defualt", "/webhooks/…", "/webhooks/default"].map(|path| Some(path.to_owned()));
+    let [typo, hidden, known] = ["/webhooks/defualt", "/webhooks/…", "/webhooks"].map(|path| Some(path.to_owned()));
     assert_eq!((paths("unknown_app"), paths("unauthorized")), (vec![typo, hidden], vec![known.clone()]));
     assert_eq!((paths("not_json"), paths("method_not_allowed")), (vec![known.clone()], vec![known]));
     let line = &lines(&relay, "not_json")[0];
@@ -140,6 +144,17 @@ fn each_refusal_is_logged_by_reason_and_path_with_the_client_and_none_hides_anot
     );
     assert_eq!(line["answer"], "the body ends before its JSON is complete: see line 1, column 1");
     assert!(!relay.log().contains(SECRET));
+}
+
+#[test]
+fn tls_at_a_port_without_it_is_logged() {
+    let mock = Mock::start();
+    let mut relay = mock.relay(&[]);
+    let hello = [&[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &[7; 194]].concat();
+    assert_eq!(raw(relay.webhooks, &hello).expect("an answer").status, 400);
+    let line: serde_json::Value =
+        serde_json::from_str(&relay.await_log("a client speaks TLS to a port without TLS")).expect("a JSON line");
+    assert_eq!((&line["level"], &line["peer"]), (&"WARN".into(), &"127.0.0.1".into()));
 }
 
 #[test]

@@ -110,16 +110,18 @@ fn the_demo_shows_what_to_try_and_all_that_is_refused_and_ends_with_a_sum() {
     for _ in 0..2 {
         assert_eq!(http::post(webhooks, body.replace("demo-secret-key", "x")).status, 401);
     }
-    demo.wait_for("refused 401  /webhooks/default: unauthorized; is there a secret_key", 2);
+    demo.wait_for("refused 401  /webhooks: unauthorized; the secret_key is not the demo", 2);
+    assert_eq!(http::post_to(webhooks, "/webhooks/other", &body).status, 401);
+    demo.wait_for("refused 401  /webhooks/other: unauthorized; the demo has one app", 1);
     assert_eq!(http::post_to(webhooks, "/webhook", &body).status, 404);
     demo.wait_for("refused 404  /webhook: not found; POST webhooks to", 1);
     assert_eq!(http::get(webhooks, "/webhooks").status, 405);
-    demo.wait_for("refused 405  /webhooks/default: GET is not allowed", 1);
+    demo.wait_for("refused 405  /webhooks: GET is not allowed", 1);
     assert_eq!(http::post(webhooks, "{").status, 400);
-    demo.wait_for("refused 400  /webhooks/default: ", 1);
+    demo.wait_for("refused 400  /webhooks: ", 1);
     let form = "POST /webhooks HTTP/1.1\r\nhost: relay\r\ncontent-type: text/plain\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(http::raw(webhooks, form).expect("an answer").status, 415);
-    demo.wait_for("refused 415  /webhooks/default: Content-Type is text/plain;", 1);
+    demo.wait_for("refused 415  /webhooks: Content-Type is text/plain;", 1);
 
     let sent = livechat_relay::samples::traffic::actions().count() + 1;
     let tail = format!("{} tail --brokers ", env!("CARGO_BIN_EXE_livechat-relay"));
@@ -130,7 +132,7 @@ fn the_demo_shows_what_to_try_and_all_that_is_refused_and_ends_with_a_sum() {
 
     let (is_success, text) = demo.interrupt();
     assert!(is_success, "{text}");
-    assert!(text.ends_with(&format!("\nStopped: {sent} events published, 6 requests refused.\n")), "{text}");
+    assert!(text.ends_with(&format!("\nStopped: {sent} events published, 7 requests refused.\n")), "{text}");
 }
 
 #[test]

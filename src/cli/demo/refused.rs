@@ -23,15 +23,21 @@ const WAITING_MAX: usize = 1000;
 #[derive(Debug, Default, PartialEq)]
 pub struct Refused {
     status: String,
+    reason: String,
     path: String,
     answer: String,
 }
 
 impl Refused {
     pub fn lines(&self, now: Timestamp) -> String {
-        let Self { status, path, answer } = self;
-        // The answer tells a stranger nothing about keys.
-        let hint = if status == "401" { "; is there a secret_key, and is it the right one?" } else { "" };
+        let Self { status, reason, path, answer } = self;
+        // The answer tells a stranger nothing about keys and apps.
+        let hint = match (status.as_str(), reason.as_str()) {
+            (_, "unknown_app") => "; the demo has one app, default: POST to /webhooks/default",
+            (_, "no_secret_key") => "; the body has no secret_key",
+            ("401", _) => "; the secret_key is not the demo's",
+            _ => "",
+        };
         let why = wrapped(&visible(&format!("{path}: {answer}{hint}")), 23);
         format!("{DIM}{}{DIM:#}  {ERROR}refused {status}{ERROR:#}  {why}", now.strftime("%T"))
     }
@@ -55,8 +61,8 @@ impl<S: tracing::Subscriber> Layer<S> for Refusals {
         event.record(&mut fields);
         let mut field = |name| fields.0.remove(name).unwrap_or_default();
         if field("message") == "request refused" {
-            let [status, path, answer] = ["status", "path", "answer"].map(field);
-            let _ = self.0.try_send(Refused { status, path, answer }); // too many, or the demo has ended
+            let [status, reason, path, answer] = ["status", "reason", "path", "answer"].map(field);
+            let _ = self.0.try_send(Refused { status, reason, path, answer }); // too many, or the demo has ended
         }
     }
 }
@@ -81,11 +87,23 @@ mod tests {
     #[test]
     fn a_refusal_says_what_was_answered_on_lines_of_80_columns() {
         let answer = "Content-Type is text/plain; send Content-Type: application/json (in UTF-8)";
-        let [status, path, answer] = ["415", "/webhooks", answer].map(str::to_owned);
-        let lines = Refused { status, path, answer }.lines(Timestamp::UNIX_EPOCH);
-        let lines = anstream::adapter::strip_str(&lines).to_string();
+        let shown = |refused: [&str; 4]| {
+            let [status, reason, path, answer] = refused.map(str::to_owned);
+            let lines = Refused { status, reason, path, answer }.lines(Timestamp::UNIX_EPOCH);
+            anstream::adapter::strip_str(&lines).to_string()
+        };
+        let lines = shown(["415", "content_type", "/webhooks", answer]);
         let expected = "00:00:00  refused 415  /webhooks: Content-Type is text/plain; send Content-Type:\n                       application/json (in UTF-8)";
         assert_eq!(lines, expected);
+        for (reason, hint) in [
+            ("unauthorized", "the secret_key is not the demo's"),
+            ("no_secret_key", "the body has no secret_key"),
+            ("unknown_app", "POST to /webhooks/default"),
+        ] {
+            let lines = shown(["401", reason, "/webhooks/other", "unauthorized"]);
+            let words = lines.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words.ends_with(hint), "{lines}");
+        }
     }
 
     #[test]
@@ -93,9 +111,10 @@ mod tests {
         let (sender, mut receiver) = mpsc::channel(1);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(Refusals(sender)), || {
             tracing::warn!(status = 1, "something else");
-            tracing::debug!(status = 401_u16, path = "/webhooks", answer = String::from("no"), "request refused");
+            let (status, answer) = (401_u16, String::from("no"));
+            tracing::debug!(status, reason = "unauthorized", path = "/webhooks", answer, "request refused");
         });
-        let [status, path, answer] = ["401", "/webhooks", "no"].map(str::to_owned);
-        assert_eq!(receiver.try_recv(), Ok(Refused { status, path, answer }));
+        let [status, reason, path, answer] = ["401", "unauthorized", "/webhooks", "no"].map(str::to_owned);
+        assert_eq!(receiver.try_recv(), Ok(Refused { status, reason, path, answer }));
     }
 }

@@ -79,7 +79,11 @@ impl Client {
             while let Some(deeper) = cause.source() {
                 cause = deeper;
             }
-            let why = if error.is_timeout() { "it took too long".to_owned() } else { cause.to_string() };
+            let why = match cause.to_string() {
+                _ if error.is_timeout() => "it took too long".to_owned(),
+                why if why.contains("InvalidContentType") => format!("{why}; that port speaks no TLS: use http://"),
+                why => why,
+            };
             Unanswered { why: format!("{what} {}: {why}", self.url), is_unreachable }
         })
     }

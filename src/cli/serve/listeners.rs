@@ -1,5 +1,6 @@
 //! The sockets that a relay listens on, and the TLS of those that have it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -84,25 +85,30 @@ pub async fn both(one: impl Future<Output = ()>, other: Option<impl Future<Outpu
     tokio::join!(one, OptionFuture::from(other));
 }
 
+/// A socket with this address, which does not listen yet.
+pub fn bound(listen: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
+    socket.bind(listen)?;
+    Ok(socket)
+}
+
 /// The socket of `[server]` or `[admin]`: made here, or passed on by systemd, which keeps it open over a restart.
 pub fn bind(
     key: &str,
     listener: &Listener,
-    passed: std::io::Result<Option<std::net::TcpListener>>,
+    passed: io::Result<Option<std::net::TcpListener>>,
 ) -> Result<(TcpListener, SocketAddr), Failure> {
     let bind = || {
         let bound = if let Some(passed) = passed? {
             passed.set_nonblocking(true)?;
             TcpListener::from_std(passed)?
         } else {
-            let socket = if listener.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-            socket.set_reuseaddr(true)?; // else a restart fails while connections of before are in TIME_WAIT
-            socket.bind(listener.listen)?;
-            socket.listen(listener.backlog)?
+            bound(listener.listen)?.listen(listener.backlog)?
         };
         let address = bound.local_addr()?;
         Ok((bound, address))
     };
-    let cannot = |e: std::io::Error| Failure::Failed(format!("{key}: cannot listen on {}: {e}", listener.listen));
+    let cannot = |e: io::Error| Failure::Failed(format!("{key}: cannot listen on {}: {e}", listener.listen));
     bind().map_err(cannot)
 }

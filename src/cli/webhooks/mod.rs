@@ -150,7 +150,7 @@ fn chosen<'a>(apps: &'a [App], name: Option<&str>) -> Result<&'a App, Failure> {
     let names = || apps.iter().map(|app| app.name.as_str()).collect::<Vec<_>>().join(", ");
     match (apps, name) {
         ([], _) => Err(Failure::Usage(
-            "no app of the configuration has a table [apps.livechat], with client_id and public_url; config/default.toml shows one"
+            "no app of the configuration has a table [apps.livechat]: add one with client_id and public_url; `livechat-relay config default` explains it"
                 .to_owned(),
         )),
         ([app], None) => Ok(app),

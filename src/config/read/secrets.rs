@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret as _, SecretString};
+use toml::Value;
 
 use super::Reader;
 use super::values::{kind, scalar};
@@ -29,13 +30,24 @@ impl Reader {
         if !self.needs(key) {
             return None;
         }
+        let holder = self.holder(key);
         let text = match place.strip_prefix(key) {
             Some(".file") => self.file(&place, Path::new(&text))?,
             Some(".env") => self.variable(&place, &text)?,
             _ => text,
         };
         let is_pem = key.starts_with(PROPERTIES) && key.ends_with(".pem\"");
-        trimmed(&text, is_pem).map_err(|why| self.mistake(&place, why)).ok()
+        trimmed(&text, is_pem).map_err(|why| self.mistake(&place, &format!("{holder}{why}"))).ok()
+    }
+
+    /// What holds a secret that does not stand in the configuration itself, for what is said of it.
+    pub fn holder(&self, key: &str) -> String {
+        let text = |place: &str| self.values.get(&format!("{key}.{place}")).and_then(Value::as_str);
+        match (text("file"), text("env")) {
+            (Some(_), _) => "the file ".to_owned(),
+            (None, Some(name)) => format!("the environment variable {} ", shown(name)),
+            (None, None) => String::new(),
+        }
     }
 
     /// The key at which a secret or its place stands, and the text there.
@@ -158,10 +170,7 @@ impl Reader {
 
     fn variable(&mut self, key: &str, name: &str) -> Option<String> {
         let value = self.environment.get(std::ffi::OsStr::new(name));
-        // What is no name of a variable may be the secret itself, in the wrong place.
-        let is_name =
-            name.contains('_') && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-        let shown = if is_name { name } else { "of this name" };
+        let shown = shown(name);
         let text = value.ok_or_else(|| format!("the environment variable {shown} is not set"));
         let not_utf8 = || format!("the environment variable {shown} is not UTF-8");
         let text = text.and_then(|value| value.to_str().ok_or_else(not_utf8)).map(str::to_owned);
@@ -194,6 +203,12 @@ impl Reader {
             Err(e) => self.note(key, &unreadable(path, &e), may_pass(&e)),
         }
     }
+}
+
+/// What is no name of a variable may be the secret itself, in the wrong place.
+fn shown(name: &str) -> &str {
+    let is_name = name.contains('_') && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+    if is_name { name } else { "of this name" }
 }
 
 /// The path itself stays untold: it may be a secret that stands in the wrong place.

@@ -7,6 +7,7 @@ use toml::Value;
 use super::{FILE_VARIABLE, PREFIX, Reader};
 use crate::config::flat::nearest;
 use crate::config::origins::{Origin, Place};
+use crate::config::shape::Shape;
 
 impl Reader {
     /// Keys that are set and were not asked for, each with what was probably meant.
@@ -27,13 +28,16 @@ impl Reader {
             // Of an unknown table its name is enough.
             let ends = key.match_indices('.').map(|(at, _)| at).chain([key.len()]);
             let unknown = ends.map(|end| &key[..end]).find(|part| !known.contains(*part)).unwrap_or(&key);
+            // The index of an array says nothing of what it is.
+            let name = unknown.strip_suffix(']').and_then(|rest| Some(rest.rsplit_once('[')?.0)).unwrap_or(unknown);
             let elsewhere = unknown.split_once('.').map(|(_, key)| key).filter(|key| known.contains(*key));
             let hint = elsewhere.map(|key| format!("`{key}` belongs above the first [table] of the file"));
-            let is_telling = unknown.rsplit('.').next().is_some_and(|last| last.len() > 2);
-            let longer = || known.iter().map(String::as_str).find(|known| is_telling && known.starts_with(unknown));
+            let is_telling = name.rsplit('.').next().is_some_and(|last| last.len() > 2);
+            let longer = || known.iter().map(String::as_str).find(|known| is_telling && known.starts_with(name));
             let hint = hint.or_else(|| {
-                let near = nearest(unknown, known.iter().map(String::as_str)).or_else(longer);
-                near.map(|known| format!("did you mean `{known}`?"))
+                let near = nearest(name, known.iter().map(String::as_str)).or_else(longer)?;
+                let is_array = self.asked.get(near) == Some(&Shape::Array) && !near.contains('.');
+                Some(if is_array { format!("did you mean `[[{near}]]`?") } else { format!("did you mean `{near}`?") })
             });
             let hint = hint.unwrap_or_else(|| "`livechat-relay config default` prints all keys".to_owned());
             let (variable, place) = match self.origins.of(&key) {

@@ -136,7 +136,8 @@ fn types_are_strict_and_a_mistake_says_what_to_write() {
         ),
         ("spool.directory = \"\"", "spool.directory: is empty"),
         ("kafak.brokers = \"a:1\"", "unknown key `kafak`; did you mean `kafka`?"),
-        ("[[app]]\nname = \"x\"", "unknown key `app[0]`; did you mean `apps[0]`?"),
+        ("[[app]]\nname = \"x\"", "unknown key `app[0]`; did you mean `[[apps]]`?"),
+        ("[[rule]]\nname = \"x\"", "unknown key `rule[0]`; did you mean `[[rules]]`?"),
         ("[spol]", "unknown key `spol`; did you mean `spool`?"),
         ("spool = 5", "spool: must be a table: [spool]"),
         ("[kafka.properties]\nsecurity.protocol = \"plaintext\"", "names with dots need quotes: \"security.protocol\""),
@@ -176,6 +177,10 @@ fn a_file_that_is_no_toml_is_reported_by_line_and_column() {
     let directory = load("/");
     assert!(!directory.may_pass, "a directory does not become a file");
     assert_eq!(directory.lines, ["/: cannot be read: it is a directory; name a file in it"]);
+    let yaml = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a file");
+    std::fs::write(yaml.path(), "kafka:\n  brokers: x\n").expect("written");
+    let yaml = load(yaml.path().to_str().expect("a path"));
+    assert!(yaml.lines[0].ends_with("; the configuration is written in TOML"), "{yaml:?}");
     let mut latin = tempfile::NamedTempFile::new().expect("a file");
     latin.write_all(b"# caf\xe9").expect("written");
     let latin = load(latin.path().to_str().expect("a path"));

@@ -42,6 +42,21 @@ fn a_secret_that_cannot_be_right_is_reported_at_the_start_wherever_it_stands() {
 }
 
 #[test]
+fn what_is_wrong_with_a_secret_is_said_of_what_holds_it() {
+    let file = holding("");
+    let env = "env = \"LIVECHAT_KEY\"";
+    let short = |text: &str| refused(&with_key(env), &[("LIVECHAT_KEY", text.as_bytes())]).without_places();
+    let place = "apps[0].secret_keys[0]";
+    assert_eq!(short(""), [format!("{place}.env: the environment variable LIVECHAT_KEY is empty")]);
+    let why = "has fewer than 8 bytes and could be guessed";
+    assert_eq!(short("hunter2"), [format!("{place}: the environment variable LIVECHAT_KEY {why}")]);
+    let found = refused(&with_key(&format!("file = {:?}", file.path())), &[]).without_places();
+    assert_eq!(found, [format!("{place}.file: the file is empty")]);
+    let found = refused(&with_key("env = \"hunter2\""), &[("hunter2", b"")]).without_places();
+    assert_eq!(found, [format!("{place}.env: the environment variable of this name is empty")]);
+}
+
+#[test]
 fn a_certificate_may_have_lines_and_a_password_may_not() {
     let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let of = |name: &str| {

@@ -67,7 +67,8 @@ fn a_syntax_error_names_the_key_and_a_number_that_is_too_large_is_not_shown() {
             "relay.toml:2:13: invalid float, expected nothing: the value of `listen`; a text needs",
         ),
         ("hunter2hunter2 = hunter2\n", "relay.toml:1:"),
-        ("[server]\nstreams_max = 1\nstreams_max = 2", "relay.toml:3:1: duplicate key"),
+        ("[server]\nstreams_max = 1\nstreams_max = 2", "relay.toml:3:1: duplicate key `streams_max`: it is set above"),
+        ("hunter2 = 1\nhunter2 = 2", "relay.toml:2:1: duplicate key"),
         (
             "[admin]\ntoken = 123456789012345678901\n",
             "relay.toml:2:9: is a number that is too large: the value of `token`",
