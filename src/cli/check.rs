@@ -249,9 +249,9 @@ async fn look(arguments: Arguments, report: Arc<Report>) -> bool {
     tokio::task::block_in_place(|| livechat::look(&config, &arguments.source, &report));
     certificates(&config, &report);
     report.begin("running relay");
-    running_relay(file, config.control.socket.as_deref(), &report).await;
+    let changed = running_relay(file, config.control.socket.as_deref(), &report).await;
     if !arguments.offline {
-        ports::look(&config, &report).await;
+        ports::look(&config, changed.as_deref(), &report).await;
     }
     report.begin("spool");
     match spool(config.spool.as_ref()).await {
@@ -284,16 +284,19 @@ fn described(key: &Key) -> String {
 }
 
 /// Where a relay runs: whether it does so with the file that was checked, and as that is now. Its environment need not be that of this
-/// command.
-async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &Report) {
+/// command. Returns the keys in which they differ until a restart, if it runs with that file.
+async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &Report) -> Option<Vec<String>> {
     const CHECK: &str = "running relay";
-    let Some(socket) = socket else { return };
-    let Ok(access) = running(socket).await else { return };
+    let access = running(socket?).await.ok()?;
+    let unknown = |why: String| {
+        report.warn(CHECK, why);
+        None
+    };
     let Reloaded { file, changed, needs_restart, warnings, mistakes, .. } =
         match access.ask(Request::Reload { dry_run: true }, |_| Ok(())).await {
             Ok(Answer::Reloaded(reloaded)) => reloaded,
-            Ok(other) => return report.warn(CHECK, unexpected(&other).to_string()),
-            Err(failure) => return report.warn(CHECK, failure.to_string()),
+            Ok(other) => return unknown(unexpected(&other).to_string()),
+            Err(failure) => return unknown(failure.to_string()),
         };
     let checked = checked.map(|file| absolute(file).unwrap_or_else(|_| file.to_owned()));
     let is_other = resolved(file.clone()) != resolved(checked.clone());
@@ -310,7 +313,8 @@ async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &R
     let file = shown(file.as_deref());
     if !mistakes.is_empty() {
         let mistakes = mistakes.join("; ");
-        return report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
+        report.fail(CHECK, format!("it cannot load {file}, and keeps its former configuration: {mistakes}"));
+        return None;
     }
     warnings.into_iter().for_each(|warning| report.warn(CHECK, warning));
     if !changed.is_empty() {
@@ -318,12 +322,12 @@ async fn running_relay(checked: Option<&Path>, socket: Option<&Path>, report: &R
         report.warn(CHECK, format!("it has not loaded the changes in {file}; `livechat-relay reload` does: {changed}"));
     }
     if !needs_restart.is_empty() {
-        let needs_restart = needs_restart.join(", ");
-        report.warn(CHECK, format!("changes in {file} need a restart: {needs_restart}"));
+        report.warn(CHECK, format!("changes in {file} need a restart: {}", needs_restart.join(", ")));
     }
     if changed.is_empty() && needs_restart.is_empty() && !is_other {
         report.ok(CHECK, format!("runs with {file} as it is"));
     }
+    (!is_other).then_some(needs_restart)
 }
 
 /// What the configuration comes from.

@@ -268,12 +268,16 @@ fn readme_configuration() -> String {
 fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after_it() {
     let Some(kafka) = kafka::shared_or_skip() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::write(folder.path().join("relay.toml"), readme_configuration()).expect("written");
+    let configure = |admin: &str| {
+        let text = format!("admin.listen = {admin:?}\n{}", readme_configuration());
+        std::fs::write(folder.path().join("relay.toml"), text).expect("written");
+    };
+    configure("127.0.0.1:0");
     let run = |command: &str| {
         let mut relay = Command::new(env!("CARGO_BIN_EXE_livechat-relay"));
         relay.args([command, "--config", "relay.toml"]).current_dir(folder.path());
         relay.env("LIVECHAT_SECRET_KEY", SECRET).env("LIVECHAT_RELAY__KAFKA__BROKERS", kafka.bootstrap());
-        relay.env("LIVECHAT_RELAY__SERVER__LISTEN", "127.0.0.1:0").env("LIVECHAT_RELAY__ADMIN__LISTEN", "127.0.0.1:0");
+        relay.env("LIVECHAT_RELAY__SERVER__LISTEN", "127.0.0.1:0");
         relay
     };
     let check = || {
@@ -289,10 +293,16 @@ fn readmes_own_commands_work_in_an_empty_folder_before_the_first_start_and_after
     let mut serve = run("serve").stderr(std::process::Stdio::piped()).spawn().expect("the relay's binary");
     let log = std::io::BufReader::new(serve.stderr.take().expect("a pipe"));
     let mut lines = std::io::BufRead::lines(log).map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("accepting webhooks")), "it serves");
+    assert!(lines.any(|line| line.contains("the control socket is ready")), "it serves");
     let pid = rustix::process::Pid::from_child(&serve);
     let during = check();
     assert!(during.contains("is in use by a relay") && during.contains("the running relay has them"), "{during}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    configure(&address); // a restart would fail
+    let changed = check();
+    assert!(changed.contains(&format!("admin.listen: cannot listen on {address}:")), "{changed}");
+    configure("127.0.0.1:0");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
     for line in lines {
         assert!(!line.contains("ERROR"), "{line}");

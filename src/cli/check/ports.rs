@@ -20,21 +20,23 @@ enum Relay {
     Unknown,
 }
 
-pub async fn look(config: &Config, report: &Report) {
+/// `changed`: keys in which a running relay differs from the configuration; it listens on the other addresses.
+pub async fn look(config: &Config, changed: Option<&[String]>, report: &Report) {
     report.begin(CHECK);
     let relay = relay(config.control.socket.as_deref()).await;
-    if matches!(relay, Relay::Runs) {
+    let is_its = |key: &str| changed.is_some_and(|changed| !changed.iter().any(|other| other == key));
+    if addresses(config).all(|(key, _)| is_its(key)) {
         return report.ok(CHECK, "the running relay has them");
     }
     let mut free = Vec::new();
-    for (key, listen) in addresses(config) {
+    for (key, listen) in addresses(config).filter(|(key, _)| !is_its(key)) {
         let Err(error) = bound(listen) else {
             free.push(listen.to_string());
             continue;
         };
         let why = format!("{key}: cannot listen on {listen}: {error}");
         match (error.kind(), &relay) {
-            (AddrInUse, Relay::Unknown) => {
+            (AddrInUse, Relay::Runs | Relay::Unknown) => {
                 report.warn(
                     CHECK,
                     format!("{why}; is that this relay, or systemd with its sockets? Else choose another port"),
