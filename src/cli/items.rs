@@ -129,7 +129,7 @@ pub async fn note_other_topic(access: &Access, filters: &Filters) -> Result<bool
     let lanes = access.status().await?.lanes;
     let waiting: Vec<_> = lanes.iter().filter(|lane| lane.events > 0).map(|lane| &*lane.topic).collect();
     let meant = meant(topic, &waiting);
-    meant.iter().for_each(|meant| note(format_args!("{}", wrapped(&visible(meant), 0))));
+    meant.iter().for_each(|meant| print::err(format_args!("{}", wrapped(&visible(meant), 0))));
     Ok(meant.is_some())
 }
 

@@ -282,7 +282,7 @@ impl Run {
         let failed = failed.map(|failed| failed.red().bold().to_string());
         let (retries, commonest) = (pending.values().sum::<u64>(), pending.iter().max_by_key(|(_, number)| **number));
         let commonest = commonest.filter(|_| retries > 0);
-        let retries = commonest.map(|(status, _)| format!("{} retry: {}", HumanCount(retries), tally.named(status)));
+        let retries = commonest.map(|(status, _)| format!("{} to retry: {}", HumanCount(retries), tally.named(status)));
         self.progress.set_message(failed.into_iter().chain(retries).collect::<Vec<_>>().join(", "));
     }
 

@@ -18,7 +18,7 @@ use crate::publish::{self, Publisher};
 use crate::replay;
 use crate::shutdown::Shutdown;
 use crate::spool::DAMAGED;
-use crate::topics::{Reason, Topics, first_names};
+use crate::topics::{Topics, first_names};
 
 /// How long nothing is said of what may have passed already: the brokers answer within moments, if they are there, and a topic that was
 /// unavailable is tried again within `spool.retry_max`.
@@ -168,7 +168,7 @@ impl Publishing {
         let remedy = match missing.iter().all(|topic| self.configured.contains(topic)) {
             _ if missing.is_empty() => return None,
             true if self.creates => "`livechat-relay serve` creates them (topics.create)",
-            true => Reason::CreateIsOff.remedy(),
+            true => "create them: topics.create is false, so `livechat-relay serve` would not",
             false => "create them: `livechat-relay serve` would not, as the configuration has other topics",
         };
         let what = format!("topics are missing: {}", first_names(&missing));

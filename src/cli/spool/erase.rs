@@ -36,6 +36,9 @@ impl Drop {
         if self.dry_run {
             let access = self.place.open().await?;
             let listed = self.look(&access, true).await;
+            if let Ok((0, 0)) = listed {
+                items::note_other_topic(&access, &self.filters).await?;
+            }
             access.close().await;
             let (events, dead_letters) = listed?;
             if !self.json {
@@ -49,6 +52,9 @@ impl Drop {
         // Only now is the directory of a stopped relay locked: a person may take their time.
         let access = self.place.open_to_change().await?;
         let dropped = self.drop(&access).await;
+        if let Ok(Dropped { events: 0, dead_letters: 0, .. }) = dropped {
+            items::note_other_topic(&access, &self.filters).await?;
+        }
         access.close().await;
         let dropped = dropped?;
         if self.json {
