@@ -219,7 +219,12 @@ impl Context {
                 "the clocks of the relay and of the brokers differ by more than the topic allows: correct the clock, or its message.timestamp.before.max.ms and message.timestamp.after.max.ms"
             ),
             Some(suppressed) => {
-                tracing::warn!(topic, code = failure.code.to_string(), suppressed, "an attempt to publish a record failed");
+                tracing::warn!(
+                    topic,
+                    code = failure.code.to_string(),
+                    suppressed,
+                    "an attempt to publish a record failed"
+                );
             }
         }
         if !failure.is_given_up() {
