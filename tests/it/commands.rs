@@ -323,7 +323,7 @@ fn check_finds_a_cluster_ready_or_tells_why_not() {
         "ok ports free: 127.0.0.1:0, 127.0.0.1:0",
         "ok brokers 1 at",
         "ok topics all there",
-        "ok sizes every topic takes the largest event",
+        "ok sizes every topic accepts the largest event",
     ] {
         assert!(good.contains(line), "no `{line}` in:\n{good}");
     }
@@ -343,7 +343,7 @@ fn check_finds_a_cluster_ready_or_tells_why_not() {
     for part in [
         format!("warn dead letters the topic {prefix}dead-letter is missing"),
         format!("FAIL topics missing: {prefix}access_set, {prefix}agent_approved, {prefix}agent_created and 43 more, "),
-        "ok sizes every topic that is not missing takes the largest event".to_owned(),
+        "ok sizes every topic that is not missing accepts the largest event".to_owned(),
     ] {
         assert!(some.contains(&part), "no `{part}` in {some}");
     }

@@ -167,9 +167,9 @@ impl Kafka<'_> {
             (Ok(()), Some(why)) => {
                 self.report.warn("sizes", format!("unknown: the brokers do not show the topics' settings ({why})"));
             }
-            (Ok(()), None) if is_complete => self.report.ok("sizes", "every topic takes the largest event"),
+            (Ok(()), None) if is_complete => self.report.ok("sizes", "every topic accepts the largest event"),
             (Ok(()), None) => {
-                self.report.ok("sizes", "every topic that is not missing takes the largest event");
+                self.report.ok("sizes", "every topic that is not missing accepts the largest event");
             }
         }
     }
