@@ -81,8 +81,8 @@ const EQUAL_MAX: usize = 64;
 enum Entry {
     /// The copies that wait for its outcome, if there are any.
     InFlight(Option<watch::Sender<Option<Settled>>>),
-    /// As `InFlight`, for so long that its copies try themselves.
-    Late(Option<watch::Sender<Option<Settled>>>),
+    /// In flight for so long that its copies try themselves.
+    Late,
     Durable,
 }
 
@@ -110,7 +110,7 @@ impl Dedup {
         let known = state.known(key);
         match known.and_then(|key| state.by_key.get_mut(&key)) {
             Some(Entry::Durable) => return Check::Durable,
-            Some(Entry::Late(_)) => return Check::Untracked,
+            Some(Entry::Late) => return Check::Untracked,
             Some(Entry::InFlight(outcome)) => {
                 let outcome = outcome.get_or_insert_with(|| watch::channel(None).0);
                 return Check::InFlight(FirstOutcome(outcome.subscribe()));
@@ -208,14 +208,10 @@ impl Claim {
         self.settled = Some(settled);
     }
 
-    /// It takes too long: from now on, copies do not wait for its outcome. What it is in the end counts all the same.
+    /// It takes too long: copies do not wait for its outcome any longer, and try themselves. What it is in the end counts all the same.
     pub fn let_copies_try(&self) {
-        let mut state = self.dedup.state();
-        if let Some(entry) = state.by_key.get_mut(&self.key)
-            && let Entry::InFlight(copies) = entry
-        {
-            *entry = Entry::Late(copies.take());
-        }
+        // Those that wait are told nothing, as of a claim that is dropped untold.
+        self.dedup.state().by_key.insert(self.key, Entry::Late);
     }
 }
 
@@ -228,7 +224,7 @@ impl Drop for Claim {
         } else {
             state.forget(self.key)
         };
-        if let Some(Entry::InFlight(Some(copies)) | Entry::Late(Some(copies))) = entry {
+        if let Some(Entry::InFlight(Some(copies))) = entry {
             let _ = copies.send(self.settled); // they may have gone
         }
     }

@@ -334,10 +334,10 @@ impl<B: Backend> Relay<B> {
             };
             // An ack without an offset ([`Failure::is_lost`]): it may be in Kafka or not. Without a spool it is handed over once more.
             if !backend.has_spool() && failure.is_some_and(|failure| failure.is_lost()) && Instant::now() < deadline {
-                report = backend.publish(report.record(), Arc::clone(&held));
+                report = backend.publish(report.into_record(), Arc::clone(&held));
                 continue;
             }
-            return self.rescue(report.record(), failure, held, claim, deadline).await;
+            return self.rescue(report.into_record(), failure, held, claim, deadline).await;
         }
     }
 

@@ -316,13 +316,13 @@ impl Topics {
         absent.iter().flatten().any(|absent| absent.topics.iter().any(|name| **name == *topic))
     }
 
-    /// Asks which brokers and topics there are. Blocks.
-    ///
     /// How many topics the relay needs.
     pub fn count(&self) -> usize {
         self.wanted.load().names.len()
     }
 
+    /// Asks which brokers and topics there are. Blocks.
+    ///
     /// # Errors
     /// What librdkafka says when no broker answers in time.
     pub fn look(&self) -> Result<Cluster, KafkaError> {

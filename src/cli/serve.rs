@@ -165,7 +165,7 @@ pub struct Daemon {
 const CLOSING: Duration = Duration::from_secs(15);
 
 impl Daemon {
-    /// Starts in this order: ports, producer, spool, listeners, control socket, brokers and topics, replay. Webhooks are accepted from the
+    /// Starts in this order: ports, producer, spool, listeners, brokers and topics, control socket, replay. Webhooks are accepted from the
     /// first moment: with a spool they wait until it is open, without one for the brokers' ack. Unreachable brokers are no reason not
     /// to start: until they are back, events are spooled, or answered 503 where there is no spool. From then on
     /// each `hangup` has the configuration read again.

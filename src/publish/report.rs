@@ -48,9 +48,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// The record that it is of.
-    pub fn record(&self) -> Record {
-        Record::clone(&self.record)
+    /// The record that it is of; a copy, as long as librdkafka has it, too.
+    pub fn into_record(self) -> Record {
+        Arc::unwrap_or_clone(self.record)
     }
 }
 

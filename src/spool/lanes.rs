@@ -189,7 +189,9 @@ impl Lanes {
 
     /// What is to be logged, failover included: that begins by itself.
     pub(super) fn take_news(&mut self) -> Vec<News> {
-        let is_failing_over = self.is_failing_over() && (!self.is_known || !self.holding.is_empty());
+        // What hangs on its way to the disk is overtaken, too.
+        let is_hung = self.is_hung() && self.busy.load(Ordering::SeqCst) > 0;
+        let is_failing_over = self.is_failing_over() && (!self.is_known || !self.holding.is_empty() || is_hung);
         if std::mem::replace(&mut self.was_failing_over, is_failing_over) != is_failing_over {
             self.metrics.spool_failover.set(is_failing_over.into());
             self.news.push(News::Failover(is_failing_over));
@@ -282,8 +284,11 @@ impl Lanes {
     /// Whether entries were refused, or the disk has hung, for so long that losing events is the greater danger than their order.
     pub fn is_failing_over(&self) -> bool {
         let refusing_since = self.refusing_since.filter(|_| self.health != Health::Accepting);
-        let is_long_ago = |since: Instant| since.elapsed() >= self.failover_after;
-        refusing_since.is_some_and(is_long_ago) || self.busy_since.is_some_and(is_long_ago)
+        refusing_since.is_some_and(|since| since.elapsed() >= self.failover_after) || self.is_hung()
+    }
+
+    fn is_hung(&self) -> bool {
+        self.busy_since.is_some_and(|since| since.elapsed() >= self.failover_after)
     }
 
     pub(super) fn is_closing(&self, topic: &Arc<str>) -> bool {

@@ -206,7 +206,7 @@ impl Spool {
         let health = room(spool.config(), reader.lanes().values().map(|size| size.bytes).sum(), 0, 1, false);
         spool.lanes(|lanes| {
             lanes.opened(reader);
-            lanes.set_health(health.map_or_else(Health::Full, |_| Health::Accepting));
+            lanes.set_health(health.map_or_else(|no_room| Health::Full(no_room.why), |_| Health::Accepting));
         });
         Ok(spool)
     }
@@ -475,8 +475,16 @@ fn open_unlocked(config: &Config, open: &impl Fn() -> Opened) -> Result<Opened, 
 /// Of its budget, a spool that was full must have this part free before it accepts entries again: else each ack would let one in.
 const FREE_AGAIN: u64 = 16;
 
-/// Bytes that may still be accepted, or why there are none: `used` by entries, `inside` the segment that takes them, `wanted` at least.
-fn room(config: &Config, used: u64, inside: u64, wanted: u64, is_full: bool) -> Result<u64, String> {
+/// Why nothing is accepted.
+struct NoRoom {
+    why: String,
+    /// The budget has none left, whether its disk has or not.
+    is_used_up: bool,
+}
+
+/// Bytes that may still be accepted, or why there are none: `used` by entries, `inside` the segment that takes them, `wanted` at least, and
+/// more where the budget `was_used_up`.
+fn room(config: &Config, used: u64, inside: u64, wanted: u64, was_used_up: bool) -> Result<u64, NoRoom> {
     let file_system = rustix::fs::statvfs(&config.directory);
     let free = file_system.map_or(u64::MAX, |found| found.f_bavail.saturating_mul(found.f_frsize)); // then a write says why not
     // A segment takes its whole room at once.
@@ -485,14 +493,16 @@ fn room(config: &Config, used: u64, inside: u64, wanted: u64, is_full: bool) -> 
     let needed = wanted.clamp(1, config.bytes_max);
     let size = |bytes| bytesize::ByteSize::b(bytes).display().iec().to_string();
     let left = config.bytes_max.saturating_sub(used);
-    let least = if is_full { needed.max(config.bytes_max / FREE_AGAIN) } else { needed };
+    let least = if was_used_up { needed.max(config.bytes_max / FREE_AGAIN) } else { needed };
     if left < least {
-        Err(format!("{} of spool.bytes_max ({}) are used", size(used), size(config.bytes_max)))
+        let why = format!("{} of spool.bytes_max ({}) are used", size(used), size(config.bytes_max));
+        Err(NoRoom { why, is_used_up: true })
     } else if available < needed {
         let (free, least, segment) = (size(free), size(config.free_min), size(config.segment_bytes.into()));
-        Err(format!(
+        let why = format!(
             "its file system has {free} left, less than spool.free_min ({least}) and spool.segment_bytes ({segment})"
-        ))
+        );
+        Err(NoRoom { why, is_used_up: false })
     } else {
         Ok(left.min(available))
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::lanes::Share;
 use super::log::{self, DiskError, Entry, Kind, Log};
-use super::{DEAD_LETTERS, Health, Job, Lanes, Refused, Reply, Spool, room};
+use super::{DEAD_LETTERS, Health, Job, Lanes, NoRoom, Refused, Reply, Spool, room};
 
 /// Bytes of one commit, and its jobs: while it lasts, the next one collects.
 const COMMIT_BYTES: u64 = 8 << 20;
@@ -48,6 +48,8 @@ pub(super) struct Writer {
     delay: Duration,
     /// What was refused for its size: the spool is full until there is so much room, for smaller entries, too.
     wanted: u64,
+    /// It is full because its budget is used up, and accepts again when a part of that is free.
+    is_used_up: bool,
     tidied: Instant,
     retried: Instant,
     /// The last error of `tidy`, so that it is logged once.
@@ -63,8 +65,8 @@ struct Failure {
 impl Writer {
     pub(super) fn new(spool: Spool, queue: Receiver<Option<(Job, Reply)>>, opened: Opened, open: Opener) -> Self {
         let (tidied, retried) = (Instant::now(), Instant::now());
-        let (log, failure, delay, wanted, untidy) = (None, None, RETRY.0, 0, None);
-        let mut writer = Self { spool, queue, open, log, failure, delay, wanted, tidied, retried, untidy };
+        let (log, failure, delay, wanted, is_used_up, untidy) = (None, None, RETRY.0, 0, false, None);
+        let mut writer = Self { spool, queue, open, log, failure, delay, wanted, is_used_up, tidied, retried, untidy };
         writer.take_in(opened);
         writer
     }
@@ -234,14 +236,16 @@ impl Writer {
     /// Bytes that may still be accepted; tells the lanes when there are none.
     fn room(&mut self) -> Result<u64, Refused> {
         let Some(log) = self.log.as_ref().filter(|_| self.failure.is_none()) else { return Err(self.refused()) };
-        let (used, is_full) = used(&self.spool);
-        match room(self.spool.config(), used, log.room_left(), self.wanted, is_full) {
+        let used = self.spool.lanes(|lanes| lanes.total()).bytes;
+        let room = room(self.spool.config(), used, log.room_left(), self.wanted, self.is_used_up);
+        self.is_used_up = room.as_ref().is_err_and(|no_room| no_room.is_used_up);
+        match room {
             Ok(room) => {
                 self.wanted = 0;
                 self.spool.lanes(|lanes| lanes.set_health(Health::Accepting));
                 Ok(room)
             }
-            Err(why) => {
+            Err(NoRoom { why, .. }) => {
                 self.spool.lanes(|lanes| lanes.set_health(Health::Full(why)));
                 Err(Refused::Full)
             }
@@ -254,7 +258,7 @@ impl Writer {
             let opened = (self.open)();
             return self.take_in(opened);
         };
-        match check(&self.spool, log, self.wanted) {
+        match check(&self.spool, log, self.wanted, self.is_used_up) {
             Err(error) if error.kind() != Kind::Full => self.open_again(&error),
             checked => self.checked(checked),
         }
@@ -305,7 +309,7 @@ impl Writer {
         self.report(&log, &found);
         let reader = log::Reader::clone(&log);
         self.spool.lanes(|lanes| lanes.opened(reader));
-        let checked = check(&self.spool, &mut log, self.wanted);
+        let checked = check(&self.spool, &mut log, self.wanted, self.is_used_up);
         self.log = Some(log);
         self.checked(checked);
         self.spool.0.work.notify_one();
@@ -369,15 +373,10 @@ impl Writer {
     }
 }
 
-/// The bytes of its entries, and whether it is full.
-fn used(spool: &Spool) -> (u64, bool) {
-    spool.lanes(|lanes| (lanes.total().bytes, matches!(lanes.health(), Health::Full(_))))
-}
-
 /// Whether entries can be appended, but for what they are refused for by `room`: a full spool begins no segment.
-fn check(spool: &Spool, log: &mut Log, wanted: u64) -> log::Result<()> {
-    let (used, is_full) = used(spool);
-    match room(spool.config(), used, log.room_left(), wanted, is_full) {
+fn check(spool: &Spool, log: &mut Log, wanted: u64, was_used_up: bool) -> log::Result<()> {
+    let used = spool.lanes(|lanes| lanes.total()).bytes;
+    match room(spool.config(), used, log.room_left(), wanted, was_used_up) {
         Ok(_) => log.ready(usize::try_from(wanted).unwrap_or(usize::MAX)),
         Err(_) => log.check(),
     }

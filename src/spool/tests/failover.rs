@@ -91,6 +91,24 @@ fn a_disk_that_hangs_in_whatever_it_does_lets_lanes_go_direct() {
     spool.close();
 }
 
+#[test]
+fn a_disk_that_hangs_with_the_first_event_of_an_empty_spool_is_a_failover_until_it_answers() {
+    let (disk, topic) = (MemoryDisk::default(), lane_name(0));
+    let spool = start_on(&disk, Duration::from_millis(300));
+    await_that("it accepts", || spool.is_ready());
+    let is_failover = || {
+        let _ = spool.warning(); // whoever looks at the lanes finds out
+        spool.0.metrics.spool_failover.get() == 1
+    };
+    let hung = disk.hang();
+    let fsynced = spool.append(spool.ticket(&topic), record_of(&topic, 10));
+    await_that("it is noticed", is_failover);
+    drop(hung);
+    assert_eq!(fsynced.blocking_recv(), Ok(Ok(())));
+    await_that("it is over", || !is_failover());
+    spool.close();
+}
+
 /// A new segment can begin, and no event can be written to it: each try looks as if the disk had healed.
 #[test]
 fn a_disk_on_which_segments_begin_and_commits_fail_lets_lanes_go_direct_all_the_same() {
