@@ -39,7 +39,7 @@ pub fn without_token(message: &str) -> Option<String> {
         why.rsplit_once(" (").map_or(why, |(why, _)| why)
     };
     // An endpoint may repeat the request's credentials.
-    let is_scheme = |word: &str| word.ends_with("Basic") || word.ends_with("Bearer");
+    let is_scheme = |word: &str| ["basic", "bearer"].iter().any(|scheme| word.to_ascii_lowercase().ends_with(scheme));
     let words = why
         .split_whitespace()
         .scan(false, |is_secret, word| Some(if std::mem::replace(is_secret, is_scheme(word)) { "***" } else { word }));
@@ -83,8 +83,13 @@ mod tests {
 
     #[test]
     fn credentials_that_a_token_endpoint_repeats_are_not_shown() {
-        let message = "Failed to acquire SASL OAUTHBEARER token: bad header Authorization:Basic c2VjcmV0 of livechat";
-        assert_eq!(without_token(message).as_deref(), Some("no token: bad header Authorization:Basic *** of livechat"));
+        for scheme in ["Basic", "basic", "BEARER"] {
+            let message = format!(
+                "Failed to acquire SASL OAUTHBEARER token: bad header Authorization:{scheme} c2VjcmV0 of livechat"
+            );
+            let expected = format!("no token: bad header Authorization:{scheme} *** of livechat");
+            assert_eq!(without_token(&message), Some(expected));
+        }
     }
 
     #[test]
