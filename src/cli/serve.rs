@@ -227,13 +227,14 @@ impl Daemon {
         });
         parts.notify_systemd(server);
         // Before the spool is open: its disk may hang.
-        let brokers_answered = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic)).await;
+        let (brokers_answered, found) = parts.watch(&config.kafka, Arc::clone(&dead_letters.topic));
         if let Some(opened) = opened {
             parts.opened(opened).await?;
         }
         let [plain, probes] = [plain.address, probes.address].map(|address| address.map(tracing::field::display));
         tracing::info!(%webhooks, %admin, plain, probes, "accepting webhooks");
         let control = parts.control(config.control.clone(), operations, backfill, dead_letters.clone());
+        found.await;
         let replay = config.spool.clone();
         let replay = replay.and_then(|spool| parts.replay(spool, dead_letters, brokers_answered));
         Ok(Self {

@@ -164,9 +164,10 @@ impl Parts {
         }
     }
 
-    /// Begins to watch the brokers and the topics; with a spool, waits a little for what is found first: most are there at once, and the
-    /// first events then need no detour. The token is cancelled when the brokers have answered.
-    pub async fn watch(&self, kafka: &publish::Config, probed: Arc<str>) -> CancellationToken {
+    /// Begins to watch the brokers and the topics. The token is cancelled when the brokers have answered. The future ends when something
+    /// was found, or a little later: with a spool that is worth waiting for, as most are there at once, and the first events then need no
+    /// detour.
+    pub fn watch(&self, kafka: &publish::Config, probed: Arc<str>) -> (CancellationToken, impl Future<Output = ()>) {
         const PATIENCE: Duration = Duration::from_millis(500);
         let (found, first) = oneshot::channel();
         let brokers_answered = CancellationToken::new();
@@ -180,10 +181,10 @@ impl Parts {
             interval: kafka.probe_interval,
         };
         self.spawn_vital("watch", watch.run(found));
-        if self.spool.is_some() {
-            let _ = tokio::time::timeout(PATIENCE, first).await; // the watch logs what it finds, be it later
-        }
-        brokers_answered
+        let patience = if self.spool.is_some() { PATIENCE } else { Duration::ZERO };
+        (brokers_answered, async move {
+            let _ = tokio::time::timeout(patience, first).await; // the watch logs what it finds, be it later
+        })
     }
 
     /// Begins to empty the spool, once the brokers have answered.
