@@ -319,6 +319,13 @@ __attribute__((constructor)) static void start(void) {
 
 /* ---- syncs ---- */
 
+/* A disk that hangs may answer at any time: the rest of the delay ends with its knob. */
+static void delay(void) {
+    const int64_t most = control[FSYNC_DELAY_MS];
+    const struct timespec millisecond = {0, 1000000};
+    for (int64_t passed = 0; passed < most && control[FSYNC_DELAY_MS] == most; passed++) nanosleep(&millisecond, NULL);
+}
+
 static int synced(int fd, int (*sync)(int)) {
     char path[PATH_MAX];
     if (!path_of(fd, path)) return sync(fd);
@@ -331,8 +338,7 @@ static int synced(int fd, int (*sync)(int)) {
         return errno = failure, -1;
     }
     pthread_mutex_lock(&syncing);
-    struct timespec delay = {control[FSYNC_DELAY_MS] / 1000, control[FSYNC_DELAY_MS] % 1000 * 1000000};
-    nanosleep(&delay, NULL);
+    delay();
     struct snapshot taken = {0};
     if (S_ISREG(found.st_mode)) {
         pthread_mutex_lock(&state);

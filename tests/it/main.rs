@@ -21,6 +21,7 @@ mod counts;
 mod disk;
 mod end_to_end;
 mod http_table;
+mod hung_disk;
 // The judge of tests/chaos: its own tests run here, because that binary has no harness.
 mod initial;
 #[allow(dead_code, reason = "tests/chaos uses the rest")]
