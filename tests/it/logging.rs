@@ -1,4 +1,4 @@
-//! A log that nobody reads, or that cannot be written, costs lines: never an answer, an event or the end. And what it looks like.
+//! A log that is not read, or cannot be written, costs lines: never an answer, an event or the end. And what it looks like.
 
 use std::fs::File;
 use std::io::{PipeReader, Write as _};

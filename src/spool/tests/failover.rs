@@ -97,7 +97,7 @@ fn a_disk_that_hangs_with_the_first_event_of_an_empty_spool_is_a_failover_until_
     let spool = start_on(&disk, Duration::from_millis(300));
     await_that("it accepts", || spool.is_ready());
     let is_failover = || {
-        let _ = spool.warning(); // whoever looks at the lanes finds out
+        let _ = spool.warning(); // it is found out by looking at the lanes
         spool.0.metrics.spool_failover.get() == 1
     };
     let hung = disk.hang();

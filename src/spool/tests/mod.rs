@@ -162,6 +162,20 @@ fn a_spool_that_was_full_accepts_again_when_a_part_of_it_is_free() {
 }
 
 #[test]
+fn a_sixteenth_is_to_be_free_again_of_a_budget_and_not_of_a_file_system() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = Config { bytes_max: 16_000, ..config(directory.path()) };
+    let room = |free_min, used, was_used_up| {
+        let config = Config { free_min, ..config.clone() };
+        room(&config, used, 0, 1, was_used_up).map_err(|no_room| no_room.is_used_up)
+    };
+    assert_eq!([15_999, 16_000].map(|used| room(0, used, false).is_ok()), [true, false]);
+    assert_eq!([15_000, 15_001].map(|used| room(0, used, true).map(drop)), [Ok(()), Err(true)]);
+    // What the file system lacks is the reason, however little of the budget is left.
+    assert_eq!(room(u64::MAX, 15_999, false), Err(false));
+}
+
+#[test]
 fn an_app_with_topics_of_its_own_leaves_as_much_of_the_budget_to_the_others_as_it_has() {
     let directory = tempfile::tempdir().expect("a directory");
     let config = Config { bytes_max: 20_000, ..config(directory.path()) };

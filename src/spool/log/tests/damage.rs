@@ -1,8 +1,10 @@
 //! The log on a disk that has altered its files, lost them, or cannot read them.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::super::segment::DAMAGED;
+use super::super::disk::{DiskFile, Identity, Result};
+use super::super::segment::{DAMAGED, Frames};
 use super::disk::{Chance, EACCES, EIO, EMFILE, MemoryDisk};
 use super::*;
 
@@ -100,6 +102,53 @@ fn the_end_of_a_segment_that_was_lost_together_with_its_index_is_noticed() {
         assert_eq!(scan(&log).0, (0..20).collect());
         assert_eq!(log.damaged(), if is_cut { (0, 1) } else { (1, 0) });
     }
+}
+
+/// A file that counts what is read of it.
+struct Counted(Vec<u8>, AtomicUsize);
+
+impl DiskFile for Counted {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.1.fetch_add(buffer.len(), Ordering::Relaxed);
+        let offset = usize::try_from(offset).expect("it is in memory");
+        buffer.copy_from_slice(&self.0[offset..offset + buffer.len()]);
+        Ok(())
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        unreachable!("only read")
+    }
+
+    fn bytes(&self) -> Result<u64> {
+        unreachable!("only read")
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> Result<()> {
+        unreachable!("only read")
+    }
+
+    fn allocate(&self, _: u64) -> Result<()> {
+        unreachable!("only read")
+    }
+
+    fn truncate(&self, _: u64) -> Result<()> {
+        unreachable!("only read")
+    }
+
+    fn sync(&self) -> Result<()> {
+        unreachable!("only read")
+    }
+}
+
+#[test]
+fn text_that_looks_like_frames_is_read_hardly_more_than_once() {
+    let text = b"LCRFAAAA".repeat(100_000);
+    let (bytes, end) = (text.len(), u32::try_from(text.len()).expect("short"));
+    let file = Arc::new(Counted(text, AtomicUsize::new(0)));
+    let frames = Frames { file: Arc::clone(&file) as Arc<dyn DiskFile>, segment: 1, end };
+    assert_eq!(frames.next(0).expect("it can be read"), None);
+    let read = file.1.load(Ordering::Relaxed);
+    assert!(read < 4 * bytes, "the text, and the 12 bytes of each head: {read} of {bytes}");
 }
 
 /// Does to the bytes of a file what disks and people do.
